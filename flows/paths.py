@@ -1,0 +1,47 @@
+"""The run key and the files it names; dvc.yaml spells the same paths."""
+
+from pathlib import Path
+from typing import NamedTuple
+
+SUMMARY, REPORT = Path("reports/summary.json"), Path("reports/report.html")
+STATE = Path(".mmrl")
+
+
+class RunKey(NamedTuple):
+    dataset: str
+    method: str
+    shots: int
+    seed: int
+
+    @property
+    def name(self) -> str:
+        """`digits/mmrl-16shot/seed1`, the part of the path that all of a run's outputs share."""
+        return f"{self.dataset}/{self.method}-{self.shots}shot/seed{self.seed}"
+
+    @property
+    def few_shot(self) -> Path:
+        return few_shot(self.dataset, self.shots, self.seed)
+
+    @property
+    def model(self) -> Path:
+        return Path("models") / self.name
+
+    def results(self, target: str | None = None) -> Path:
+        """Where the run's evaluation on `target` (by default its own dataset) lies."""
+        return Path(f"results/{self.dataset}-to-{target or self.dataset}/{self.method}-{self.shots}shot/seed{self.seed}")
+
+
+def source(dataset: str) -> Path:
+    return Path(f"data/{dataset}.source.json")
+
+
+def pool(dataset: str) -> Path:
+    return Path(f"data/{dataset}/pool")
+
+
+def few_shot(dataset: str, shots: int, seed: int) -> Path:
+    return Path(f"data/{dataset}/{shots}shot-seed{seed}")
+
+
+def search(dataset: str, method: str) -> Path:
+    return Path(f"results/{dataset}/search/{method}.json")

@@ -1,0 +1,249 @@
+"""Load, verify and freeze a CLIP. The only importer of open_clip, and of its private interfaces."""
+
+import difflib
+import hashlib
+import json
+from functools import cached_property
+from pathlib import Path
+
+import open_clip
+import torch
+from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
+from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from mmrl_core.errors import UserError
+from mmrl_core.files import sha256_file
+from mmrl_core.towers import ImageTower, TextTower
+
+ASSETS = Path(__file__).parent / "assets"
+LOGIT_SCALE = 100.0
+OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+class Backbone(nn.Module):
+    """A frozen CLIP, always in eval mode, with its tokenizer and preprocessing.
+
+    `image_blocks` and `text_blocks` are the towers' residual blocks; widths and depths come from them.
+    """
+
+    def __init__(self, clip: nn.Module, name: str, tokenizer):
+        super().__init__()
+        _refuse_unsupported(clip, name)
+        self.clip = clip.requires_grad_(False)
+        self.name, self.tokenizer = name, tokenizer
+        self.eval()
+
+    @classmethod
+    def from_clip(cls, clip: nn.Module, *, name: str = "custom", tokenizer=None) -> "Backbone":
+        """Wrap an open_clip model. Raises UserError naming what is unsupported about its towers."""
+        return cls(clip, name, tokenizer or tokenizer_for(name))
+
+    def train(self, mode: bool = True) -> "Backbone":
+        """A frozen CLIP has no training mode: stays in eval mode whatever its parent does."""
+        return super().train(False)
+
+    @property
+    def visual(self) -> VisionTransformer:
+        return self.clip.visual
+
+    @property
+    def text(self) -> nn.Module:
+        """The module that carries the text tower: the CLIP itself, or the `text` of a CustomTextCLIP."""
+        return getattr(self.clip, "text", self.clip)
+
+    @property
+    def image_blocks(self) -> list[nn.Module]:
+        return list(self.visual.transformer.resblocks)
+
+    @property
+    def text_blocks(self) -> list[nn.Module]:
+        return list(self.text.transformer.resblocks)
+
+    @property
+    def image_width(self) -> int:
+        return self.visual.conv1.out_channels
+
+    @property
+    def text_width(self) -> int:
+        return self.text.token_embedding.embedding_dim
+
+    @property
+    def embed_dim(self) -> int:
+        return self.visual.proj.shape[1]
+
+    @property
+    def depth(self) -> int:
+        """N of the shallower tower, on which insertion depths count."""
+        return min(len(self.image_blocks), len(self.text_blocks))
+
+    @property
+    def image_size(self) -> int:
+        return self.visual.image_size[0]
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        return tuple(getattr(self.visual, "image_mean", None) or OPENAI_MEAN)
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        return tuple(getattr(self.visual, "image_std", None) or OPENAI_STD)
+
+    @property
+    def device(self) -> torch.device:
+        return self.visual.proj.device
+
+    @cached_property
+    def weights_sha256(self) -> str:
+        """Digest of every weight by name, shape, type and value, whatever file they came from."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.clip.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+            digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+        return digest.hexdigest()
+
+    def embed_images(self, images: Tensor) -> Tensor:
+        """(B, 3, size, size) -> input of the first block (B, 1 + P, D)."""
+        return self.visual._embeds(images)
+
+    def embed_tokens(self, token_ids: Tensor) -> Tensor:
+        """(C, L) ids, L up to the context length -> input of the first block (C, L, D)."""
+        return self.text.token_embedding(token_ids) + self.text.positional_embedding[: token_ids.shape[1]]
+
+    def tokenize(self, class_names: list[str], template: str) -> Tensor:
+        """Prompts of the classes as token ids (C, context length)."""
+        return self.tokenizer(fill_template(class_names, template)).to(self.device)
+
+    @torch.no_grad()
+    def encode_image(self, images: Tensor) -> Tensor:
+        """Zero-shot features (B, 3, size, size) -> (B, E), L2-normalised."""
+        tower = ImageTower(self, n_insert=1)
+        return tower.zero_shot(tower.trunk(images))
+
+    @torch.no_grad()
+    def encode_text(self, class_names: list[str], template: str) -> Tensor:
+        """Zero-shot features of the prompts (C, E), L2-normalised."""
+        return TextTower(self, class_names, template, n_insert=1).zero_shot()
+
+
+def fill_template(class_names: list[str], template: str) -> list[str]:
+    """One prompt a class; '_' in a class name becomes a space."""
+    if "{}" not in template:
+        raise UserError(f"prompt template {template!r} has no {{}} for the class name; add one")
+    if not class_names:
+        raise UserError("the list of class names is empty; name at least one class")
+    twice = sorted({name for name in class_names if class_names.count(name) > 1}) if _repeats(class_names) else []
+    if twice:
+        raise UserError(f"class name {twice[0]!r} occurs twice in the class list; give every class its own name")
+    return [template.replace("{}", name.replace("_", " ")) for name in class_names]
+
+
+def _repeats(names: list[str]) -> bool:
+    return len(set(names)) < len(names)
+
+
+def tokenizer_for(name: str):
+    """The tokenizer of an open_clip model, or CLIP's standard one: list of str -> (n, context length) ids."""
+    return open_clip.get_tokenizer(name if name in open_clip.list_models() else "ViT-B-16")
+
+
+def new_clip(model_cfg: dict) -> CLIP:
+    """A randomly initialised open_clip CLIP of the given shape (embed_dim, vision_cfg, text_cfg, quick_gelu)."""
+    return CLIP(
+        model_cfg["embed_dim"],
+        CLIPVisionCfg(**model_cfg["vision_cfg"]),
+        CLIPTextCfg(**model_cfg["text_cfg"]),
+        quick_gelu=model_cfg.get("quick_gelu", False),
+    )
+
+
+def load_backbone(name: str, weights: str | None = None, *, device: str | torch.device = "cpu") -> Backbone:
+    """Load a frozen CLIP by its open_clip name.
+
+    `weights` is a file, a pretrained tag of open_clip, or `random` / `random:SEED`; the bundled `tiny` needs none.
+    Raises UserError for an unknown name, tag or file, and for towers that the method does not cover.
+    """
+    clip = _bundled_clip(name) if name == "tiny" else _open_clip_model(name, weights)
+    return Backbone(clip, name, tokenizer_for(name)).to(device)
+
+
+def _bundled_clip(name: str) -> CLIP:
+    """The CLIP shipped in assets/: only the token rows it was trained on are stored, the rest follow from a seed."""
+    card = json.loads((ASSETS / f"{name}.json").read_text())
+    path = ASSETS / f"{name}.safetensors"
+    if sha256_file(path) != card["sha256"]:
+        raise UserError(f"{path} does not match the sha256 in {path.with_suffix('.json')}; reinstall the package")
+    clip = new_clip(card["model_cfg"])
+    state = {key: value.float() for key, value in load_file(path).items()}
+    ids, rows = state.pop("token_embedding.ids").long(), state.pop("token_embedding.rows")
+    generator = torch.Generator().manual_seed(card["token_seed"])
+    table = torch.randn(clip.vocab_size, rows.shape[1], generator=generator) * 0.02
+    table[ids] = rows
+    clip.load_state_dict({**state, "token_embedding.weight": table})
+    return clip
+
+
+def _open_clip_model(name: str, weights: str | None) -> nn.Module:
+    if name not in open_clip.list_models():
+        near = difflib.get_close_matches(name, ["tiny", *open_clip.list_models()], n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else "; see open_clip.list_models()"
+        raise UserError(f"backbone.name {name!r} is not a model of open_clip{hint}")
+    if weights is None:
+        raise UserError(f"backbone.weights is not set for {name}; give a file, an open_clip tag, or `random`")
+    if weights.split(":")[0] == "random":
+        return _random_model(name, weights)
+    tags = open_clip.list_pretrained_tags_by_model(name)
+    if weights not in tags and not Path(weights).is_file():
+        raise UserError(f"backbone.weights {weights!r} is neither a file nor a tag of {name} ({', '.join(tags)})")
+    try:
+        return open_clip.create_model(name, pretrained=weights)
+    except Exception as error:  # a hub, file format or key mismatch: open_clip raises many kinds
+        raise UserError(f"backbone.weights {weights!r} does not load into {name}: {error}") from error
+
+
+def _random_model(name: str, weights: str) -> nn.Module:
+    _, _, seed = weights.partition(":")
+    if seed and not seed.isdigit():
+        raise UserError(f"backbone.weights {weights!r}: the seed after `random:` must be a whole number")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(seed or 0))
+        return open_clip.create_model(name, pretrained=None)
+
+
+def _refuse_unsupported(clip: nn.Module, name: str) -> None:
+    problem = _image_tower_problem(clip) or _text_tower_problem(clip)
+    if problem:
+        raise UserError(f"backbone {name} is not supported: {problem}; use a CLIP with a plain ViT and causal text tower")
+
+
+def _image_tower_problem(clip: nn.Module) -> str | None:
+    visual = getattr(clip, "visual", None)
+    if not isinstance(visual, VisionTransformer):
+        return f"its image tower is a {type(visual).__name__}, not a ViT"
+    if visual.attn_pool is not None or visual.pool_type != "tok" or visual.final_ln_after_pool:
+        return "its image tower does not read the class token after ln_post"
+    if not isinstance(visual.patch_dropout, nn.Identity) or visual.proj is None:
+        return "its image tower drops patches or has no projection"
+    if visual.image_size[0] != visual.image_size[1]:
+        return "its images are not square"
+    return _block_problem(visual.transformer, "image")
+
+
+def _text_tower_problem(clip: nn.Module) -> str | None:
+    if not isinstance(clip, CLIP | CustomTextCLIP):
+        return f"{type(clip).__name__} is not a CLIP of open_clip"
+    text = getattr(clip, "text", clip)
+    if not hasattr(text, "token_embedding") or not hasattr(text, "transformer"):
+        return f"its text tower is a {type(text).__name__}"
+    pool_type = getattr(text, "text_pool_type", None) or getattr(text, "pool_type", None)
+    if pool_type != "argmax" or text.attn_mask is None or getattr(text, "cls_emb", None) is not None:
+        return "its text tower is not causal or does not read the end-of-text token"
+    if not isinstance(text.text_projection, nn.Parameter):
+        return "its text projection is not a plain matrix"
+    return _block_problem(text.transformer, "text")
+
+
+def _block_problem(transformer: nn.Module, tower: str) -> str | None:
+    kinds = {type(block) for block in transformer.resblocks} - {ResidualAttentionBlock}
+    return f"its {tower} tower has {kinds.pop().__name__} layers" if kinds else None

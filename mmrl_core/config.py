@@ -1,0 +1,213 @@
+"""The one schema of params.yaml, and the settings that a run resolves it to.
+
+A null under `adapter` or `train` means "the search's choice, else the preset"; see presets.py. Unknown keys, wrong
+types and impossible values raise UserError with one line.
+"""
+
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import yaml
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+
+from mmrl_core.errors import UserError
+
+Method = Literal["mmrl", "mmrlpp"]
+PositiveInt = Annotated[int, Field(ge=1, strict=True)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class DataSection(Section):
+    root: str = "data/raw"
+    protocol: Literal["base-to-novel"] = "base-to-novel"
+    base_classes: PositiveInt | None = None
+
+
+class BackboneSection(Section):
+    name: str = "tiny"
+    weights: str | None = None
+
+
+class AdapterSection(Section):
+    insertion_depth: PositiveInt | None = None
+    n_tokens: PositiveInt | None = None
+    rep_dim: PositiveInt | None = None
+    residual_rank: PositiveInt | None = None
+    projection_rank: PositiveInt | None = None
+    alpha: Fraction | None = None
+    beta: Fraction | None = None
+    reg_weight: NonNegative | None = None
+
+
+class TrainSection(Section):
+    epochs: PositiveInt | None = None
+    batch_size: PositiveInt | None = None
+    lr: PositiveFloat | None = None
+    warmup_epochs: Annotated[int, Field(ge=0, strict=True)] | None = None
+    precision: Literal["float32"] | None = None
+
+
+class SearchSection(Section):
+    enabled: bool = True
+    trials: PositiveInt = 8
+    space: dict[str, dict[str, list[float]]] = {}
+    objective: Literal["log_likelihood", "harmonic_mean"] = "log_likelihood"
+    validation: Literal["few_shot"] = "few_shot"
+    seed: int = 0
+
+    @field_validator("space")
+    @classmethod
+    def _known_dimensions(cls, space: dict) -> dict:
+        for key, distribution in space.items():
+            _check_dimension(key, distribution)
+        return space
+
+
+class ClusterSection(Section):
+    """Trials of the search run side by side on every core; training and evaluation run in one process."""
+
+    address: str = "local"
+    workers: Literal[1] = 1
+    gpus_per_worker: NonNegative = 0
+    storage: None = None
+
+
+class RegistrySection(Section):
+    alias: str = "champion"
+
+
+class TrackingSection(Section):
+    uri: str = "sqlite:///mlflow.db"
+
+
+class Params(Section):
+    """params.yaml. The four lists are the axes of the run matrix."""
+
+    datasets: Annotated[list[str], Field(min_length=1)]
+    methods: Annotated[list[Method], Field(min_length=1)]
+    shots: Annotated[list[PositiveInt], Field(min_length=1)]
+    seeds: Annotated[list[Annotated[int, Field(ge=0, strict=True)]], Field(min_length=1)]
+    preset: Literal["published"] = "published"
+    data: DataSection = DataSection()
+    backbone: BackboneSection = BackboneSection()
+    adapter: AdapterSection = AdapterSection()
+    train: TrainSection = TrainSection()
+    search: SearchSection = SearchSection()
+    cluster: ClusterSection = ClusterSection()
+    registry: RegistrySection = RegistrySection()
+    tracking: TrackingSection = TrackingSection()
+
+
+class AdapterConfig(Section):
+    """A resolved adapter. Defaults are the published ones for a CLIP with 12-layer towers."""
+
+    method: Method
+    insertion_depth: PositiveInt = 6
+    n_tokens: PositiveInt = 5
+    rep_dim: PositiveInt = 512
+    residual_rank: PositiveInt = 4
+    projection_rank: PositiveInt = 64
+    alpha: Fraction = 0.7
+    beta: Fraction = 0.9
+    reg_weight: NonNegative = 0.5
+
+    @property
+    def composition(self) -> float:
+        """Share of the fresh tokens in a layer's slots: MMRL replaces them (1), MMRL++ mixes them in (beta)."""
+        return self.beta if self.method == "mmrlpp" else 1.0
+
+
+class TrainConfig(Section):
+    """Resolved optimisation settings; `seed` governs initialisation, order and augmentation."""
+
+    epochs: PositiveInt = 10
+    batch_size: PositiveInt = 4
+    lr: PositiveFloat = 1e-3
+    warmup_epochs: int = 1
+    precision: Literal["float32"] = "float32"
+    seed: int = 1
+
+
+def load_params(path: str | Path = "params.yaml", overrides: Iterable[str] = ()) -> Params:
+    """Read, override (`key.path=value`, YAML values) and validate. Raises UserError."""
+    try:
+        values = yaml.safe_load(Path(path).read_text())
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; name the settings with --params FILE") from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path} cannot be read as YAML: {error}") from None
+    if not isinstance(values, dict):
+        raise UserError(f"{path} holds no settings; it must be a mapping with datasets, methods, shots and seeds")
+    for override in overrides:
+        _apply(values, override)
+    return parse(Params, values, str(path))
+
+
+def parse(model: type[Section], values: dict[str, Any], where: str):
+    """Validate `values` as `model`, turning the first violation into a UserError that names the key."""
+    try:
+        return model(**values)
+    except ValidationError as error:
+        raise UserError(f"{where}: {_first_problem(model, error)}") from None
+
+
+def _apply(values: dict, override: str) -> None:
+    key, equals, text = override.partition("=")
+    if not equals or not key:
+        raise UserError(f"--set {override!r} is not of the form key.path=value")
+    *path, last = key.split(".")
+    for name in path:
+        values = values.setdefault(name, {}) if isinstance(values, dict) else None
+        if not isinstance(values, dict):
+            raise UserError(f"--set {override!r}: {name!r} is not a section of the settings")
+    try:
+        values[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        raise UserError(f"--set {override!r}: the value is not valid YAML") from None
+
+
+def _first_problem(model: type[Section], error: ValidationError) -> str:
+    problem = error.errors()[0]
+    key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "extra_forbidden":
+        return f"unknown key {key!r}{_suggestion(model, problem['loc'])}"
+    if problem["type"] == "missing":
+        return f"{key} is missing; add it"
+    message = problem["msg"].removeprefix("Value error, ")
+    return f"{key} is {problem['input']!r}, which cannot be: {message[0].lower()}{message[1:]}"
+
+
+def _suggestion(model: type[BaseModel], loc: tuple) -> str:
+    for name in loc[:-1]:
+        model = model.model_fields[name].annotation
+    near = difflib.get_close_matches(str(loc[-1]), model.model_fields, n=1)
+    return f"; did you mean {near[0]!r}?" if near else f"; known here: {', '.join(model.model_fields)}"
+
+
+def _check_dimension(key: str, distribution: dict[str, list[float]]) -> None:
+    """A search dimension must be a known numeric key of `adapter` or `train`, with values that key accepts."""
+    section, _, field = key.partition(".")
+    model = {"adapter": AdapterSection, "train": TrainSection}.get(section)
+    if model is None or field not in model.model_fields:
+        raise ValueError(f"search.space names {key!r}, which is no key of adapter or train")
+    if len(distribution) != 1 or next(iter(distribution)) not in ("choice", "uniform", "loguniform"):
+        raise ValueError(f"{key} needs exactly one of choice, uniform, loguniform")
+    kind, values = next(iter(distribution.items()))
+    ordered = kind == "choice" or (len(values) == 2 and values[0] < values[1])
+    if not values or not ordered or (kind == "loguniform" and values[0] <= 0):
+        raise ValueError(f"{key}: {kind} of {values} is no range; give [low, high] or a list of choices")
+    for value in values:
+        model.model_validate({field: _as_key_type(value)})
+
+
+def _as_key_type(value: float) -> float | int:
+    """Whole numbers are passed on as int, so that integer keys accept them."""
+    return int(value) if float(value).is_integer() else value

@@ -1,0 +1,86 @@
+"""Files that are either whole or absent: atomic writes, content hashes, versioned JSON."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from mmrl_core.errors import UserError
+
+SCHEMA_VERSION = 1
+
+
+def sha256_file(path: str | Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def canonical_json(value) -> bytes:
+    """The one byte string that equal values share: sorted keys, no spaces. Used for hashing."""
+    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
+
+
+def write_bytes(path: str | Path, content: bytes) -> None:
+    """Write beside the target, flush to disk, then rename: a killed process leaves the old file or the new one."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(aside, 0o644)
+        os.replace(aside, path)
+    except BaseException:
+        Path(aside).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: str | Path, value: dict) -> None:
+    """Write `value` with `schema_version` first, indented for people, atomically."""
+    document = {"schema_version": SCHEMA_VERSION, **value}
+    write_bytes(path, (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode())
+
+
+def read_json(path: str | Path, *, made_by: str) -> dict:
+    """Read a file that `write_json` wrote. Raises UserError when missing, not JSON or of an unknown schema version."""
+    path = Path(path)
+    try:
+        value = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; run `{made_by}` first") from None
+    except ValueError as error:
+        raise UserError(f"{path} is not valid JSON ({error}); delete it and run `{made_by}` again") from None
+    version = value.get("schema_version") if isinstance(value, dict) else None
+    if version != SCHEMA_VERSION:
+        raise UserError(
+            f"{path} has schema_version {version!r}, this release reads {SCHEMA_VERSION}; run `{made_by}` again"
+        )
+    return value
+
+
+@contextlib.contextmanager
+def directory_aside(final: str | Path, scratch: str | Path = ".mmrl/aside") -> Iterator[Path]:
+    """Yield an empty folder that becomes `final` when the block succeeds, and vanishes when it fails.
+
+    `scratch` must lie on the file system of `final`; a folder already at `final` is replaced as a whole.
+    """
+    final, scratch = Path(final), Path(scratch)
+    scratch.mkdir(parents=True, exist_ok=True)
+    final.parent.mkdir(parents=True, exist_ok=True)
+    work = Path(tempfile.mkdtemp(prefix=f"{final.name}.", dir=scratch))
+    built, old = work / "new", work / "old"
+    try:
+        built.mkdir()
+        yield built
+        if final.exists():
+            os.rename(final, old)
+        os.rename(built, final)
+    finally:
+        shutil.rmtree(work, ignore_errors=True)

@@ -1,0 +1,60 @@
+"""AdaptedCLIP: a frozen CLIP with an adapter's tokens in its upper layers, for one list of classes."""
+
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from mmrl_core.adapter import Adapter
+from mmrl_core.backbone import LOGIT_SCALE, Backbone
+from mmrl_core.towers import ImageTower, TextTower
+
+
+class Output(NamedTuple):
+    """B images, C classes, E embedding width; features are L2-normalised."""
+
+    logits_class: Tensor  # (B, C)
+    logits_rep: Tensor  # (B, C)
+    logits_fused: Tensor  # (B, C)
+    image_features: Tensor  # f_c (B, E)
+    rep_features: Tensor  # f_r (B, E)
+    text_features: Tensor  # w (C, E)
+
+
+class AdaptedCLIP(nn.Module):
+    """Images to features and logits. Frozen parts of both towers are computed once and shared.
+
+    `zero_shot_text` (C, E) holds the frozen CLIP's class features.
+    """
+
+    def __init__(self, backbone: Backbone, adapter: Adapter, class_names: list[str], template: str):
+        super().__init__()
+        adapter.check_fits(backbone)
+        self.backbone, self.adapter = backbone, adapter
+        self.class_names, self.template = list(class_names), template
+        self.image_tower = ImageTower(backbone, adapter.n_insert)
+        self.text_tower = TextTower(backbone, self.class_names, template, adapter.n_insert)
+        self.register_buffer("zero_shot_text", self.text_tower.zero_shot(), persistent=False)
+
+    def text_features(self) -> Tensor:
+        """Adapted class features w (C, E); constant once training is over."""
+        return self.text_tower.adapted(self.adapter.text_tokens(), self.adapter.config.composition)
+
+    def forward(self, images: Tensor, text_features: Tensor | None = None) -> Output:
+        """(B, 3, size, size) preprocessed images; pass `text_features` to reuse them over many batches."""
+        return self.from_trunk(self.image_tower.trunk(images), text_features)
+
+    def from_trunk(self, trunk: Tensor, text_features: Tensor | None = None) -> Output:
+        """The same from the image tower's frozen trunk (B, 1 + P, D)."""
+        adapter, tower = self.adapter, self.image_tower
+        w = self.text_features() if text_features is None else text_features
+        cls, slots = tower.adapted(trunk, adapter.image_tokens(), adapter.config.composition)
+        f_c = F.normalize(cls @ tower.proj, dim=-1)
+        f_r = F.normalize(adapter.projection(slots.mean(dim=1), tower.proj), dim=-1)
+        by_class, by_rep = LOGIT_SCALE * f_c @ w.T, LOGIT_SCALE * f_r @ w.T
+        alpha = adapter.config.alpha
+        return Output(by_class, by_rep, alpha * by_class + (1 - alpha) * by_rep, f_c, f_r, w)
+
+    def zero_shot_logits(self, trunk: Tensor) -> Tensor:
+        """The frozen CLIP's logits (B, C) from the same trunk."""
+        return LOGIT_SCALE * self.image_tower.zero_shot(trunk) @ self.zero_shot_text.T

@@ -1,0 +1,82 @@
+"""Published hyper-parameters, and how a run's settings are resolved: explicit value, search's choice, preset."""
+
+from typing import Any, NamedTuple
+
+from mmrl_core.config import AdapterConfig, Params, TrainConfig, parse
+
+PUBLISHED_DEPTH, PUBLISHED_LAYERS = 6, 12
+
+# Regularisation weight (lambda) of MMRL; lambda and beta of MMRL++. Datasets without a published value get ImageNet's.
+MMRL_REG_WEIGHT = {
+    "imagenet": 0.5, "caltech101": 0.5, "oxford_pets": 0.2, "stanford_cars": 7, "oxford_flowers": 4, "food101": 5,
+    "fgvc_aircraft": 6, "sun397": 6, "dtd": 6, "eurosat": 0.01, "ucf101": 3,
+}  # fmt: skip
+MMRLPP_REG_WEIGHT = {
+    "imagenet": 0.2, "caltech101": 3, "oxford_pets": 0.01, "stanford_cars": 6, "oxford_flowers": 7, "food101": 1,
+    "fgvc_aircraft": 2, "sun397": 3, "dtd": 7, "eurosat": 0.01, "ucf101": 3,
+}  # fmt: skip
+MMRLPP_BETA = {
+    "imagenet": 0.9, "caltech101": 0.6, "oxford_pets": 0.7, "stanford_cars": 0.7, "oxford_flowers": 0.4, "food101": 0.1,
+    "fgvc_aircraft": 0.9, "sun397": 0.5, "dtd": 0.9, "eurosat": 0.2, "ucf101": 0.9,
+}  # fmt: skip
+
+
+class Resolved(NamedTuple):
+    """Settings of one run, and for every key where its value came from."""
+
+    adapter: AdapterConfig
+    train: TrainConfig
+    sources: dict[str, str]
+
+
+def published(dataset: str, method: str, depth: int) -> dict[str, Any]:
+    """The published values for a base-to-novel run, by params.yaml key; `depth` is N of the shallower tower."""
+    reg_weight = MMRL_REG_WEIGHT if method == "mmrl" else MMRLPP_REG_WEIGHT
+    imagenet = dataset == "imagenet"
+    return {
+        "adapter.insertion_depth": max(1, depth * PUBLISHED_DEPTH // PUBLISHED_LAYERS),
+        "adapter.n_tokens": 5,
+        "adapter.rep_dim": 2048 if (method, dataset) == ("mmrl", "eurosat") else 512,
+        "adapter.residual_rank": 4,
+        "adapter.projection_rank": 64,
+        "adapter.alpha": 0.7,
+        "adapter.beta": MMRLPP_BETA.get(dataset, MMRLPP_BETA["imagenet"]),
+        "adapter.reg_weight": reg_weight.get(dataset, reg_weight["imagenet"]),
+        "train.epochs": 5 if imagenet else 10,
+        "train.batch_size": 32 if imagenet else 4,
+        "train.lr": 1e-3,
+        "train.warmup_epochs": 1,
+        "train.precision": "float32",
+    }
+
+
+def explicit_values(params: Params) -> dict[str, Any]:
+    """The keys of `adapter` and `train` that params.yaml sets itself."""
+    sections = {"adapter": params.adapter, "train": params.train}
+    return {
+        f"{name}.{key}": value
+        for name, section in sections.items()
+        for key, value in section.model_dump().items()
+        if value is not None
+    }
+
+
+def resolve(
+    params: Params, dataset: str, method: str, seed: int, depth: int, chosen: dict[str, Any] | None = None
+) -> Resolved:
+    """Settle every value of a run. `chosen` is the search's choice by key; `depth` N of the shallower tower."""
+    layers = [
+        (f"preset {params.preset}", published(dataset, method, depth)),
+        ("search", chosen or {}),
+        ("params.yaml", explicit_values(params)),
+    ]
+    values, sources = {}, {}
+    for source, layer in layers:
+        values.update(layer)
+        sources.update(dict.fromkeys(layer, source))
+    section = {name: {} for name in ("adapter", "train")}
+    for key, value in values.items():
+        name, _, field = key.partition(".")
+        section[name][field] = value
+    adapter = parse(AdapterConfig, {"method": method, **section["adapter"]}, "adapter")
+    return Resolved(adapter, parse(TrainConfig, {"seed": seed, **section["train"]}, "train"), sources)

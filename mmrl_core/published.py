@@ -1,0 +1,86 @@
+"""Checkpoints of the authors' code: their tensor names, and the settings that their shapes imply."""
+
+import pickle
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from mmrl_core.errors import UserError
+
+LEARNER = "representation_learner."
+
+
+def to_adapter_state(published: dict[str, Tensor], method: str) -> dict[str, Tensor]:
+    """The authors' tensors under this project's names, per-layer tensors stacked. Raises UserError when one is missing."""
+    published = {name.removeprefix("module."): tensor for name, tensor in published.items()}
+    state = {"space": _get(published, LEARNER + "compound_rep_tokens")}
+    for tower, letter in (("image", "v"), ("text", "t")):
+        convert = _linear_aligner if method == "mmrl" else _shared_residual_aligner
+        aligner = convert(published, letter)
+        state |= {f"{tower}_aligner.{name}": tensor for name, tensor in aligner.items()}
+    if method == "mmrl":
+        return state | {"projection.weight": _get(published, "image_encoder.proj_rep")}
+    return state | {f"projection.{name}": _get(published, f"image_encoder.{name}") for name in "AB"}
+
+
+def _linear_aligner(published: dict[str, Tensor], letter: str) -> dict[str, Tensor]:
+    prefix = f"{LEARNER}compound_rep_tokens_r2{letter}proj."
+    return {name: _stack(published, prefix, name) for name in ("weight", "bias")}
+
+
+def _shared_residual_aligner(published: dict[str, Tensor], letter: str) -> dict[str, Tensor]:
+    prefix = f"{LEARNER}srra_r2{letter}proj."
+    residual = {name: _stack(published, prefix + "srra.", name) for name in ("A", "B", "bias")}
+    return {"weight": _get(published, prefix + "weight"), **residual}
+
+
+def _stack(published: dict[str, Tensor], prefix: str, name: str) -> Tensor:
+    pattern = re.compile(re.escape(prefix) + r"(\d+)\." + re.escape(name))
+    layers = sorted(int(match[1]) for key in published if (match := pattern.fullmatch(key)))
+    if layers != list(range(len(layers))) or not layers:
+        raise UserError(f"the published checkpoint has layers {layers} of {prefix}*.{name}; it must have 0 to n - 1")
+    return torch.stack([published[f"{prefix}{layer}.{name}"] for layer in layers])
+
+
+def _get(published: dict[str, Tensor], name: str) -> Tensor:
+    if name not in published:
+        raise UserError(f"the published checkpoint has no tensor {name}; is it one of MMRL or MMRL++?")
+    return published[name]
+
+
+def published_method(published: dict[str, Tensor]) -> str:
+    """Which method a checkpoint holds, told by its names."""
+    return "mmrlpp" if any("srra_r2vproj" in name for name in published) else "mmrl"
+
+
+def implied_settings(published: dict[str, Tensor], depth: int) -> dict[str, Any]:
+    """The adapter settings that the shapes tell; `depth` is N of the backbone's shallower tower."""
+    method = published_method(published)
+    state = to_adapter_state(published, method)
+    settings = {
+        "method": method,
+        "n_tokens": state["space"].shape[0],
+        "rep_dim": state["space"].shape[1],
+        "insertion_depth": depth - len(state["image_aligner.bias"]) + 1,
+    }
+    if method == "mmrlpp":
+        settings |= {"residual_rank": state["image_aligner.A"].shape[-1], "projection_rank": len(state["projection.B"])}
+    return settings
+
+
+def read_published(path: str | Path) -> dict[str, Tensor]:
+    """The state dict of a `.pth.tar` of the authors' code, read without unpickling code. Raises UserError."""
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except FileNotFoundError:
+        raise UserError(f"{path} does not exist; give the checkpoint file to import") from None
+    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise UserError(f"{path} cannot be read as a checkpoint of plain tensors: {reason}") from None
+    state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else None
+    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(f"{path} has no `state_dict` of tensors; give a checkpoint that the authors' code saved")
+    return {name.removeprefix("module."): tensor.float() for name, tensor in state.items()}
