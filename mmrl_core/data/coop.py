@@ -1,0 +1,166 @@
+"""The CoOp benchmark's folders as people have them: images beside a split_zhou_<Dataset>.json (method.md)."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from mmrl_core.data.splits import Item
+from mmrl_core.errors import UserError
+from mmrl_core.files import sha256_file
+
+SPLITS = ("train", "val", "test")
+
+
+class Layout(NamedTuple):
+    """Where a data set lies below the data root, and its prompt template."""
+
+    folder: str
+    images: str
+    split_file: str
+    template: str
+
+
+LAYOUTS = {
+    "caltech101": Layout("caltech-101", "101_ObjectCategories", "split_zhou_Caltech101.json", "a photo of a {}."),
+    "oxford_pets": Layout("oxford_pets", "images", "split_zhou_OxfordPets.json", "a photo of a {}, a type of pet."),
+    "stanford_cars": Layout("stanford_cars", ".", "split_zhou_StanfordCars.json", "a photo of a {}."),
+    "oxford_flowers": Layout(
+        "oxford_flowers", "jpg", "split_zhou_OxfordFlowers.json", "a photo of a {}, a type of flower."
+    ),
+    "food101": Layout("food-101", "images", "split_zhou_Food101.json", "a photo of {}, a type of food."),
+    "sun397": Layout("sun397", "SUN397", "split_zhou_SUN397.json", "a photo of a {}."),
+    "dtd": Layout("dtd", "images", "split_zhou_DescribableTextures.json", "{} texture."),
+    "eurosat": Layout("eurosat", "2750", "split_zhou_EuroSAT.json", "a centered satellite photo of {}."),
+    "ucf101": Layout("ucf101", "UCF-101-midframes", "split_zhou_UCF101.json", "a photo of a person doing {}."),
+}
+
+
+def locate(layout: Layout, root: str | Path) -> tuple[Path, Path]:
+    """The images folder and the split file. Raises UserError naming the first of root, folder, images, split file
+    that is missing."""
+    root, folder = Path(root), Path(root) / layout.folder
+    images, split_path = folder / layout.images, folder / layout.split_file
+    for directory, what in ((root, "data root"), (folder, "data set folder"), (images, "images folder")):
+        if not directory.is_dir():
+            raise UserError(f"the {what} {directory} is not there; the root must hold {layout.folder}/{layout.images}")
+    if not split_path.is_file():
+        raise UserError(f"the split file {split_path} is not there; put CoOp's {layout.split_file} there")
+    return images, split_path
+
+
+def read_splits(split_path: Path) -> dict[str, list[Item]]:
+    """The train, val and test lists of a split file. Raises UserError on anything but [path, label, class name]
+    rows, and on paths that leave the images folder."""
+    try:
+        document = json.loads(split_path.read_bytes())
+    except OSError as error:
+        raise UserError(f"cannot read {split_path} ({error.strerror}); make it readable") from None
+    except ValueError as error:
+        raise UserError(f"{split_path} is not valid JSON ({error}); fetch the split file again") from None
+    if not isinstance(document, dict) or not all(isinstance(document.get(split), list) for split in SPLITS):
+        raise UserError(f"{split_path} has no train, val and test lists; fetch CoOp's split file again")
+    return {
+        split: [_item(row, f"{split_path}, {split} item {index}") for index, row in enumerate(document[split])]
+        for split in SPLITS
+    }
+
+
+def _item(row, where: str) -> Item:
+    types = [type(value) for value in row] if isinstance(row, list) else None
+    if types != [str, int, str] or not row[0] or not row[2].strip():
+        raise UserError(f"{where} is {row!r}, not [path, label, class name]; correct the split file")
+    path = PurePosixPath(row[0])
+    if path.is_absolute() or ".." in path.parts:
+        raise UserError(f"{where}: the path {row[0]!r} leaves the images folder; correct the split file")
+    return Item(*row)
+
+
+def class_names_by_label(splits: dict[str, list[Item]], split_path: Path) -> list[str]:
+    """Class names, one a label 0..n-1. Raises UserError when labels have gaps or names are not one to one."""
+    name_of = {}
+    for item in (item for items in splits.values() for item in items):
+        if name_of.setdefault(item.label, item.class_name) != item.class_name:
+            raise UserError(
+                f"{split_path}: label {item.label} is named both {name_of[item.label]!r} and {item.class_name!r}"
+                f" ({item.path}); correct the split file"
+            )
+    if sorted(name_of) != list(range(len(name_of))) or not name_of:
+        raise UserError(f"{split_path}: labels must be 0 to n-1, {_first_gap(name_of)}; correct the split file")
+    _check_distinct(name_of, split_path)
+    return [name_of[label] for label in range(len(name_of))]
+
+
+def _first_gap(labels) -> str:
+    negative = [label for label in labels if label < 0]
+    if negative:
+        return f"{min(negative)} is negative"
+    return f"none has label {next(label for label in range(len(labels) + 1) if label not in labels)}"
+
+
+def _check_distinct(name_of: dict[int, str], split_path: Path) -> None:
+    label_of = {}
+    for label, name in sorted(name_of.items()):
+        first = label_of.setdefault(name.replace("_", " "), label)  # as prompts spell it
+        if first != label:
+            raise UserError(f"{split_path}: labels {first} and {label} are both named {name!r}; rename one of them")
+
+
+def walk(folder: Path) -> Iterator[tuple[str, os.DirEntry]]:
+    """Every entry below `folder` that is no directory, with its relative path; links are listed, not followed."""
+    pending = [("", str(folder))]
+    while pending:
+        prefix, directory = pending.pop()
+        try:
+            entries = list(os.scandir(directory))
+        except OSError as error:
+            raise UserError(f"cannot list the folder {directory} ({error.strerror}); make it readable") from None
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                pending.append((f"{prefix}{entry.name}/", entry.path))
+            else:
+                yield f"{prefix}{entry.name}", entry
+
+
+def check_images(images: Path, split_path: Path, splits: dict[str, list[Item]]) -> None:
+    """Raises UserError when a split names an image that is missing or lies outside `images` behind a link."""
+    present = {relative for relative, entry in walk(images) if entry.is_file(follow_symlinks=False)}
+    named = (item.path for items in splits.values() for item in items)
+    unseen = [path for path in named if str(PurePosixPath(path)) not in present]
+    missing = [path for path in unseen if not _is_linked_inside(images, path, split_path)]
+    if missing:
+        raise UserError(
+            f"{split_path} names {missing[0]}, which is not in {images} ({len(missing)} missing in all);"
+            " complete the images folder"
+        )
+
+
+def _is_linked_inside(images: Path, path: str, split_path: Path) -> bool:
+    if not os.path.isfile(images / path):
+        return False
+    if not (images / path).resolve().is_relative_to(images.resolve()):
+        raise UserError(f"{split_path} names {path}, a link out of {images}; put the image itself there")
+    return True
+
+
+def read_image(images: Path, item: Item) -> bytes:
+    """The image file's bytes. Raises UserError naming the file when it cannot be read."""
+    try:
+        return (images / item.path).read_bytes()
+    except OSError as error:
+        raise UserError(f"cannot read {images / item.path} ({error.strerror}); restore the image") from None
+
+
+def fingerprint(layout: Layout, root: str | Path) -> dict:
+    """Hashes that change when the split file or any file below the images folder does (path, size, mtime in ns)."""
+    images, split_path = locate(layout, root)
+    counts = {split: len(items) for split, items in read_splits(split_path).items()}
+    stats = ((relative, entry.stat(follow_symlinks=False)) for relative, entry in walk(images))
+    files = sorted([relative, stat.st_size, stat.st_mtime_ns] for relative, stat in stats)
+    return {
+        "split_sha256": sha256_file(split_path),
+        "files_sha256": hashlib.sha256(json.dumps(files).encode()).hexdigest(),  # ASCII: names may be no UTF-8
+        "counts": {**counts, "files": len(files)},
+    }

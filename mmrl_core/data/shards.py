@@ -1,0 +1,189 @@
+"""Prepared data: WebDataset shards beside a manifest, byte-identical on every run.
+
+Base and novel classes lie in separate shards, so a reader of base classes never opens a novel image.
+"""
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+
+from mmrl_core.data.catalog import Source
+from mmrl_core.data.images import decode
+from mmrl_core.data.splits import base_novel, sample_few_shot
+from mmrl_core.errors import UserError
+from mmrl_core.files import canonical_json, read_json, sha256_file, write_json
+
+SHARD_ITEMS = 1000
+HALVES = ("base", "novel")
+MANIFEST = "manifest.json"
+PREPARE = "mmrl prepare"
+TAR_HEADER = {"mtime": 0, "user": "", "group": "", "mode": 0o644}  # all that would differ between two runs
+
+Report = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Example:
+    """One prepared image: its key in the shard, and its path, label and class name in the source's own terms."""
+
+    key: str
+    path: str
+    label: int
+    class_name: str
+    image: bytes  # encoded
+
+
+def write_pool(source: Source, out: Path, report: Report | None = None) -> dict:
+    """Write all val and test items into the empty folder `out`; returns the manifest written there.
+
+    Calls `report(done, total)` after every item. Raises UserError naming the first image that cannot be decoded.
+    """
+    chosen = {split: range(len(source.items(split))) for split in ("val", "test")}
+    return _write(source, chosen, {"kind": "pool"}, Path(out), report)
+
+
+def write_few_shot(source: Source, shots: int, seed: int, out: Path, report: Report | None = None) -> dict:
+    """Write the few-shot train and val items of (shots, seed) into the empty folder `out`; returns the manifest.
+
+    Reports and raises as `write_pool` does; raises UserError when shots < 1.
+    """
+    train, val = sample_few_shot(source.train, shots, seed, source.val)
+    chosen = {"train": train, "val": val}
+    facts = {
+        "kind": "few_shot",
+        "shots": shots,
+        "seed": seed,
+        "items": {split: [source.items(split)[index].path for index in chosen[split]] for split in chosen},
+        "short_classes": _short_classes(source, shots),
+    }
+    return _write(source, chosen, facts, Path(out), report)
+
+
+def _short_classes(source: Source, shots: int) -> dict[str, int]:
+    """Class name -> number of train items, for the classes that have fewer than `shots`."""
+    counts = Counter(item.label for item in source.train)
+    return {name: counts[label] for label, name in enumerate(source.class_names) if counts[label] < shots}
+
+
+def _write(source: Source, chosen: dict[str, Sequence[int]], facts: dict, out: Path, report: Report | None) -> dict:
+    base, novel = base_novel(range(len(source.class_names)))
+    counts = {split: len(indices) for split, indices in chosen.items()}
+    tick = _ticker(sum(counts.values()), report)
+    shards = []
+    for split, indices in chosen.items():
+        for half, labels in zip(HALVES, (set(base), set(novel)), strict=True):
+            members = [index for index in indices if source.items(split)[index].label in labels]
+            shards += _write_shards(source, split, half, members, out, tick)
+    manifest = {
+        "dataset": source.key, "template": source.template, "class_names": source.class_names,
+        "base": base, "novel": novel, **facts, "counts": counts, "shards": shards,
+    }  # fmt: skip
+    manifest["digest"] = _digest(manifest)
+    write_json(out / MANIFEST, manifest)
+    return manifest
+
+
+def _ticker(total: int, report: Report | None) -> Callable[[], None]:
+    done = count(1)
+    return (lambda: report(next(done), total)) if report else (lambda: None)
+
+
+def _write_shards(source: Source, split: str, half: str, indices, out: Path, tick) -> list[dict]:
+    """Write the items at `indices`, in that order; returns one manifest entry a shard, none for no items."""
+    from webdataset import TarWriter  # not ShardWriter: it reads its folder's name as a pattern and a URL
+
+    entries = []
+    for number, start in enumerate(range(0, len(indices), SHARD_ITEMS)):
+        name, members = f"{split}-{half}-{number:06d}.tar", indices[start : start + SHARD_ITEMS]
+        with open(out / name, "xb") as file, TarWriter(file, encoder=False, **TAR_HEADER) as tar:
+            for index in members:
+                tar.write(_sample(source, split, index))
+                tick()
+        sha256 = sha256_file(out / name)
+        entries.append({"file": name, "split": split, "half": half, "count": len(members), "sha256": sha256})
+    return entries
+
+
+def _sample(source: Source, split: str, index: int) -> dict:
+    item = source.items(split)[index]
+    image = source.read(item)
+    decode(image, f"{item.path} of {source.key}")  # a damaged image must be found here, not hours into training
+    return {
+        "__key__": f"{split}-{index:08d}",
+        source.image_extension(item): image,
+        "json": canonical_json(item._asdict()),
+    }
+
+
+def _digest(manifest: dict) -> str:
+    identity = {key: value for key, value in manifest.items() if key not in ("schema_version", "digest")}
+    return hashlib.sha256(canonical_json(identity)).hexdigest()
+
+
+def read_manifest(folder: str | Path) -> dict:
+    """The manifest of a prepared folder. Raises UserError when missing, of an unknown schema version, or altered."""
+    path = Path(folder) / MANIFEST
+    manifest = read_json(path, made_by=PREPARE)
+    if manifest.get("digest") != _digest(manifest):
+        raise UserError(f"{path} was altered after it was written; run `{PREPARE}` again")
+    return manifest
+
+
+def read_examples(folder: str | Path, split: str, half: str) -> list[Example]:
+    """All examples of one split and half ("base" or "novel"), in written order; checks and raises as
+    `stream_examples`."""
+    return list(stream_examples(folder, split, half))
+
+
+def stream_examples(folder: str | Path, split: str, half: str) -> Iterator[Example]:
+    """The examples of one split and half, one at a time, in written order; empty when the half has none.
+
+    Every shard is hashed before the first example comes. Raises UserError, at the call, when the folder lacks the
+    split or a shard is missing or not what the manifest says; ValueError on a half other than "base", "novel".
+    """
+    if half not in HALVES:
+        raise ValueError(f"half is {half!r}, not one of {HALVES}")
+    folder, manifest = Path(folder), read_manifest(folder)
+    if split not in manifest["counts"]:
+        raise UserError(f"{folder} holds {' and '.join(manifest['counts'])}, not {split}; name another prepared folder")
+    shards = [shard for shard in manifest["shards"] if (shard["split"], shard["half"]) == (split, half)]
+    for shard in shards:
+        _check_shard(folder / shard["file"], shard["sha256"])
+    return map(_example, _samples([folder / shard["file"] for shard in shards]))
+
+
+def _check_shard(path: Path, sha256: str) -> None:
+    try:
+        found = sha256_file(path)
+    except OSError as error:
+        raise UserError(f"cannot read the shard {path} ({error.strerror}); run `{PREPARE}` again") from None
+    if found != sha256:
+        raise UserError(f"the shard {path} is not what {MANIFEST} says (sha256 differs); run `{PREPARE}` again")
+
+
+def _samples(paths: list[Path]) -> Iterator[dict]:
+    """WebDataset samples {__key__, json, <extension>} as bytes, shard after shard.
+
+    Its readers are called on files opened here: `WebDataset(urls)` would take a path for a URL, obey WDS_*
+    variables, and split shards between workers.
+    """
+    from webdataset.handlers import reraise_exception
+    from webdataset.tariterators import group_by_keys, tar_file_expander
+
+    files = tar_file_expander(_opened(paths), handler=reraise_exception)
+    return group_by_keys(files, handler=reraise_exception)
+
+
+def _opened(paths: list[Path]) -> Iterator[dict]:
+    for path in paths:
+        with open(path, "rb") as file:
+            yield {"url": str(path), "stream": file}
+
+
+def _example(sample: dict) -> Example:
+    image = next(value for name, value in sample.items() if name != "json" and not name.startswith("__"))
+    return Example(sample["__key__"], image=image, **json.loads(sample["json"]))

@@ -1,0 +1,80 @@
+"""Views of an image: what the tower sees in training (a function of seed, epoch and item alone) and in testing.
+
+B images, S side of the square view in pixels.
+"""
+
+import hashlib
+import threading
+from collections.abc import Sequence
+
+import torch
+from PIL.Image import Image
+from torch import Tensor
+from torchvision.transforms import InterpolationMode, RandomResizedCrop
+from torchvision.transforms import functional as F
+
+from mmrl_core.data.images import decode
+
+__all__ = ["decode", "test_view", "test_views", "train_view", "train_views"]
+
+CROP_SCALE = (0.5, 1.0)  # of the image's area
+CROP_RATIO = (3 / 4, 4 / 3)  # torchvision's default
+FLIP_PROBABILITY = 0.5
+
+_rng_lock = threading.Lock()  # torchvision draws from torch's one global CPU generator
+
+
+def train_view(
+    image: Image, size: int, seed: int, epoch: int, item: str, mean: Sequence[float], std: Sequence[float]
+) -> Tensor:
+    """(3, S, S) float32: random resized crop, flip half the time, normalised.
+
+    A pure function: the same arguments give the same view in any process, and torch's global RNG is left as it was.
+    """
+    box, flip = draw_crop_and_flip(image, seed, epoch, item)
+    view = F.resized_crop(image, *box, [size, size], InterpolationMode.BICUBIC, antialias=True)
+    return _normalise(F.hflip(view) if flip else view, mean, std)
+
+
+def draw_crop_and_flip(image: Image, seed: int, epoch: int, item: str) -> tuple[tuple[int, int, int, int], bool]:
+    """The crop (top, left, height, width in pixels) and whether to flip, as torchvision's own transforms draw them."""
+    with _rng_lock, torch.random.fork_rng(devices=[]):
+        # Not torch.manual_seed: that would reseed the GPU's generator too, which this block does not restore.
+        torch.random.default_generator.manual_seed(view_seed(seed, epoch, item))
+        box = RandomResizedCrop.get_params(image, CROP_SCALE, CROP_RATIO)
+        flip = torch.rand(1).item() < FLIP_PROBABILITY
+    return box, flip
+
+
+def view_seed(seed: int, epoch: int, item: str) -> int:
+    """64 bits of sha256("seed/epoch/item")."""
+    return int.from_bytes(hashlib.sha256(f"{seed}/{epoch}/{item}".encode()).digest()[:8], "big")
+
+
+def test_view(image: Image, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """(3, S, S) float32: short side resized to S (bicubic), centre crop, normalised, as CLIP and open_clip do."""
+    resized = F.resize(image, size, InterpolationMode.BICUBIC, antialias=True)
+    return _normalise(F.center_crop(resized, [size, size]), mean, std)
+
+
+def train_views(
+    images: Sequence[Image],
+    size: int,
+    seed: int,
+    epoch: int,
+    items: Sequence[str],
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> Tensor:
+    """(B, 3, S, S) float32: `train_view` of every image under its own item name."""
+    pairs = zip(images, items, strict=True)
+    return torch.stack([train_view(image, size, seed, epoch, item, mean, std) for image, item in pairs])
+
+
+def test_views(images: Sequence[Image], size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    """(B, 3, S, S) float32: `test_view` of every image."""
+    return torch.stack([test_view(image, size, mean, std) for image in images])
+
+
+def _normalise(image: Image, mean: Sequence[float], std: Sequence[float]) -> Tensor:
+    return F.normalize(F.to_tensor(image), mean, std, inplace=True)
