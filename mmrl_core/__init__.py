@@ -1,0 +1,4 @@
+"""MMRL and MMRL++ for CLIP as a library: the method, its data and its evaluation."""
+
+# Part of what every adapter depends on: raise it when the same data and settings would train to another adapter.
+METHOD_VERSION = 1

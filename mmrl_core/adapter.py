@@ -95,7 +95,7 @@ def save_adapter(folder: str | Path, adapter: Adapter, backbone: Backbone, card:
         "sha256": hashlib.sha256(content).hexdigest(),
         "trainable": adapter.n_trainable,
         "adapter": adapter.config.model_dump(),
-        "backbone": {"name": backbone.name, "sha256": backbone.weights_sha256},
+        "backbone": {"name": backbone.name, "weights": backbone.weights, "sha256": backbone.weights_sha256},
         **card,
     }
     write_bytes(Path(folder) / TENSORS, content)

@@ -28,11 +28,11 @@ class Backbone(nn.Module):
     `image_blocks` and `text_blocks` are the towers' residual blocks; widths and depths come from them.
     """
 
-    def __init__(self, clip: nn.Module, name: str, tokenizer):
+    def __init__(self, clip: nn.Module, name: str, tokenizer, weights: str | None = None):
         super().__init__()
         _refuse_unsupported(clip, name)
         self.clip = clip.requires_grad_(False)
-        self.name, self.tokenizer = name, tokenizer
+        self.name, self.weights, self.tokenizer = name, weights, tokenizer
         self.eval()
 
     @classmethod
@@ -165,7 +165,7 @@ def load_backbone(name: str, weights: str | None = None, *, device: str | torch.
     Raises UserError for an unknown name, tag or file, and for towers that the method does not cover.
     """
     clip = _bundled_clip(name) if name == "tiny" else _open_clip_model(name, weights)
-    return Backbone(clip, name, tokenizer_for(name)).to(device)
+    return Backbone(clip, name, tokenizer_for(name), weights).to(device)
 
 
 def _bundled_clip(name: str) -> CLIP:

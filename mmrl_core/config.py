@@ -58,7 +58,8 @@ class TrainSection(Section):
 class SearchSection(Section):
     enabled: bool = True
     trials: PositiveInt = 8
-    space: dict[str, dict[str, list[float]]] = {}
+    concurrent: PositiveInt = 1
+    space: dict[str, dict[str, list[int | float]]] = {}
     objective: Literal["log_likelihood", "harmonic_mean"] = "log_likelihood"
     validation: Literal["few_shot"] = "few_shot"
     seed: int = 0
@@ -192,7 +193,7 @@ def _suggestion(model: type[BaseModel], loc: tuple) -> str:
     return f"; did you mean {near[0]!r}?" if near else f"; known here: {', '.join(model.model_fields)}"
 
 
-def _check_dimension(key: str, distribution: dict[str, list[float]]) -> None:
+def _check_dimension(key: str, distribution: dict[str, list[int | float]]) -> None:
     """A search dimension must be a known numeric key of `adapter` or `train`, with values that key accepts."""
     section, _, field = key.partition(".")
     model = {"adapter": AdapterSection, "train": TrainSection}.get(section)
@@ -205,9 +206,4 @@ def _check_dimension(key: str, distribution: dict[str, list[float]]) -> None:
     if not values or not ordered or (kind == "loguniform" and values[0] <= 0):
         raise ValueError(f"{key}: {kind} of {values} is no range; give [low, high] or a list of choices")
     for value in values:
-        model.model_validate({field: _as_key_type(value)})
-
-
-def _as_key_type(value: float) -> float | int:
-    """Whole numbers are passed on as int, so that integer keys accept them."""
-    return int(value) if float(value).is_integer() else value
+        model.model_validate({field: value})

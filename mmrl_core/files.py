@@ -1,12 +1,9 @@
 """Files that are either whole or absent: atomic writes, content hashes, versioned JSON."""
 
-import contextlib
 import hashlib
 import json
 import os
-import shutil
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 from mmrl_core.errors import UserError
@@ -63,24 +60,3 @@ def read_json(path: str | Path, *, made_by: str) -> dict:
             f"{path} has schema_version {version!r}, this release reads {SCHEMA_VERSION}; run `{made_by}` again"
         )
     return value
-
-
-@contextlib.contextmanager
-def directory_aside(final: str | Path, scratch: str | Path = ".mmrl/aside") -> Iterator[Path]:
-    """Yield an empty folder that becomes `final` when the block succeeds, and vanishes when it fails.
-
-    `scratch` must lie on the file system of `final`; a folder already at `final` is replaced as a whole.
-    """
-    final, scratch = Path(final), Path(scratch)
-    scratch.mkdir(parents=True, exist_ok=True)
-    final.parent.mkdir(parents=True, exist_ok=True)
-    work = Path(tempfile.mkdtemp(prefix=f"{final.name}.", dir=scratch))
-    built, old = work / "new", work / "old"
-    try:
-        built.mkdir()
-        yield built
-        if final.exists():
-            os.rename(final, old)
-        os.rename(built, final)
-    finally:
-        shutil.rmtree(work, ignore_errors=True)

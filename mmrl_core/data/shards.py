@@ -37,16 +37,18 @@ class Example:
     image: bytes  # encoded
 
 
-def write_pool(source: Source, out: Path, report: Report | None = None) -> dict:
+def write_pool(source: Source, out: Path, report: Report | None = None, *, n_base: int | None = None) -> dict:
     """Write all val and test items into the empty folder `out`; returns the manifest written there.
 
-    Calls `report(done, total)` after every item. Raises UserError naming the first image that cannot be decoded.
+    The first `n_base` classes (by default half of them) are base. Calls `report(done, total)` after every item. Raises UserError naming the first image that cannot be decoded.
     """
     chosen = {split: range(len(source.items(split))) for split in ("val", "test")}
-    return _write(source, chosen, {"kind": "pool"}, Path(out), report)
+    return _write(source, chosen, {"kind": "pool"}, Path(out), report, n_base)
 
 
-def write_few_shot(source: Source, shots: int, seed: int, out: Path, report: Report | None = None) -> dict:
+def write_few_shot(
+    source: Source, shots: int, seed: int, out: Path, report: Report | None = None, *, n_base: int | None = None
+) -> dict:
     """Write the few-shot train and val items of (shots, seed) into the empty folder `out`; returns the manifest.
 
     Reports and raises as `write_pool` does; raises UserError when shots < 1.
@@ -60,7 +62,7 @@ def write_few_shot(source: Source, shots: int, seed: int, out: Path, report: Rep
         "items": {split: [source.items(split)[index].path for index in chosen[split]] for split in chosen},
         "short_classes": _short_classes(source, shots),
     }
-    return _write(source, chosen, facts, Path(out), report)
+    return _write(source, chosen, facts, Path(out), report, n_base)
 
 
 def _short_classes(source: Source, shots: int) -> dict[str, int]:
@@ -69,8 +71,10 @@ def _short_classes(source: Source, shots: int) -> dict[str, int]:
     return {name: counts[label] for label, name in enumerate(source.class_names) if counts[label] < shots}
 
 
-def _write(source: Source, chosen: dict[str, Sequence[int]], facts: dict, out: Path, report: Report | None) -> dict:
-    base, novel = base_novel(range(len(source.class_names)))
+def _write(
+    source: Source, chosen: dict[str, Sequence[int]], facts: dict, out: Path, report: Report | None, n_base: int | None
+) -> dict:
+    base, novel = base_novel(range(len(source.class_names)), n_base)
     counts = {split: len(indices) for split, indices in chosen.items()}
     tick = _ticker(sum(counts.values()), report)
     shards = []

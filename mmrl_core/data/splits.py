@@ -44,8 +44,13 @@ def _sample_each_class(items: Sequence, shots: int, rng: random.Random) -> list[
     return chosen
 
 
-def base_novel(labels: Iterable[int]) -> tuple[list[int], list[int]]:
-    """The distinct labels, sorted and cut in two: the first ceil(n / 2) are base, the rest novel."""
+def base_novel(labels: Iterable[int], n_base: int | None = None) -> tuple[list[int], list[int]]:
+    """The distinct labels, sorted and cut in two: the first `n_base` (by default ceil(n / 2)) are base, the rest novel.
+
+    Raises UserError when no class would be left for either side.
+    """
     ordered = sorted(set(labels))
-    half = -(-len(ordered) // 2)
+    half = -(-len(ordered) // 2) if n_base is None else n_base
+    if n_base is not None and not 0 < n_base < len(ordered):
+        raise UserError(f"data.base_classes is {n_base} of {len(ordered)} classes; choose 1 to {len(ordered) - 1}")
     return ordered[:half], ordered[half:]

@@ -1,0 +1,226 @@
+"""The stages as plain functions: read inputs, call mmrl_core, fill the output path they are given.
+
+Each returns a small dict that the command line prints. None of them knows who started it.
+"""
+
+import hashlib
+import shutil
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from flows import paths
+from flows.paths import RunKey
+from flows.progress import progress
+from mmrl_core import METHOD_VERSION
+from mmrl_core.config import Params
+from mmrl_core.errors import UserError
+from mmrl_core.files import canonical_json, read_json, write_bytes, write_json
+from mmrl_core.protocols import PROTOCOLS
+
+
+def fingerprint(params: Params, dataset: str, out: Path) -> dict[str, Any]:
+    """Digest of the raw source: what `prepare` depends on."""
+    from mmrl_core.data.catalog import fingerprint as read_fingerprint
+
+    facts = read_fingerprint(dataset, params.data.root)
+    write_json(out, facts)
+    return facts
+
+
+def prepare_pool(params: Params, dataset: str, out: Path) -> dict[str, Any]:
+    """Val and test shards of a dataset."""
+    from mmrl_core.data.catalog import open_source
+    from mmrl_core.data.shards import write_pool
+
+    out.mkdir()
+    with progress(f"prepare {dataset}") as report:
+        manifest = write_pool(open_source(dataset, params.data.root), out, report, n_base=params.data.base_classes)
+    return {"digest": manifest["digest"], **manifest["counts"]}
+
+
+def prepare_few_shot(params: Params, dataset: str, shots: int, seed: int, out: Path) -> dict[str, Any]:
+    """Few-shot train and val shards of one sampling seed."""
+    from mmrl_core.data.catalog import open_source
+    from mmrl_core.data.shards import write_few_shot
+
+    out.mkdir()
+    source, n_base = open_source(dataset, params.data.root), params.data.base_classes
+    with progress(f"prepare {dataset} {shots}-shot seed {seed}") as report:
+        manifest = write_few_shot(source, shots, seed, out, report, n_base=n_base)
+    short = {"classes_with_fewer_items": manifest["short_classes"]} if manifest["short_classes"] else {}
+    return {"digest": manifest["digest"], **manifest["counts"], **short}
+
+
+def tune(params: Params, dataset: str, method: str, out: Path) -> dict[str, Any]:
+    """Search the open settings on the base classes' few-shot items; write all trials and the choice."""
+    from flows.tuning import best_trial, open_dimensions, run_search
+
+    trials, best, data = [], None, None
+    if params.search.enabled and open_dimensions(params):
+        data, depth = _search_data(params, dataset), _depth(params)
+        trials = run_search(params, dataset, method, depth, data)
+        best = best_trial(trials, params.search.objective, len(data.seeds))
+    document = {
+        "dataset": dataset,
+        "method": method,
+        "shots": max(params.shots),
+        "seeds": params.seeds,
+        "search": params.search.model_dump(),
+        "trials": trials,
+        "best": best,
+        "choice": best["params"] if best else {},
+    }
+    write_json(out, document)
+    return {"trials": len(trials), "choice": document["choice"]}
+
+
+def _search_data(params: Params, dataset: str):
+    from mmrl_core.data.shards import read_examples, read_manifest
+    from mmrl_core.search import SearchData, divide
+
+    half = PROTOCOLS[params.data.protocol].trains_on
+    folders = [paths.few_shot(dataset, max(params.shots), seed) for seed in params.seeds]
+    manifest = read_manifest(folders[0])
+    divide(manifest[half], params.search.seed)  # too few classes is better said before a cluster starts
+    train, val = ([read_examples(folder, split, half) for folder in folders] for split in ("train", "val"))
+    return SearchData(manifest["class_names"], manifest["template"], manifest[half], params.seeds, train, val)
+
+
+def _depth(params: Params) -> int:
+    """N of the backbone's shallower tower; also the early check that the backbone and the search space fit."""
+    from mmrl_core.backbone import load_backbone
+
+    depth = load_backbone(params.backbone.name, params.backbone.weights).depth
+    for value in params.search.space.get("adapter.insertion_depth", {}).get("choice", []):
+        if value > depth:
+            raise UserError(
+                f"search.space adapter.insertion_depth {value} is beyond the {depth} layers of backbone "
+                f"{params.backbone.name}; choose 1 to {depth}"
+            )
+    return depth
+
+
+def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
+    """Train one adapter, resuming from a killed run of the same settings and data."""
+    from flows.tracking import tracked_run
+    from mmrl_core.adapter import save_adapter
+    from mmrl_core.data.sets import read_set
+    from mmrl_core.data.shards import read_manifest
+    from mmrl_core.presets import resolve
+    from mmrl_core.training import fit
+
+    backbone, manifest = _load_backbone(params), read_manifest(key.few_shot)
+    settings = resolve(params, key.dataset, key.method, key.seed, backbone.depth, _search_choice(params, key))
+    data = read_set(key.few_shot, "train", PROTOCOLS[params.data.protocol].trains_on)
+    card = _card(params, key, settings, data, manifest["digest"])
+    checkpoints = _run_folder(card, backbone.weights_sha256)
+    with (
+        tracked_run(params, key, "train", card["settings"], {"data.digest": manifest["digest"]}) as run,
+        progress(f"train {key.name}", settings.train.epochs) as bar,
+    ):
+
+        def report(epoch: int, metrics: dict[str, float]) -> None:
+            run.log_metrics(metrics, epoch)
+            bar(epoch + 1, note=f"loss {metrics['loss']:.3f}")
+
+        fitted = fit(backbone, settings.adapter, settings.train, data, report=report, checkpoints=checkpoints)
+        document = save_adapter(out, fitted.adapter, backbone, {**card, "history": fitted.history})
+        run.log_artifacts(out)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return {"adapter_sha256": document["sha256"], "trainable": document["trainable"], **fitted.history[-1]}
+
+
+def _load_backbone(params: Params):
+    import torch
+
+    from mmrl_core.backbone import load_backbone
+
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    return load_backbone(params.backbone.name, params.backbone.weights, device=device)
+
+
+def _search_choice(params: Params, key: RunKey) -> dict[str, Any]:
+    if not params.search.enabled:
+        return {}
+    return read_json(paths.search(key.dataset, key.method), made_by="mmrl tune")["choice"]
+
+
+def _card(params: Params, key: RunKey, settings, data, digest: str) -> dict[str, Any]:
+    """What adapter.json says of a run beside the tensors."""
+    values = {"adapter": settings.adapter.model_dump(), "train": settings.train.model_dump()}
+    flat = {f"{section}.{name}": value for section, group in values.items() for name, value in group.items()}
+    return {
+        "method_version": METHOD_VERSION,
+        "class_names": data.class_names,
+        "template": data.template,
+        "data": {**key._asdict(), "protocol": params.data.protocol, "digest": digest, "images": len(data.items)},
+        "settings": flat,
+        "sources": settings.sources,
+    }
+
+
+def _run_folder(card: dict[str, Any], backbone_sha256: str) -> Path:
+    """Where a run's checkpoints lie: settled by everything that its result depends on."""
+    identity = canonical_json([card, backbone_sha256])
+    return paths.STATE / "runs" / hashlib.sha256(identity).hexdigest()[:16]
+
+
+def evaluate(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
+    """Score an adapter and zero-shot on the protocol's test sets; metrics.json and predictions.parquet."""
+    from flows.evaluation import evaluate_run
+
+    out.mkdir()
+    metrics = evaluate_run(_load_backbone(params), key, PROTOCOLS[params.data.protocol], out)
+    return {
+        "base": metrics["base"]["accuracy"],
+        "novel": metrics["novel"]["accuracy"],
+        "harmonic_mean": metrics["harmonic_mean"],
+        "zero_shot_harmonic_mean": metrics["zero_shot"]["harmonic_mean"],
+    }
+
+
+def summarize(params: Params, out: Path) -> dict[str, Any]:
+    """Tables over seeds of the runs that the matrix names; others under results/ are listed as stale."""
+    from mmrl_core.report import markdown, page, summarise
+
+    keys = [RunKey(*axes) for axes in product(params.datasets, params.methods, params.shots, params.seeds)]
+    runs: dict[tuple[str, int, str], list[dict]] = {}
+    for key in keys:
+        metrics = read_json(key.results() / "metrics.json", made_by="mmrl evaluate")
+        runs.setdefault((key.dataset, key.shots, key.method), []).append(metrics)
+    rows = summarise(runs)
+    stale = sorted(set(map(str, Path("results").glob("*-to-*/*/*"))) - {str(key.results()) for key in keys})
+    out.mkdir()
+    write_json(out / paths.SUMMARY.name, {"protocol": params.data.protocol, "rows": rows, "stale": stale})
+    notes = [f"Protocol {params.data.protocol}, backbone {params.backbone.name}, preset {params.preset}."]
+    notes += [f"Not read, because params.yaml does not name it: {folder}" for folder in stale]
+    write_bytes(out / paths.REPORT.name, page(rows, notes).encode())
+    return {"table": markdown(rows), "stale": stale}
+
+
+def import_published(params: Params, checkpoint: Path, class_names: list[str], template: str, out: Path) -> dict[str, Any]:
+    """An adapter folder from a checkpoint of the authors' code; what the tensors do not tell comes from params.yaml."""
+    from mmrl_core.adapter import Adapter, save_adapter
+    from mmrl_core.config import AdapterConfig, parse
+    from mmrl_core.files import sha256_file
+    from mmrl_core.published import implied_settings, read_published
+
+    published, backbone = read_published(checkpoint), _load_backbone(params)
+    implied = implied_settings(published, backbone.depth)
+    explicit = {name: value for name, value in params.adapter.model_dump().items() if value is not None}
+    config = parse(AdapterConfig, {**explicit, **implied}, str(checkpoint))
+    adapter = Adapter(config, backbone)
+    adapter.load_published(published)
+    backbone.tokenize(class_names, template)  # refuses names or a template that no prompt can be made of
+    sources = {f"adapter.{name}": "checkpoint" if name in implied else "params.yaml" for name in {**explicit, **implied}}
+    card = {
+        "method_version": METHOD_VERSION,
+        "class_names": class_names,
+        "template": template,
+        "data": {"imported_from": checkpoint.name, "digest": sha256_file(checkpoint)},
+        "settings": {f"adapter.{name}": value for name, value in config.model_dump().items()},
+        "sources": {f"adapter.{name}": "default" for name in type(config).model_fields} | sources,
+    }
+    document = save_adapter(out, adapter, backbone, card)
+    return {"method": config.method, "adapter_sha256": document["sha256"], "trainable": document["trainable"]}

@@ -1,0 +1,120 @@
+"""The Ray Tune search over adapter and training settings; the objective itself is mmrl_core.search."""
+
+import functools
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from flows.cluster import connected
+from flows.paths import STATE
+from flows.progress import progress
+from mmrl_core.config import Params
+from mmrl_core.presets import explicit_values, published
+
+
+def open_dimensions(params: Params) -> dict[str, dict[str, list]]:
+    """The search space without the keys that params.yaml settles itself."""
+    return {key: values for key, values in params.search.space.items() if key not in explicit_values(params)}
+
+
+def run_search(params: Params, dataset: str, method: str, depth: int, data) -> list[dict[str, Any]]:
+    """Run all trials; one record a trial, in the order they were drawn.
+
+    `depth` is N of the backbone's shallower tower, `data` a SearchData. A record holds params, the objective's parts
+    averaged over the partitions it finished, how many those were, and its seconds.
+    """
+    from ray import tune
+
+    space = open_dimensions(params)
+    start = {key: value for key, value in published(dataset, method, depth).items() if key in space}
+    trainable = tune.with_parameters(_trial, params=params, dataset=dataset, method=method, data=data)
+    (STATE / "runs").mkdir(parents=True, exist_ok=True)
+    with connected(params.cluster), tempfile.TemporaryDirectory(dir=STATE / "runs", prefix="tune-") as storage:
+        tuner = tune.Tuner(
+            tune.with_resources(trainable, {"cpu": 1, "gpu": params.cluster.gpus_per_worker}),
+            param_space={key: _sampler(distribution) for key, distribution in space.items()},
+            tune_config=_tune_config(params, start, len(data.seeds)),
+            run_config=_run_config(storage, params.search.trials, f"search {dataset} {method}"),
+        )
+        return [_record(result, space) for result in tuner.fit()]
+
+
+def _sampler(distribution: dict[str, list]):
+    from ray import tune
+
+    kind, values = next(iter(distribution.items()))
+    return tune.choice(values) if kind == "choice" else getattr(tune, kind)(*values)
+
+
+def _tune_config(params: Params, start: dict[str, Any], partitions: int):
+    from ray import tune
+    from ray.tune.schedulers import ASHAScheduler
+    from ray.tune.search.basic_variant import BasicVariantGenerator
+
+    search = params.search
+    return tune.TuneConfig(
+        metric=search.objective,
+        mode="max",
+        num_samples=search.trials,
+        max_concurrent_trials=search.concurrent,
+        reuse_actors=True,
+        search_alg=BasicVariantGenerator(points_to_evaluate=[start] if start else None, random_state=search.seed),
+        scheduler=ASHAScheduler(max_t=partitions, grace_period=1, reduction_factor=2) if partitions > 1 else None,
+    )
+
+
+def _run_config(storage: str, trials: int, label: str):
+    from ray import tune
+
+    bars = progress(label, trials)
+
+    class Bar(tune.Callback):
+        def setup(self, **info):
+            self.done, self.report = 0, bars.__enter__()
+
+        def on_trial_complete(self, iteration, trials, trial, **info):
+            self.done += 1
+            self.report(self.done)
+
+        def on_experiment_end(self, trials, **info):
+            bars.__exit__(None, None, None)
+
+    path = str(Path(storage).absolute())
+    return tune.RunConfig(name="search", storage_path=path, verbose=0, callbacks=[Bar()])
+
+
+def _trial(config: dict, params: Params, dataset: str, method: str, data) -> None:
+    """One trial, in a Ray worker: report the running mean of the objective after every partition."""
+    from ray import tune
+
+    from mmrl_core.presets import resolve
+    from mmrl_core.search import running_mean, trial_scores
+
+    backbone = _backbone(params.backbone.name, params.backbone.weights)
+    settings = resolve(params, dataset, method, data.seeds[0], backbone.depth, config)
+    results = []
+    for scores in trial_scores(backbone, settings, data, params.search.seed):
+        results.append(scores)
+        tune.report({**running_mean(results), "partitions": len(results)})
+
+
+@functools.cache
+def _backbone(name: str, weights: str | None):
+    """A reused worker loads the backbone once."""
+    from mmrl_core.backbone import load_backbone
+
+    return load_backbone(name, weights)
+
+
+def _record(result, space: dict) -> dict[str, Any]:
+    if result.error:
+        raise result.error
+    names = ("log_likelihood", "harmonic_mean", "seen_accuracy", "unseen_accuracy", "partitions")
+    metrics = {name: result.metrics[name] for name in names}
+    return {"params": {key: result.config[key] for key in space}, **metrics, "seconds": result.metrics["time_total_s"]}
+
+
+def best_trial(trials: list[dict], objective: str, partitions: int) -> dict | None:
+    """The best of the trials that were run to the end."""
+    finished = [trial for trial in trials if trial["partitions"] == partitions]
+    return max(finished, key=lambda trial: trial[objective], default=None)

@@ -1,0 +1,87 @@
+"""Scores of an adapter and of the frozen CLIP on the same images: probabilities, accuracy, calibration.
+
+N images, C classes. Accuracies and probabilities are fractions in [0, 1].
+"""
+
+from collections.abc import Callable, Iterable, Iterator
+from itertools import islice
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmrl_core.data.images import decode
+from mmrl_core.data.shards import Example
+from mmrl_core.data.views import test_views
+from mmrl_core.model import AdaptedCLIP
+
+ECE_BINS = 15
+BATCH_SIZE = 64
+
+
+class Scores(NamedTuple):
+    """Per-image results; labels index the model's class names."""
+
+    items: list[str]
+    labels: Tensor  # (N,)
+    adapted: Tensor  # probabilities (N, C)
+    zero_shot: Tensor  # probabilities (N, C)
+
+
+def batched(values: Iterable, size: int) -> Iterator[list]:
+    """Lists of up to `size` successive values (itertools.batched, which Python 3.11 lacks)."""
+    values = iter(values)
+    while batch := list(islice(values, size)):
+        yield batch
+
+
+def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = ECE_BINS) -> float:
+    """ECE with equal-width bins of the top probability (Guo et al., 2017): (N, C), (N,) -> fraction."""
+    confidence, prediction = probabilities.max(dim=-1)
+    correct = (prediction == labels).double()
+    index = (confidence * bins).long().clamp(max=bins - 1)
+    gaps = torch.zeros(bins, dtype=torch.double).index_add_(0, index, correct - confidence.double())
+    return float(gaps.abs().sum() / len(labels))
+
+
+def summary(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
+    """accuracy, n, calibration error (ece) and mean negative log-likelihood (nll, nats) of (N, C) against (N,)."""
+    true = probabilities[torch.arange(len(labels)), labels].clamp_min(1e-12)
+    return {
+        "accuracy": float((probabilities.argmax(-1) == labels).double().mean()),
+        "n": len(labels),
+        "ece": expected_calibration_error(probabilities, labels),
+        "nll": float(-true.double().log().mean()),
+    }
+
+
+@torch.inference_mode()
+def score(
+    model: AdaptedCLIP,
+    examples: Iterable[Example],
+    labels: list[int],
+    logits: str,
+    report: Callable[[int], None] | None = None,
+) -> Scores:
+    """Score a stream of examples, batch by batch, by the adapter's `logits` ("fused" or "class") and zero-shot.
+
+    `labels[i]` is the source label of the model's class i. `report(n)` is called with the images done so far.
+    """
+    position = {label: index for index, label in enumerate(labels)}
+    text_features, parts, items = model.text_features(), [], []
+    for batch in batched(examples, BATCH_SIZE):
+        trunk = model.image_tower.trunk(_test_batch(model, batch))
+        adapted = getattr(model.from_trunk(trunk, text_features), f"logits_{logits}")
+        own = torch.tensor([position[example.label] for example in batch])
+        parts.append((own, adapted.softmax(-1).cpu(), model.zero_shot_logits(trunk).softmax(-1).cpu()))
+        items += [example.path for example in batch]
+        if report:
+            report(len(items))
+    empty = (torch.empty(0, dtype=torch.long), torch.empty(0, len(labels)), torch.empty(0, len(labels)))
+    return Scores(items, *(torch.cat(column) for column in zip(*(parts or [empty]), strict=True)))
+
+
+def _test_batch(model: AdaptedCLIP, examples: Iterable[Example]) -> Tensor:
+    backbone = model.backbone
+    images = [decode(example.image, example.path) for example in examples]
+    return test_views(images, backbone.image_size, backbone.mean, backbone.std).to(backbone.device)
