@@ -89,9 +89,7 @@ def prepare(
         run_stage(params, set_, out, paths.pool(dataset), json_, lambda p, path: stages.prepare_pool(p, dataset, path))
         return
     tracked = paths.few_shot(dataset, shots, seed)
-    run_stage(
-        params, set_, out, tracked, json_, lambda p, path: stages.prepare_few_shot(p, dataset, shots, seed, path)
-    )
+    run_stage(params, set_, out, tracked, json_, lambda p, path: stages.prepare_few_shot(p, dataset, shots, seed, path))
 
 
 @app.command()
@@ -171,7 +169,7 @@ def promote(
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files.")],
     model: Annotated[str | None, typer.Option(help="Adapter folder or models:/NAME@ALIAS; default: champion.")] = None,
-    class_names: Annotated[list[str] | None, typer.Option("--class", help="Classes to choose among. Repeatable.")] = None,
+    class_names: Annotated[list[str] | None, typer.Option("--class", help="Class to choose. Repeatable.")] = None,
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
 ):  # fmt: skip
     """Label images, with probabilities."""

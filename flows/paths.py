@@ -28,7 +28,9 @@ class RunKey(NamedTuple):
 
     def results(self, target: str | None = None) -> Path:
         """Where the run's evaluation on `target` (by default its own dataset) lies."""
-        return Path(f"results/{self.dataset}-to-{target or self.dataset}/{self.method}-{self.shots}shot/seed{self.seed}")
+        return Path(
+            f"results/{self.dataset}-to-{target or self.dataset}/{self.method}-{self.shots}shot/seed{self.seed}"
+        )
 
 
 def source(dataset: str) -> Path:

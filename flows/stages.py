@@ -199,7 +199,9 @@ def summarize(params: Params, out: Path) -> dict[str, Any]:
     return {"table": markdown(rows), "stale": stale}
 
 
-def import_published(params: Params, checkpoint: Path, class_names: list[str], template: str, out: Path) -> dict[str, Any]:
+def import_published(
+    params: Params, checkpoint: Path, class_names: list[str], template: str, out: Path
+) -> dict[str, Any]:
     """An adapter folder from a checkpoint of the authors' code; what the tensors do not tell comes from params.yaml."""
     from mmrl_core.adapter import Adapter, save_adapter
     from mmrl_core.config import AdapterConfig, parse
@@ -213,7 +215,9 @@ def import_published(params: Params, checkpoint: Path, class_names: list[str], t
     adapter = Adapter(config, backbone)
     adapter.load_published(published)
     backbone.tokenize(class_names, template)  # refuses names or a template that no prompt can be made of
-    sources = {f"adapter.{name}": "checkpoint" if name in implied else "params.yaml" for name in {**explicit, **implied}}
+    sources = {
+        f"adapter.{name}": "checkpoint" if name in implied else "params.yaml" for name in {**explicit, **implied}
+    }
     card = {
         "method_version": METHOD_VERSION,
         "class_names": class_names,

@@ -107,7 +107,9 @@ def read_card(folder: str | Path) -> dict[str, Any]:
     """The adapter.json of a folder. Raises UserError when missing or of another kind."""
     card = read_json(Path(folder) / CARD, made_by="mmrl train")
     if card.get("kind") != "adapter":
-        raise UserError(f"{Path(folder) / CARD} does not describe an adapter; point at a folder that `mmrl train` wrote")
+        raise UserError(
+            f"{Path(folder) / CARD} does not describe an adapter; point at a folder that `mmrl train` wrote"
+        )
     return card
 
 

@@ -64,7 +64,6 @@ def attend_after_prefix(q: Tensor, prefix_kv: tuple[Tensor, Tensor], suffix_kv: 
     """
     n = q.shape[0]
     k, v = (
-        torch.cat([shared.expand(n, -1, -1, -1), own], dim=2)
-        for shared, own in zip(prefix_kv, suffix_kv, strict=True)
+        torch.cat([shared.expand(n, -1, -1, -1), own], dim=2) for shared, own in zip(prefix_kv, suffix_kv, strict=True)
     )
     return F.scaled_dot_product_attention(q, k, v, attn_mask=mask)

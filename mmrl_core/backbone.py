@@ -133,14 +133,11 @@ def fill_template(class_names: list[str], template: str) -> list[str]:
         raise UserError(f"prompt template {template!r} has no {{}} for the class name; add one")
     if not class_names:
         raise UserError("the list of class names is empty; name at least one class")
-    twice = sorted({name for name in class_names if class_names.count(name) > 1}) if _repeats(class_names) else []
-    if twice:
-        raise UserError(f"class name {twice[0]!r} occurs twice in the class list; give every class its own name")
-    return [template.replace("{}", name.replace("_", " ")) for name in class_names]
-
-
-def _repeats(names: list[str]) -> bool:
-    return len(set(names)) < len(names)
+    spoken = [name.replace("_", " ") for name in class_names]
+    if len(set(spoken)) < len(spoken):
+        twice = next(name for name in spoken if spoken.count(name) > 1)
+        raise UserError(f"class name {twice!r} occurs twice in the class list; give every class its own name")
+    return [template.replace("{}", name) for name in spoken]
 
 
 def tokenizer_for(name: str):
@@ -214,7 +211,9 @@ def _random_model(name: str, weights: str) -> nn.Module:
 def _refuse_unsupported(clip: nn.Module, name: str) -> None:
     problem = _image_tower_problem(clip) or _text_tower_problem(clip)
     if problem:
-        raise UserError(f"backbone {name} is not supported: {problem}; use a CLIP with a plain ViT and causal text tower")
+        raise UserError(
+            f"backbone {name} is not supported: {problem}; use a CLIP with a plain ViT and causal text tower"
+        )
 
 
 def _image_tower_problem(clip: nn.Module) -> str | None:

@@ -14,7 +14,7 @@ LEARNER = "representation_learner."
 
 
 def to_adapter_state(published: dict[str, Tensor], method: str) -> dict[str, Tensor]:
-    """The authors' tensors under this project's names, per-layer tensors stacked. Raises UserError when one is missing."""
+    """The authors' tensors under this project's names, per-layer ones stacked. Raises UserError when one is missing."""
     published = {name.removeprefix("module."): tensor for name, tensor in published.items()}
     state = {"space": _get(published, LEARNER + "compound_rep_tokens")}
     for tower, letter in (("image", "v"), ("text", "t")):

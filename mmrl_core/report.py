@@ -59,6 +59,7 @@ def summarise(runs: dict[tuple[str, int, str], list[dict]]) -> list[dict]:
 
 def cells(row: dict) -> list[str]:
     """What a table shows of a row: dataset, shots, method, base, novel, harmonic mean."""
+
     def percent(value: dict) -> str:
         deviation = f" ± {100 * value['std']:.1f}" if len(row["seeds"]) > 1 else ""
         return f"{100 * value['mean']:.1f}{deviation}"

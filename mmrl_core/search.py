@@ -65,7 +65,9 @@ def _score_partition(backbone, config, train, data: SearchData, index: int, seen
 
 def _summarise(backbone, adapter, data: SearchData, examples: list[Example], labels: list[int], logits: str) -> dict:
     if not examples:
-        raise UserError("the search has no validation image; prepare data with a val split or set search.enabled: false")
+        raise UserError(
+            "the search has no validation image; prepare data with a val split or set search.enabled: false"
+        )
     model = AdaptedCLIP(backbone, adapter, [data.class_names[label] for label in labels], data.template)
     scores = score(model, examples, labels, logits)
     return summary(scores.adapted, scores.labels)

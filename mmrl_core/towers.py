@@ -85,7 +85,7 @@ class TextTower(nn.Module):
         super().__init__()
         blocks, text = backbone.text_blocks, backbone.text
         self.lower, self.upper = blocks[: len(blocks) - n_insert], blocks[len(blocks) - n_insert :]
-        self.ln_final, self.projection = text.ln_final, text.text_projection
+        self.head = (text.ln_final, text.text_projection)  # a tuple, so that they stay the backbone's alone
         token_ids = backbone.tokenize(class_names, template)
         start, end = _suffix_bounds(token_ids)
         self.register_buffer("eot", token_ids.argmax(dim=-1) - start, persistent=False)
@@ -132,12 +132,12 @@ class TextTower(nn.Module):
         attended = attend_after_prefix(
             queries(block, read), keys_values(block, prefix), keys_values(block, suffix), seen[:, None, None]
         )
-        x = self.ln_final(finish(block, read, attended)[:, 0])
-        return F.normalize(x @ self.projection, dim=-1)
+        ln_final, projection = self.head
+        return F.normalize(ln_final(finish(block, read, attended)[:, 0]) @ projection, dim=-1)
 
 
 def _suffix_bounds(token_ids: Tensor) -> tuple[int, int]:
-    """First position in which classes differ (at the latest the first end-of-text), and the end of the longest prompt."""
+    """First position in which classes differ, at the latest the first end-of-text, and the end of the longest prompt."""
     eot = token_ids.argmax(dim=-1)
     differs = (token_ids != token_ids[:1]).any(dim=0).nonzero()
     first = int(differs[0]) if len(differs) else token_ids.shape[1]

@@ -40,7 +40,8 @@ class Example:
 def write_pool(source: Source, out: Path, report: Report | None = None, *, n_base: int | None = None) -> dict:
     """Write all val and test items into the empty folder `out`; returns the manifest written there.
 
-    The first `n_base` classes (by default half of them) are base. Calls `report(done, total)` after every item. Raises UserError naming the first image that cannot be decoded.
+    The first `n_base` classes (by default half of them) are base. Calls `report(done, total)` after every item. Raises
+    UserError naming the first image that cannot be decoded.
     """
     chosen = {split: range(len(source.items(split))) for split in ("val", "test")}
     return _write(source, chosen, {"kind": "pool"}, Path(out), report, n_base)

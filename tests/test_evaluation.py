@@ -1,0 +1,55 @@
+"""Scores: calibration, summaries, harmonic mean, and the search's partitions."""
+
+import pytest
+import torch
+
+from mmrl_core.errors import UserError
+from mmrl_core.evaluation import batched, expected_calibration_error, summary
+from mmrl_core.protocols import harmonic_mean
+from mmrl_core.search import divide
+
+
+def test_the_harmonic_mean_is_zero_when_one_side_is():
+    assert harmonic_mean(0.8, 0.4) == pytest.approx(2 * 0.8 * 0.4 / 1.2)
+    assert harmonic_mean(0.0, 0.4) == 0
+    assert harmonic_mean(0.0, 0.0) == 0
+
+
+def test_calibration_error_is_the_gap_between_confidence_and_accuracy():
+    probabilities = torch.tensor([[0.9, 0.1]] * 10)
+    right = torch.tensor([0] * 9 + [1])
+    assert expected_calibration_error(probabilities, right) == pytest.approx(0, abs=1e-6)
+    assert expected_calibration_error(probabilities, 1 - right) == pytest.approx(0.8, abs=1e-6)
+
+
+def test_calibration_error_weighs_bins_by_their_images():
+    probabilities = torch.tensor([[0.9, 0.1], [0.6, 0.4], [0.6, 0.4], [0.6, 0.4]])
+    labels = torch.tensor([0, 0, 0, 1])
+    expected = 1 / 4 * abs(1 - 0.9) + 3 / 4 * abs(2 / 3 - 0.6)
+    assert expected_calibration_error(probabilities, labels) == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_summary_counts_what_the_most_probable_class_gets_right():
+    probabilities = torch.tensor([[0.7, 0.3], [0.2, 0.8], [0.6, 0.4]])
+    result = summary(probabilities, torch.tensor([0, 1, 1]))
+    assert result["accuracy"] == pytest.approx(2 / 3)
+    assert result["n"] == 3
+    assert result["nll"] == pytest.approx(-torch.tensor([0.7, 0.8, 0.4]).log().mean().item(), abs=1e-6)
+
+
+def test_batches_keep_order_and_the_short_rest():
+    assert list(batched(range(5), 2)) == [[0, 1], [2, 3], [4]]
+
+
+def test_a_partition_is_a_function_of_its_seed_and_covers_the_base_classes():
+    labels = list(range(9))
+    seen, unseen = divide(labels, 4)
+    assert sorted(seen + unseen) == labels
+    assert len(seen) == 5
+    assert divide(labels, 4) == (seen, unseen)
+    assert len({tuple(divide(labels, seed)[0]) for seed in range(20)}) > 10
+
+
+def test_a_single_base_class_cannot_be_divided():
+    with pytest.raises(UserError, match="needs 2 or more"):
+        divide([0], 0)

@@ -1,0 +1,105 @@
+"""The training loop: schedule, order, determinism, resume."""
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from PIL import Image
+
+from mmrl_core.config import AdapterConfig, TrainConfig
+from mmrl_core.data.sets import ImageSet
+from mmrl_core.errors import UserError
+from mmrl_core.training import CHECKPOINT, batches, fit, lr_at, new_optimizer
+from tests.small import small_adapter, small_backbone
+
+SCHEDULES = json.loads((Path(__file__).parent / "golden" / "lr_schedule.json").read_text())
+CONFIG = AdapterConfig(method="mmrlpp", insertion_depth=2, n_tokens=2, rep_dim=8, projection_rank=4)
+
+
+@pytest.fixture(scope="module")
+def data() -> ImageSet:
+    colours = ["red", "green", "blue"]
+    images = [Image.new("RGB", (20, 16), colour) for colour in colours for _ in range(3)]
+    items = [f"train-{i:08d}" for i in range(9)]
+    return ImageSet(items, images, [i // 3 for i in range(9)], colours, "a {} square.")
+
+
+@pytest.mark.parametrize("schedule", SCHEDULES, ids=lambda s: f"{s['max_epoch']} epochs, warm-up {s['warmup_epoch']}")
+def test_the_learning_rate_follows_the_published_schedule(schedule):
+    train = TrainConfig(
+        epochs=schedule["max_epoch"], lr=schedule["base_lr"], warmup_epochs=schedule.get("warmup_epoch", 0)
+    )
+    rates = [lr_at(epoch, train) for epoch in range(train.epochs)]
+    assert rates == pytest.approx(schedule["lr_per_epoch"], rel=1e-9)
+
+
+def test_the_last_partial_batch_is_dropped_unless_it_is_the_only_one():
+    train = TrainConfig(batch_size=4)
+    assert [len(batch) for batch in batches(11, train, 0)] == [4, 4]
+    assert [len(batch) for batch in batches(3, train, 0)] == [3]
+
+
+def test_every_epoch_has_an_order_of_its_own_that_depends_on_seed_and_epoch_alone():
+    train = TrainConfig(batch_size=10, seed=3)
+    first, again, second = (next(batches(10, train, epoch)) for epoch in (0, 0, 1))
+    assert first == again != second
+    assert sorted(first) == list(range(10))
+    assert next(batches(10, TrainConfig(batch_size=10, seed=4), 0)) != first
+
+
+def test_weight_decay_shrinks_every_trainable_tensor():
+    adapter = small_adapter(small_backbone())
+    before = {name: tensor.clone() for name, tensor in adapter.state_dict().items()}
+    for parameter in adapter.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    new_optimizer(adapter, lr=0.1).step()
+    for name, tensor in adapter.state_dict().items():
+        assert torch.allclose(tensor, before[name] * (1 - 0.1 * 5e-4)), name
+
+
+def test_training_lowers_the_loss_and_leaves_the_backbone_as_it_was(data):
+    backbone = small_backbone()
+    before = backbone.clip.state_dict()
+    before = {name: tensor.clone() for name, tensor in before.items()}
+    history = fit(backbone, CONFIG, TrainConfig(epochs=6, batch_size=3, lr=5e-3), data).history
+    assert history[-1]["loss"] < history[0]["loss"]
+    assert all(torch.equal(tensor, before[name]) for name, tensor in backbone.clip.state_dict().items())
+
+
+def test_the_same_settings_train_to_the_same_bits_whatever_the_global_generator(data):
+    train = TrainConfig(epochs=2, batch_size=4)
+    states = []
+    for seed in (0, 1):
+        torch.manual_seed(seed)
+        states.append(fit(small_backbone(), CONFIG, train, data).adapter.state_dict())
+    assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_a_run_broken_off_after_any_epoch_resumes_to_the_same_bits_and_history(data, tmp_path):
+    train = TrainConfig(epochs=4, batch_size=4)
+    whole = fit(small_backbone(), CONFIG, train, data)
+    for stop in range(3):
+
+        def break_off(epoch: int, metrics: dict, stop=stop) -> None:
+            if epoch == stop:
+                raise KeyboardInterrupt
+
+        folder = tmp_path / str(stop)
+        with pytest.raises(KeyboardInterrupt):
+            fit(small_backbone(), CONFIG, train, data, report=break_off, checkpoints=folder)
+        assert [path.name for path in folder.iterdir()] == [CHECKPOINT]
+        resumed = fit(small_backbone(), CONFIG, train, data, checkpoints=folder)
+        assert resumed.history == whole.history
+        for name, tensor in whole.adapter.state_dict().items():
+            assert torch.equal(tensor, resumed.adapter.state_dict()[name]), (stop, name)
+
+
+def test_a_loss_that_is_no_longer_finite_stops_training_and_names_step_and_term(data):
+    with pytest.raises(UserError, match=r"diverged at epoch \d step \d: \w+ is nan; lower train.lr"):
+        fit(small_backbone(), CONFIG, TrainConfig(epochs=3, batch_size=3, lr=1e30), data)
+
+
+def test_training_without_an_image_is_refused(data):
+    with pytest.raises(UserError, match="no training image"):
+        fit(small_backbone(), CONFIG, TrainConfig(), data._replace(items=[], images=[], labels=[]))
