@@ -1,0 +1,85 @@
+"""The pictures and the training behind the bundled backbone."""
+
+import json
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from mmrl_core.backbone import new_clip
+from mmrl_core.files import sha256_file
+from mmrl_core.glyphs import CONCEPTS, DIGIT_WORDS, DIGITS, captions, render
+from mmrl_core.pretrain import RenderedBatches, caption_table, contrastive_loss, pretrain
+
+
+def test_a_render_is_a_pure_function_of_its_seed():
+    first, concept = render(7)
+    render(8)  # another render in between changes nothing
+    second, again = render(7)
+    assert concept == again
+    np.testing.assert_array_equal(first, second)
+    assert first.shape == (32, 32) and first.dtype == np.uint8
+
+
+def test_every_concept_is_rendered_and_half_of_the_renders_are_digits():
+    concepts = [render(seed)[1] for seed in range(2000)]
+    assert set(concepts) == set(CONCEPTS)
+    assert 0.45 < sum(concept in DIGITS for concept in concepts) / len(concepts) < 0.55
+
+
+@pytest.mark.parametrize("concept", CONCEPTS)
+def test_captions_name_their_concept(concept):
+    names = {concept.lower()} | ({DIGIT_WORDS[int(concept)]} if concept in DIGITS else set())
+    for caption in captions(concept):
+        assert names & set(caption.rstrip(".").split())
+
+
+def test_the_downstream_prompt_is_a_caption_of_each_digit():
+    for digit, word in zip(DIGITS, DIGIT_WORDS, strict=True):
+        assert f"a photo of the digit {word}." in captions(digit)
+
+
+def test_every_picture_of_a_batch_has_a_caption_and_every_caption_a_picture():
+    _, labels, chosen = RenderedBatches(1, 0)[0]
+    positives = caption_table()[1][labels][:, chosen]
+    assert positives.any(1).all() and positives.any(0).all()
+
+
+def test_the_loss_is_lowest_when_all_pictures_of_a_concept_agree_with_its_caption():
+    positives = torch.tensor([[True, False], [True, False], [False, True]])
+    agreeing, mixed = positives.float() * 20, positives.float().flip(0) * 20
+    assert contrastive_loss(agreeing, positives) < contrastive_loss(mixed, positives)
+
+
+@pytest.fixture(scope="module")
+def trained_twice(tmp_path_factory):
+    folders = [tmp_path_factory.mktemp("pretrain") for _ in range(2)]
+    for workers, folder in enumerate(folders):  # the second run renders in a worker process
+        pretrain(folder, steps=3, workers=workers)
+    return folders
+
+
+def test_pretraining_twice_gives_the_same_bytes_whoever_renders(trained_twice):
+    first, second = trained_twice
+    for name in ("tiny.safetensors", "tiny.json"):
+        assert (first / name).read_bytes() == (second / name).read_bytes()
+
+
+def test_the_card_describes_the_weights_and_they_load_strictly(trained_twice):
+    weights = trained_twice[0] / "tiny.safetensors"
+    card = json.loads(weights.with_suffix(".json").read_text())
+    assert card["sha256"] == sha256_file(weights)
+    assert card["command"] == "mmrl pretrain --out DIR --steps 3 --seed 0"
+    state = {name: value.float() for name, value in load_file(weights).items()}
+    ids, rows = state.pop("token_embedding.ids").long(), state.pop("token_embedding.rows")
+    clip = new_clip(card["model_cfg"])
+    clip.load_state_dict({**state, "token_embedding.weight": clip.token_embedding.weight.index_copy(0, ids, rows)})
+
+
+def test_pretraining_leaves_the_callers_threads_and_random_state_alone_and_reports_each_step(tmp_path):
+    torch.manual_seed(1)
+    expected, threads, seen = torch.random.get_rng_state(), torch.get_num_threads(), []
+    pretrain(tmp_path, steps=1, workers=0, report=lambda *step: seen.append(step))
+    assert torch.equal(torch.random.get_rng_state(), expected) and torch.get_num_threads() == threads
+    assert [step[:2] for step in seen] == [(1, 1)]
