@@ -52,13 +52,15 @@ def _tune_config(params: Params, start: dict[str, Any], partitions: int):
     from ray.tune.search.basic_variant import BasicVariantGenerator
 
     search = params.search
+    draws = BasicVariantGenerator(
+        points_to_evaluate=[start] if start else None, max_concurrent=search.concurrent, random_state=search.seed
+    )
     return tune.TuneConfig(
         metric=search.objective,
         mode="max",
         num_samples=search.trials,
-        max_concurrent_trials=search.concurrent,
         reuse_actors=True,
-        search_alg=BasicVariantGenerator(points_to_evaluate=[start] if start else None, random_state=search.seed),
+        search_alg=draws,
         scheduler=ASHAScheduler(max_t=partitions, grace_period=1, reduction_factor=2) if partitions > 1 else None,
     )
 
@@ -66,18 +68,19 @@ def _tune_config(params: Params, start: dict[str, Any], partitions: int):
 def _run_config(storage: str, trials: int, label: str):
     from ray import tune
 
-    bars = progress(label, trials)
-
     class Bar(tune.Callback):
+        """Made in the driver by `setup`: Tune pickles a callback before that."""
+
         def setup(self, **info):
-            self.done, self.report = 0, bars.__enter__()
+            self.done, self.bars = 0, progress(label, trials)
+            self.report = self.bars.__enter__()
 
         def on_trial_complete(self, iteration, trials, trial, **info):
             self.done += 1
             self.report(self.done)
 
         def on_experiment_end(self, trials, **info):
-            bars.__exit__(None, None, None)
+            self.bars.__exit__(None, None, None)
 
     path = str(Path(storage).absolute())
     return tune.RunConfig(name="search", storage_path=path, verbose=0, callbacks=[Bar()])

@@ -39,7 +39,7 @@ class Fitted(NamedTuple):
 
 def new_optimizer(adapter: Adapter, lr: float) -> torch.optim.AdamW:
     """AdamW over every trainable tensor, weight decay included."""
-    return torch.optim.AdamW(adapter.parameters(), lr=lr, betas=BETAS, weight_decay=WEIGHT_DECAY)
+    return torch.optim.AdamW(adapter.parameters(), lr=lr, betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True)
 
 
 def lr_at(epoch: int, train: TrainConfig) -> float:
