@@ -1,4 +1,26 @@
 import os
 
+import pytest
+
 # Before torch is imported: a barrier of spinning threads stalls whenever another process has the core.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+
+# The only tests that may skip, and only where MMRL_TEST_DATA names no folder of photographs.
+NEED_PHOTOGRAPHS = {
+    "tests/data/test_catalog.py::test_caltech101_opens_with_the_counts_of_its_split",
+}
+skipped: set[str] = set()
+
+
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    if report.skipped:
+        skipped.add(report.nodeid.split("[")[0])
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """In CI, a skip that is not expected fails the run."""
+    expected = set() if os.environ.get("MMRL_TEST_DATA") else NEED_PHOTOGRAPHS
+    unexpected = skipped - expected
+    if os.environ.get("CI") and unexpected:
+        print(f"\nunexpectedly skipped: {sorted(unexpected)}")
+        session.exitstatus = pytest.ExitCode.TESTS_FAILED

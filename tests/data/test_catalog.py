@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -12,6 +13,7 @@ from PIL import Image
 from mmrl_core.data.catalog import fingerprint, known_keys, open_source
 from mmrl_core.errors import UserError
 
+GOLDEN = Path(__file__).parents[1] / "golden"
 needs_photographs = pytest.mark.skipif(
     "MMRL_TEST_DATA" not in os.environ, reason="MMRL_TEST_DATA names no folder of photographs"
 )
@@ -48,6 +50,10 @@ def test_caltech101_opens_with_the_counts_of_its_split():
     assert (len(source.train), len(source.val), len(source.test), len(source.class_names)) == (4128, 1649, 2465, 100)
     assert source.read(source.train[0])[:2] == b"\xff\xd8"
     assert source.template == "a photo of a {}."
+    runs = json.loads((GOLDEN / "caltech101_label_runs.json").read_text())
+    for split in ("train", "val"):
+        labels = [label for label, length in runs[split] for _ in range(length)]
+        assert [item.label for item in source.items(split)] == labels
 
 
 def test_a_folder_opens_with_its_items_names_and_bytes(pets):
