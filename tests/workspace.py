@@ -1,0 +1,49 @@
+"""A project folder of its own for tests: this repository's pipeline files, settings as asked, an empty DVC cache."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[1]
+BIN = Path(sys.executable).parent
+QUICK = {"methods": ["mmrl"], "seeds": [1], "train": {"epochs": 2}, "search": {"enabled": False}}
+
+
+def write_params(folder: Path, **changes) -> None:
+    """The shipped params.yaml with whole keys replaced, sections key by key."""
+    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    for key, value in changes.items():
+        params[key] = {**params[key], **value} if isinstance(value, dict) else value
+    (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))
+
+
+def make_workspace(folder: Path, *, dvc: bool = False, **changes) -> Path:
+    """Fill `folder`; with `dvc`, make it a git and DVC repository."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_params(folder, **changes)
+    shutil.copy(ROOT / "dvc.yaml", folder)
+    (folder / "mmrl_core").mkdir()
+    shutil.copy(ROOT / "mmrl_core" / "__init__.py", folder / "mmrl_core")  # METHOD_VERSION, which stages depend on
+    for name in (".gitignore", ".dvcignore"):
+        shutil.copy(ROOT / name, folder)
+    if dvc:
+        run(folder, "git", "init", "-q")
+        run(folder, sys.executable, "-m", "dvc", "init", "-q")
+        run(folder, sys.executable, "-m", "dvc", "config", "core.analytics", "false")
+    return folder
+
+
+def environment() -> dict[str, str]:
+    """What a child needs to find `mmrl` and to stay on one core."""
+    path = f"{BIN}{os.pathsep}{os.environ['PATH']}"
+    return {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+
+
+def run(folder: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess:
+    done = subprocess.run(command, cwd=folder, env=environment(), text=True, capture_output=True)
+    assert not check or done.returncode == 0, f"{command}: {done.stdout}\n{done.stderr}"
+    return done
