@@ -153,7 +153,7 @@ def register(
 @app.command()
 def promote(
     dataset: Annotated[str | None, typer.Option(help="By default every dataset of the settings.")] = None,
-    version: Annotated[int | None, typer.Option(min=1, help="By default the newest.")] = None,
+    version: Annotated[int | None, typer.Option(min=1, help="By default the one that `register` chose last.")] = None,
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
 ):  # fmt: skip
     """Move the alias `champion`."""

@@ -126,6 +126,7 @@ def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
 
         fitted = fit(backbone, settings.adapter, settings.train, data, report=report, checkpoints=checkpoints)
         document = save_adapter(out, fitted.adapter, backbone, {**card, "history": fitted.history})
+        run.set_tags({"adapter_sha256": document["sha256"]})
         run.log_artifacts(out)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return {"adapter_sha256": document["sha256"], "trainable": document["trainable"], **fitted.history[-1]}
