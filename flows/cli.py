@@ -220,11 +220,21 @@ def pretrain(
 
 
 @flow.command()
-def adapt(params: ParamsFile = DEFAULT_PARAMS):
+def adapt(params: ParamsFile = DEFAULT_PARAMS, json_: AsJson = False):
     """Run every stage that is out of date, then register and promote; no server needed."""
     from flows import pipeline
+    from mmrl_core.files import read_json
+    from mmrl_core.report import markdown
 
-    pipeline.run_adapt(params)
+    adapted = pipeline.run_adapt(params)
+    champions = {name: f"models:/{one.name} version {one.version}" for name, one in adapted.promoted.items()}
+    if json_:
+        print(json.dumps({"ran": adapted.ran, "up_to_date": adapted.up_to_date, "champions": champions}))
+        return
+    print(markdown(read_json(paths.SUMMARY, made_by="mmrl summarize")["rows"]))
+    print(f"champion: {', '.join(champions.values())}")
+    print(f"report:   {paths.REPORT}")
+    print(f"runs:     mlflow ui --backend-store-uri {load_params(params).tracking.uri}")
 
 
 @flow.command()

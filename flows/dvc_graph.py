@@ -55,6 +55,9 @@ class Lifeline:
         return self
 
     def __exit__(self, *_) -> None:
+        self.close()
+
+    def close(self) -> None:
         self._write.close()  # the read end stays: a child started too late finds the pipe closed and ends at once
 
     def start(self, *module_and_args: str, **popen) -> subprocess.Popen:
@@ -100,7 +103,7 @@ def run_stage(
 ) -> bool:
     """`dvc repro --single-item`, waiting for what another DVC works on; whether anything was run or restored.
 
-    Its output goes to `log`, line by line, and to .mmrl/logs. Raises UserError if the command exits 2, else StageFailed.
+    Its lines go to `log` and to .mmrl/logs. Raises UserError when the stage command exits 2, StageFailed otherwise.
     """
     deadline, pause = time.monotonic() + patience, 0.5
     path = Path(root) / STATE / "logs" / f"{name.replace('/', '-')}.log"

@@ -137,7 +137,7 @@ class TextTower(nn.Module):
 
 
 def _suffix_bounds(token_ids: Tensor) -> tuple[int, int]:
-    """First position in which classes differ, at the latest the first end-of-text, and the end of the longest prompt."""
+    """Where classes first differ, at the latest the first end-of-text, and where the longest prompt ends."""
     eot = token_ids.argmax(dim=-1)
     differs = (token_ids != token_ids[:1]).any(dim=0).nonzero()
     first = int(differs[0]) if len(differs) else token_ids.shape[1]

@@ -1,0 +1,216 @@
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+from flows.dvc_graph import source_checks, stage_graph, stale_stages
+
+pytestmark = pytest.mark.slow
+
+PIPELINE = """
+stages:
+  fingerprint:
+    matrix: {dataset: "${datasets}"}
+    cmd: cp raw/${item.dataset}.txt ${item.dataset}.source
+    always_changed: true
+    outs: [{"${item.dataset}.source": {cache: false}}]
+  train:
+    matrix: {dataset: "${datasets}"}
+    cmd: python work.py ${item.dataset}
+    deps: ["${item.dataset}.source"]
+    outs: ["results/${item.dataset}"]
+  summarize:
+    cmd: cat results/* > summary.txt
+    deps: [results]
+    outs: [summary.txt]
+"""
+TRAIN = """
+import os, pathlib, sys, time
+pathlib.Path("results").mkdir(exist_ok=True)
+pathlib.Path("started", sys.argv[1]).write_text(str(os.getpid()))
+while len(os.listdir("started")) < 2:  # each waits for the other: they must run at the same time
+    time.sleep(0.02)
+pathlib.Path("results", sys.argv[1]).write_text(pathlib.Path(f"{sys.argv[1]}.source").read_text())
+print(os.environ["OMP_NUM_THREADS"], "threads")
+"""
+FAIL = """
+import sys
+if sys.argv[1] == "a":
+    sys.exit("data/raw/a/images is empty; put photographs there")
+"""
+HANG = "\nimport time\ntime.sleep(600)\n"
+UNFINISHED = ("SCHEDULED", "PENDING", "RUNNING")
+RUN = "from flows.pipeline import run_adapt; print(run_adapt(datasets=[]).summary)"
+
+
+@pytest.fixture(scope="module")
+def prefect_home(tmp_path_factory):
+    """One for all tests: making the database costs each new one several seconds."""
+    return tmp_path_factory.mktemp("prefect")
+
+
+@pytest.fixture
+def project(tmp_path, prefect_home):
+    for folder in ("raw", "started"):
+        (tmp_path / folder).mkdir()
+    for dataset in "ab":
+        (tmp_path / f"raw/{dataset}.txt").write_text(dataset)
+    (tmp_path / "dvc.yaml").write_text(PIPELINE.replace("python", sys.executable))
+    (tmp_path / "params.yaml").write_text("datasets: [a, b]\nmethods: [mmrl]\nshots: [4]\nseeds: [1]\n")
+    (tmp_path / "work.py").write_text(TRAIN)
+    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+    for command in ("init -q", "config core.analytics false"):
+        subprocess.run([sys.executable, "-m", "dvc", *command.split()], cwd=tmp_path, check=True)
+    (tmp_path / ".mmrl").mkdir()
+    (tmp_path / ".mmrl/prefect").symlink_to(prefect_home)
+    return tmp_path
+
+
+def start(project, *code_or_module, **env):
+    """A python process in the project; its group is its own, its settings are those of a fresh shell."""
+    own = {key: value for key, value in os.environ.items() if not key.startswith(("PREFECT", "OMP"))}
+    own |= {"PYTHONPATH": str(Path(__file__).parents[2]), "PREFECT_TASKS_RUNNER_THREAD_POOL_MAX_WORKERS": "2", **env}
+    log = (project / f"{len(list(project.glob('*.out')))}.out").open("w+")
+    command = [sys.executable, *code_or_module]
+    return subprocess.Popen(command, cwd=project, env=own, stdout=log, stderr=subprocess.STDOUT), Path(log.name)
+
+
+def flow(project, **env):
+    process, log = start(project, "-c", RUN, **env)
+    assert process.wait(timeout=110) in (0, 1)
+    return process.returncode, log.read_text()
+
+
+def wait_until(condition, seconds=60.0):
+    deadline = time.monotonic() + seconds
+    while not (answer := condition()):
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    return answer
+
+
+def processes_in(project):
+    """Every process whose working directory is the project."""
+    found = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            if Path(os.readlink(process / "cwd")) == project:
+                found[int(process.name)] = (process / "cmdline").read_text().replace("\0", " ")
+        except OSError:
+            continue
+    return found
+
+
+def test_the_flow_runs_what_is_stale_and_the_second_time_finds_nothing_to_do(project):
+    code, output = flow(project)
+    assert code == 0, output
+    done = re.findall(r"^(\S+)  [\d.]+ s$", output, re.M)
+    assert sorted(done) == ["fingerprint@a", "fingerprint@b", "summarize", "train@a", "train@b"]
+    assert done[-1] == "summarize"
+    assert (project / "summary.txt").read_text() == "ab"
+    assert f"{max(1, (os.cpu_count() or 1) // 2)} threads" in (project / ".mmrl/logs/train@a.log").read_text()
+
+    code, output = flow(project)
+    assert (code, output.splitlines()[-1]) == (0, "nothing to do")
+    assert not processes_in(project)
+
+
+def test_a_failed_stage_fails_the_flow_and_leaves_the_other_results(project):
+    (project / "work.py").write_text(FAIL + TRAIN.replace("< 2", "< 1"))
+    code, output = flow(project)
+    assert code == 1
+    assert "stage train@a failed (exit 1): data/raw/a/images is empty; put photographs there" in output.splitlines()[-1]
+    assert (project / "results/b").exists()
+    assert not re.search("^summarize", output, re.M)
+    graph = stage_graph(project)
+    assert stale_stages(project, graph, source_checks(project, graph)) == {"train@a", "summarize"}
+
+
+def test_a_killed_flow_leaves_no_process_behind(project):
+    (project / "work.py").write_text(TRAIN + HANG)
+    process, _ = start(project, "-c", RUN)
+    wait_until(lambda: len(list((project / "started").iterdir())) == 2)
+    assert len(processes_in(project)) > 5  # the flow, its server, twice DVC and the command
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    wait_until(lambda: not processes_in(project), 10)
+
+
+def test_an_interrupted_flow_stops_its_stages(project):
+    (project / "work.py").write_text(TRAIN + HANG)
+    process, _ = start(project, "-c", RUN)
+    wait_until(lambda: len(list((project / "started").iterdir())) == 2)
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=30) != 0
+    wait_until(lambda: not processes_in(project), 10)
+
+
+def api(url, path, **body):
+    request = urllib.request.Request(
+        f"{url}/{path}", json.dumps(body).encode() if body else None, {"Content-Type": "application/json"}
+    )
+    with urllib.request.urlopen(request, timeout=10) as answer:
+        return json.load(answer)
+
+
+def answer_or_none(url, path):
+    try:
+        return api(url, path)
+    except OSError:
+        return None
+
+
+@pytest.fixture
+def server(project):
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    options = ("--host", "127.0.0.1", "--port", str(port), "--no-ui")
+    settings = {"PREFECT_HOME": str(project / ".mmrl/prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+    process, _ = start(project, "-m", "prefect", "server", "start", *options, **settings)
+    url = f"http://127.0.0.1:{port}/api"
+    wait_until(lambda: answer_or_none(url, "health"))
+    yield url
+    process.terminate()
+    process.wait(timeout=20)
+
+
+def test_a_served_flow_has_its_schedule_and_runs_when_it_is_triggered(project, server):
+    code = "from flows.pipeline import serve_adapt; serve_adapt('0 2 * * *', datasets=[])"
+    process, log = start(project, "-c", code, PREFECT_API_URL=server)
+    deployment = wait_until(lambda: answer_or_none(server, "deployments/name/adapt/nightly"))
+    assert [item["schedule"]["cron"] for item in deployment["schedules"]] == ["0 2 * * *"]
+
+    run = api(server, f"deployments/{deployment['id']}/create_flow_run", state={"type": "SCHEDULED"})
+    state = wait_until(lambda: (now := api(server, f"flow_runs/{run['id']}")["state_type"]) not in UNFINISHED and now)
+    assert state == "COMPLETED", log.read_text()
+    assert (project / "summary.txt").read_text() == "ab"
+
+    process.send_signal(signal.SIGINT)
+    process.wait(timeout=30)
+
+
+@pytest.mark.parametrize(
+    ("cron", "url", "message"),
+    [
+        ("0 2 * * *", None, "prefect server start"),
+        ("0 2 * * *", "http://127.0.0.1:9/api", "does not answer"),
+        ("at night", None, "five fields"),
+    ],
+)
+def test_a_schedule_that_cannot_be_is_the_users_mistake(project, cron, url, message):
+    env = {"PREFECT_API_URL": url} if url else {}
+    code = f"from flows.pipeline import serve_adapt; serve_adapt({cron!r})"
+    process, log = start(project, "-c", code, **env)
+    assert process.wait(timeout=60) == 1
+    last = log.read_text().splitlines()[-1]
+    assert last.startswith("mmrl_core.errors.UserError: ")
+    assert message in last
