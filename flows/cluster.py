@@ -3,6 +3,9 @@
 import contextlib
 import logging
 import os
+import subprocess
+import sys
+import uuid
 from collections.abc import Iterator
 
 from mmrl_core.config import ClusterSection
@@ -14,19 +17,44 @@ os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new reporter prints to stdout even when told to be silent
 
 
+MARK = "MMRL_RAY_CLUSTER"  # environment variable by which the processes of a local cluster are told
+
+
 @contextlib.contextmanager
 def connected(cluster: ClusterSection) -> Iterator[None]:
-    """Connect to `cluster.address` for the block. Raises UserError when no cluster answers there."""
+    """Connect to `cluster.address` for the block. Raises UserError when no cluster answers there.
+
+    A local cluster ends with the block, or with this process however it ends.
+    """
     import ray
 
     local = {"include_dashboard": False} if cluster.address == "local" else {}
     logging.getLogger("ray").setLevel(logging.ERROR)
-    try:
-        ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR, **local)
-    except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"cluster.address {cluster.address!r}: no Ray cluster answers ({reason}); use local") from error
+    with _reaped() if local else contextlib.nullcontext():
+        try:
+            ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR, **local)
+        except (ConnectionError, ValueError, RuntimeError) as error:
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise UserError(f"cluster.address {cluster.address!r}: no Ray cluster answers ({reason})") from error
+        try:
+            yield
+        finally:
+            ray.shutdown()
+
+
+@contextlib.contextmanager
+def _reaped() -> Iterator[None]:
+    """Mark the processes started in the block, and see to it that none outlives this one."""
+    mark = uuid.uuid4().hex
+    read, write = os.pipe()
+    command = [sys.executable, "-m", "flows.reaper", str(read), MARK, mark]
+    reaper = subprocess.Popen(command, pass_fds=[read], start_new_session=True)
+    os.close(read)
+    os.environ[MARK] = mark
     try:
         yield
     finally:
-        ray.shutdown()
+        del os.environ[MARK]
+        os.write(write, b".")
+        os.close(write)
+        reaper.wait()

@@ -1,0 +1,167 @@
+"""`dvc repro`, or the stage itself, killed at chosen moments: no child survives, nothing is half-written, and the rerun
+ends with the bits of an unbroken run."""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.workspace import environment, make_workspace, run
+
+pytestmark = pytest.mark.slow
+
+SETTINGS = {
+    "methods": ["mmrl"], "seeds": [1], "shots": [4], "train": {"epochs": 8, "batch_size": 2},
+    "search": {"trials": 2, "space": {"adapter.insertion_depth": {"choice": [4, 5, 6]}}},
+}  # fmt: skip
+ADAPTER = Path("models/digits/mmrl-4shot/seed1/adapter.safetensors")
+METRICS = Path("results/digits-to-digits/mmrl-4shot/seed1/metrics.json")
+PREDICTIONS = METRICS.with_name("predictions.parquet")
+OUTPUTS = [Path("data/digits/pool"), Path("results/digits/search/mmrl.json"), ADAPTER.parent, METRICS]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory) -> Path:
+    """A project on which `dvc repro` has run through."""
+    folder = make_workspace(tmp_path_factory.mktemp("unbroken") / "project", dvc=True, **SETTINGS)
+    run(folder, sys.executable, "-m", "dvc", "repro")
+    return folder
+
+
+def processes_with(token: str) -> list[int]:
+    """Every living process that has inherited the token in its environment."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and token.encode() in (entry / "environ").read_bytes():
+                found.append(int(entry.name))
+        except OSError:  # gone, or a zombie
+            continue
+    return found
+
+
+def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        time.sleep(0.02)
+
+
+def stage_process(token: str, stage: str) -> int | None:
+    """The process of `mmrl STAGE`, told from dvc's and the shell's by its interpreter."""
+    for pid in processes_with(token):
+        try:
+            command = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+        except OSError:
+            continue
+        if len(command) > 2 and command[1].endswith(b"/mmrl") and command[2] == stage.encode():
+            return pid
+    return None
+
+
+def is_whole(path: Path, unbroken: Path) -> bool:
+    """Absent, or the same files as an unbroken run's; figures of time apart."""
+    if not path.exists():
+        return True
+    if path.is_file():
+        return path.read_bytes().endswith(b"}\n")
+    return sorted(os.listdir(path)) == sorted(os.listdir(unbroken))
+
+
+def commands_with(token: str) -> list[str]:
+    """The command lines of those processes."""
+    commands = []
+    for pid in processes_with(token):
+        with contextlib.suppress(OSError):
+            commands.append(Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip())
+    return commands
+
+
+def has_worker(token: str) -> bool:
+    """Whether a Ray worker runs a trial."""
+    return any(command.startswith("ray::ImplicitFunc") for command in commands_with(token))
+
+
+# When to kill: the stage under way, how to tell that it has come far enough, and what the rerun is to rebuild.
+MOMENTS = {
+    "shards half-written": ("prepare", lambda folder, token: any((folder / ".mmrl/aside").glob("*/*/*.tar")),
+                            ["prepare", "prepare_pool"]),
+    "search under way": ("tune", lambda folder, token: has_worker(token), ["train"]),
+    "first checkpoint kept": ("train", lambda folder, token: any((folder / ".mmrl/runs").glob("*/checkpoint.pt")),
+                              ["train"]),
+    "evaluation begun": ("evaluate", lambda folder, token: any((folder / ".mmrl/aside").glob("*/seed1")),
+                         ["evaluate"]),
+}  # fmt: skip
+TERM, KILL = signal.SIGTERM, signal.SIGKILL
+CASES = [
+    ("shards half-written", "dvc", KILL), ("shards half-written", "stage", TERM),
+    ("search under way", "dvc", KILL), ("search under way", "stage", KILL),
+    ("first checkpoint kept", "dvc", TERM), ("first checkpoint kept", "dvc", KILL),
+    ("first checkpoint kept", "stage", TERM), ("first checkpoint kept", "stage", KILL),
+    ("evaluation begun", "dvc", TERM), ("evaluation begun", "stage", KILL),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("moment", "victim", "kill"), CASES, ids=[f"{m}, {v}, {k.name}" for m, v, k in CASES])
+def test_a_kill_leaves_no_child_and_no_half_and_the_rerun_ends_with_the_same_bits(
+    unbroken, tmp_path, moment, victim, kill
+):
+    stage, reached, targets = MOMENTS[moment]
+    folder, token = tmp_path / "project", uuid.uuid4().hex
+    keep_done(unbroken, folder, before=stage)
+    command = [sys.executable, "-m", "dvc", "repro", *targets]
+    dvc = subprocess.Popen(
+        command, cwd=folder, env={**environment(), "MMRL_TEST_TOKEN": token}, stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL, start_new_session=True,
+    )  # fmt: skip
+    try:
+        wait_until(lambda: stage_process(token, stage) is not None and reached(folder, token), 90, moment)
+        os.kill(dvc.pid if victim == "dvc" else stage_process(token, stage), kill)
+        dvc.wait(30)
+        wait_until(lambda: not processes_with(token), 20, f"the end of all of {commands_with(token)}")
+    finally:
+        for pid in processes_with(token):
+            os.kill(pid, KILL)
+    for path in OUTPUTS:
+        assert is_whole(folder / path, unbroken / path), path
+    run(folder, *command)
+    for path in must_be_equal(folder):
+        assert (folder / path).read_bytes() == (unbroken / path).read_bytes(), path
+    assert not list((folder / ".mmrl/aside").iterdir())
+
+
+def must_be_equal(folder: Path) -> list[Path]:
+    """Files that must come out the same to the bit: shards, manifests, adapter and evaluation, as far as there."""
+    files = [path.relative_to(folder) for path in (folder / "data").rglob("*") if path.is_file()]
+    assert len(files) == 11
+    return files + [path for path in (ADAPTER, METRICS, PREDICTIONS) if (folder / path).exists()]
+
+
+ORDER = ["fingerprint", "prepare_pool", "prepare", "tune", "train", "evaluate", "summarize"]
+OUTPUTS_OF = {
+    "fingerprint": [], "prepare_pool": ["data/digits/pool"], "prepare": ["data/digits/4shot-seed1"],
+    "tune": ["results/digits/search"], "train": ["models"], "evaluate": ["results/digits-to-digits"],
+    "summarize": ["reports"],
+}  # fmt: skip
+
+
+def keep_done(unbroken: Path, folder: Path, before: str) -> None:
+    """A copy of the finished project without what `before` and all later stages made, or DVC remembers of them."""
+    shutil.copytree(unbroken, folder, symlinks=True)
+    shutil.rmtree(folder / ".mmrl")
+    shutil.rmtree(folder / ".dvc" / "cache" / "runs")
+    undone = ORDER[ORDER.index(before) :]
+    for path in (path for stage in undone for path in OUTPUTS_OF[stage]):
+        shutil.rmtree(folder / path)
+    lock = yaml.safe_load((folder / "dvc.lock").read_text())
+    lock["stages"] = {name: stage for name, stage in lock["stages"].items() if name.partition("@")[0] not in undone}
+    (folder / "dvc.lock").write_text(yaml.safe_dump(lock))
