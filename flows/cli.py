@@ -23,6 +23,7 @@ flow = typer.Typer(help="The whole pipeline as a Prefect flow.", no_args_is_help
 app.add_typer(flow, name="flow")
 
 DEFAULT_PARAMS = Path("params.yaml")
+INTERRUPTED = 130  # what typer makes of Ctrl-C
 MethodName = StrEnum("MethodName", {name: name for name in get_args(Method)})
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="Settings file.")]
@@ -46,19 +47,28 @@ def show(result: dict[str, Any], as_json: bool, title: str) -> None:
     print(f"{title}: {values}" if values else title)
 
 
+def show_each(results: dict[str, Any], as_json: bool, title: Callable[[Any], str]) -> None:
+    """Results by dataset."""
+    if as_json:
+        print(json.dumps({name: result._asdict() for name, result in results.items()}))
+        return
+    for result in results.values():
+        show(result._asdict(), False, title(result))
+
+
 def _short(value: Any) -> str:
     return f"{value:.4g}" if isinstance(value, float) else str(value)[:200]
 
 
 def run_stage(
     params_file: Path, overrides: list[str], out: Path | None, tracked: Path, as_json: bool,
-    stage: Callable[[Params, Path], dict[str, Any]],
+    stage: Callable[[Params, Path], dict[str, Any]], *, merge: bool = False,
 ) -> None:  # fmt: skip
     """Check the settings, build the output aside and under a lock, put it in place, say what was done."""
     check_out(out, changed=bool(overrides) or params_file != DEFAULT_PARAMS)
     params = load_params(params_file, overrides)
     final = out or tracked
-    with building(final) as path:
+    with building(final, merge=merge and out is None) as path:
         result = stage(params, path)
     show(result, as_json, str(final))
 
@@ -133,7 +143,7 @@ def summarize(params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], out: Ou
     """Tables over all runs that the settings name."""
     from flows import stages
 
-    run_stage(params, set_, out, paths.SUMMARY.parent, json_, stages.summarize)
+    run_stage(params, set_, out, paths.SUMMARY.parent, json_, stages.summarize, merge=True)
 
 
 @app.command()
@@ -145,9 +155,9 @@ def register(
     from flows import registry
 
     settings = load_params(params, set_)
-    for name in [dataset] if dataset else settings.datasets:
-        result = registry.register(settings, registry.candidate(settings, name))
-        show(result._asdict(), json_, "registered" if result.created else "already registered")
+    names = [dataset] if dataset else settings.datasets
+    results = {name: registry.register(settings, registry.candidate(settings, name)) for name in names}
+    show_each(results, json_, lambda result: "registered" if result.created else "already registered")
 
 
 @app.command()
@@ -160,9 +170,9 @@ def promote(
     from flows import registry
 
     settings = load_params(params, set_)
-    for name in [dataset] if dataset else settings.datasets:
-        result = registry.promote(settings, name, version)
-        show(result._asdict(), json_, "promoted" if result.moved else "already the champion")
+    names = [dataset] if dataset else settings.datasets
+    results = {name: registry.promote(settings, name, version) for name in names}
+    show_each(results, json_, lambda result: "promoted" if result.moved else "already the champion")
 
 
 @app.command()
@@ -196,6 +206,7 @@ def import_(
     """Turn a checkpoint of the authors' code into an adapter."""
     from flows import stages
 
+    check_out(out, changed=True)
     settings = load_params(params, set_)
     with building(out) as path:
         result = stages.import_published(settings, checkpoint, class_names, template, path)
@@ -252,7 +263,9 @@ def main() -> None:
     """Exit 0 done, 2 the user's input is at fault (one line on stderr), 1 anything else."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads stall a shared machine
     try:
-        sys.exit(app(standalone_mode=False) or 0)
+        if code := app(standalone_mode=False):
+            _fail("interrupted", 1) if code == INTERRUPTED else sys.exit(code)
+        sys.exit(0)
     except UserError as error:
         _fail(str(error), 2)
     except (KeyboardInterrupt, typer.Abort):

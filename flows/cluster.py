@@ -37,9 +37,19 @@ def connected(cluster: ClusterSection) -> Iterator[None]:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(f"cluster.address {cluster.address!r}: no Ray cluster answers ({reason})") from error
         try:
+            _check_gpus(cluster)
             yield
         finally:
             ray.shutdown()
+
+
+def _check_gpus(cluster: ClusterSection) -> None:
+    """Ray would wait for ever for what no node has."""
+    import ray
+
+    found = ray.cluster_resources().get("GPU", 0)
+    if cluster.gpus_per_worker > found:
+        raise UserError(f"cluster.gpus_per_worker is {cluster.gpus_per_worker:g}, but the cluster has {found:g} GPUs")
 
 
 @contextlib.contextmanager

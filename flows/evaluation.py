@@ -32,7 +32,7 @@ def evaluate_run(backbone: Backbone, key: RunKey, protocol: Protocol, out: Path)
         "protocol": card["data"]["protocol"],
         **_halves({half: (part.adapted, part.labels) for half, part in scores.items()}),
         "zero_shot": _halves({half: (part.zero_shot, part.labels) for half, part in scores.items()}),
-        "validation": {trained.half: summary(validation.adapted, validation.labels)},
+        "validation": {trained.half: summary(validation.adapted, validation.labels)} if validation.items else {},
         "adapter_sha256": card["sha256"],
         "backbone_sha256": backbone.weights_sha256,
         "data_digest": manifest["digest"],
@@ -54,6 +54,8 @@ def _score(backbone: Backbone, adapter, manifest: dict, pool: Path, split: str, 
     labels = manifest[test.half]
     model = AdaptedCLIP(backbone, adapter, [manifest["class_names"][i] for i in labels], manifest["template"])
     n = sum(shard["count"] for shard in manifest["shards"] if (shard["split"], shard["half"]) == (split, test.half))
+    if split == "test" and not n:
+        raise UserError(f"{pool} has no test image of the {test.half} classes; give the dataset's test list some")
     with progress(f"evaluate {test.half} {split}", n) as bar:
         return score(model, stream_examples(pool, split, test.half), labels, test.logits, bar)
 

@@ -12,8 +12,8 @@ def progress(label: str, total: int | None = None) -> Iterator[Callable[..., Non
 
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     console = Console(stderr=True)
-    with Progress(*columns, TextColumn("{task.fields[note]}"), console=console, transient=True) as bars:
-        bars.disable = not console.is_terminal
+    note = TextColumn("{task.fields[note]}")
+    with Progress(*columns, note, console=console, transient=True, disable=not console.is_terminal) as bars:
         task = bars.add_task(label, total=total, note="")
 
         def report(done: int, total: int | None = total, note: str = "") -> None:

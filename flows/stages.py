@@ -16,6 +16,7 @@ from mmrl_core import METHOD_VERSION
 from mmrl_core.config import Params
 from mmrl_core.errors import UserError
 from mmrl_core.files import canonical_json, read_json, write_bytes, write_json
+from mmrl_core.presets import published
 from mmrl_core.protocols import PROTOCOLS
 
 
@@ -136,15 +137,23 @@ def _load_backbone(params: Params):
     import torch
 
     from mmrl_core.backbone import load_backbone
+    from mmrl_core.training import settle_threads
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
-    return load_backbone(params.backbone.name, params.backbone.weights, device=device)
+    backbone = load_backbone(params.backbone.name, params.backbone.weights, device=device)
+    settle_threads(backbone)
+    return backbone
 
 
 def _search_choice(params: Params, key: RunKey) -> dict[str, Any]:
     if not params.search.enabled:
         return {}
-    return read_json(paths.search(key.dataset, key.method), made_by="mmrl tune")["choice"]
+    path = paths.search(key.dataset, key.method)
+    found = read_json(path, made_by="mmrl tune", keys=("dataset", "method", "choice"))
+    choice, known = found["choice"], published(key.dataset, key.method, depth=1)
+    if (found["dataset"], found["method"]) != (key.dataset, key.method) or not set(choice) <= set(known):
+        raise UserError(f"{path} is of another search than {key.dataset} {key.method}; run `mmrl tune` again")
+    return choice
 
 
 def _card(params: Params, key: RunKey, settings, data, digest: str) -> dict[str, Any]:
@@ -188,7 +197,8 @@ def summarize(params: Params, out: Path) -> dict[str, Any]:
     keys = [RunKey(*axes) for axes in product(params.datasets, params.methods, params.shots, params.seeds)]
     runs: dict[tuple[str, int, str], list[dict]] = {}
     for key in keys:
-        metrics = read_json(key.results() / "metrics.json", made_by="mmrl evaluate")
+        needed = ("seed", "base", "novel", "zero_shot")
+        metrics = read_json(key.results() / "metrics.json", made_by="mmrl evaluate", keys=needed)
         runs.setdefault((key.dataset, key.shots, key.method), []).append(metrics)
     rows = summarise(runs)
     stale = sorted(set(map(str, Path("results").glob("*-to-*/*/*"))) - {str(key.results()) for key in keys})

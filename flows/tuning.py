@@ -1,7 +1,9 @@
 """The Ray Tune search over adapter and training settings; the objective itself is mmrl_core.search."""
 
+import contextlib
 import functools
-import tempfile
+import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +30,7 @@ def run_search(params: Params, dataset: str, method: str, depth: int, data) -> l
     space = open_dimensions(params)
     start = {key: value for key, value in published(dataset, method, depth).items() if key in space}
     trainable = tune.with_parameters(_trial, params=params, dataset=dataset, method=method, data=data)
-    (STATE / "runs").mkdir(parents=True, exist_ok=True)
-    with connected(params.cluster), tempfile.TemporaryDirectory(dir=STATE / "runs", prefix="tune-") as storage:
+    with connected(params.cluster), _storage(f"tune-{dataset}-{method}") as storage:
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": 1, "gpu": params.cluster.gpus_per_worker}),
             param_space={key: _sampler(distribution) for key, distribution in space.items()},
@@ -37,6 +38,18 @@ def run_search(params: Params, dataset: str, method: str, depth: int, data) -> l
             run_config=_run_config(storage, params.search.trials, f"search {dataset} {method}"),
         )
         return [_record(result, space) for result in tuner.fit()]
+
+
+@contextlib.contextmanager
+def _storage(name: str) -> Iterator[Path]:
+    """Tune's own files, which nobody needs after the search; what a killed one left goes first."""
+    folder = STATE / "runs" / name
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder.absolute()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _sampler(distribution: dict[str, list]):
@@ -65,7 +78,7 @@ def _tune_config(params: Params, start: dict[str, Any], partitions: int):
     )
 
 
-def _run_config(storage: str, trials: int, label: str):
+def _run_config(storage: Path, trials: int, label: str):
     from ray import tune
 
     class Bar(tune.Callback):
@@ -82,8 +95,7 @@ def _run_config(storage: str, trials: int, label: str):
         def on_experiment_end(self, trials, **info):
             self.bars.__exit__(None, None, None)
 
-    path = str(Path(storage).absolute())
-    return tune.RunConfig(name="search", storage_path=path, verbose=0, callbacks=[Bar()])
+    return tune.RunConfig(name="search", storage_path=str(storage), verbose=0, callbacks=[Bar()])
 
 
 def _trial(config: dict, params: Params, dataset: str, method: str, data) -> None:
@@ -105,13 +117,16 @@ def _trial(config: dict, params: Params, dataset: str, method: str, data) -> Non
 def _backbone(name: str, weights: str | None):
     """A reused worker loads the backbone once."""
     from mmrl_core.backbone import load_backbone
+    from mmrl_core.training import settle_threads
 
-    return load_backbone(name, weights)
+    backbone = load_backbone(name, weights)
+    settle_threads(backbone)
+    return backbone
 
 
 def _record(result, space: dict) -> dict[str, Any]:
     if result.error:
-        raise result.error
+        raise getattr(result.error, "cause", None) or result.error
     names = ("log_likelihood", "harmonic_mean", "seen_accuracy", "unseen_accuracy", "partitions")
     metrics = {name: result.metrics[name] for name in names}
     return {"params": {key: result.config[key] for key in space}, **metrics, "seconds": result.metrics["time_total_s"]}

@@ -2,3 +2,5 @@
 
 # Part of what every adapter depends on: raise it when the same data and settings would train to another adapter.
 METHOD_VERSION = 1
+# The same of every shard: raise it when the same source would be sampled or written differently.
+DATA_VERSION = 1

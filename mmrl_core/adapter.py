@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from mmrl_core.backbone import Backbone
 from mmrl_core.config import AdapterConfig, parse
 from mmrl_core.errors import UserError
-from mmrl_core.files import read_json, write_bytes, write_json
+from mmrl_core.files import canonical_json, read_json, write_bytes, write_json
 from mmrl_core.published import to_adapter_state
 from mmrl_core.representation import FreeProjection, LinearAligner, ResidualProjection, SharedResidualAligner
 
@@ -64,7 +64,8 @@ class Adapter(nn.Module):
 
     def check_fits(self, backbone: Backbone) -> None:
         """Raise UserError unless the tensors have the backbone's widths and depth."""
-        expected = Adapter(self.config, backbone).state_dict()
+        with torch.device("meta"):  # shapes only
+            expected = Adapter(self.config, backbone).state_dict()
         self._check_shapes(expected, f"backbone {backbone.name}")
 
     def load_published(self, state_dict: dict[str, Tensor]) -> None:
@@ -98,18 +99,26 @@ def save_adapter(folder: str | Path, adapter: Adapter, backbone: Backbone, card:
         "backbone": {"name": backbone.name, "weights": backbone.weights, "sha256": backbone.weights_sha256},
         **card,
     }
+    document["card_sha256"] = _card_sha256(document)
     write_bytes(Path(folder) / TENSORS, content)
     write_json(Path(folder) / CARD, document)
     return document
 
 
+def _card_sha256(card: dict[str, Any]) -> str:
+    """Digest of all that the card says, itself and the file format apart."""
+    content = {key: value for key, value in card.items() if key not in ("schema_version", "card_sha256")}
+    return hashlib.sha256(canonical_json(content)).hexdigest()
+
+
 def read_card(folder: str | Path) -> dict[str, Any]:
-    """The adapter.json of a folder. Raises UserError when missing or of another kind."""
-    card = read_json(Path(folder) / CARD, made_by="mmrl train")
+    """The adapter.json of a folder. Raises UserError when missing, altered or of another kind."""
+    path = Path(folder) / CARD
+    card = read_json(path, made_by="mmrl train")
     if card.get("kind") != "adapter":
-        raise UserError(
-            f"{Path(folder) / CARD} does not describe an adapter; point at a folder that `mmrl train` wrote"
-        )
+        raise UserError(f"{path} does not describe an adapter; point at a folder that `mmrl train` wrote")
+    if card.get("card_sha256") != _card_sha256(card):
+        raise UserError(f"{path} does not match its own card_sha256; it was altered, train it again")
     return card
 
 
@@ -133,8 +142,8 @@ def _read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
     try:
         content = path.read_bytes()
         tensors = safetensors.torch.load(content)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; run `mmrl train` first") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); run `mmrl train` first") from None
     except SafetensorError as error:
         raise UserError(f"{path} is not a safetensors file ({error}); pickles are never read here") from None
     if hashlib.sha256(content).hexdigest() != sha256:

@@ -112,8 +112,15 @@ class Backbone(nn.Module):
         return self.text.token_embedding(token_ids) + self.text.positional_embedding[: token_ids.shape[1]]
 
     def tokenize(self, class_names: list[str], template: str) -> Tensor:
-        """Prompts of the classes as token ids (C, context length)."""
-        return self.tokenizer(fill_template(class_names, template)).to(self.device)
+        """Prompts of the classes as token ids (C, context length). Raises UserError when two classes share one."""
+        token_ids = self.tokenizer(fill_template(class_names, template))
+        first: dict[bytes, int] = {}
+        for index, row in enumerate(token_ids):
+            other = first.setdefault(row.numpy().tobytes(), index)
+            if other != index:
+                names = f"{class_names[other]!r} and {class_names[index]!r}"
+                raise UserError(f"classes {names} make the same prompt; give every class its own name")
+        return token_ids.to(self.device)
 
     @torch.no_grad()
     def encode_image(self, images: Tensor) -> Tensor:
@@ -133,11 +140,7 @@ def fill_template(class_names: list[str], template: str) -> list[str]:
         raise UserError(f"prompt template {template!r} has no {{}} for the class name; add one")
     if not class_names:
         raise UserError("the list of class names is empty; name at least one class")
-    spoken = [name.replace("_", " ") for name in class_names]
-    if len(set(spoken)) < len(spoken):
-        twice = next(name for name in spoken if spoken.count(name) > 1)
-        raise UserError(f"class name {twice!r} occurs twice in the class list; give every class its own name")
-    return [template.replace("{}", name) for name in spoken]
+    return [template.replace("{}", name.replace("_", " ")) for name in class_names]
 
 
 def tokenizer_for(name: str):
@@ -161,6 +164,8 @@ def load_backbone(name: str, weights: str | None = None, *, device: str | torch.
     `weights` is a file, a pretrained tag of open_clip, or `random` / `random:SEED`; the bundled `tiny` needs none.
     Raises UserError for an unknown name, tag or file, and for towers that the method does not cover.
     """
+    if name == "tiny" and weights is not None:
+        raise UserError(f"backbone.weights is {weights!r}, but tiny comes with its own; leave it null")
     clip = _bundled_clip(name) if name == "tiny" else _open_clip_model(name, weights)
     return Backbone(clip, name, tokenizer_for(name), weights).to(device)
 
@@ -188,15 +193,25 @@ def _open_clip_model(name: str, weights: str | None) -> nn.Module:
         raise UserError(f"backbone.name {name!r} is not a model of open_clip{hint}")
     if weights is None:
         raise UserError(f"backbone.weights is not set for {name}; give a file, an open_clip tag, or `random`")
+    config = open_clip.get_model_config(name)
+    if any(config["text_cfg"].get(key) for key in ("hf_model_name", "hf_tokenizer_name")):
+        raise UserError(
+            f"backbone {name} is not supported: its text tower or tokenizer is not CLIP's; use a plain CLIP"
+        )
     if weights.split(":")[0] == "random":
         return _random_model(name, weights)
     tags = open_clip.list_pretrained_tags_by_model(name)
     if weights not in tags and not Path(weights).is_file():
         raise UserError(f"backbone.weights {weights!r} is neither a file nor a tag of {name} ({', '.join(tags)})")
     try:
-        return open_clip.create_model(name, pretrained=weights)
+        return open_clip.create_model(name, pretrained=weights, force_quick_gelu=_needs_quick_gelu(name, weights))
     except Exception as error:  # a hub, file format or key mismatch: open_clip raises many kinds
         raise UserError(f"backbone.weights {weights!r} does not load into {name}: {error}") from error
+
+
+def _needs_quick_gelu(name: str, tag: str) -> bool:
+    """Whether weights of open_clip were trained with QuickGELU; it only warns when the model's name says otherwise."""
+    return bool((open_clip.get_pretrained_cfg(name, tag) or {}).get("quick_gelu"))
 
 
 def _random_model(name: str, weights: str) -> nn.Module:

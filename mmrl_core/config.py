@@ -10,15 +10,44 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from mmrl_core.errors import UserError
 
 Method = Literal["mmrl", "mmrlpp"]
+
+
+def _no_boolean(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("a number is needed, not true or false")
+    return value
+
+
+def _distinct(values: list) -> list:
+    if len(set(values)) < len(values):
+        raise ValueError("an entry occurs twice")
+    return values
+
+
+Number = Annotated[float, BeforeValidator(_no_boolean)]
 PositiveInt = Annotated[int, Field(ge=1, strict=True)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Field(ge=0, le=1)]
-NonNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
+PositiveFloat = Annotated[Number, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[Number, Field(ge=0, le=1)]
+NonNegative = Annotated[Number, Field(ge=0, allow_inf_nan=False)]
+
+
+WHOLE_NUMBERS = ("insertion_depth", "n_tokens", "rep_dim", "residual_rank", "projection_rank",
+                 "epochs", "batch_size", "warmup_epochs")  # fmt: skip
 
 
 class Section(BaseModel):
@@ -62,7 +91,7 @@ class SearchSection(Section):
     space: dict[str, dict[str, list[int | float]]] = {}
     objective: Literal["log_likelihood", "harmonic_mean"] = "log_likelihood"
     validation: Literal["few_shot"] = "few_shot"
-    seed: int = 0
+    seed: Seed = 0
 
     @field_validator("space")
     @classmethod
@@ -92,10 +121,10 @@ class TrackingSection(Section):
 class Params(Section):
     """params.yaml. The four lists are the axes of the run matrix."""
 
-    datasets: Annotated[list[str], Field(min_length=1)]
-    methods: Annotated[list[Method], Field(min_length=1)]
-    shots: Annotated[list[PositiveInt], Field(min_length=1)]
-    seeds: Annotated[list[Annotated[int, Field(ge=0, strict=True)]], Field(min_length=1)]
+    datasets: Annotated[list[str], Field(min_length=1), AfterValidator(_distinct)]
+    methods: Annotated[list[Method], Field(min_length=1), AfterValidator(_distinct)]
+    shots: Annotated[list[PositiveInt], Field(min_length=1), AfterValidator(_distinct)]
+    seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct)]
     preset: Literal["published"] = "published"
     data: DataSection = DataSection()
     backbone: BackboneSection = BackboneSection()
@@ -134,7 +163,13 @@ class TrainConfig(Section):
     lr: PositiveFloat = 1e-3
     warmup_epochs: int = 1
     precision: Literal["float32"] = "float32"
-    seed: int = 1
+    seed: Seed = 1
+
+    @model_validator(mode="after")
+    def _warm_up_fits(self) -> "TrainConfig":
+        if self.warmup_epochs > self.epochs:
+            raise ValueError(f"warmup_epochs is {self.warmup_epochs}, more than the {self.epochs} epochs")
+        return self
 
 
 def load_params(path: str | Path = "params.yaml", overrides: Iterable[str] = ()) -> Params:
@@ -143,7 +178,7 @@ def load_params(path: str | Path = "params.yaml", overrides: Iterable[str] = ())
         values = yaml.safe_load(Path(path).read_text())
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; name the settings with --params FILE") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except (yaml.YAMLError, ValueError, OSError) as error:  # ValueError: no UTF-8, or a date that is none
         raise UserError(f"{path} cannot be read as YAML: {error}") from None
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no settings; it must be a mapping with datasets, methods, shots and seeds")
@@ -155,7 +190,7 @@ def load_params(path: str | Path = "params.yaml", overrides: Iterable[str] = ())
 def parse(model: type[Section], values: dict[str, Any], where: str):
     """Validate `values` as `model`, turning the first violation into a UserError that names the key."""
     try:
-        return model(**values)
+        return model.model_validate(values)
     except ValidationError as error:
         raise UserError(f"{where}: {_first_problem(model, error)}") from None
 
@@ -171,13 +206,17 @@ def _apply(values: dict, override: str) -> None:
             raise UserError(f"--set {override!r}: {name!r} is not a section of the settings")
     try:
         values[last] = yaml.safe_load(text)
-    except yaml.YAMLError:
+    except (yaml.YAMLError, ValueError):
         raise UserError(f"--set {override!r}: the value is not valid YAML") from None
 
 
 def _first_problem(model: type[Section], error: ValidationError) -> str:
     problem = error.errors()[0]
     key = ".".join(str(part) for part in problem["loc"])
+    if problem["type"] == "invalid_key":
+        return f"the key {key!r} is not a word; write it as one"
+    if not key:
+        return problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "extra_forbidden":
         return f"unknown key {key!r}{_suggestion(model, problem['loc'])}"
     if problem["type"] == "missing":
@@ -202,6 +241,8 @@ def _check_dimension(key: str, distribution: dict[str, list[int | float]]) -> No
     if len(distribution) != 1 or next(iter(distribution)) not in ("choice", "uniform", "loguniform"):
         raise ValueError(f"{key} needs exactly one of choice, uniform, loguniform")
     kind, values = next(iter(distribution.items()))
+    if kind != "choice" and field in WHOLE_NUMBERS:
+        raise ValueError(f"{key} takes whole numbers: give a choice instead of {kind}")
     ordered = kind == "choice" or (len(values) == 2 and values[0] < values[1])
     if not values or not ordered or (kind == "loguniform" and values[0] <= 0):
         raise ValueError(f"{key}: {kind} of {values} is no range; give [low, high] or a list of choices")

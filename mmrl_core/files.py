@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 
 from mmrl_core.errors import UserError
@@ -45,18 +46,24 @@ def write_json(path: str | Path, value: dict) -> None:
     write_bytes(path, (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode())
 
 
-def read_json(path: str | Path, *, made_by: str) -> dict:
-    """Read a file that `write_json` wrote. Raises UserError when missing, not JSON or of an unknown schema version."""
+def read_json(path: str | Path, *, made_by: str, keys: Iterable[str] = ()) -> dict:
+    """Read a file that `write_json` wrote and that holds `keys`.
+
+    Raises UserError when it is missing, not JSON, of an unknown schema version or without one of the keys.
+    """
     path = Path(path)
     try:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; run `{made_by}` first") from None
-    except ValueError as error:
+    except (ValueError, OSError) as error:
         raise UserError(f"{path} is not valid JSON ({error}); delete it and run `{made_by}` again") from None
     version = value.get("schema_version") if isinstance(value, dict) else None
     if version != SCHEMA_VERSION:
         raise UserError(
             f"{path} has schema_version {version!r}, this release reads {SCHEMA_VERSION}; run `{made_by}` again"
         )
+    missing = [key for key in keys if key not in value]
+    if missing:
+        raise UserError(f"{path} has no {missing[0]!r}; run `{made_by}` again")
     return value

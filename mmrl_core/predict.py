@@ -82,7 +82,9 @@ def _open(image, index: int) -> Image:
             return decode(Path(image).read_bytes(), str(image))
         except OSError as error:
             raise UserError(f"cannot read the image {image} ({error.strerror}); check the path") from None
-    return decode(bytes(image), f"number {index}") if isinstance(image, bytes | bytearray | memoryview) else image
+    if isinstance(image, bytes | bytearray | memoryview):
+        return decode(bytes(image), f"number {index}")
+    return image.convert("RGB")
 
 
 def _prediction(names: list[str], row: list[float]) -> Prediction:

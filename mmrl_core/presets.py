@@ -3,6 +3,7 @@
 from typing import Any, NamedTuple
 
 from mmrl_core.config import AdapterConfig, Params, TrainConfig, parse
+from mmrl_core.data.catalog import ALIASES
 
 PUBLISHED_DEPTH, PUBLISHED_LAYERS = 6, 12
 
@@ -31,6 +32,7 @@ class Resolved(NamedTuple):
 
 def published(dataset: str, method: str, depth: int) -> dict[str, Any]:
     """The published values for a base-to-novel run, by params.yaml key; `depth` is N of the shallower tower."""
+    dataset = ALIASES.get(dataset, dataset)
     reg_weight = MMRL_REG_WEIGHT if method == "mmrl" else MMRLPP_REG_WEIGHT
     imagenet = dataset == "imagenet"
     return {
@@ -70,7 +72,7 @@ def resolve(
         ("search", chosen or {}),
         ("params.yaml", explicit_values(params)),
     ]
-    values, sources = {}, {}
+    values, sources = {}, {"adapter.method": "run key", "train.seed": "run key"}
     for source, layer in layers:
         values.update(layer)
         sources.update(dict.fromkeys(layer, source))

@@ -1,6 +1,5 @@
 """Checkpoints of the authors' code: their tensor names, and the settings that their shapes imply."""
 
-import pickle
 import re
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,10 @@ def _stack(published: dict[str, Tensor], prefix: str, name: str) -> Tensor:
     layers = sorted(int(match[1]) for key in published if (match := pattern.fullmatch(key)))
     if layers != list(range(len(layers))) or not layers:
         raise UserError(f"the published checkpoint has layers {layers} of {prefix}*.{name}; it must have 0 to n - 1")
-    return torch.stack([published[f"{prefix}{layer}.{name}"] for layer in layers])
+    tensors = [published[f"{prefix}{layer}.{name}"] for layer in layers]
+    if len({tensor.shape for tensor in tensors}) > 1:
+        raise UserError(f"the published checkpoint has layers of different shapes in {prefix}*.{name}")
+    return torch.stack(tensors)
 
 
 def _get(published: dict[str, Tensor], name: str) -> Tensor:
@@ -60,6 +62,8 @@ def implied_settings(published: dict[str, Tensor], depth: int) -> dict[str, Any]
     """The adapter settings that the shapes tell; `depth` is N of the backbone's shallower tower."""
     method = published_method(published)
     state = to_adapter_state(published, method)
+    if state["space"].ndim != 2:
+        raise UserError(f"the published checkpoint's representation tokens have shape {tuple(state['space'].shape)}")
     settings = {
         "method": method,
         "n_tokens": state["space"].shape[0],
@@ -73,14 +77,32 @@ def implied_settings(published: dict[str, Tensor], depth: int) -> dict[str, Any]
 
 def read_published(path: str | Path) -> dict[str, Tensor]:
     """The state dict of a `.pth.tar` of the authors' code, read without unpickling code. Raises UserError."""
+    if not Path(path).is_file():
+        raise UserError(f"{path} is no file; give the checkpoint to import")
     try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; give the checkpoint file to import") from None
-    except (pickle.UnpicklingError, RuntimeError, EOFError, OSError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise UserError(f"{path} cannot be read as a checkpoint of plain tensors: {reason}") from None
-    state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else None
-    if not isinstance(state, dict) or not all(isinstance(value, Tensor) for value in state.values()):
+        with torch.serialization.safe_globals([(Inert, name) for name in _foreign_classes(path)]):
+            checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # the unpickler raises anything from struct.error to UnicodeDecodeError on damaged bytes
+        kind = type(error).__name__
+        raise UserError(f"{path} is no checkpoint of plain tensors ({kind}); nothing of it was run") from error
+    state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else {}
+    if not state or not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
         raise UserError(f"{path} has no `state_dict` of tensors; give a checkpoint that the authors' code saved")
     return {name.removeprefix("module."): tensor.float() for name, tensor in state.items()}
+
+
+class Inert:
+    """Stands in for the schedulers and metrics that lie beside `state_dict` in a checkpoint: holds and does nothing."""
+
+    def __new__(cls, *args, **kwargs):
+        return super().__new__(cls)
+
+    def __setstate__(self, state) -> None:
+        pass
+
+
+def _foreign_classes(path: str | Path) -> list[str]:
+    try:
+        return torch.serialization.get_unsafe_globals_in_checkpoint(path)
+    except ValueError:  # not a zip file: the format before torch 1.6
+        return []

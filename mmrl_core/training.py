@@ -5,6 +5,7 @@ a generator that goes on between epochs. So a run that is resumed from a checkpo
 """
 
 import io
+import logging
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from mmrl_core.model import AdaptedCLIP
 BETAS, WEIGHT_DECAY = (0.9, 0.999), 5e-4
 WARMUP_LR = 1e-5
 CHECKPOINT = "checkpoint.pt"
+SMALL = 12 * 384**2  # layers x width^2: a ViT-S
 
 Report = Callable[[int, dict[str, float]], None]
 
@@ -35,6 +37,12 @@ class Fitted(NamedTuple):
 
     adapter: Adapter
     history: list[dict[str, float]]
+
+
+def settle_threads(backbone: Backbone) -> None:
+    """Give a small backbone one CPU thread: more are no faster, and sums in another order would give other bits."""
+    if len(backbone.image_blocks) * backbone.image_width**2 < SMALL:
+        torch.set_num_threads(1)
 
 
 def new_optimizer(adapter: Adapter, lr: float) -> torch.optim.AdamW:
@@ -76,9 +84,9 @@ def fit(
 ) -> Fitted:
     """Train an adapter; the last epoch's weights are the result.
 
-    `report(epoch, metrics)` is called after every epoch, counted from 0. With `checkpoints`, a folder, the state is
-    kept there after every epoch and a later call with the same folder goes on from it. Raises UserError when the
-    loss stops being finite.
+    `report(epoch, metrics)` is called for every epoch, counted from 0. With `checkpoints`, a folder, the state is kept
+    there after every epoch and a later call with the same folder goes on from it, reporting the epochs behind it
+    first. Raises UserError when the loss stops being finite.
     """
     if not data.items:
         raise UserError("there is no training image; prepare at least one shot of one class")
@@ -86,11 +94,13 @@ def fit(
     model = AdaptedCLIP(backbone, adapter, data.class_names, data.template)
     optimizer = new_optimizer(adapter, train.lr)
     history = _restore(checkpoints, adapter, optimizer)
+    report = report or (lambda epoch, metrics: None)
+    for epoch, metrics in enumerate(history):
+        report(epoch, metrics)
     for epoch in range(len(history), train.epochs):
         history.append(_run_epoch(model, optimizer, train, data, epoch))
         _keep(checkpoints, adapter, optimizer, history)
-        if report:
-            report(epoch, history[-1])
+        report(epoch, history[-1])
     return Fitted(adapter, history)
 
 
@@ -146,11 +156,16 @@ def _keep(folder: str | Path | None, adapter: Adapter, optimizer, history: list[
 
 
 def _restore(folder: str | Path | None, adapter: Adapter, optimizer) -> list[dict[str, float]]:
-    """Load a checkpoint if there is one; returns the metrics of the epochs it has behind it."""
+    """Load a checkpoint if there is a whole one; returns the metrics of the epochs it has behind it."""
     path = Path(folder or "") / CHECKPOINT
     if folder is None or not path.exists():
         return []
-    state = torch.load(path, map_location=adapter.space.device, weights_only=True)
-    adapter.load_state_dict(state["adapter"])
-    optimizer.load_state_dict(state["optimizer"])
-    return state["history"]
+    try:
+        state = torch.load(path, map_location=adapter.space.device, weights_only=True)
+        weights, moments, history = state["adapter"], state["optimizer"], state["history"]
+    except Exception as error:  # whatever damage makes of it, training from the start is right
+        logging.getLogger(__name__).warning("%s is damaged (%s): starting over", path, type(error).__name__)
+        return []
+    adapter.load_state_dict(weights)
+    optimizer.load_state_dict(moments)
+    return history

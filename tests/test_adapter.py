@@ -1,7 +1,9 @@
 """Adapter files, their verification, and the import of published checkpoints."""
 
+import json
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -13,6 +15,12 @@ from tests.small import small_adapter, small_backbone
 from tests.test_golden import GOLDEN, golden_backbone
 
 CONTENT = {"class_names": ["cat", "dog"], "template": "a {}."}
+
+
+def alter_card(folder, alpha: float) -> None:
+    card = json.loads((folder / CARD).read_text())
+    card["adapter"]["alpha"] = alpha
+    (folder / CARD).write_text(json.dumps(card))
 
 
 @pytest.fixture(params=["mmrl", "mmrlpp"])
@@ -71,10 +79,11 @@ def test_a_pickle_in_place_of_safetensors_is_refused_unread(saved):
     ("damage", "message"),
     [
         (lambda folder: (folder / CARD).unlink(), "does not exist; run `mmrl train`"),
-        (lambda folder: (folder / TENSORS).unlink(), "does not exist; run `mmrl train`"),
+        (lambda folder: (folder / TENSORS).unlink(), "cannot be read .*; run `mmrl train`"),
         (lambda folder: (folder / CARD).write_text("{"), "not valid JSON"),
         (lambda folder: (folder / CARD).write_text('{"schema_version": 99}'), "schema_version 99"),
         (lambda folder: (folder / CARD).write_text('{"schema_version": 1}'), "does not describe an adapter"),
+        (lambda folder: alter_card(folder, alpha=0.1), "does not match its own card_sha256"),
     ],
 )
 def test_missing_or_foreign_files_are_refused_with_what_to_do(saved, damage, message):
@@ -101,6 +110,23 @@ def test_a_published_checkpoint_tells_its_method_and_settings(method, tmp_path):
         assert (settings["residual_rank"], settings["projection_rank"]) == (4, 8)
 
 
+def test_what_lies_beside_the_tensors_of_a_checkpoint_is_neither_needed_nor_run(tmp_path):
+    """The authors' trainer saves its optimiser and a scheduler object beside the state dict."""
+    path, optimizer = tmp_path / "model.pth.tar", torch.optim.SGD([torch.zeros(1)])
+    scheduler = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, 10)
+    beside = {"scheduler": {"successor": scheduler}, "optimizer": optimizer.state_dict(), "val_result": np.float64(0.5)}
+    torch.save({"state_dict": published("mmrl"), "epoch": 10, **beside}, path)
+    assert read_published(path).keys() == published("mmrl").keys()
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut off"])
+def test_a_file_that_is_no_checkpoint_is_refused(tmp_path, content):
+    path = tmp_path / "model.pth.tar"
+    path.write_bytes(content)
+    with pytest.raises(UserError, match="is no checkpoint of plain tensors"):
+        read_published(path)
+
+
 def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
     class Trap:
         def __reduce__(self):
@@ -108,7 +134,7 @@ def test_a_checkpoint_that_would_run_code_is_refused(tmp_path):
 
     path = tmp_path / "model.pth.tar"
     torch.save({"state_dict": Trap()}, path)
-    with pytest.raises(UserError, match="cannot be read as a checkpoint of plain tensors"):
+    with pytest.raises(UserError, match="is no checkpoint of plain tensors"):
         read_published(path)
 
 

@@ -26,6 +26,12 @@ MATRIX = {"datasets": ["digits"], "methods": ["mmrl"], "shots": [16], "seeds": [
         ("search.space={adapter.colour: {choice: [2]}}", "no key of adapter or train"),
         ("search.space={adapter.reg_weight: {loguniform: [0, 1]}}", "is no range"),
         ("search.space={adapter.reg_weight: {normal: [0, 1]}}", "exactly one of choice, uniform, loguniform"),
+        ("seeds=[1, 1]", "an entry occurs twice"),
+        ("datasets=[digits, digits]", "an entry occurs twice"),
+        ("seeds=[100000000000000000000]", r"seeds\.0 is"),
+        ("adapter.alpha=true", "a number is needed"),
+        ("train.lr=2024-99-99", "not valid YAML"),
+        ("search.space={adapter.insertion_depth: {uniform: [1, 5]}}", "give a choice instead of uniform"),
         ("train.lr", "not of the form key.path=value"),
         ("seeds.first=1", "is not a section"),
     ],
@@ -77,11 +83,19 @@ def test_an_explicit_value_wins_over_the_search_and_the_search_over_the_preset()
         ("dtd", "mmrlpp", {"adapter.reg_weight": 7, "adapter.beta": 0.9}),
         ("eurosat", "mmrl", {"adapter.reg_weight": 0.01, "adapter.rep_dim": 2048}),
         ("eurosat", "mmrlpp", {"adapter.beta": 0.2, "adapter.rep_dim": 512}),
+        ("flowers102", "mmrlpp", {"adapter.reg_weight": 7, "adapter.beta": 0.4}),
+        ("describable_textures", "mmrl", {"adapter.reg_weight": 6}),
         ("imagenet", "mmrl", {"train.batch_size": 32, "train.epochs": 5, "adapter.insertion_depth": 6}),
     ],
 )
 def test_the_preset_holds_the_published_values(dataset, method, expected):
     assert published(dataset, method, depth=12).items() >= expected.items()
+
+
+def test_more_warm_up_epochs_than_epochs_are_refused():
+    params = Params(**MATRIX, train={"epochs": 2, "warmup_epochs": 3})
+    with pytest.raises(UserError, match="warmup_epochs is 3, more than the 2 epochs"):
+        resolve(params, "dtd", "mmrl", seed=1, depth=12)
 
 
 def test_the_published_depth_scales_with_the_backbone():

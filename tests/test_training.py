@@ -10,7 +10,7 @@ from PIL import Image
 from mmrl_core.config import AdapterConfig, TrainConfig
 from mmrl_core.data.sets import ImageSet
 from mmrl_core.errors import UserError
-from mmrl_core.training import CHECKPOINT, batches, fit, lr_at, new_optimizer
+from mmrl_core.training import CHECKPOINT, batches, fit, lr_at, new_optimizer, settle_threads
 from tests.small import small_adapter, small_backbone
 
 SCHEDULES = json.loads((Path(__file__).parent / "golden" / "lr_schedule.json").read_text())
@@ -93,6 +93,32 @@ def test_a_run_broken_off_after_any_epoch_resumes_to_the_same_bits_and_history(d
         assert resumed.history == whole.history
         for name, tensor in whole.adapter.state_dict().items():
             assert torch.equal(tensor, resumed.adapter.state_dict()[name]), (stop, name)
+
+
+def test_a_resumed_run_reports_the_epochs_behind_it_too(data, tmp_path):
+    train, reported = TrainConfig(epochs=3, batch_size=4), []
+    fit(small_backbone(), CONFIG, train.model_copy(update={"epochs": 3}), data, checkpoints=tmp_path)
+    fit(small_backbone(), CONFIG, train, data, checkpoints=tmp_path, report=lambda epoch, _: reported.append(epoch))
+    assert reported == [0, 1, 2]
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04 cut off"])
+def test_a_damaged_checkpoint_is_passed_over_and_training_starts_anew(data, tmp_path, content, caplog):
+    train = TrainConfig(epochs=2, batch_size=4)
+    (tmp_path / CHECKPOINT).write_bytes(content)
+    resumed = fit(small_backbone(), CONFIG, train, data, checkpoints=tmp_path)
+    assert resumed.history == fit(small_backbone(), CONFIG, train, data).history
+    assert "is damaged" in caplog.text
+
+
+def test_a_small_backbone_gets_one_thread_so_that_bits_do_not_depend_on_the_machine():
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        settle_threads(small_backbone())
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
 
 
 def test_a_loss_that_is_no_longer_finite_stops_training_and_names_step_and_term(data):

@@ -2,13 +2,16 @@
 
 import json
 import shutil
+import sys
+import tempfile
+from pathlib import Path
 
 import pyarrow.parquet
 import pytest
 import torch
 
 from flows import cli
-from mmrl_core.adapter import load_adapter
+from mmrl_core.adapter import _card_sha256, load_adapter
 from mmrl_core.backbone import load_backbone
 from mmrl_core.data import views
 from mmrl_core.data.images import decode
@@ -16,7 +19,7 @@ from mmrl_core.data.shards import read_examples
 from mmrl_core.model import AdaptedCLIP
 from mmrl_core.predict import Predictor
 from tests.test_adapter import published
-from tests.workspace import QUICK, make_workspace, write_params
+from tests.workspace import QUICK, make_workspace, run, write_params
 
 RUN = ["--dataset", "digits", "--method", "mmrl", "--shots", "2", "--seed", "1"]
 PREPARE = [["fingerprint", "--dataset", "digits"], ["prepare", "--dataset", "digits"],
@@ -183,18 +186,32 @@ def alter_test_shard(project):
     path.write_bytes(content)
 
 
-def other_backbone(project):
+def rewrite_card(project, change) -> None:
+    """Another card with a digest that fits, as only a tool of ours would write it."""
     path = project / "models/digits/mmrl-2shot/seed1/adapter.json"
     card = json.loads(path.read_text())
-    card["backbone"]["sha256"] = "0" * 64
+    change(card)
+    card["card_sha256"] = _card_sha256(card)
     path.write_text(json.dumps(card))
+
+
+def other_backbone(project):
+    rewrite_card(project, lambda card: card["backbone"].update(sha256="0" * 64))
 
 
 def other_classes(project):
-    path = project / "models/digits/mmrl-2shot/seed1/adapter.json"
-    card = json.loads(path.read_text())
-    card["class_names"] = card["class_names"][::-1]
-    path.write_text(json.dumps(card))
+    rewrite_card(project, lambda card: card["class_names"].reverse())
+
+
+def other_search(project):
+    path = project / "results/digits/search/mmrl.json"
+    path.write_text(path.read_text().replace('"digits"', '"dtd"'))
+    write_params(project, **{**QUICK, "shots": [2], "search": {"enabled": True}})
+
+
+def metrics_without_base(project):
+    path = project / "results/digits-to-digits/mmrl-2shot/seed1/metrics.json"
+    path.write_text(path.read_text().replace('"base"', '"bass"'))
 
 
 @pytest.mark.parametrize(
@@ -204,6 +221,8 @@ def other_classes(project):
         (alter_test_shard, ["evaluate", *RUN], "test-base-000000.tar is not what manifest.json says"),
         (other_backbone, ["evaluate", *RUN], "was trained on backbone tiny with weights 000000000000"),
         (other_classes, ["evaluate", *RUN], "was trained on classes"),
+        (other_search, ["train", *RUN], "is of another search than digits mmrl"),
+        (metrics_without_base, ["summarize"], "has no 'base'; run `mmrl evaluate` again"),
         (lambda p: shutil.rmtree(p / "data"), ["train", *RUN], "manifest.json does not exist; run `mmrl prepare`"),
         (lambda p: shutil.rmtree(p / "models"), ["evaluate", *RUN], "adapter.json does not exist; run `mmrl train`"),
         (lambda p: shutil.rmtree(p / "results"), ["summarize"], "does not exist; run `mmrl evaluate`"),
@@ -241,7 +260,14 @@ def test_broken_inputs_end_with_one_line_and_leave_outputs_as_they_were(project,
         ({}, ["prepare", "--dataset", "mnist"], "unknown dataset 'mnist'"),
         ({}, ["prepare", "--dataset", "caltech101"], "caltech-101"),
         ({}, ["train", *RUN, "--set", "train.lr=1"], "need --out DIR"),
-        ({}, ["train", *RUN, "--set", "train.lr=1", "--out", "models/mine"], "that DVC tracks"),
+        ({}, ["train", *RUN, "--set", "train.lr=1", "--out", "models/mine"], "kept by other tools"),
+        ({}, ["train", *RUN, "--set", "train.lr=1", "--out", ".git/x"], "kept by other tools"),
+        ({}, ["train", *RUN, "--set", "train.lr=1", "--out", "params.yaml"], "params.yaml exists"),
+        ({}, ["train", *RUN, "--set", "train.lr=1", "--out", "params.yaml/x"], "params.yaml is no folder"),
+        ({}, ["import", "nothing.pth.tar", "--out", "mine", "--class", "cat"], "nothing.pth.tar is no file"),
+        ({}, ["import", "nothing.pth.tar", "--out", "data", "--class", "cat"], "data exists"),
+        ({"backbone": {"weights": "some.pt"}}, ["train", *RUN], "tiny comes with its own"),
+        ({"backbone": {"name": "roberta-ViT-B-32", "weights": "random"}}, ["train", *RUN], "text tower or tokenizer"),
         ({}, ["train", "--datset", "digits"], "No such option"),
         ({}, ["predict", "nowhere.png", "--model", "models/digits/mmrl-2shot/seed1"], "nowhere.png"),
         ({}, ["predict", "params.yaml", "--model", "models/digits/mmrl-2shot/seed1"], "params.yaml is not an image"),
@@ -262,6 +288,49 @@ def test_settings_on_the_command_line_write_where_out_says(project, mmrl, tmp_pa
         json.loads((project / "models/digits/mmrl-2shot/seed1/adapter.json").read_text())["settings"]["train.epochs"]
         == 2
     )
+
+
+def test_an_output_on_another_file_system_arrives_whole_and_leaves_nothing_beside_it(project, mmrl):
+    shared_memory = Path("/dev/shm")
+    if not shared_memory.is_dir() or shared_memory.stat().st_dev == project.stat().st_dev:
+        pytest.fail("this machine has no second file system at /dev/shm")
+    with tempfile.TemporaryDirectory(dir=shared_memory) as folder:
+        mmrl("fingerprint", "--dataset", "digits", "--out", f"{folder}/source.json")
+        assert [path.name for path in Path(folder).iterdir()] == ["source.json"]
+
+
+def test_what_people_keep_beside_the_report_stays(project, mmrl):
+    (project / "reports" / "notes.txt").write_text("mine")
+    mmrl("summarize")
+    assert sorted(path.name for path in (project / "reports").iterdir()) == ["notes.txt", "report.html", "summary.json"]
+
+
+@pytest.mark.parametrize("command", [["fingerprint", "--dataset", "digits"], ["summarize"], ["--help"]])
+def test_light_commands_do_not_import_torch(project, command):
+    script = (
+        f"import sys; sys.argv = ['mmrl', *{command}]\nfrom flows.cli import main\ntry: main()\nexcept SystemExit:\n"
+    )
+    done = run(project, sys.executable, "-c", script + " print('torch' in sys.modules, 'open_clip' in sys.modules)")
+    assert done.stdout.endswith("False False\n"), done.stdout
+
+
+def test_the_method_needs_none_of_the_pipeline_tools(project):
+    script = "import sys\nfor name in ('ray', 'prefect', 'mlflow', 'dvc'): sys.modules[name] = None\n"
+    names = ["adapter", "evaluation", "model", "predict", "presets", "pretrain", "report", "search", "training"]
+        "adapter",
+        "backbone",
+        "config",
+        "evaluation",
+        "model",
+        "predict",
+        "presets",
+        "pretrain",
+        "report",
+        "search",
+        "training",
+    ]
+    imports = "".join(f"import mmrl_core.{name}\n" for name in names)
+    run(project, sys.executable, "-c", script + imports + "import mmrl_core.data.sets")
 
 
 def test_a_class_with_fewer_items_than_shots_is_reported(mmrl, tmp_path, monkeypatch):

@@ -1,0 +1,151 @@
+"""The whole pipeline as its users run it: on the bundled digits, on real photographs, on a ViT-B/16."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from tests.workspace import BIN, environment, make_workspace, run
+
+pytestmark = pytest.mark.slow
+MMRL = str(BIN / "mmrl")
+needs_photographs = pytest.mark.skipif(
+    "MMRL_TEST_DATA" not in os.environ, reason="MMRL_TEST_DATA names no folder of photographs"
+)
+QUICK_SEARCH = {"trials": 2, "space": {"adapter.insertion_depth": {"choice": [4, 5, 6]}}}
+
+
+@pytest.fixture(scope="module")
+def adapted(tmp_path_factory):
+    """A project on which `mmrl flow adapt` has run once, and what it printed."""
+    folder = make_workspace(
+        tmp_path_factory.mktemp("flow") / "project", dvc=True,
+        methods=["mmrl", "mmrlpp"], shots=[2], seeds=[1], train={"epochs": 2}, search=QUICK_SEARCH,
+    )  # fmt: skip
+    return folder, run(folder, MMRL, "flow", "adapt")
+
+
+def test_the_flow_ends_with_every_stage_done_and_a_champion(adapted):
+    folder, done = adapted
+    stages = [line.split()[0] for line in done.stderr.splitlines() if line.endswith(" s")]
+    assert len(stages) == 10  # fingerprint, pool, few-shot set, 2 searches, 2 trainings, 2 evaluations, summary
+    assert "1 adapters registered, 1 promoted" in done.stderr
+    rows = json.loads((folder / "reports/summary.json").read_text())["rows"]
+    assert [row["method"] for row in rows] == ["zero_shot", "mmrl", "mmrlpp"]
+    assert done.stdout.count("| digits |") == 3
+
+
+def test_the_flow_run_again_says_that_there_was_nothing_to_do(adapted):
+    folder, _ = adapted
+    before = {path: path.stat().st_mtime_ns for path in (folder / "models").rglob("*")}
+    again = run(folder, MMRL, "flow", "adapt", "--json")
+    assert "nothing to do" in again.stderr
+    assert json.loads(again.stdout)["ran"] == []
+    assert {path: path.stat().st_mtime_ns for path in (folder / "models").rglob("*")} == before
+
+
+def test_the_champion_classifies_in_a_process_that_has_mlflow_and_this_package_alone(adapted):
+    folder, _ = adapted
+    script = """
+import json, sys
+for name in ("ray", "prefect", "dvc"): sys.modules[name] = None
+import mlflow, pandas
+from mmrl_core.data.shards import read_examples
+examples = [one for one in read_examples("data/digits/pool", "val", "base")][::10]
+mlflow.set_tracking_uri("sqlite:///mlflow.db")
+model = mlflow.pyfunc.load_model("models:/digits-base-to-novel@champion")
+found = model.predict(pandas.DataFrame({"image": [one.image for one in examples]}))
+print(json.dumps([[one.class_name for one in examples], list(found["label"])]))
+"""
+    done = run(folder, sys.executable, "-c", script)
+    expected, found = json.loads(done.stdout.splitlines()[-1])
+    assert sum(a == b for a, b in zip(expected, found, strict=True)) >= 0.8 * len(expected)
+
+
+def test_every_training_is_tracked_with_its_epochs_and_the_digest_of_its_data(adapted):
+    folder, _ = adapted
+    script = """
+import json, mlflow
+client = mlflow.MlflowClient("sqlite:///mlflow.db")
+experiment = client.get_experiment_by_name("digits")
+runs = client.search_runs([experiment.experiment_id], "tags.stage = 'train'")
+print(json.dumps([[run.info.status, run.data.tags["data.digest"], run.data.params["adapter.insertion_depth"],
+                   len(client.get_metric_history(run.info.run_id, "loss"))] for run in runs]))
+"""
+    runs = json.loads(run(folder, sys.executable, "-c", script).stdout.splitlines()[-1])
+    manifest = json.loads((folder / "data/digits/2shot-seed1/manifest.json").read_text())
+    assert len(runs) == 2
+    for status, digest, depth, epochs in runs:
+        assert (status, digest, epochs) == ("FINISHED", manifest["digest"], 2)
+        assert depth in ("4", "5", "6")
+
+
+def test_changing_a_learning_rate_rebuilds_no_shard(adapted, tmp_path):
+    folder = tmp_path / "project"
+    shutil.copytree(adapted[0], folder, symlinks=True)
+    params = yaml.safe_load((folder / "params.yaml").read_text())
+    params["train"]["lr"] = 2e-3
+    (folder / "params.yaml").write_text(yaml.safe_dump(params))
+    status = json.loads(run(folder, sys.executable, "-m", "dvc", "status", "--json").stdout)
+    changed = {name.partition("@")[0] for name, what in status.items() if what != ["always changed"]}
+    assert changed == {"tune", "train"}
+
+
+def test_a_mistake_in_the_settings_stops_the_flow_with_one_line(adapted, tmp_path):
+    folder = tmp_path / "project"
+    shutil.copytree(adapted[0], folder, symlinks=True)
+    text = (folder / "params.yaml").read_text()
+    (folder / "params.yaml").write_text(text.replace("n_tokens:", "n_token:"))
+    done = subprocess.run([MMRL, "flow", "adapt"], cwd=folder, env=environment(), text=True, capture_output=True)
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == ["mmrl: params.yaml: unknown key 'adapter.n_token'; did you mean 'n_tokens'?"]
+
+
+@needs_photographs
+def test_real_photographs_run_whole_with_the_bundled_backbone(tmp_path):
+    root = os.environ["MMRL_TEST_DATA"]
+    folder = make_workspace(
+        tmp_path / "project", dvc=True, datasets=["caltech101"], methods=["mmrlpp"], shots=[4], seeds=[1],
+        data={"root": root}, search={**QUICK_SEARCH, "trials": 1}, train={"epochs": 3},
+    )  # fmt: skip
+    run(folder, sys.executable, "-m", "dvc", "repro")
+    metrics = json.loads((folder / "results/caltech101-to-caltech101/mmrlpp-4shot/seed1/metrics.json").read_text())
+    assert metrics["n"] == 2465
+    card = json.loads((folder / "models/caltech101/mmrlpp-4shot/seed1/adapter.json").read_text())
+    assert card["data"]["images"] == 200
+    assert card["settings"]["adapter.reg_weight"] == 3  # Caltech101's published value
+
+
+@needs_photographs
+def test_a_randomly_initialised_vit_b_16_runs_whole_on_a_handful_of_classes(tmp_path):
+    make_subset(Path(os.environ["MMRL_TEST_DATA"]), tmp_path / "root", classes=4, test_items=4)
+    folder = make_workspace(
+        tmp_path / "project", dvc=True, datasets=["caltech101"], methods=["mmrl"], shots=[4], seeds=[1],
+        data={"root": str(tmp_path / "root")}, backbone={"name": "ViT-B-16", "weights": "random"},
+        train={"epochs": 1}, search={"enabled": False},
+    )  # fmt: skip
+    run(folder, sys.executable, "-m", "dvc", "repro")
+    card = json.loads((folder / "models/caltech101/mmrl-4shot/seed1/adapter.json").read_text())
+    assert card["trainable"] == 4_992_256
+    assert card["settings"]["adapter.insertion_depth"] == 6
+    metrics = json.loads((folder / "results/caltech101-to-caltech101/mmrl-4shot/seed1/metrics.json").read_text())
+    assert metrics["n"] == 16
+
+
+def make_subset(source: Path, root: Path, classes: int, test_items: int) -> None:
+    """A dataset folder of its own with the first classes of the photographs and a few test images of each."""
+    split = json.loads((source / "caltech-101" / "split_zhou_Caltech101.json").read_text())
+    subset = {}
+    for name, limit in (("train", 6), ("val", 4), ("test", test_items)):
+        rows = [[row for row in split[name] if row[1] == label][:limit] for label in range(classes)]
+        subset[name] = [row for of_class in rows for row in of_class]
+    for path, *_ in (row for rows in subset.values() for row in rows):
+        target = root / "caltech-101" / "101_ObjectCategories" / path
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(source / "caltech-101" / "101_ObjectCategories" / path, target)
+    (root / "caltech-101" / "split_zhou_Caltech101.json").write_text(json.dumps(subset))
