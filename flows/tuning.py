@@ -28,7 +28,8 @@ def run_search(params: Params, dataset: str, method: str, depth: int, data) -> l
     from ray import tune
 
     space = open_dimensions(params)
-    start = {key: value for key, value in published(dataset, method, depth).items() if key in space}
+    preset = published(dataset, method, depth)
+    start = {key: preset[key] for key, distribution in space.items() if _holds(distribution, preset[key])}
     trainable = tune.with_parameters(_trial, params=params, dataset=dataset, method=method, data=data)
     with connected(params.cluster), _storage(f"tune-{dataset}-{method}") as storage:
         tuner = tune.Tuner(
@@ -50,6 +51,11 @@ def _storage(name: str) -> Iterator[Path]:
         yield folder.absolute()
     finally:
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _holds(distribution: dict[str, list], value: float) -> bool:
+    kind, values = next(iter(distribution.items()))
+    return value in values if kind == "choice" else values[0] <= value <= values[1]
 
 
 def _sampler(distribution: dict[str, list]):

@@ -317,18 +317,6 @@ def test_light_commands_do_not_import_torch(project, command):
 def test_the_method_needs_none_of_the_pipeline_tools(project):
     script = "import sys\nfor name in ('ray', 'prefect', 'mlflow', 'dvc'): sys.modules[name] = None\n"
     names = ["adapter", "evaluation", "model", "predict", "presets", "pretrain", "report", "search", "training"]
-        "adapter",
-        "backbone",
-        "config",
-        "evaluation",
-        "model",
-        "predict",
-        "presets",
-        "pretrain",
-        "report",
-        "search",
-        "training",
-    ]
     imports = "".join(f"import mmrl_core.{name}\n" for name in names)
     run(project, sys.executable, "-c", script + imports + "import mmrl_core.data.sets")
 
