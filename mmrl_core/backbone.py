@@ -176,10 +176,15 @@ def _bundled_clip(name: str) -> CLIP:
     path = ASSETS / f"{name}.safetensors"
     if sha256_file(path) != card["sha256"]:
         raise UserError(f"{path} does not match the sha256 in {path.with_suffix('.json')}; reinstall the package")
-    clip = new_clip(card["model_cfg"])
-    state = {key: value.float() for key, value in load_file(path).items()}
+    return expand(load_file(path), card["model_cfg"], card["token_seed"])
+
+
+def expand(state: dict[str, Tensor], model_cfg: dict, token_seed: int) -> CLIP:
+    """A CLIP from half-precision weights that hold only some rows of the token table; the others follow from a seed."""
+    clip = new_clip(model_cfg)
+    state = {key: value.float() for key, value in state.items()}
     ids, rows = state.pop("token_embedding.ids").long(), state.pop("token_embedding.rows")
-    generator = torch.Generator().manual_seed(card["token_seed"])
+    generator = torch.Generator().manual_seed(token_seed)
     table = torch.randn(clip.vocab_size, rows.shape[1], generator=generator) * 0.02
     table[ids] = rows
     clip.load_state_dict({**state, "token_embedding.weight": table})

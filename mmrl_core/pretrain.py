@@ -1,20 +1,18 @@
 """Pretrain the bundled backbone `tiny`: a true CLIP, small enough for one CPU core, on procedural glyphs."""
 
 import contextlib
-import random
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image
 from safetensors.torch import save
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.utils.data import DataLoader, Dataset
 
 from mmrl_core.files import sha256_file, write_bytes, write_json
-from mmrl_core.glyphs import CONCEPTS, DIGIT_WORDS, SIZE, captions, render
+from mmrl_core.glyphs import CONCEPTS, SIZE, captions, render
 
 # Dimension letters: B pictures, T captions of a batch, C concepts, L caption length, E embed_dim.
 WIDTH, LAYERS = 128, 6
@@ -28,9 +26,6 @@ TOKEN_SEED = 0
 STEPS, BATCH, WARMUP = 2500, 128, 100
 LEARNING_RATE, WEIGHT_DECAY, LARGEST_SCALE = 1e-3, 0.1, 100.0
 THREADS = 1  # sums in another order would give other bytes
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
-PROMPT = "a photo of the digit {}."
-TRAIN_ITEMS, VALIDATION_ITEMS = 40, 20  # of each class of scikit-learn's digits; the validation items follow
 
 
 def pretrain(
@@ -47,6 +42,8 @@ def pretrain(
     `workers` processes render the pictures (0: this one does) and change nothing but the time.
     `report(step, steps, loss)` is called after each step.
     """
+    from mmrl_core.backbone import expand
+
     with _one_thread(seed):
         token_ids, text = _caption_tokens()
         clip = _compact_clip(token_ids, text.shape[1])
@@ -55,7 +52,7 @@ def pretrain(
         )
         _fit(clip, text, batches, steps, report or (lambda *_: None))
         state = _state_to_save(clip, token_ids)
-        figures = zero_shot_figures(_full_clip(state))
+        figures = zero_shot_figures(expand(state, MODEL_CFG, TOKEN_SEED))
     weights = Path(out) / "tiny.safetensors"
     write_bytes(weights, save(state))
     card = _card(steps, seed, figures, sha256_file(weights))
@@ -104,15 +101,16 @@ def contrastive_loss(logits: Tensor, positives: Tensor) -> Tensor:
 
 
 def zero_shot_figures(clip: nn.Module) -> dict:
-    """Zero-shot accuracy in per cent on the validation items of scikit-learn's digits: all ten, 0-4, 5-9."""
-    from mmrl_core.backbone import tokenizer_for
+    """Zero-shot accuracy in per cent on the validation items of the digits: all ten, 0-4, 5-9. No other is read."""
+    from mmrl_core.backbone import Backbone
+    from mmrl_core.data.catalog import DIGITS, open_source
+    from mmrl_core.data.views import decode, test_views
 
-    images, labels = _validation_digits()
-    clip.eval()
-    with torch.no_grad():
-        image_features = clip.encode_image(_preprocess(images), normalize=True)
-        prompts = tokenizer_for("tiny")([PROMPT.format(word) for word in DIGIT_WORDS])
-        scores = image_features @ clip.encode_text(prompts, normalize=True).T
+    source, backbone = open_source(DIGITS, ""), Backbone.from_clip(clip, name="tiny")
+    images = [decode(source.read(item), item.path) for item in source.val]
+    labels = torch.tensor([item.label for item in source.val])
+    views = test_views(images, SIZE, backbone.mean, backbone.std)
+    scores = backbone.encode_image(views) @ backbone.encode_text(source.class_names, source.template).T
     splits = {"all": range(10), "base": range(5), "novel": range(5, 10)}
     return {name: _accuracy(scores, labels, list(classes)) for name, classes in splits.items()}
 
@@ -121,20 +119,6 @@ def _accuracy(scores: Tensor, labels: Tensor, classes: list[int]) -> float:
     mine = torch.isin(labels, torch.tensor(classes))
     chosen = torch.tensor(classes)[scores[mine][:, classes].argmax(1)]
     return round(100 * (chosen == labels[mine]).float().mean().item(), 2)
-
-
-def _validation_digits() -> tuple[Tensor, Tensor]:
-    """The 20 validation scans of each class (200, 32, 32) uint8 and their labels; training and test scans unseen."""
-    from sklearn.datasets import load_digits
-
-    scans, rng, chosen = load_digits(), random.Random(0), []
-    for label in range(10):
-        indices = np.flatnonzero(scans.target == label).tolist()
-        rng.shuffle(indices)
-        chosen += indices[TRAIN_ITEMS : TRAIN_ITEMS + VALIDATION_ITEMS]
-    greys = [Image.fromarray((scan / 16 * 255).astype(np.uint8)) for scan in scans.images[chosen]]
-    images = np.stack([np.asarray(grey.resize((SIZE, SIZE), Image.Resampling.BICUBIC)) for grey in greys])
-    return torch.from_numpy(images), torch.from_numpy(scans.target[chosen])
 
 
 @contextlib.contextmanager
@@ -215,7 +199,9 @@ def _rate(step: int, steps: int) -> float:
 
 def _preprocess(pictures: Tensor) -> Tensor:
     """Grey uint8 (B, 32, 32) -> CLIP's normalised RGB (B, 3, 32, 32)."""
-    mean, std = torch.tensor(CLIP_MEAN).view(3, 1, 1), torch.tensor(CLIP_STD).view(3, 1, 1)
+    from mmrl_core.backbone import OPENAI_MEAN, OPENAI_STD
+
+    mean, std = torch.tensor(OPENAI_MEAN).view(3, 1, 1), torch.tensor(OPENAI_STD).view(3, 1, 1)
     return (pictures[:, None].float() / 255 - mean) / std
 
 
@@ -230,19 +216,6 @@ def _state_to_save(clip: nn.Module, token_ids: Tensor) -> dict[str, Tensor]:
     state = {**state, "positional_embedding": positions, "token_embedding.rows": rows}
     halves = {name: value.half().contiguous() for name, value in state.items()}
     return {**halves, "token_embedding.ids": token_ids.int()}
-
-
-def _full_clip(state: dict[str, Tensor]) -> nn.Module:
-    """The model as it will be loaded, rounding included."""
-    from mmrl_core.backbone import new_clip
-
-    values = {name: value.float() for name, value in state.items()}
-    table, ids = _token_table(), state["token_embedding.ids"].long()
-    table[ids] = values.pop("token_embedding.rows")
-    del values["token_embedding.ids"]
-    clip = new_clip(MODEL_CFG)
-    clip.load_state_dict({**values, "token_embedding.weight": table})
-    return clip
 
 
 def _card(steps: int, seed: int, figures: dict, sha256: str) -> dict:

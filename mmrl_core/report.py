@@ -12,10 +12,10 @@ PAGE = """<!doctype html>
 <title>MMRL Ops: results</title>
 <style>
  body {{ font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #222; }}
+ div {{ overflow-x: auto; }}
  table {{ border-collapse: collapse; width: 100%; margin: 1rem 0; }}
- th, td {{ text-align: right; padding: .3rem .6rem; border-bottom: 1px solid #ddd; }}
- th:first-child, td:first-child {{ text-align: left; }}
- .bar {{ background: #dbe7f5; }} caption {{ text-align: left; font-weight: 600; }}
+ th, td {{ text-align: right; padding: .3rem .6rem; border-bottom: 1px solid #ddd; white-space: nowrap; }}
+ th:first-child, td:first-child, th:nth-child(3), td:nth-child(3) {{ text-align: left; }}
  footer {{ color: #666; font-size: .85rem; }}
 </style>
 <h1>Results</h1>
@@ -84,5 +84,5 @@ def page(rows: list[dict], notes: list[str]) -> str:
     """One self-contained HTML page."""
     head = "".join(f"<th>{html.escape(name)}</th>" for name in HEADER)
     body = "\n".join("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells(row)) + "</tr>" for row in rows)
-    table = f"<table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table>"
+    table = f"<div><table><thead><tr>{head}</tr></thead>\n<tbody>\n{body}\n</tbody></table></div>"
     return PAGE.format(tables=table, notes="<br>".join(map(html.escape, notes)))
