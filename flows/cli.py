@@ -231,8 +231,9 @@ def pretrain(
 
 
 @flow.command()
-def adapt(params: ParamsFile = DEFAULT_PARAMS, json_: AsJson = False):
+def adapt(params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False):
     """Run every stage that is out of date, then register and promote; no server needed."""
+    refuse_overrides(set_)
     from flows import pipeline
     from mmrl_core.files import read_json
     from mmrl_core.report import markdown
@@ -251,12 +252,19 @@ def adapt(params: ParamsFile = DEFAULT_PARAMS, json_: AsJson = False):
 @flow.command()
 def serve(
     cron: Annotated[str, typer.Option(help='When to run `adapt`, e.g. "0 2 * * *".')],
-    params: ParamsFile = DEFAULT_PARAMS,
-):
+    params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [],
+):  # fmt: skip
     """Run `adapt` on a schedule; needs PREFECT_API_URL to name a running server."""
+    refuse_overrides(set_)
     from flows import pipeline
 
     pipeline.serve_adapt(cron, params)
+
+
+def refuse_overrides(overrides: list[str]) -> None:
+    """A flow's stages are DVC's, which read params.yaml and nothing else."""
+    if overrides:
+        raise UserError(f"--set {overrides[0]} does not reach the stages of a flow; write it into params.yaml")
 
 
 def main() -> None:

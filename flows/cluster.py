@@ -14,6 +14,7 @@ from mmrl_core.errors import UserError
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # it would pass a broken-off search for a finished one
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new reporter prints to stdout even when told to be silent
 
 
