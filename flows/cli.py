@@ -279,7 +279,7 @@ def main() -> None:
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", 1)
     except TyperException as error:
-        _fail(" ".join(error.format_message().split()), 2)
+        _fail(" ".join(error.format_message().split()) or "name one of the commands above", 2)
 
 
 def _fail(message: str, code: int) -> None:
