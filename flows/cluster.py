@@ -5,7 +5,7 @@ import logging
 import os
 import subprocess
 import sys
-import uuid
+import tempfile
 from collections.abc import Iterator
 
 from mmrl_core.config import ClusterSection
@@ -18,7 +18,7 @@ os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # it would pass a bro
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new reporter prints to stdout even when told to be silent
 
 
-MARK = "MMRL_RAY_CLUSTER"  # environment variable by which the processes of a local cluster are told
+FOLDER = "MMRL_RAY_FOLDER"  # environment variable that tells the processes of a local cluster from others
 
 
 @contextlib.contextmanager
@@ -29,9 +29,9 @@ def connected(cluster: ClusterSection) -> Iterator[None]:
     """
     import ray
 
-    local = {"include_dashboard": False} if cluster.address == "local" else {}
     logging.getLogger("ray").setLevel(logging.ERROR)
-    with _reaped() if local else contextlib.nullcontext():
+    with _local_folder() if cluster.address == "local" else contextlib.nullcontext() as folder:
+        local = {"include_dashboard": False, "_temp_dir": folder} if folder else {}
         try:
             ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR, **local)
         except (ConnectionError, ValueError, RuntimeError) as error:
@@ -54,18 +54,18 @@ def _check_gpus(cluster: ClusterSection) -> None:
 
 
 @contextlib.contextmanager
-def _reaped() -> Iterator[None]:
-    """Mark the processes started in the block, and see to it that none outlives this one."""
-    mark = uuid.uuid4().hex
+def _local_folder() -> Iterator[str]:
+    """A folder for a cluster's logs and sockets; neither it nor a process that uses it outlives this process."""
+    folder = tempfile.mkdtemp(prefix="mmrl-ray-", dir="/tmp")  # sockets need a short path
     read, write = os.pipe()
-    command = [sys.executable, "-m", "flows.reaper", str(read), MARK, mark]
+    command = [sys.executable, "-m", "flows.reaper", str(read), folder]
     reaper = subprocess.Popen(command, pass_fds=[read], start_new_session=True)
     os.close(read)
-    os.environ[MARK] = mark
+    os.environ[FOLDER] = folder
     try:
-        yield
+        yield folder
     finally:
-        del os.environ[MARK]
+        del os.environ[FOLDER]
         os.write(write, b".")
         os.close(write)
         reaper.wait()

@@ -1,12 +1,13 @@
 """Ends what a killed driver leaves of its Ray cluster: Ray's agents notice the death of their parent a minute late.
 
-Runs as `python -m flows.reaper FD NAME VALUE` in a session of its own. Waits until the other end of the pipe FD closes,
-which any death of its owner does, then kills every process that carries NAME=VALUE in its environment. A byte through
-the pipe says that the owner ends in good order.
+Runs as `python -m flows.reaper FD FOLDER` in a session of its own, FOLDER being where that cluster keeps its logs and
+sockets. Waits until the other end of the pipe FD closes, which any death of its owner does, then kills every process
+that has to do with the folder and removes it. A byte through the pipe says that the owner ends in good order.
 """
 
 import contextlib
 import os
+import shutil
 import signal
 import sys
 import time
@@ -16,26 +17,43 @@ PAUSE = 0.1
 QUIET_ROUNDS = {"killed": 20, "done": 2}  # a process that is just being started can be missed for a moment
 
 
-def carriers(name: str, value: str) -> list[int]:
-    """Process ids whose environment holds name=value."""
-    mark, found = f"{name}={value}".encode(), []
-    for entry in Path("/proc").iterdir():
-        with contextlib.suppress(OSError):  # gone meanwhile, or not ours
-            if entry.name.isdigit() and mark in (entry / "environ").read_bytes().split(b"\0"):
-                found.append(int(entry.name))
-    return found
+def users_of(folder: str, but: set[int]) -> list[int]:
+    """Process ids that name the folder in their command line or environment, or have a file in it open.
+
+    All three, since the titles that Ray gives its processes overwrite the first two.
+    """
+    pids = {int(entry.name) for entry in Path("/proc").iterdir() if entry.name.isdigit()} - but
+    processes = [Path(f"/proc/{pid}") for pid in pids]
+    return [int(process.name) for process in processes if _names(process, folder) or _has_open(process, folder)]
 
 
-def main(fd: int, name: str, value: str) -> None:
+def _names(process: Path, folder: str) -> bool:
+    with contextlib.suppress(OSError):  # gone meanwhile, or not ours
+        return any(folder.encode() in (process / part).read_bytes() for part in ("cmdline", "environ"))
+    return False
+
+
+def _has_open(process: Path, folder: str) -> bool:
+    with contextlib.suppress(OSError):
+        for link in (process / "fd").iterdir():
+            with contextlib.suppress(OSError):
+                if os.readlink(link).startswith(folder):
+                    return True
+    return False
+
+
+def main(fd: int, folder: str) -> None:
+    spared = {os.getpid(), os.getppid()}  # itself and the owner
     ending, quiet = "done" if os.read(fd, 1) else "killed", 0
     while quiet < QUIET_ROUNDS[ending]:
-        left = carriers(name, value)
+        left = users_of(folder, spared)
         for pid in left:
             with contextlib.suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
         quiet = 0 if left else quiet + 1
         time.sleep(PAUSE)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), sys.argv[2], sys.argv[3])
+    main(int(sys.argv[1]), sys.argv[2])

@@ -49,10 +49,10 @@ def processes_with(token: str) -> list[int]:
     return found
 
 
-def wait_until(condition: Callable[[], bool], seconds: float, what: str) -> None:
+def wait_until(condition: Callable[[], bool], seconds: float, what: Callable[[], str]) -> None:
     deadline = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what}"
+        assert time.monotonic() < deadline, f"waited {seconds} s for {what()}"
         time.sleep(0.02)
 
 
@@ -124,10 +124,10 @@ def test_a_kill_leaves_no_child_and_no_half_and_the_rerun_ends_with_the_same_bit
         stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     try:
-        wait_until(lambda: stage_process(token, stage) is not None and reached(folder, token), 90, moment)
+        wait_until(lambda: stage_process(token, stage) is not None and reached(folder, token), 90, lambda: moment)
         os.kill(dvc.pid if victim == "dvc" else stage_process(token, stage), kill)
         dvc.wait(30)
-        wait_until(lambda: not processes_with(token), 20, f"the end of all of {commands_with(token)}")
+        wait_until(lambda: not processes_with(token), 20, lambda: f"the end of {commands_with(token)}")
     finally:
         for pid in processes_with(token):
             os.kill(pid, KILL)

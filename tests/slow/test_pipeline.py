@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -80,7 +81,11 @@ def start(project, *code_or_module, **env):
     own |= {"PYTHONPATH": str(Path(__file__).parents[2]), "PREFECT_TASKS_RUNNER_THREAD_POOL_MAX_WORKERS": "2", **env}
     log = (project / f"{len(list(project.glob('*.out')))}.out").open("w+")
     command = [sys.executable, *code_or_module]
-    return subprocess.Popen(command, cwd=project, env=own, stdout=log, stderr=subprocess.STDOUT), Path(log.name)
+    hears_ctrl_c = partial(signal.signal, signal.SIGINT, signal.SIG_DFL)  # a test run in the background does not
+    process = subprocess.Popen(
+        command, cwd=project, env=own, stdout=log, stderr=subprocess.STDOUT, preexec_fn=hears_ctrl_c
+    )
+    return process, Path(log.name)
 
 
 def flow(project, **env):
