@@ -285,3 +285,7 @@ def main() -> None:
 def _fail(message: str, code: int) -> None:
     print(f"mmrl: {message}", file=sys.stderr)
     sys.exit(code)
+
+
+if __name__ == "__main__":
+    main()

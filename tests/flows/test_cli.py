@@ -272,7 +272,6 @@ def test_broken_inputs_end_with_one_line_and_leave_outputs_as_they_were(project,
         ({}, ["trian"], "No such command"),
         ({}, [], "name one of the commands above"),
         ({}, ["flow", "adapt", "--set", "train.lr=1"], "write it into params.yaml"),
-        ({}, ["flow", "serve", "--cron", "often"], "'often' is no schedule"),
         ({}, ["promote"], "no model 'digits-base-to-novel' is registered"),
         ({"seeds": [1, 2]}, ["register"], "1 of 2 runs of digits are missing"),
         ({}, ["predict", "nowhere.png", "--model", "models/digits/mmrl-2shot/seed1"], "nowhere.png"),
@@ -284,6 +283,13 @@ def test_impossible_settings_and_arguments_end_with_exit_2_and_one_line(project,
     error = mmrl(*command, code=2)
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_a_schedule_that_is_none_ends_with_exit_2_and_one_line(project):
+    # in a process of its own: Prefect configures logging when it is imported
+    done = run(project, sys.executable, "-m", "flows.cli", "flow", "serve", "--cron", "often", check=False)
+    assert done.returncode == 2
+    assert done.stderr == "mmrl: --cron 'often' is no schedule; give five fields, such as '0 2 * * *'\n"
 
 
 def test_settings_on_the_command_line_write_where_out_says(project, mmrl, tmp_path):
