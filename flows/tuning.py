@@ -23,7 +23,7 @@ def run_search(params: Params, dataset: str, method: str, depth: int, data) -> l
     """Run all trials; one record a trial, in the order they were drawn.
 
     `depth` is N of the backbone's shallower tower, `data` a SearchData. A record holds params, the objective's parts
-    averaged over the partitions it finished, how many those were, and its seconds.
+    averaged over the partitions it finished, and how many those were; no times, so that a rerun writes the same bytes.
     """
     from ray import tune
 
@@ -135,7 +135,7 @@ def _record(result, space: dict) -> dict[str, Any]:
         raise getattr(result.error, "cause", None) or result.error
     names = ("log_likelihood", "harmonic_mean", "seen_accuracy", "unseen_accuracy", "partitions")
     metrics = {name: result.metrics[name] for name in names}
-    return {"params": {key: result.config[key] for key in space}, **metrics, "seconds": result.metrics["time_total_s"]}
+    return {"params": {key: result.config[key] for key in space}, **metrics}
 
 
 def best_trial(trials: list[dict], objective: str, partitions: int) -> dict | None:

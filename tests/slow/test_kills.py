@@ -26,7 +26,8 @@ SETTINGS = {
 ADAPTER = Path("models/digits/mmrl-4shot/seed1/adapter.safetensors")
 METRICS = Path("results/digits-to-digits/mmrl-4shot/seed1/metrics.json")
 PREDICTIONS = METRICS.with_name("predictions.parquet")
-OUTPUTS = [Path("data/digits/pool"), Path("results/digits/search/mmrl.json"), ADAPTER.parent, METRICS]
+SEARCH = Path("results/digits/search/mmrl.json")
+OUTPUTS = [Path("data/digits/pool"), SEARCH, ADAPTER.parent, METRICS]
 
 
 @pytest.fixture(scope="module")
@@ -140,10 +141,10 @@ def test_a_kill_leaves_no_child_and_no_half_and_the_rerun_ends_with_the_same_bit
 
 
 def must_be_equal(folder: Path) -> list[Path]:
-    """Files that must come out the same to the bit: shards, manifests, adapter and evaluation, as far as there."""
+    """Files that must come out the same to the bit: shards, manifests, search, adapter and evaluation."""
     files = [path.relative_to(folder) for path in (folder / "data").rglob("*") if path.is_file()]
     assert len(files) == 11
-    return files + [path for path in (ADAPTER, METRICS, PREDICTIONS) if (folder / path).exists()]
+    return files + [path for path in (SEARCH, ADAPTER, METRICS, PREDICTIONS) if (folder / path).exists()]
 
 
 ORDER = ["fingerprint", "prepare_pool", "prepare", "tune", "train", "evaluate", "summarize"]
