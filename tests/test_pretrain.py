@@ -1,5 +1,6 @@
 """The pictures and the training behind the bundled backbone."""
 
+import colorsys
 import json
 
 import numpy as np
@@ -8,9 +9,12 @@ import torch
 from safetensors.torch import load_file
 
 from mmrl_core.backbone import new_clip
+from mmrl_core.data.catalog import open_source
 from mmrl_core.files import sha256_file
-from mmrl_core.glyphs import CONCEPTS, DIGIT_WORDS, DIGITS, captions, render
 from mmrl_core.pretrain import RenderedBatches, caption_table, contrastive_loss, pretrain
+from mmrl_core.renders import CONCEPTS, captions, render
+from mmrl_core.renders.glyphs import DIGIT_WORDS, DIGITS, LETTERS
+from mmrl_core.renders.objects import COLOURS, OBJECTS, Object, sample_colour
 
 
 def test_a_render_is_a_pure_function_of_its_seed():
@@ -19,31 +23,54 @@ def test_a_render_is_a_pure_function_of_its_seed():
     second, again = render(7)
     assert concept == again
     np.testing.assert_array_equal(first, second)
-    assert first.shape == (32, 32) and first.dtype == np.uint8
+    assert first.shape == (32, 32, 3) and first.dtype == np.uint8
 
 
-def test_every_concept_is_rendered_and_half_of_the_renders_are_digits():
-    concepts = [render(seed)[1] for seed in range(2000)]
+def test_every_concept_is_rendered_in_the_intended_shares():
+    concepts = [CONCEPTS[render(seed)[1]] for seed in range(4000)]
     assert set(concepts) == set(CONCEPTS)
-    assert 0.45 < sum(concept in DIGITS for concept in concepts) / len(concepts) < 0.55
+    for kind, share in ((DIGITS, 0.3), (LETTERS, 0.2), (OBJECTS, 0.5)):
+        assert abs(sum(concept in tuple(kind) for concept in concepts) / len(concepts) - share) < 0.03
 
 
-@pytest.mark.parametrize("concept", CONCEPTS)
-def test_captions_name_their_concept(concept):
+@pytest.mark.parametrize("concept", [*DIGITS, *LETTERS])
+def test_captions_name_their_character(concept):
     names = {concept.lower()} | ({DIGIT_WORDS[int(concept)]} if concept in DIGITS else set())
     for caption in captions(concept):
         assert names & set(caption.rstrip(".").split())
 
 
-def test_the_downstream_prompt_is_a_caption_of_each_digit():
-    for digit, word in zip(DIGITS, DIGIT_WORDS, strict=True):
-        assert f"a photo of the digit {word}." in captions(digit)
+def test_captions_name_parts_of_their_object_and_nothing_else():
+    everything = {word for shown in OBJECTS for word in shown}
+    for caption in captions(Object("striped", "red", "star")):
+        assert everything & set(caption.rstrip(".").split()) <= {"striped", "red", "star"}
+
+
+@pytest.mark.parametrize("key", ["digits", "objects"])
+def test_prompts_of_the_embedded_datasets_are_captions(key):
+    source, texts = open_source(key, ""), set(caption_table()[0])
+    for template in source.templates:
+        assert {template.format(name) for name in source.class_names} <= texts
+
+
+def test_colours_have_the_hue_of_their_name():
+    rng = np.random.default_rng(0)
+    for name, ((hue, width), *_) in COLOURS.items():
+        for _ in range(20):
+            turned = 360 * colorsys.rgb_to_hsv(*sample_colour(rng, name))[0]
+            assert abs((turned - hue + 180) % 360 - 180) <= width + 1e-6, name
 
 
 def test_every_picture_of_a_batch_has_a_caption_and_every_caption_a_picture():
     _, labels, chosen = RenderedBatches(1, 0)[0]
     positives = caption_table()[1][labels][:, chosen]
     assert positives.any(1).all() and positives.any(0).all()
+
+
+def test_true_captions_of_one_picture_do_not_compete():
+    positives = torch.tensor([[True, True, False], [False, False, True]])
+    loss = contrastive_loss(torch.tensor([[50.0, 20.0, -20.0], [-20.0, -20.0, 20.0]]), positives)
+    assert loss < 1e-6
 
 
 def test_the_loss_is_lowest_when_all_pictures_of_a_concept_agree_with_its_caption():

@@ -33,8 +33,8 @@ def image_set(examples: Iterable[Example], labels: list[int], class_names: list[
     )
 
 
-def read_set(folder: str | Path, split: str, half: str) -> ImageSet:
+def read_set(folder: str | Path, split: str, half: str, template: str) -> ImageSet:
     """One split of the base or the novel classes of a prepared few-shot folder."""
     manifest = read_manifest(folder)
     examples = read_examples(folder, split, half)
-    return image_set(examples, manifest[half], manifest["class_names"], manifest["template"])
+    return image_set(examples, manifest[half], manifest["class_names"], template)

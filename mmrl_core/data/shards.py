@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 
-from mmrl_core.data.catalog import Source
 from mmrl_core.data.images import decode
+from mmrl_core.data.source import Source
 from mmrl_core.data.splits import base_novel, sample_few_shot
 from mmrl_core.errors import UserError
 from mmrl_core.files import canonical_json, read_json, sha256_file, write_json
@@ -84,7 +84,7 @@ def _write(
             members = [index for index in indices if source.items(split)[index].label in labels]
             shards += _write_shards(source, split, half, members, out, tick)
     manifest = {
-        "dataset": source.key, "template": source.template, "class_names": source.class_names,
+        "dataset": source.key, "templates": source.templates, "class_names": source.class_names,
         "base": base, "novel": novel, **facts, "counts": counts, "shards": shards,
     }  # fmt: skip
     manifest["digest"] = _digest(manifest)

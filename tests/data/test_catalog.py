@@ -49,7 +49,7 @@ def test_caltech101_opens_with_the_counts_of_its_split():
     source = open_source("caltech101", os.environ["MMRL_TEST_DATA"])
     assert (len(source.train), len(source.val), len(source.test), len(source.class_names)) == (4128, 1649, 2465, 100)
     assert source.read(source.train[0])[:2] == b"\xff\xd8"
-    assert source.template == "a photo of a {}."
+    assert source.templates == ["a photo of a {}."]
     runs = json.loads((GOLDEN / "caltech101_label_runs.json").read_text())
     for split in ("train", "val"):
         labels = [label for label, length in runs[split] for _ in range(length)]
@@ -59,16 +59,16 @@ def test_caltech101_opens_with_the_counts_of_its_split():
 def test_a_folder_opens_with_its_items_names_and_bytes(pets):
     source = pets.open()
     assert source.class_names == ["cat", "dog", "newt"]
-    assert (source.key, source.template) == ("oxford_pets", "a photo of a {}, a type of pet.")
+    assert (source.key, source.templates) == ("oxford_pets", ["a photo of a {}, a type of pet."])
     assert [list(item) for item in source.val] == pets.splits["val"]
     assert source.read(source.test[0]) == (pets.images / source.test[0].path).read_bytes()
     assert source.image_extension(source.test[0]) == "jpg"
 
 
 def test_an_unknown_key_lists_the_known_ones():
-    with pytest.raises(UserError, match="caltech101, digits, dtd"):
+    with pytest.raises(UserError, match="caltech101, digits, dtd, eurosat, food101, objects"):
         open_source("cifar", "")
-    assert len(known_keys()) == 10
+    assert len(known_keys()) == 11
 
 
 def test_an_alias_opens_the_data_set_under_its_own_key(pets):

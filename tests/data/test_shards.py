@@ -141,7 +141,7 @@ def test_a_folder_without_a_manifest_says_to_prepare(tmp_path):
         read_manifest(tmp_path)
 
 
-@pytest.mark.parametrize(("key", "value"), [("schema_version", 99), ("template", "a drawing of a {}."), ("digest", "")])
+@pytest.mark.parametrize(("key", "value"), [("schema_version", 99), ("templates", ["a {}."]), ("digest", "")])
 def test_an_altered_manifest_says_to_prepare_again(pool, key, value):
     manifest = json.loads((pool / "manifest.json").read_text())
     (pool / "manifest.json").write_text(json.dumps({**manifest, key: value}))

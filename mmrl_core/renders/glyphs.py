@@ -1,7 +1,4 @@
-"""Procedural pictures of digits and letters with captions: what the bundled backbone is pretrained on.
-
-Every picture is a pure function of one integer, so a training set is a range of integers and no file.
-"""
+"""Procedural pictures of digits and letters, printed and handwritten, and the captions that are true of them."""
 
 from functools import cache
 from pathlib import Path
@@ -16,7 +13,6 @@ COARSE = 8  # side of the grid that coarse renders pass through
 FIELD, GLYPH = 64, 40  # side of a distance field and of the glyph in its middle, field pixels
 DIGITS = "0123456789"
 LETTERS = "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz"
-CONCEPTS = DIGITS + LETTERS
 DIGIT_WORDS = ("zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine")
 # The text fonts among those that matplotlib ships; the others hold symbols or extensions.
 FONTS = (
@@ -52,24 +48,22 @@ LETTER_TEMPLATES = ("a photo of the letter {}.", "a handwritten letter {}.")
 CASE_TEMPLATES = ("a photo of the {case} letter {letter}.", "the {case} letter {letter}", "{case} {letter}")
 
 
-def captions(concept: str) -> tuple[str, ...]:
+def captions(character: str) -> tuple[str, ...]:
     """Captions that are true of a digit or a letter. CLIP ignores case, so some are shared by `B` and `b`."""
-    if concept in DIGITS:
-        words = (template.format(DIGIT_WORDS[int(concept)]) for template in WORD_TEMPLATES)
-        return (*words, *(template.format(concept) for template in CHARACTER_TEMPLATES))
-    case, letter = "uppercase" if concept.isupper() else "lowercase", concept.lower()
+    if character in DIGITS:
+        words = (template.format(DIGIT_WORDS[int(character)]) for template in WORD_TEMPLATES)
+        return (*words, *(template.format(character) for template in CHARACTER_TEMPLATES))
+    case, letter = "uppercase" if character.isupper() else "lowercase", character.lower()
     shared = (template.format(letter) for template in LETTER_TEMPLATES)
     return (*shared, *(template.format(case=case, letter=letter) for template in CASE_TEMPLATES))
 
 
-def render(item_seed: int) -> tuple[np.ndarray, str]:
-    """A picture as uint8 (32, 32), grey, and the character it shows. Half of all seeds give digits."""
-    rng = np.random.default_rng(item_seed)
-    concept = str(rng.choice(list(DIGITS if rng.random() < 0.5 else LETTERS)))
-    by_hand = concept in DIGITS and rng.random() < 0.6
-    field = _written_field(rng, concept) if by_hand else _printed_field(str(rng.choice(FONTS)), concept)
+def photograph(rng: np.random.Generator, character: str) -> np.ndarray:
+    """A picture of a digit or a letter: grey, uint8 (SIZE, SIZE)."""
+    by_hand = character in DIGITS and rng.random() < 0.6
+    field = _written_field(rng, character) if by_hand else _printed_field(str(rng.choice(FONTS)), character)
     ink = _draw(rng, field)
-    return (_coarsen(rng, ink) if rng.random() < 0.6 else _photograph(rng, ink)), concept
+    return _coarsen(rng, ink) if rng.random() < 0.6 else _soil(rng, ink)
 
 
 def _written_field(rng: np.random.Generator, digit: str) -> np.ndarray:
@@ -145,7 +139,7 @@ def _coarsen(rng: np.random.Generator, ink: np.ndarray) -> np.ndarray:
     return np.asarray(grey.resize((SIZE, SIZE), Image.Resampling.BICUBIC))
 
 
-def _photograph(rng: np.random.Generator, ink: np.ndarray) -> np.ndarray:
+def _soil(rng: np.random.Generator, ink: np.ndarray) -> np.ndarray:
     """Blur, grey levels of ink and paper (a quarter dark on light) and noise."""
     ink = gaussian_filter(ink, rng.uniform(0, 1.2))
     paper, pen = rng.uniform(0, 0.3), rng.uniform(0.6, 1.0)

@@ -1,0 +1,64 @@
+"""scikit-learn's handwritten digits, which every installation has: 1,797 scans of 8 x 8, ten classes."""
+
+import hashlib
+import importlib.util
+import io
+import random
+from pathlib import Path, PurePosixPath
+
+from mmrl_core.data.source import Source
+from mmrl_core.data.splits import Item
+from mmrl_core.files import sha256_file
+
+KEY = "digits"
+CLASS_NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
+TEMPLATES = ["a photo of the digit {}.", "a photo of the number {}."]
+TRAIN, VAL = 40, 20  # a class; the rest is test
+
+
+def open_source() -> Source:
+    """The dataset. 40 train and 20 val items a class, drawn with a fixed seed; the other 1,197 are test."""
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    splits = _split(digits.target.tolist())
+    pixels = digits.images  # (1797, 8, 8), 0 to 16, light on dark
+
+    def read(item: Item) -> bytes:
+        return _png(pixels[int(PurePosixPath(item.path).stem)])
+
+    return Source(KEY, TEMPLATES, CLASS_NAMES, **splits, reader=read)
+
+
+def fingerprint() -> dict:
+    """Digest of scikit-learn's data file."""
+    return {"dataset": KEY, "digest": hashlib.sha256(f"{KEY}{sha256_file(_file())}".encode()).hexdigest()}
+
+
+def _split(labels: list[int]) -> dict[str, list[Item]]:
+    splits = {"train": [], "val": [], "test": []}
+    rng = random.Random(0)
+    for label, name in enumerate(CLASS_NAMES):
+        indices = [index for index, other in enumerate(labels) if other == label]
+        rng.shuffle(indices)
+        items = [Item(f"digits/{index:04d}.png", label, name) for index in indices]
+        splits["train"] += items[:TRAIN]
+        splits["val"] += items[TRAIN : TRAIN + VAL]
+        splits["test"] += items[TRAIN + VAL :]
+    return splits
+
+
+def _png(pixels) -> bytes:
+    """PNG bytes of a (8, 8) digit enlarged to 32 x 32."""
+    import numpy as np
+    from PIL import Image
+
+    grey = Image.fromarray(np.rint(pixels / 16 * 255).astype(np.uint8))
+    encoded = io.BytesIO()
+    grey.resize((32, 32), Image.Resampling.BICUBIC).save(encoded, format="PNG")
+    return encoded.getvalue()
+
+
+def _file() -> Path:
+    package = importlib.util.find_spec("sklearn").submodule_search_locations[0]  # found, not imported: that is slow
+    return Path(package) / "datasets" / "data" / "digits.csv.gz"

@@ -1,0 +1,81 @@
+"""Rendered objects with compositional names ("striped red star"), seen through a camera that `tiny` never met.
+
+Every pattern, colour and shape occurs among the base classes; the novel classes are other combinations of them. The
+camera's coloured light, dirt and blur are the same for both halves: what adaptation learns of it on the base classes
+can serve the novel ones.
+"""
+
+import hashlib
+import io
+from itertools import product
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+from scipy.ndimage import gaussian_filter, zoom
+
+from mmrl_core.data.source import Source
+from mmrl_core.data.splits import Item
+from mmrl_core.files import sha256_file
+from mmrl_core.renders import objects as renders
+from mmrl_core.renders.objects import FINE, Object
+
+KEY = "objects"
+TEMPLATES = ["a photo of a {}.", "a drawing of a {}."]
+PATTERNS, COLOURS = ("striped", "checkered"), ("red", "orange", "yellow")
+SHAPES = ("circle", "square", "triangle", "star")
+COUNTS = {"train": 40, "val": 20, "test": 60}  # a class
+LIGHT = (0.95, 0.75, 0.55)  # share of red, green and blue that the scene's lamp gives
+
+
+def _classes() -> list[Object]:
+    """Base classes, then novel ones: colours and shapes meet once in each half, with another pattern."""
+    cells = list(product(enumerate(PATTERNS), enumerate(COLOURS), enumerate(SHAPES)))
+    ordered = sorted(cells, key=lambda cell: sum(index for index, _ in cell) % 2)
+    return [Object(*(word for _, word in cell)) for cell in ordered]
+
+
+CLASSES = _classes()
+
+
+def open_source() -> Source:
+    """The dataset; an image is a function of its path and is drawn when it is read."""
+    splits = {split: _items(split, count) for split, count in COUNTS.items()}
+    return Source(KEY, TEMPLATES, [shown.name for shown in CLASSES], **splits, reader=_png)
+
+
+def fingerprint() -> dict:
+    """Digest of the code that draws."""
+    code = [sha256_file(Path(file)) for file in (__file__, renders.__file__)]
+    return {"dataset": KEY, "digest": hashlib.sha256("".join([KEY, *code]).encode()).hexdigest()}
+
+
+def _items(split: str, count: int) -> list[Item]:
+    return [
+        Item(f"{split}/{shown.name.replace(' ', '_')}/{number:03d}.png", label, shown.name)
+        for label, shown in enumerate(CLASSES)
+        for number in range(count)
+    ]
+
+
+def _png(item: Item) -> bytes:
+    path = PurePosixPath(item.path)
+    seed = int.from_bytes(hashlib.sha256(f"{KEY}/{path}".encode()).digest()[:8], "big")
+    encoded = io.BytesIO()
+    Image.fromarray(scene(np.random.default_rng(seed), CLASSES[item.label])).save(encoded, format="PNG")
+    return encoded.getvalue()
+
+
+def scene(rng: np.random.Generator, shown: Object) -> np.ndarray:
+    """The object on a mottled ground in coloured light, blurred and noisy: uint8 (32, 32, 3)."""
+    colours, mask = renders.paint(rng, shown)
+    ground = rng.uniform(0.2, 0.8) + _mottle(rng)
+    shade = 1 + 0.4 * _mottle(rng).mean(-1, keepdims=True)
+    picture = (mask * colours + (1 - mask) * ground) * shade * LIGHT
+    blurred = gaussian_filter(picture, (*[rng.uniform(0.5, 1.6)] * 2, 0))
+    return renders.shrink(blurred + rng.normal(0, 0.1, blurred.shape))
+
+
+def _mottle(rng: np.random.Generator, patches: int = 8) -> np.ndarray:
+    """Smooth coloured dirt (FINE, FINE, 3), zero on average."""
+    return zoom(rng.normal(0, 0.25, (patches, patches, 3)), (FINE // patches, FINE // patches, 1), order=1)

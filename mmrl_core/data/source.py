@@ -1,0 +1,40 @@
+"""What every dataset looks like to the rest: names, prompt templates, three lists of items, a way to their bytes."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+
+from mmrl_core.data.splits import Item
+from mmrl_core.errors import UserError
+
+IMAGE_EXTENSIONS = {"bmp", "gif", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp"}
+
+
+@dataclass(frozen=True)
+class Source:
+    """A dataset as it lies on disk or is made. Of several `templates` the zero-shot CLIP's best on validation is used;
+    a benchmark dataset has the published one alone."""
+
+    key: str
+    templates: list[str]
+    class_names: list[str]  # by label
+    train: list[Item]
+    val: list[Item]
+    test: list[Item]
+    reader: Callable[[Item], bytes]
+
+    def items(self, split: str) -> list[Item]:
+        """The items of "train", "val" or "test"."""
+        return {"train": self.train, "val": self.val, "test": self.test}[split]
+
+    def read(self, item: Item) -> bytes:
+        """The image file's bytes as they came. Raises UserError when the file cannot be read."""
+        return self.reader(item)
+
+    def image_extension(self, item: Item) -> str:
+        """The lower-case file extension, without the dot. Raises UserError when it is no image's."""
+        extension = PurePosixPath(item.path).suffix[1:].lower()
+        if extension not in IMAGE_EXTENSIONS:
+            known = ", ".join(sorted(IMAGE_EXTENSIONS))
+            raise UserError(f"{self.key}: {item.path} is no image file name; use one of the extensions {known}")
+        return extension
