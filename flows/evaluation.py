@@ -1,5 +1,6 @@
 """One run's evaluation as files: metrics.json and predictions.parquet."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -24,9 +25,10 @@ def evaluate_run(backbone: Backbone, key: RunKey, protocol: Protocol, out: Path)
     manifest = read_manifest(pool)
     adapter, card = load_adapter(key.model, backbone)
     _check_classes(card, [manifest["class_names"][label] for label in manifest[protocol.trains_on]], key)
-    scores = {test.half: _score(backbone, adapter, manifest, pool, "test", test) for test in protocol.tests}
+    score_on = partial(_score, backbone, adapter, manifest, card["template"], pool)
+    scores = {test.half: score_on("test", test) for test in protocol.tests}
     trained = next(test for test in protocol.tests if test.half == protocol.trains_on)
-    validation = _score(backbone, adapter, manifest, pool, "val", trained)
+    validation = score_on("val", trained)
     metrics = {
         **key._asdict(),
         "protocol": card["data"]["protocol"],
@@ -50,9 +52,9 @@ def _check_classes(card: dict, names: list[str], key: RunKey) -> None:
         )
 
 
-def _score(backbone: Backbone, adapter, manifest: dict, pool: Path, split: str, test: TestSet) -> Scores:
+def _score(backbone: Backbone, adapter, manifest: dict, template: str, pool: Path, split: str, test: TestSet) -> Scores:
     labels = manifest[test.half]
-    model = AdaptedCLIP(backbone, adapter, [manifest["class_names"][i] for i in labels], manifest["template"])
+    model = AdaptedCLIP(backbone, adapter, [manifest["class_names"][i] for i in labels], template)
     n = sum(shard["count"] for shard in manifest["shards"] if (shard["split"], shard["half"]) == (split, test.half))
     if split == "test" and not n:
         raise UserError(f"{pool} has no test image of the {test.half} classes; give the dataset's test list some")

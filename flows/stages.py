@@ -54,52 +54,67 @@ def prepare_few_shot(params: Params, dataset: str, shots: int, seed: int, out: P
 
 
 def tune(params: Params, dataset: str, method: str, out: Path) -> dict[str, Any]:
-    """Search the open settings on the base classes' few-shot items; write all trials and the choice."""
-    from flows.tuning import best_trial, open_dimensions, run_search
+    """Settle the prompt template and search the open settings, on labelled items of the base classes alone."""
+    from flows.tuning import open_dimensions, run_search
+    from mmrl_core.search import choose
 
-    trials, best, data = [], None, None
+    backbone, found = _load_backbone(params), {"trials": [], "choice": {}}
+    data, templates = _search_data(params, dataset, backbone)
     if params.search.enabled and open_dimensions(params):
-        data, depth = _search_data(params, dataset), _depth(params)
-        trials = run_search(params, dataset, method, depth, data)
-        best = best_trial(trials, params.search.objective, len(data.seeds))
+        _check_space(params, backbone, data)
+        trials = run_search(params, dataset, method, backbone.depth, data)
+        preset = published(dataset, method, backbone.depth)
+        start = {key: preset[key] for key in open_dimensions(params)}
+        chosen = choose(trials, params.search.objective, start)
+        found = {"published": start, "trials": trials, "chosen": trials.index(chosen), "choice": chosen["params"]}
     document = {
         "dataset": dataset,
         "method": method,
         "shots": max(params.shots),
         "seeds": params.seeds,
         "search": params.search.model_dump(),
-        "trials": trials,
-        "best": best,
-        "choice": best["params"] if best else {},
+        "templates": templates,
+        "template": data.template,
+        **found,
     }
     write_json(out, document)
-    return {"trials": len(trials), "choice": document["choice"]}
+    return {"trials": len(found["trials"]), "choice": found["choice"], "template": data.template}
 
 
-def _search_data(params: Params, dataset: str):
+def _search_data(params: Params, dataset: str, backbone):
+    """The base classes' labelled items as SearchData, and every template's zero-shot accuracy on the val ones."""
     from mmrl_core.data.shards import read_examples, read_manifest
-    from mmrl_core.search import SearchData, divide
+    from mmrl_core.search import SearchData
+    from mmrl_core.templates import template_accuracies
 
     half = PROTOCOLS[params.data.protocol].trains_on
     folders = [paths.few_shot(dataset, max(params.shots), seed) for seed in params.seeds]
     manifest = read_manifest(folders[0])
-    divide(manifest[half], params.search.seed)  # too few classes is better said before a cluster starts
-    train, val = ([read_examples(folder, split, half) for folder in folders] for split in ("train", "val"))
-    return SearchData(manifest["class_names"], manifest["template"], manifest[half], params.seeds, train, val)
+    names, templates, base = manifest["class_names"], manifest["templates"], manifest[half]
+    train = [read_examples(folder, "train", half) for folder in folders]
+    if params.search.validation == "full":
+        val = [read_examples(paths.pool(dataset), "val", half)] * len(folders)
+    else:
+        val = [read_examples(folder, "val", half) for folder in folders]
+    labelled = list({example.path: example for examples in val for example in examples}.values())
+    accuracies = dict.fromkeys(templates)
+    if labelled and len(templates) > 1:
+        accuracies = template_accuracies(backbone, templates, names, base, labelled)
+    template = max(templates, key=lambda one: accuracies[one] or 0)
+    return SearchData(names, template, base, params.seeds, train, val), accuracies
 
 
-def _depth(params: Params) -> int:
-    """N of the backbone's shallower tower; also the early check that the backbone and the search space fit."""
-    from mmrl_core.backbone import load_backbone
+def _check_space(params: Params, backbone, data) -> None:
+    """What is wrong with the space or the classes is better said before a cluster starts."""
+    from mmrl_core.search import partitions
 
-    depth = load_backbone(params.backbone.name, params.backbone.weights).depth
+    partitions(data, 1, params.search.seed)
     for value in params.search.space.get("adapter.insertion_depth", {}).get("choice", []):
-        if value > depth:
+        if value > backbone.depth:
             raise UserError(
-                f"search.space adapter.insertion_depth {value} is beyond the {depth} layers of backbone "
-                f"{params.backbone.name}; choose 1 to {depth}"
+                f"search.space adapter.insertion_depth {value} is beyond the {backbone.depth} layers of backbone "
+                f"{params.backbone.name}; choose 1 to {backbone.depth}"
             )
-    return depth
 
 
 def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
@@ -112,8 +127,10 @@ def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
     from mmrl_core.training import fit
 
     backbone, manifest = _load_backbone(params), read_manifest(key.few_shot)
-    settings = resolve(params, key.dataset, key.method, key.seed, backbone.depth, _search_choice(params, key))
-    data = read_set(key.few_shot, "train", PROTOCOLS[params.data.protocol].trains_on)
+    found = _read_search(key, manifest["templates"])
+    choice = found["choice"] if params.search.enabled else {}
+    settings = resolve(params, key.dataset, key.method, key.seed, backbone.depth, choice)
+    data = read_set(key.few_shot, "train", PROTOCOLS[params.data.protocol].trains_on, found["template"])
     card = _card(params, key, settings, data, manifest["digest"])
     checkpoints = _run_folder(card, backbone.weights_sha256)
     with (
@@ -145,15 +162,13 @@ def _load_backbone(params: Params):
     return backbone
 
 
-def _search_choice(params: Params, key: RunKey) -> dict[str, Any]:
-    if not params.search.enabled:
-        return {}
+def _read_search(key: RunKey, templates: list[str]) -> dict[str, Any]:
     path = paths.search(key.dataset, key.method)
-    found = read_json(path, made_by="mmrl tune", keys=("dataset", "method", "choice"))
-    choice, known = found["choice"], published(key.dataset, key.method, depth=1)
-    if (found["dataset"], found["method"]) != (key.dataset, key.method) or not set(choice) <= set(known):
+    found = read_json(path, made_by="mmrl tune", keys=("dataset", "method", "choice", "template"))
+    fits = set(found["choice"]) <= set(published(key.dataset, key.method, depth=1)) and found["template"] in templates
+    if (found["dataset"], found["method"]) != (key.dataset, key.method) or not fits:
         raise UserError(f"{path} is of another search than {key.dataset} {key.method}; run `mmrl tune` again")
-    return choice
+    return found
 
 
 def _card(params: Params, key: RunKey, settings, data, digest: str) -> dict[str, Any]:

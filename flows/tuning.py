@@ -22,8 +22,8 @@ def open_dimensions(params: Params) -> dict[str, dict[str, list]]:
 def run_search(params: Params, dataset: str, method: str, depth: int, data) -> list[dict[str, Any]]:
     """Run all trials; one record a trial, in the order they were drawn.
 
-    `depth` is N of the backbone's shallower tower, `data` a SearchData. A record holds params, the objective's parts
-    averaged over the partitions it finished, and how many those were; no times, so that a rerun writes the same bytes.
+    `depth` is N of the backbone's shallower tower, `data` a SearchData. A record holds params, the scores of each
+    partition it got to, their means and standard errors; no times, so that a rerun writes the same bytes.
     """
     from ray import tune
 
@@ -35,7 +35,7 @@ def run_search(params: Params, dataset: str, method: str, depth: int, data) -> l
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": 1, "gpu": params.cluster.gpus_per_worker}),
             param_space={key: _sampler(distribution) for key, distribution in space.items()},
-            tune_config=_tune_config(params, start, len(data.seeds)),
+            tune_config=_tune_config(params, start, params.search.partitions * len(data.seeds)),
             run_config=_run_config(storage, params.search.trials, f"search {dataset} {method}"),
         )
         return [_record(result, space) for result in tuner.fit()]
@@ -105,18 +105,18 @@ def _run_config(storage: Path, trials: int, label: str):
 
 
 def _trial(config: dict, params: Params, dataset: str, method: str, data) -> None:
-    """One trial, in a Ray worker: report the running mean of the objective after every partition."""
+    """One trial, in a Ray worker: report all scores so far after every partition."""
     from ray import tune
 
     from mmrl_core.presets import resolve
-    from mmrl_core.search import running_mean, trial_scores
+    from mmrl_core.search import overall, partition_scores, partitions
 
     backbone = _backbone(params.backbone.name, params.backbone.weights)
     settings = resolve(params, dataset, method, data.seeds[0], backbone.depth, config)
-    results = []
-    for scores in trial_scores(backbone, settings, data, params.search.seed):
-        results.append(scores)
-        tune.report({**running_mean(results), "partitions": len(results)})
+    scores = []
+    for partition in partitions(data, params.search.partitions, params.search.seed):
+        scores.append(partition_scores(backbone, settings, data, partition))
+        tune.report({**overall(scores), "scores": list(scores)})
 
 
 @functools.cache
@@ -131,14 +131,10 @@ def _backbone(name: str, weights: str | None):
 
 
 def _record(result, space: dict) -> dict[str, Any]:
+    from mmrl_core.search import overall
+
     if result.error:
         raise getattr(result.error, "cause", None) or result.error
-    names = ("log_likelihood", "harmonic_mean", "seen_accuracy", "unseen_accuracy", "partitions")
-    metrics = {name: result.metrics[name] for name in names}
-    return {"params": {key: result.config[key] for key in space}, **metrics}
-
-
-def best_trial(trials: list[dict], objective: str, partitions: int) -> dict | None:
-    """The best of the trials that were run to the end."""
-    finished = [trial for trial in trials if trial["partitions"] == partitions]
-    return max(finished, key=lambda trial: trial[objective], default=None)
+    scores = result.metrics["scores"]
+    params = {key: result.config[key] for key in space}
+    return {"params": params, **{name: result.metrics[name] for name in overall(scores)}, "scores": scores}

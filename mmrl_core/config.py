@@ -90,7 +90,8 @@ class SearchSection(Section):
     concurrent: PositiveInt = 1
     space: dict[str, dict[str, list[int | float]]] = {}
     objective: Literal["log_likelihood", "harmonic_mean"] = "log_likelihood"
-    validation: Literal["few_shot"] = "few_shot"
+    validation: Literal["few_shot", "full"] = "few_shot"
+    partitions: PositiveInt = 2
     seed: Seed = 0
 
     @field_validator("space")

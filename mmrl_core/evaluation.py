@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mmrl_core.backbone import Backbone
 from mmrl_core.data.images import decode
 from mmrl_core.data.shards import Example
 from mmrl_core.data.views import test_views
@@ -70,7 +71,7 @@ def score(
     position = {label: index for index, label in enumerate(labels)}
     text_features, parts, items = model.text_features(), [], []
     for batch in batched(examples, BATCH_SIZE):
-        trunk = model.image_tower.trunk(_test_batch(model, batch))
+        trunk = model.image_tower.trunk(test_batch(model.backbone, batch))
         adapted = getattr(model.from_trunk(trunk, text_features), f"logits_{logits}")
         own = torch.tensor([position[example.label] for example in batch])
         parts.append((own, adapted.softmax(-1).cpu(), model.zero_shot_logits(trunk).softmax(-1).cpu()))
@@ -81,7 +82,7 @@ def score(
     return Scores(items, *(torch.cat(column) for column in zip(*(parts or [empty]), strict=True)))
 
 
-def _test_batch(model: AdaptedCLIP, examples: Iterable[Example]) -> Tensor:
-    backbone = model.backbone
+def test_batch(backbone: Backbone, examples: Iterable[Example]) -> Tensor:
+    """The examples' test views (B, 3, S, S) on the backbone's device."""
     images = [decode(example.image, example.path) for example in examples]
     return test_views(images, backbone.image_size, backbone.mean, backbone.std).to(backbone.device)

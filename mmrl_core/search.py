@@ -1,13 +1,15 @@
-"""The search objective: how well settings learn seen classes without losing unseen ones, on base classes alone.
+"""The search's objective and its choice, on labelled items of the base classes alone.
 
-The base classes are divided at random into seen and unseen. A trial trains on the few-shot items of the seen ones; the
-seen ones' validation items are scored with the fused logits, all items of the unseen ones with the class logits, each
-among their own kind: the base-to-novel protocol in small, without a novel class or a test image.
+The base classes are divided at random into seen and unseen, several times for every sampling seed. A trial trains on
+the few-shot items of the seen ones; validation items of the seen ones are scored with the fused logits, all items of
+the unseen ones with the class logits, each among their own kind: the base-to-novel protocol in small, without a novel
+class or a test image.
 """
 
 import random
-from collections.abc import Iterator
-from typing import NamedTuple
+from itertools import product
+from statistics import mean, stdev
+from typing import Any, NamedTuple
 
 from mmrl_core.backbone import Backbone
 from mmrl_core.data.sets import image_set
@@ -19,9 +21,11 @@ from mmrl_core.presets import Resolved
 from mmrl_core.protocols import harmonic_mean
 from mmrl_core.training import fit
 
+OBJECTIVES = ("log_likelihood", "harmonic_mean")
+
 
 class SearchData(NamedTuple):
-    """The base classes' few-shot items, one pair of lists a sampling seed."""
+    """The base classes' labelled items, one pair of lists a sampling seed."""
 
     class_names: list[str]  # by source label
     template: str
@@ -31,30 +35,43 @@ class SearchData(NamedTuple):
     val: list[list[Example]]
 
 
-def divide(labels: list[int], seed: int) -> tuple[list[int], list[int]]:
+class Partition(NamedTuple):
+    """One division of the base classes, for the items of one sampling seed."""
+
+    place: int  # of the seed in SearchData.seeds
+    seen: list[int]
+    unseen: list[int]
+
+
+def partitions(data: SearchData, count: int, search_seed: int) -> list[Partition]:
+    """`count` divisions for every sampling seed, each its own, the same for every trial; all seeds come by turns.
+
+    Raises UserError when there is but one base class.
+    """
+    turns = product(range(count), range(len(data.seeds)))
+    return [Partition(place, *_divide(data.base, f"{search_seed}/{turn}/{place}")) for turn, place in turns]
+
+
+def _divide(labels: list[int], key: str) -> tuple[list[int], list[int]]:
     """Seen and unseen labels, each sorted; the larger half is seen."""
     if len(labels) < 2:
         raise UserError("the search divides the base classes and needs 2 or more; set search.enabled: false")
-    shuffled = random.Random(f"partition {seed}").sample(labels, len(labels))
+    shuffled = random.Random(f"partition {key}").sample(labels, len(labels))
     cut = -(-len(labels) // 2)
     return sorted(shuffled[:cut]), sorted(shuffled[cut:])
 
 
-def trial_scores(backbone: Backbone, settings: Resolved, data: SearchData, search_seed: int) -> Iterator[dict]:
-    """One result a sampling seed, each on a partition of its own, the same for every trial."""
-    for index, seed in enumerate(data.seeds):
-        seen, unseen = divide(data.base, search_seed + index)
-        train = settings.train.model_copy(update={"seed": seed})
-        yield _score_partition(backbone, settings.adapter, train, data, index, seen, unseen)
+def partition_scores(backbone: Backbone, settings: Resolved, data: SearchData, partition: Partition) -> dict:
+    """Train on the seen classes and score both kinds.
 
-
-def _score_partition(backbone, config, train, data: SearchData, index: int, seen: list[int], unseen: list[int]) -> dict:
-    items = image_set(data.train[index], seen, data.class_names, data.template)
-    adapter = fit(backbone, config, train, items).adapter
-    held_out = [example for example in data.val[index] if example.label in seen]
-    never_seen = [example for example in data.train[index] + data.val[index] if example.label in unseen]
-    by_seen = _summarise(backbone, adapter, data, held_out, seen, "fused")
-    by_unseen = _summarise(backbone, adapter, data, never_seen, unseen, "class")
+    `log_likelihood` is balanced: the mean of the two kinds' mean log-probabilities of the truth, in nats an image.
+    """
+    place, seen, unseen = partition
+    train = settings.train.model_copy(update={"seed": data.seeds[place]})
+    items = image_set(data.train[place], seen, data.class_names, data.template)
+    adapter = fit(backbone, settings.adapter, train, items).adapter
+    by_seen = _summarise(backbone, adapter, data, data.val[place], seen, "fused")
+    by_unseen = _summarise(backbone, adapter, data, data.train[place] + data.val[place], unseen, "class")
     return {
         "log_likelihood": -(by_seen["nll"] + by_unseen["nll"]) / 2,
         "harmonic_mean": harmonic_mean(by_seen["accuracy"], by_unseen["accuracy"]),
@@ -64,15 +81,45 @@ def _score_partition(backbone, config, train, data: SearchData, index: int, seen
 
 
 def _summarise(backbone, adapter, data: SearchData, examples: list[Example], labels: list[int], logits: str) -> dict:
-    if not examples:
+    mine = [example for example in examples if example.label in labels]
+    if not mine:
         raise UserError(
             "the search has no validation image; prepare data with a val split or set search.enabled: false"
         )
     model = AdaptedCLIP(backbone, adapter, [data.class_names[label] for label in labels], data.template)
-    scores = score(model, examples, labels, logits)
+    scores = score(model, mine, labels, logits)
     return summary(scores.adapted, scores.labels)
 
 
-def running_mean(results: list[dict]) -> dict[str, float]:
-    """Mean of every score over the partitions so far."""
-    return {name: sum(result[name] for result in results) / len(results) for name in results[0]}
+def overall(scores: list[dict]) -> dict[str, float]:
+    """Mean of every score over the partitions, and the standard error of both objectives."""
+    means = {name: mean(one[name] for one in scores) for name in scores[0]}
+    errors = {f"{name}_se": standard_error([one[name] for one in scores]) for name in OBJECTIVES}
+    return {**means, **errors}
+
+
+def standard_error(values: list[float]) -> float:
+    """Of the mean; 0 for a single value."""
+    return stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+
+
+def choose(trials: list[dict], objective: str, published: dict[str, Any]) -> dict | None:
+    """The best of the trials that saw every partition, unless one nearer to the published values ties with it.
+
+    `trials` hold "params" and "scores" (one dict a partition). Two tie when their mean difference over the partitions,
+    which all trials share, is within one standard error of that difference. Nearer: more of `published`'s values.
+    """
+    most = max((len(trial["scores"]) for trial in trials), default=0)
+    whole = [trial for trial in trials if len(trial["scores"]) == most]
+    best = max(whole, key=lambda trial: trial[objective], default=None)
+
+    def rank(trial: dict) -> tuple[int, float]:
+        return sum(trial["params"].get(key) == value for key, value in published.items()), trial[objective]
+
+    return max((trial for trial in whole if _tied(best, trial, objective)), key=rank, default=None)
+
+
+def _tied(best: dict, other: dict, objective: str) -> bool:
+    pairs = zip(best["scores"], other["scores"], strict=True)
+    differences = [one[objective] - two[objective] for one, two in pairs]
+    return mean(differences) <= standard_error(differences)

@@ -118,7 +118,9 @@ def test_training_again_gives_the_same_bytes(project, mmrl):
 
 def test_json_output_is_one_object_and_nothing_else(project, mmrl):
     assert json.loads(mmrl("evaluate", *RUN, "--json"))["base"] > 0.5
-    assert json.loads(mmrl("tune", *RUN[:4], "--json")) == {"trials": 0, "choice": {}}
+    assert json.loads(mmrl("tune", *RUN[:4], "--json")) == {
+        "trials": 0, "choice": {}, "template": "a photo of the digit {}.",
+    }  # fmt: skip
 
 
 def test_runs_that_the_settings_do_not_name_are_listed_as_stale(project, mmrl):
