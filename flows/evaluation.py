@@ -6,6 +6,7 @@ from typing import Any
 
 from flows import paths
 from flows.paths import RunKey
+from flows.predictions import write_predictions
 from flows.progress import progress
 from mmrl_core.adapter import load_adapter
 from mmrl_core.backbone import Backbone
@@ -15,8 +16,7 @@ from mmrl_core.evaluation import Scores, score, summary
 from mmrl_core.files import write_json
 from mmrl_core.model import AdaptedCLIP
 from mmrl_core.protocols import Protocol, TestSet, harmonic_mean
-
-TOP_K = 5
+from mmrl_core.uncertainty import Outcomes, paired_gains
 
 
 def evaluate_run(backbone: Backbone, key: RunKey, protocol: Protocol, out: Path) -> dict[str, Any]:
@@ -34,12 +34,13 @@ def evaluate_run(backbone: Backbone, key: RunKey, protocol: Protocol, out: Path)
         "protocol": card["data"]["protocol"],
         **_halves({half: (part.adapted, part.labels) for half, part in scores.items()}),
         "zero_shot": _halves({half: (part.zero_shot, part.labels) for half, part in scores.items()}),
+        "gain": paired_gains([{half: _outcomes(part) for half, part in scores.items()}]),
         "validation": {trained.half: summary(validation.adapted, validation.labels)} if validation.items else {},
         "adapter_sha256": card["sha256"],
         "backbone_sha256": backbone.weights_sha256,
         "data_digest": manifest["digest"],
     }
-    _write_predictions(out / "predictions.parquet", scores, manifest)
+    write_predictions(out / "predictions.parquet", scores, manifest)
     write_json(out / "metrics.json", metrics)
     return metrics
 
@@ -69,27 +70,7 @@ def _halves(parts: dict) -> dict[str, Any]:
     return {**halves, "harmonic_mean": harmonic_mean(*accuracies), "n": sum(one["n"] for one in halves.values())}
 
 
-def _write_predictions(path: Path, scores: dict[str, Scores], manifest: dict) -> None:
-    """One row an image; labels are the source's own."""
-    import pyarrow
-    import pyarrow.parquet
-
-    rows = [row for half, part in scores.items() for row in _rows(half, part, manifest[half])]
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
-
-
-def _rows(half: str, part: Scores, labels: list[int]):
-    top = part.adapted.topk(min(TOP_K, len(labels)))
-    zero = part.zero_shot.max(dim=-1)
-    for i, item in enumerate(part.items):
-        best = [labels[index] for index in top.indices[i].tolist()]
-        yield {
-            "item": item,
-            "half": half,
-            "label": labels[int(part.labels[i])],
-            "prediction": best[0],
-            "top_labels": best,
-            "top_probabilities": top.values[i].tolist(),
-            "zero_shot_prediction": labels[int(zero.indices[i])],
-            "zero_shot_probability": float(zero.values[i]),
-        }
+def _outcomes(scores: Scores) -> Outcomes:
+    truth = scores.labels
+    right = (probabilities.argmax(-1) == truth for probabilities in (scores.adapted, scores.zero_shot))
+    return Outcomes(scores.items, *(one.numpy() for one in right))

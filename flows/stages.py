@@ -19,6 +19,8 @@ from mmrl_core.files import canonical_json, read_json, write_bytes, write_json
 from mmrl_core.presets import published
 from mmrl_core.protocols import PROTOCOLS
 
+REPORTED = ("log_likelihood", "log_likelihood_se", "harmonic_mean", "harmonic_mean_se")  # of the search's choice
+
 
 def fingerprint(params: Params, dataset: str, out: Path) -> dict[str, Any]:
     """Digest of the raw source: what `prepare` depends on."""
@@ -54,19 +56,12 @@ def prepare_few_shot(params: Params, dataset: str, shots: int, seed: int, out: P
 
 
 def tune(params: Params, dataset: str, method: str, out: Path) -> dict[str, Any]:
-    """Settle the prompt template and search the open settings, on labelled items of the base classes alone."""
-    from flows.tuning import open_dimensions, run_search
-    from mmrl_core.search import choose
+    """Settle the prompt template and the open settings, on labelled items of the base classes alone."""
+    from flows.tuning import search, search_data
 
-    backbone, found = _load_backbone(params), {"trials": [], "choice": {}}
-    data, templates = _search_data(params, dataset, backbone)
-    if params.search.enabled and open_dimensions(params):
-        _check_space(params, backbone, data)
-        trials = run_search(params, dataset, method, backbone.depth, data)
-        preset = published(dataset, method, backbone.depth)
-        start = {key: preset[key] for key in open_dimensions(params)}
-        chosen = choose(trials, params.search.objective, start)
-        found = {"published": start, "trials": trials, "chosen": trials.index(chosen), "choice": chosen["params"]}
+    backbone = _load_backbone(params)
+    data, templates = search_data(params, dataset, backbone)
+    found = search(params, dataset, method, backbone, data)
     document = {
         "dataset": dataset,
         "method": method,
@@ -78,43 +73,9 @@ def tune(params: Params, dataset: str, method: str, out: Path) -> dict[str, Any]
         **found,
     }
     write_json(out, document)
-    return {"trials": len(found["trials"]), "choice": found["choice"], "template": data.template}
-
-
-def _search_data(params: Params, dataset: str, backbone):
-    """The base classes' labelled items as SearchData, and every template's zero-shot accuracy on the val ones."""
-    from mmrl_core.data.shards import read_examples, read_manifest
-    from mmrl_core.search import SearchData
-    from mmrl_core.templates import template_accuracies
-
-    half = PROTOCOLS[params.data.protocol].trains_on
-    folders = [paths.few_shot(dataset, max(params.shots), seed) for seed in params.seeds]
-    manifest = read_manifest(folders[0])
-    names, templates, base = manifest["class_names"], manifest["templates"], manifest[half]
-    train = [read_examples(folder, "train", half) for folder in folders]
-    if params.search.validation == "full":
-        val = [read_examples(paths.pool(dataset), "val", half)] * len(folders)
-    else:
-        val = [read_examples(folder, "val", half) for folder in folders]
-    labelled = list({example.path: example for examples in val for example in examples}.values())
-    accuracies = dict.fromkeys(templates)
-    if labelled and len(templates) > 1:
-        accuracies = template_accuracies(backbone, templates, names, base, labelled)
-    template = max(templates, key=lambda one: accuracies[one] or 0)
-    return SearchData(names, template, base, params.seeds, train, val), accuracies
-
-
-def _check_space(params: Params, backbone, data) -> None:
-    """What is wrong with the space or the classes is better said before a cluster starts."""
-    from mmrl_core.search import partitions
-
-    partitions(data, 1, params.search.seed)
-    for value in params.search.space.get("adapter.insertion_depth", {}).get("choice", []):
-        if value > backbone.depth:
-            raise UserError(
-                f"search.space adapter.insertion_depth {value} is beyond the {backbone.depth} layers of backbone "
-                f"{params.backbone.name}; choose 1 to {backbone.depth}"
-            )
+    best = found["trials"][found["chosen"]] if found["trials"] else {}
+    scores = {name: best[name] for name in REPORTED if best}
+    return {"trials": len(found["trials"]), "choice": found["choice"], "template": data.template, **scores}
 
 
 def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
@@ -207,21 +168,18 @@ def evaluate(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
 
 def summarize(params: Params, out: Path) -> dict[str, Any]:
     """Tables over seeds of the runs that the matrix names; others under results/ are listed as stale."""
-    from mmrl_core.report import markdown, page, summarise
+    from flows.summary import read_rows, read_searches
+    from mmrl_core.report import markdown, page
 
     keys = [RunKey(*axes) for axes in product(params.datasets, params.methods, params.shots, params.seeds)]
-    runs: dict[tuple[str, int, str], list[dict]] = {}
-    for key in keys:
-        needed = ("seed", "base", "novel", "zero_shot")
-        metrics = read_json(key.results() / "metrics.json", made_by="mmrl evaluate", keys=needed)
-        runs.setdefault((key.dataset, key.shots, key.method), []).append(metrics)
-    rows = summarise(runs)
+    rows, searches = read_rows(keys), read_searches(params)
     stale = sorted(set(map(str, Path("results").glob("*-to-*/*/*"))) - {str(key.results()) for key in keys})
     out.mkdir()
-    write_json(out / paths.SUMMARY.name, {"protocol": params.data.protocol, "rows": rows, "stale": stale})
+    document = {"protocol": params.data.protocol, "rows": rows, "searches": searches, "stale": stale}
+    write_json(out / paths.SUMMARY.name, document)
     notes = [f"Protocol {params.data.protocol}, backbone {params.backbone.name}, preset {params.preset}."]
     notes += [f"Not read, because params.yaml does not name it: {folder}" for folder in stale]
-    write_bytes(out / paths.REPORT.name, page(rows, notes).encode())
+    write_bytes(out / paths.REPORT.name, page(rows, searches, notes).encode())
     return {"table": markdown(rows), "stale": stale}
 
 

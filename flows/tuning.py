@@ -7,11 +7,61 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from flows import paths
 from flows.cluster import connected
 from flows.paths import STATE
 from flows.progress import progress
+from mmrl_core.backbone import Backbone, load_backbone
 from mmrl_core.config import Params
-from mmrl_core.presets import explicit_values, published
+from mmrl_core.data.shards import read_examples, read_manifest
+from mmrl_core.errors import UserError
+from mmrl_core.presets import explicit_values, published, resolve
+from mmrl_core.protocols import PROTOCOLS
+from mmrl_core.search import SearchData, choose, overall, partition_scores, partitions
+from mmrl_core.templates import template_accuracies
+from mmrl_core.training import settle_threads
+
+
+def search_data(params: Params, dataset: str, backbone: Backbone) -> tuple[SearchData, dict[str, float | None]]:
+    """The base classes' labelled items, and every template's zero-shot accuracy on those for validation.
+
+    The best template is the data's; of a single template, or without a validation image, nothing is measured.
+    """
+    half = PROTOCOLS[params.data.protocol].trains_on
+    folders = [paths.few_shot(dataset, max(params.shots), seed) for seed in params.seeds]
+    manifest = read_manifest(folders[0])
+    names, base, accuracies = manifest["class_names"], manifest[half], dict.fromkeys(manifest["templates"])
+    train = [read_examples(folder, "train", half) for folder in folders]
+    full = params.search.validation == "full"
+    val = [read_examples(paths.pool(dataset) if full else folder, "val", half) for folder in folders]
+    labelled = list({example.path: example for examples in val for example in examples}.values())
+    if labelled and len(accuracies) > 1:
+        accuracies = template_accuracies(backbone, list(accuracies), names, base, labelled)
+    template = max(accuracies, key=lambda one: accuracies[one] or 0)
+    return SearchData(names, template, base, params.seeds, train, val), accuracies
+
+
+def search(params: Params, dataset: str, method: str, backbone: Backbone, data: SearchData) -> dict[str, Any]:
+    """All trials, which of them is chosen, its settings, and the published ones; no trial where nothing is open."""
+    space = open_dimensions(params)
+    if not params.search.enabled or not space:
+        return {"trials": [], "choice": {}}
+    _check_space(params, backbone, data)
+    trials = run_search(params, dataset, method, backbone.depth, data)
+    start = {key: value for key, value in published(dataset, method, backbone.depth).items() if key in space}
+    chosen = choose(trials, params.search.objective, start)
+    return {"published": start, "trials": trials, "chosen": trials.index(chosen), "choice": chosen["params"]}
+
+
+def _check_space(params: Params, backbone: Backbone, data: SearchData) -> None:
+    """What is wrong with the space or the classes is better said before a cluster starts."""
+    partitions(data, 1, params.search.seed)
+    for value in params.search.space.get("adapter.insertion_depth", {}).get("choice", []):
+        if value > backbone.depth:
+            raise UserError(
+                f"search.space adapter.insertion_depth {value} is beyond the {backbone.depth} layers of backbone "
+                f"{params.backbone.name}; choose 1 to {backbone.depth}"
+            )
 
 
 def open_dimensions(params: Params) -> dict[str, dict[str, list]]:
@@ -19,10 +69,10 @@ def open_dimensions(params: Params) -> dict[str, dict[str, list]]:
     return {key: values for key, values in params.search.space.items() if key not in explicit_values(params)}
 
 
-def run_search(params: Params, dataset: str, method: str, depth: int, data) -> list[dict[str, Any]]:
+def run_search(params: Params, dataset: str, method: str, depth: int, data: SearchData) -> list[dict[str, Any]]:
     """Run all trials; one record a trial, in the order they were drawn.
 
-    `depth` is N of the backbone's shallower tower, `data` a SearchData. A record holds params, the scores of each
+    `depth` is N of the backbone's shallower tower. A record holds params, the scores of each
     partition it got to, their means and standard errors; no times, so that a rerun writes the same bytes.
     """
     from ray import tune
@@ -104,12 +154,9 @@ def _run_config(storage: Path, trials: int, label: str):
     return tune.RunConfig(name="search", storage_path=str(storage), verbose=0, callbacks=[Bar()])
 
 
-def _trial(config: dict, params: Params, dataset: str, method: str, data) -> None:
+def _trial(config: dict, params: Params, dataset: str, method: str, data: SearchData) -> None:
     """One trial, in a Ray worker: report all scores so far after every partition."""
     from ray import tune
-
-    from mmrl_core.presets import resolve
-    from mmrl_core.search import overall, partition_scores, partitions
 
     backbone = _backbone(params.backbone.name, params.backbone.weights)
     settings = resolve(params, dataset, method, data.seeds[0], backbone.depth, config)
@@ -122,17 +169,12 @@ def _trial(config: dict, params: Params, dataset: str, method: str, data) -> Non
 @functools.cache
 def _backbone(name: str, weights: str | None):
     """A reused worker loads the backbone once."""
-    from mmrl_core.backbone import load_backbone
-    from mmrl_core.training import settle_threads
-
     backbone = load_backbone(name, weights)
     settle_threads(backbone)
     return backbone
 
 
 def _record(result, space: dict) -> dict[str, Any]:
-    from mmrl_core.search import overall
-
     if result.error:
         raise getattr(result.error, "cause", None) or result.error
     scores = result.metrics["scores"]

@@ -1,12 +1,10 @@
-"""Scores: calibration, summaries, harmonic mean, and the search's partitions."""
+"""Scores: calibration, summaries, harmonic mean."""
 
 import pytest
 import torch
 
-from mmrl_core.errors import UserError
 from mmrl_core.evaluation import batched, expected_calibration_error, summary
 from mmrl_core.protocols import harmonic_mean
-from mmrl_core.search import divide
 
 
 def test_the_harmonic_mean_is_zero_when_one_side_is():
@@ -39,17 +37,3 @@ def test_a_summary_counts_what_the_most_probable_class_gets_right():
 
 def test_batches_keep_order_and_the_short_rest():
     assert list(batched(range(5), 2)) == [[0, 1], [2, 3], [4]]
-
-
-def test_a_partition_is_a_function_of_its_seed_and_covers_the_base_classes():
-    labels = list(range(9))
-    seen, unseen = divide(labels, 4)
-    assert sorted(seen + unseen) == labels
-    assert len(seen) == 5
-    assert divide(labels, 4) == (seen, unseen)
-    assert len({tuple(divide(labels, seed)[0]) for seed in range(20)}) > 10
-
-
-def test_a_single_base_class_cannot_be_divided():
-    with pytest.raises(UserError, match="needs 2 or more"):
-        divide([0], 0)
