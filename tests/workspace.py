@@ -14,8 +14,8 @@ QUICK = {"methods": ["mmrl"], "seeds": [1], "train": {"epochs": 2}, "search": {"
 
 
 def write_params(folder: Path, **changes) -> None:
-    """The shipped params.yaml with whole keys replaced, sections key by key."""
-    params = yaml.safe_load((ROOT / "params.yaml").read_text())
+    """The shipped params.yaml with whole keys replaced, sections key by key; digits alone unless asked otherwise."""
+    params = {**yaml.safe_load((ROOT / "params.yaml").read_text()), "datasets": ["digits"]}
     for key, value in changes.items():
         params[key] = {**params[key], **value} if isinstance(value, dict) else value
     (folder / "params.yaml").write_text(yaml.safe_dump(params, sort_keys=False))

@@ -67,15 +67,15 @@ def _png(item: Item) -> bytes:
 
 
 def scene(rng: np.random.Generator, shown: Object) -> np.ndarray:
-    """The object on a mottled ground in coloured light, blurred and noisy: uint8 (32, 32, 3)."""
+    """The object on a mottled ground in warm light, blurred and noisy: uint8 (32, 32, 3)."""
     colours, mask = renders.paint(rng, shown)
     ground = rng.uniform(0.2, 0.8) + _mottle(rng)
     shade = 1 + 0.4 * _mottle(rng).mean(-1, keepdims=True)
     picture = (mask * colours + (1 - mask) * ground) * shade * LIGHT
-    blurred = gaussian_filter(picture, (*[rng.uniform(0.5, 1.6)] * 2, 0))
-    return renders.shrink(blurred + rng.normal(0, 0.1, blurred.shape))
+    blurred = gaussian_filter(picture, (*[rng.uniform(0.3, 0.8)] * 2, 0))
+    return renders.shrink(blurred + rng.normal(0, 0.05, blurred.shape))
 
 
 def _mottle(rng: np.random.Generator, patches: int = 8) -> np.ndarray:
     """Smooth coloured dirt (FINE, FINE, 3), zero on average."""
-    return zoom(rng.normal(0, 0.25, (patches, patches, 3)), (FINE // patches, FINE // patches, 1), order=1)
+    return zoom(rng.normal(0, 0.03, (patches, patches, 3)), (FINE // patches, FINE // patches, 1), order=1)
