@@ -17,7 +17,7 @@ from mmrl_core.data.shards import read_examples, read_manifest
 from mmrl_core.errors import UserError
 from mmrl_core.presets import explicit_values, published, resolve
 from mmrl_core.protocols import PROTOCOLS
-from mmrl_core.search import SearchData, choose, overall, partition_scores, partitions
+from mmrl_core.search import SearchData, choose, clearly_worse, leads, overall, partition_scores, partitions
 from mmrl_core.templates import template_accuracies
 from mmrl_core.training import settle_threads
 
@@ -85,7 +85,7 @@ def run_search(params: Params, dataset: str, method: str, depth: int, data: Sear
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": 1, "gpu": params.cluster.gpus_per_worker}),
             param_space={key: _sampler(distribution) for key, distribution in space.items()},
-            tune_config=_tune_config(params, start, params.search.partitions * len(data.seeds)),
+            tune_config=_tune_config(params, start),
             run_config=_run_config(storage, params.search.trials, f"search {dataset} {method}"),
         )
         return [_record(result, space) for result in tuner.fit()]
@@ -115,9 +115,8 @@ def _sampler(distribution: dict[str, list]):
     return tune.choice(values) if kind == "choice" else getattr(tune, kind)(*values)
 
 
-def _tune_config(params: Params, start: dict[str, Any], partitions: int):
+def _tune_config(params: Params, start: dict[str, Any]):
     from ray import tune
-    from ray.tune.schedulers import ASHAScheduler
     from ray.tune.search.basic_variant import BasicVariantGenerator
 
     search = params.search
@@ -130,8 +129,28 @@ def _tune_config(params: Params, start: dict[str, Any], partitions: int):
         num_samples=search.trials,
         reuse_actors=True,
         search_alg=draws,
-        scheduler=ASHAScheduler(max_t=partitions, grace_period=1, reduction_factor=2) if partitions > 1 else None,
+        scheduler=_race(search.objective),
     )
+
+
+def _race(objective: str):
+    """Trials run in order and end once they are clearly worse than the best so far.
+
+    Not ASHA: it stops by rank after one partition, and which partition is hard says more than which setting is bad.
+    """
+    from ray.tune.schedulers import FIFOScheduler
+
+    class Race(FIFOScheduler):
+        leader: list[dict] = []
+
+        def on_trial_result(self, controller, trial, result):
+            return self.STOP if clearly_worse(result["scores"], self.leader, objective) else self.CONTINUE
+
+        def on_trial_complete(self, controller, trial, result):
+            if leads(result["scores"], self.leader, objective):
+                self.leader = result["scores"]
+
+    return Race()
 
 
 def _run_config(storage: Path, trials: int, label: str):

@@ -22,6 +22,7 @@ from mmrl_core.protocols import harmonic_mean
 from mmrl_core.training import fit
 
 OBJECTIVES = ("log_likelihood", "harmonic_mean")
+CLEAR, EARLIEST = 2.0, 3  # standard errors, and partitions, before a trial is given up
 
 
 class SearchData(NamedTuple):
@@ -120,6 +121,21 @@ def choose(trials: list[dict], objective: str, published: dict[str, Any]) -> dic
 
 
 def _tied(best: dict, other: dict, objective: str) -> bool:
-    pairs = zip(best["scores"], other["scores"], strict=True)
-    differences = [one[objective] - two[objective] for one, two in pairs]
+    differences = _differences(best["scores"], other["scores"], objective)
     return mean(differences) <= standard_error(differences)
+
+
+def _differences(ahead: list[dict], behind: list[dict], objective: str) -> list[float]:
+    """On the partitions that both saw."""
+    return [one[objective] - two[objective] for one, two in zip(ahead, behind, strict=False)]
+
+
+def clearly_worse(scores: list[dict], leader: list[dict], objective: str) -> bool:
+    """Whether a trial lies behind the best so far by more than CLEAR standard errors of their paired difference."""
+    differences = _differences(leader, scores, objective)
+    return len(differences) >= EARLIEST and mean(differences) > CLEAR * standard_error(differences)
+
+
+def leads(scores: list[dict], leader: list[dict], objective: str) -> bool:
+    """Whether a trial that saw every partition is better than the best so far, which may be none."""
+    return len(scores) >= len(leader) and (not leader or mean(_differences(leader, scores, objective)) < 0)
