@@ -220,7 +220,7 @@ def pretrain(
     seed: Annotated[int, typer.Option(min=0)] = 0,
     json_: AsJson = False,
 ):
-    """Train the bundled backbone `tiny` from scratch on rendered glyphs."""
+    """Train the bundled backbone `tiny` from scratch on rendered glyphs and objects."""
     from flows.progress import progress
     from mmrl_core.pretrain import pretrain as run
 
