@@ -41,13 +41,15 @@ def _rows(half: str, part: Scores, labels: list[int]):
 
 
 def read_outcomes(path: Path) -> dict[str, Outcomes]:
-    """Base and novel outcomes from a run's predictions.parquet. Raises UserError when it cannot be read."""
+    """Base and novel outcomes from a run's predictions.parquet. Raises UserError when that cannot be had."""
     columns = ["item", "half", "label", "prediction", "zero_shot_prediction"]
     try:
         rows = pyarrow.parquet.read_table(path, columns=columns).to_pandas()
     except (OSError, pyarrow.ArrowException) as error:
         problem = "is not there" if isinstance(error, FileNotFoundError) else "cannot be read"
         raise UserError(f"{path} {problem}; run `mmrl evaluate` again") from None
+    if missing := [half for half in HALVES if not (rows["half"] == half).any()]:
+        raise UserError(f"{path} has no {missing[0]} image; run `mmrl evaluate` again")
     return {half: _of_half(rows[rows["half"] == half]) for half in HALVES}
 
 

@@ -96,7 +96,7 @@ def cells(row: dict) -> list[str]:
 
 
 def _interval(gain: dict[str, float]) -> str:
-    mean, low, high = (f"{100 * gain[name]:+.1f}" for name in ("mean", "low", "high"))
+    mean, low, high = (f"{100 * gain[name]:+z.1f}" for name in ("mean", "low", "high"))
     return f"{mean} [{low}, {high}]"
 
 

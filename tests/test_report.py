@@ -102,6 +102,8 @@ def test_no_error_leaves_no_share():
 @pytest.mark.parametrize(("damage", "message"), [
     (lambda path: path.unlink(), "is not there; run `mmrl evaluate` again"),
     (lambda path: path.write_bytes(b"PAR1"), "cannot be read; run `mmrl evaluate` again"),
+    (lambda path: pyarrow.parquet.write_table(pyarrow.table({"x": [1]}), path), "cannot be read"),
+    (lambda path: pyarrow.parquet.write_table(pyarrow.parquet.read_table(path).slice(0, 4), path), "no novel image"),
 ])  # fmt: skip
 def test_missing_or_foreign_predictions_are_named(keys, damage, message):
     path = keys[1].results() / "predictions.parquet"

@@ -94,9 +94,13 @@ def test_metrics_are_those_of_the_predictions(project):
         assert metrics[half]["accuracy"] == pytest.approx(right / len(of_half))
         zero_shot = sum(row["zero_shot_prediction"] == row["label"] for row in of_half)
         assert metrics["zero_shot"][half]["accuracy"] == pytest.approx(zero_shot / len(of_half))
+        assert metrics["gain"][half]["mean"] == pytest.approx((right - zero_shot) / len(of_half))
     assert metrics["n"] == 1197
     b, n = metrics["base"]["accuracy"], metrics["novel"]["accuracy"]
     assert metrics["harmonic_mean"] == pytest.approx(2 * b * n / (b + n))
+    gain = metrics["gain"]["harmonic_mean"]
+    assert gain["mean"] == pytest.approx(metrics["harmonic_mean"] - metrics["zero_shot"]["harmonic_mean"])
+    assert gain["low"] < gain["mean"] < gain["high"]
 
 
 def test_the_adapter_says_where_every_setting_came_from(project):
