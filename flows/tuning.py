@@ -129,11 +129,11 @@ def _tune_config(params: Params, start: dict[str, Any]):
         num_samples=search.trials,
         reuse_actors=True,
         search_alg=draws,
-        scheduler=_race(search.objective),
+        scheduler=race(search.objective),
     )
 
 
-def _race(objective: str):
+def race(objective: str):
     """Trials run in order and end once they are clearly worse than the best so far.
 
     Not ASHA: it stops by rank after one partition, and which partition is hard says more than which setting is bad.

@@ -21,8 +21,8 @@ def note(event, arguments):
             os.write(log, line.encode())
 
 log = os.open(os.environ["OPENED"], os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+os.write(log, f"{os.getpid()} started\\n".encode())
 sys.addaudithook(note)
-print_started = os.write(log, f"{os.getpid()} started\\n".encode())
 """
 
 
@@ -34,9 +34,8 @@ def project(tmp_path_factory):
     )  # fmt: skip
     (folder / "hook").mkdir()
     (folder / "hook" / "sitecustomize.py").write_text(HOOK)
-    for seed in ((), ("--shots", "2", "--seed", "1"), ("--shots", "2", "--seed", "2")):
-        mmrl(folder, "fingerprint", "--dataset", "digits") if not seed else None
-        mmrl(folder, "prepare", "--dataset", "digits", *seed)
+    for command in ("fingerprint", "prepare", "prepare --shots 2 --seed 1", "prepare --shots 2 --seed 2"):
+        mmrl(folder, *command.split(), "--dataset", "digits")
     return folder
 
 
@@ -49,7 +48,7 @@ def mmrl(folder, *arguments, **variables) -> None:
 def opened_by_tune(folder, *settings) -> tuple[set[str], int]:
     """The files below data/ that `mmrl tune` opened, and how many processes the hook was in."""
     log = folder / "opened.txt"
-    log.unlink(missing_ok=True)
+    log.write_text("")
     watch = {"PYTHONPATH": str(folder / "hook"), "WATCHED": str(folder / "data"), "OPENED": str(log)}
     out = ["--out", str(folder / "elsewhere")] if settings else []
     mmrl(folder, "tune", "--dataset", "digits", "--method", "mmrlpp", *settings, *out, **watch)

@@ -1,0 +1,47 @@
+"""The search's early stopping in a real Ray Tune run, on settings of known quality."""
+
+import pytest
+
+from flows.cluster import connected
+from flows.tuning import race
+from mmrl_core.config import ClusterSection
+
+pytestmark = pytest.mark.slow
+
+DIFFICULTY = (-1.0, -9.0, -3.0, -2.0, -5.0)  # of the partitions: they differ more than the settings do
+NOISE = (0.02, -0.02, 0.01, -0.01, 0.0)
+
+
+def make_trial():
+    """A function of its own each time: Ray then sends it whole, and its workers need not find this file."""
+
+    def trial(config: dict) -> None:
+        from ray import tune
+
+        scores = []
+        for difficulty, noise in zip(DIFFICULTY, NOISE, strict=True):
+            scores.append({"log_likelihood": difficulty - config["deficit"] + config["sign"] * noise})
+            tune.report({"log_likelihood": scores[-1]["log_likelihood"], "scores": list(scores)})
+
+    return trial
+
+
+def test_clearly_worse_settings_end_early_and_others_see_every_partition(tmp_path):
+    from ray import tune
+    from ray.tune.search.basic_variant import BasicVariantGenerator
+
+    settings = [(0.5, 1), (0.6, -1), (0.5, -1), (0.0, 1), (0.5, -1), (0.0, -1)]  # (deficit, sign of the noise)
+    draws = BasicVariantGenerator(
+        points_to_evaluate=[{"deficit": deficit, "sign": sign} for deficit, sign in settings], max_concurrent=1
+    )
+    config = tune.TuneConfig(
+        metric="log_likelihood", mode="max", num_samples=len(settings), search_alg=draws, reuse_actors=True,
+        scheduler=race("log_likelihood"),
+    )  # fmt: skip
+    with connected(ClusterSection()):
+        tuner = tune.Tuner(
+            make_trial(), param_space={"deficit": tune.uniform(0, 1), "sign": tune.choice([-1, 1])}, tune_config=config,
+            run_config=tune.RunConfig(name="race", storage_path=str(tmp_path), verbose=0),
+        )  # fmt: skip
+        seen = [len(result.metrics["scores"]) for result in tuner.fit()]
+    assert seen == [5, 3, 5, 5, 3, 5]  # the first leads, a tie goes on, the fourth takes the lead
