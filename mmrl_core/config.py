@@ -5,9 +5,10 @@ types and impossible values raise UserError with one line.
 """
 
 import difflib
+import re
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 import yaml
 from pydantic import (
@@ -54,10 +55,51 @@ class Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
+class OwnSection(Section):
+    """A dataset of the user's own: exactly one of `images`, `table`, `shards` says where it lies.
+
+    Relative paths start at the working directory.
+    """
+
+    images: str | None = None  # a folder of class folders; also what the paths of `table` are relative to
+    table: str | None = None  # a CSV or Parquet file with the columns path, label and, if wanted, split
+    shards: str | None = None  # a folder of WebDataset .tar files, or a pattern of such files
+    classes: str | None = None  # a CSV with the columns class and name: readable names
+    template: str = "a photo of a {}."
+    base_classes: list[str] | None = None  # names; the others are novel
+    val_share: Fraction = 0.2  # of a class's images, where the data names no split
+    test_share: Fraction = 0.3
+    split_seed: Seed = 0
+
+    @field_validator("template")
+    @classmethod
+    def _names_the_class(cls, template: str) -> str:
+        if "{}" not in template:
+            raise ValueError("it needs {} where the class name goes")
+        return template
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "OwnSection":
+        if (self.shards and (self.images or self.table)) or not (self.shards or self.images or self.table):
+            raise ValueError("name images (a folder), table (CSV or Parquet) or shards (tar files)")
+        if not 0 < self.test_share < 1 or self.val_share + self.test_share >= 1:
+            raise ValueError("val_share and test_share must leave something to train on, and test_share be above 0")
+        return self
+
+
 class DataSection(Section):
     root: str = "data/raw"
-    protocol: Literal["base-to-novel"] = "base-to-novel"
+    protocol: Literal["base-to-novel", "few-shot", "cross-dataset", "domain-generalization", "joint"] = "base-to-novel"
     base_classes: PositiveInt | None = None
+    own: dict[str, OwnSection] = {}
+
+    @field_validator("own")
+    @classmethod
+    def _plain_names(cls, own: dict) -> dict:
+        for name in own:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+                raise ValueError(f"the name {name!r} must be of letters, digits, _ and - (it names folders)")
+        return own
 
 
 class BackboneSection(Section):
@@ -126,7 +168,8 @@ class Params(Section):
     methods: Annotated[list[Method], Field(min_length=1), AfterValidator(_distinct)]
     shots: Annotated[list[PositiveInt], Field(min_length=1), AfterValidator(_distinct)]
     seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(_distinct)]
-    preset: Literal["published"] = "published"
+    targets: Annotated[list[str], AfterValidator(_distinct)] = []
+    preset: Literal["published", "published-per-target"] = "published"
     data: DataSection = DataSection()
     backbone: BackboneSection = BackboneSection()
     adapter: AdapterSection = AdapterSection()
@@ -135,6 +178,17 @@ class Params(Section):
     cluster: ClusterSection = ClusterSection()
     registry: RegistrySection = RegistrySection()
     tracking: TrackingSection = TrackingSection()
+
+    @model_validator(mode="after")
+    def _targets_fit_the_protocol(self) -> "Params":
+        needs = self.data.protocol in ("cross-dataset", "domain-generalization")
+        if needs and not self.targets:
+            raise ValueError(f"data.protocol is {self.data.protocol}: name the datasets to test on in targets")
+        if self.targets and not needs:
+            raise ValueError(f"data.protocol is {self.data.protocol}, which has no targets; set targets: []")
+        if both := [name for name in self.targets if name in self.datasets]:
+            raise ValueError(f"{both[0]} is both in datasets and in targets; it is tested on itself anyway")
+        return self
 
 
 class AdapterConfig(Section):
@@ -228,7 +282,7 @@ def _first_problem(model: type[Section], error: ValidationError) -> str:
 
 def _suggestion(model: type[BaseModel], loc: tuple) -> str:
     for name in loc[:-1]:
-        model = model.model_fields[name].annotation
+        model = model.model_fields[name].annotation if isinstance(model, type) else get_args(model)[1]
     near = difflib.get_close_matches(str(loc[-1]), model.model_fields, n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; known here: {', '.join(model.model_fields)}"
 

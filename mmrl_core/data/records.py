@@ -1,0 +1,97 @@
+"""What a folder, a table and shards of the user's have in common: labelled paths, and rules for names and files."""
+
+import os
+import stat
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from mmrl_core.data.source import IMAGE_EXTENSIONS
+from mmrl_core.data.splits import Item
+from mmrl_core.errors import UserError
+
+SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+CLUTTER = {"thumbs.db", "desktop.ini", "__macosx"}  # what Windows and macOS leave in folders and archives
+
+
+class Record(NamedTuple):
+    """One image before labels are numbered: its path, its label as the data write it, its split if they name one."""
+
+    path: str
+    label: str
+    split: str | None
+
+
+@dataclass(frozen=True)
+class Gathered:
+    """All that a place holds. `names` are the readable names by label, where the data themselves carry them."""
+
+    where: str
+    records: list[Record]
+    files: list[Path]  # whose size and time of change tell one state of the data from another
+    reader: Callable[[Record | Item], bytes]
+    names: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+
+
+def is_image(path: str) -> bool:
+    """Whether the file extension, in either case, is that of an image."""
+    return PurePosixPath(path).suffix[1:].lower() in IMAGE_EXTENSIONS
+
+
+def is_hidden(path: str) -> bool:
+    """Whether a part of the path is a dot file or what an operating system left there."""
+    return any(part.startswith(".") or part.lower() in CLUTTER for part in path.split("/"))
+
+
+def check_name(path: str, where: str) -> None:
+    """Raises UserError on a path that is absolute, climbs with '..', or is not UTF-8."""
+    parts = PurePosixPath(path).parts
+    if not parts or parts[0] == "/" or ".." in parts or "\0" in path:
+        raise UserError(f"{where}: the path {path!r} does not stay inside its folder; correct it")
+    try:
+        path.encode()
+    except UnicodeEncodeError:
+        raise UserError(f"{where}: the file name {path!r} is not UTF-8; rename the file") from None
+
+
+def check_file(root: Path, path: str, where: str) -> None:
+    """Raises UserError unless `root / path` is a regular file that lies below `root`, links followed."""
+    check_name(path, where)
+    full = root / path
+    try:
+        mode = os.stat(full).st_mode
+    except OSError as error:
+        raise UserError(f"{where}: cannot find {full} ({error.strerror}); restore it or leave it out") from None
+    if not os.path.realpath(full).startswith(os.path.join(os.path.realpath(root), "")):
+        raise UserError(f"{where}: {path} is a link out of {root}; put the file itself there")
+    if not stat.S_ISREG(mode):
+        raise UserError(f"{where}: {path} is no regular file; remove it or put the file itself there")
+
+
+def as_text(value) -> str | None:
+    """Text or a whole number as text; None for anything else. A column of integers with gaps comes as floats."""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    return str(value).strip() if isinstance(value, str | int) and not isinstance(value, bool) else None
+
+
+def split_named(name: str) -> str | None:
+    """ "train", "val" or "test", in any case and with the usual longer names of val; None for another word."""
+    return SPLIT_NAMES.get(name.strip().lower())
+
+
+def did_you_mean(word: str, known) -> str:
+    """ "did you mean ...?", or the known words where none is near."""
+    known = list(known)
+    near = get_close_matches(word, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known: {some(known)}"
+
+
+def some(words, most: int = 5) -> str:
+    """The first few of the words, and how many more there are."""
+    words = list(words)
+    more = f" and {len(words) - most} more" if len(words) > most else ""
+    return ", ".join(map(str, words[:most])) + more
