@@ -112,12 +112,15 @@ class Backbone(nn.Module):
         return self.text.token_embedding(token_ids) + self.text.positional_embedding[: token_ids.shape[1]]
 
     def tokenize(self, class_names: list[str], template: str) -> Tensor:
-        """Prompts of the classes as token ids (C, context length). Raises UserError when two classes share one."""
+        """Prompts of the classes as token ids (C, context length). Raises UserError when two names share one.
+
+        The same name twice is let through: ImageNet's class list has some.
+        """
         token_ids = self.tokenizer(fill_template(class_names, template))
         first: dict[bytes, int] = {}
         for index, row in enumerate(token_ids):
             other = first.setdefault(row.numpy().tobytes(), index)
-            if other != index:
+            if class_names[other] != class_names[index]:
                 names = f"{class_names[other]!r} and {class_names[index]!r}"
                 raise UserError(f"classes {names} make the same prompt; give every class its own name")
         return token_ids.to(self.device)

@@ -4,9 +4,11 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
+from mmrl_core.data.source import Source
 from mmrl_core.data.splits import Item
 from mmrl_core.errors import UserError
 from mmrl_core.files import sha256_file
@@ -49,6 +51,34 @@ def locate(layout: Layout, root: str | Path) -> tuple[Path, Path]:
     if not split_path.is_file():
         raise UserError(f"the split file {split_path} is not there; put CoOp's {layout.split_file} there")
     return images, split_path
+
+
+def needs(key: str) -> str:
+    """What must lie below the data root."""
+    layout = LAYOUTS[key]
+    return f"{layout.folder}/{layout.images}, {layout.folder}/{layout.split_file}"
+
+
+def template(key: str) -> str:
+    """The published prompt."""
+    return LAYOUTS[key].template
+
+
+def read(key: str, root: str | Path) -> tuple[dict[str, list[Item]], list[str]]:
+    """The three lists and the paths in them that are not there. Raises UserError as `open_source` does."""
+    images, split_path = locate(LAYOUTS[key], root)
+    splits = read_splits(split_path)
+    class_names_by_label(splits, split_path)
+    return splits, missing_images(images, split_path, splits)
+
+
+def open_source(key: str, root: str | Path) -> Source:
+    """The dataset, every image known to be there. Raises UserError on anything missing or malformed."""
+    images, split_path = locate(LAYOUTS[key], root)
+    splits = read_splits(split_path)
+    class_names = class_names_by_label(splits, split_path)
+    check_images(images, split_path, splits)
+    return Source(key, [template(key)], class_names, **splits, reader=partial(read_image, images))
 
 
 def read_splits(split_path: Path) -> dict[str, list[Item]]:
@@ -124,13 +154,17 @@ def walk(folder: Path) -> Iterator[tuple[str, os.DirEntry]]:
                 yield f"{prefix}{entry.name}", entry
 
 
-def check_images(images: Path, split_path: Path, splits: dict[str, list[Item]]) -> None:
-    """Raises UserError when a split names an image that is missing or lies outside `images` behind a link."""
+def missing_images(images: Path, split_path: Path, splits: dict[str, list[Item]]) -> list[str]:
+    """Paths that a split names and that are not below `images`. Raises UserError on a link that leads out of it."""
     present = {relative for relative, entry in walk(images) if entry.is_file(follow_symlinks=False)}
     named = (item.path for items in splits.values() for item in items)
     unseen = [path for path in named if str(PurePosixPath(path)) not in present]
-    missing = [path for path in unseen if not _is_linked_inside(images, path, split_path)]
-    if missing:
+    return [path for path in unseen if not _is_linked_inside(images, path, split_path)]
+
+
+def check_images(images: Path, split_path: Path, splits: dict[str, list[Item]]) -> None:
+    """Raises UserError when a split names an image that is missing or lies outside `images` behind a link."""
+    if missing := missing_images(images, split_path, splits):
         raise UserError(
             f"{split_path} names {missing[0]}, which is not in {images} ({len(missing)} missing in all);"
             " complete the images folder"
@@ -153,14 +187,16 @@ def read_image(images: Path, item: Item) -> bytes:
         raise UserError(f"cannot read {images / item.path} ({error.strerror}); restore the image") from None
 
 
-def fingerprint(layout: Layout, root: str | Path) -> dict:
+def fingerprint(key: str, root: str | Path) -> dict:
     """Hashes that change when the split file or any file below the images folder does (path, size, mtime in ns)."""
-    images, split_path = locate(layout, root)
+    images, split_path = locate(LAYOUTS[key], root)
     counts = {split: len(items) for split, items in read_splits(split_path).items()}
-    stats = ((relative, entry.stat(follow_symlinks=False)) for relative, entry in walk(images))
+    digest, files = files_digest(images)
+    return {"split_sha256": sha256_file(split_path), "files_sha256": digest, "counts": {**counts, "files": files}}
+
+
+def files_digest(folder: Path) -> tuple[str, int]:
+    """Hash of one stat walk (path, size, mtime in ns) and the number of files."""
+    stats = ((relative, entry.stat(follow_symlinks=False)) for relative, entry in walk(folder))
     files = sorted([relative, stat.st_size, stat.st_mtime_ns] for relative, stat in stats)
-    return {
-        "split_sha256": sha256_file(split_path),
-        "files_sha256": hashlib.sha256(json.dumps(files).encode()).hexdigest(),  # ASCII: names may be no UTF-8
-        "counts": {**counts, "files": len(files)},
-    }
+    return hashlib.sha256(json.dumps(files).encode()).hexdigest(), len(files)  # ASCII: names may be no UTF-8

@@ -1,7 +1,7 @@
 """What every dataset looks like to the rest: names, prompt templates, three lists of items, a way to their bytes."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
 from mmrl_core.data.splits import Item
@@ -22,6 +22,8 @@ class Source:
     val: list[Item]
     test: list[Item]
     reader: Callable[[Item], bytes]
+    base: list[int] | None = None  # labels of the base classes where the dataset names them; None: the first half
+    notes: list[str] = field(default_factory=list)  # what the user should know of the data, one line each
 
     def items(self, split: str) -> list[Item]:
         """The items of "train", "val" or "test"."""

@@ -1,0 +1,81 @@
+"""Which datasets there are, what each needs, and which of them are whole below a folder."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from mmrl_core.data.catalog import BENCHMARK, EMBEDDED, canonical_key, open_source
+from mmrl_core.errors import UserError
+
+SPLITS = ("train", "val", "test")
+# Published counts of images: train, val, test. Where a split file has them, they are what published figures rest on.
+PUBLISHED = {
+    "imagenet": (1281167, 0, 50000), "caltech101": (4128, 1649, 2465), "oxford_pets": (2944, 736, 3669),
+    "stanford_cars": (6509, 1635, 8041), "oxford_flowers": (4093, 1633, 2463), "food101": (50500, 20200, 30300),
+    "fgvc_aircraft": (3334, 3333, 3333), "sun397": (15880, 3970, 19850), "dtd": (2820, 1128, 1692),
+    "eurosat": (13500, 5400, 8100), "ucf101": (7639, 1898, 3783), "imagenetv2": (0, 0, 10000),
+    "imagenet_sketch": (0, 0, 50889), "imagenet_a": (0, 0, 7500), "imagenet_r": (0, 0, 30000),
+}  # fmt: skip
+
+
+def describe() -> list[dict[str, Any]]:
+    """One row a dataset: key, kind, what it needs below the data root, prompt template, published counts and
+    hyper-parameters (None where there are none)."""
+    return [_describe_benchmark(key) for key in BENCHMARK] + [_describe_embedded(key) for key in EMBEDDED]
+
+
+def _describe_benchmark(key: str) -> dict[str, Any]:
+    from mmrl_core import presets  # it reads the catalog's aliases
+
+    module = BENCHMARK[key]
+    weights = {"mmrl": presets.MMRL_REG_WEIGHT.get(key), "mmrlpp": presets.MMRLPP_REG_WEIGHT.get(key)}
+    return {
+        "dataset": key, "kind": "benchmark", "needs": module.needs(key), "template": module.template(key),
+        "published": _expected(key), "reg_weight": weights, "beta": presets.MMRLPP_BETA.get(key),
+    }  # fmt: skip
+
+
+def _describe_embedded(key: str) -> dict[str, Any]:
+    template = open_source(key, "").templates[0]
+    row = {"dataset": key, "kind": "embedded", "needs": "", "template": template}
+    return {**row, "published": None, "reg_weight": {"mmrl": None, "mmrlpp": None}, "beta": None}
+
+
+def _expected(key: str) -> dict[str, int]:
+    return dict(zip(SPLITS, PUBLISHED[key], strict=True))
+
+
+def check(root: str | Path, keys: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """One row a benchmark dataset (by default all): "state" complete, incomplete or absent, counts "found" on disk and
+    "expected", how many named images are "missing", and "problems", a line each.
+
+    Raises UserError when the root is no folder or a key is unknown; a broken dataset is a row, not an error.
+    """
+    if not Path(root).is_dir():
+        raise UserError(f"the data root {root} is no folder; name the folder that holds the datasets")
+    keys = [canonical_key(key) for key in keys or BENCHMARK]
+    return [_check(key, Path(root)) for key in keys if key in BENCHMARK]
+
+
+def _check(key: str, root: Path) -> dict[str, Any]:
+    module, row = BENCHMARK[key], {"dataset": key, "found": None, "expected": _expected(key), "missing": 0}
+    folder = module.needs(key).partition("/")[0]
+    if not (root / folder).is_dir():
+        return {**row, "state": "absent", "problems": [f"{root / folder} is not there; needed: {module.needs(key)}"]}
+    try:
+        splits, missing = module.read(key, root)
+    except UserError as error:
+        return {**row, "state": "incomplete", "problems": [str(error)]}
+    lost = set(missing)
+    found = {split: sum(item.path not in lost for item in splits[split]) for split in SPLITS}
+    problems = _problems(found, row["expected"], missing)
+    return {**row, "found": found, "missing": len(lost), "problems": problems,
+            "state": "incomplete" if problems else "complete"}  # fmt: skip
+
+
+def _problems(found: dict[str, int], expected: dict[str, int], missing: list[str]) -> list[str]:
+    problems = [f"{len(missing)} images are missing, the first is {missing[0]}"] if missing else []
+    return problems + [
+        f"{split} has {found[split]} images, published are {expected[split]}"
+        for split in SPLITS if found[split] != expected[split]
+    ]  # fmt: skip
