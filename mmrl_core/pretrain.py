@@ -112,10 +112,10 @@ def zero_shot_figures(clip: nn.Module) -> dict:
     The first of a dataset's templates is used, and no other split is read.
     """
     from mmrl_core.backbone import Backbone
-    from mmrl_core.data.catalog import EMBEDDED, open_source
+    from mmrl_core.data.catalog import open_source
 
     backbone = Backbone.from_clip(clip, name="tiny")
-    return {key: _zero_shot(backbone, open_source(key, "")) for key in EMBEDDED}
+    return {key: _zero_shot(backbone, open_source(key, "")) for key in ("digits", "objects")}
 
 
 def _zero_shot(backbone, source) -> dict[str, float]:

@@ -38,13 +38,13 @@ def _classes() -> list[Object]:
 CLASSES = _classes()
 
 
-def open_source() -> Source:
+def open_source(key: str = KEY) -> Source:
     """The dataset; an image is a function of its path and is drawn when it is read."""
     splits = {split: _items(split, count) for split, count in COUNTS.items()}
     return Source(KEY, TEMPLATES, [shown.name for shown in CLASSES], **splits, reader=_png)
 
 
-def fingerprint() -> dict:
+def fingerprint(key: str = KEY) -> dict:
     """Digest of the code that draws."""
     code = [sha256_file(Path(file)) for file in (__file__, renders.__file__)]
     return {"dataset": KEY, "digest": hashlib.sha256("".join([KEY, *code]).encode()).hexdigest()}

@@ -1,0 +1,50 @@
+"""Rendered capital letters, printed and worn: what an adapter trained on another dataset is tried on.
+
+The backbone `tiny` was trained on renders of the same kind, so zero-shot knows them; what counts is how much of that
+an adapter keeps.
+"""
+
+import hashlib
+import io
+from pathlib import Path, PurePosixPath
+from string import ascii_uppercase
+
+import numpy as np
+from PIL import Image
+
+from mmrl_core.data.source import Source
+from mmrl_core.data.splits import Item
+from mmrl_core.files import sha256_file
+from mmrl_core.renders import glyphs
+
+KEY = "letters"
+TEMPLATES = ["a photo of the letter {}."]
+CLASS_NAMES = list(ascii_uppercase)
+COUNTS = {"train": 20, "val": 10, "test": 40}  # a class
+
+
+def open_source(key: str = KEY) -> Source:
+    """The dataset; an image is a function of its path and is drawn when it is read."""
+    splits = {split: _items(split, count) for split, count in COUNTS.items()}
+    return Source(KEY, TEMPLATES, CLASS_NAMES, **splits, reader=_png)
+
+
+def fingerprint(key: str = KEY) -> dict:
+    """Digest of the code that draws."""
+    code = [sha256_file(Path(file)) for file in (__file__, glyphs.__file__)]
+    return {"dataset": KEY, "digest": hashlib.sha256("".join([KEY, *code]).encode()).hexdigest()}
+
+
+def _items(split: str, count: int) -> list[Item]:
+    return [
+        Item(f"{split}/{name}/{number:03d}.png", label, name)
+        for label, name in enumerate(CLASS_NAMES)
+        for number in range(count)
+    ]
+
+
+def _png(item: Item) -> bytes:
+    seed = int.from_bytes(hashlib.sha256(f"{KEY}/{PurePosixPath(item.path)}".encode()).digest()[:8], "big")
+    encoded = io.BytesIO()
+    Image.fromarray(glyphs.photograph(np.random.default_rng(seed), item.class_name)).save(encoded, format="PNG")
+    return encoded.getvalue()
