@@ -1,8 +1,7 @@
 """One run's evaluation as files: metrics.json and predictions.parquet."""
 
-from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from flows import paths
 from flows.paths import RunKey
@@ -10,39 +9,74 @@ from flows.predictions import write_predictions
 from flows.progress import progress
 from mmrl_core.adapter import load_adapter
 from mmrl_core.backbone import Backbone
+from mmrl_core.config import Params
 from mmrl_core.data.shards import read_manifest, stream_examples
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation import Scores, score, summary
 from mmrl_core.files import write_json
 from mmrl_core.model import AdaptedCLIP
-from mmrl_core.protocols import Protocol, TestSet, harmonic_mean
+from mmrl_core.presets import target_beta
+from mmrl_core.protocols import ALL, PROTOCOLS, Protocol, TestSet, harmonic_mean, labels_of
 from mmrl_core.uncertainty import Outcomes, paired_gains
 
 
-def evaluate_run(backbone: Backbone, key: RunKey, protocol: Protocol, out: Path) -> dict[str, Any]:
-    """Score the run's adapter and zero-shot on its dataset's pool; returns what metrics.json holds."""
-    pool = paths.pool(key.dataset)
-    manifest = read_manifest(pool)
-    adapter, card = load_adapter(key.model, backbone)
-    _check_classes(card, [manifest["class_names"][label] for label in manifest[protocol.trains_on]], key)
-    score_on = partial(_score, backbone, adapter, manifest, card["template"], pool)
-    scores = {test.half: score_on("test", test) for test in protocol.tests}
-    trained = next(test for test in protocol.tests if test.half == protocol.trains_on)
-    validation = score_on("val", trained)
+class Subject(NamedTuple):
+    """What is evaluated, on which prepared dataset, with which prompts."""
+
+    backbone: Backbone
+    adapter: Any
+    pool: Path
+    manifest: dict
+    template: str
+    trained: tuple[str, ...]  # halves whose classes were trained on
+
+
+def evaluate_run(backbone: Backbone, key: RunKey, params: Params, out: Path, target: str | None = None) -> dict:
+    """Score the run's adapter and zero-shot on its own dataset's pool or a target's; returns what metrics.json says."""
+    protocol = PROTOCOLS[params.data.protocol]
+    subject, card = _subject(backbone, key, params, protocol, target)
+    scores = {test.part: _score(subject, "test", test) for test in (protocol.tests if target is None else (ALL,))}
     metrics = {
         **key._asdict(),
+        "target": target or key.dataset,
         "protocol": card["data"]["protocol"],
-        **_halves({half: (part.adapted, part.labels) for half, part in scores.items()}),
-        "zero_shot": _halves({half: (part.zero_shot, part.labels) for half, part in scores.items()}),
-        "gain": paired_gains([{half: _outcomes(part) for half, part in scores.items()}]),
-        "validation": {trained.half: summary(validation.adapted, validation.labels)} if validation.items else {},
+        "preset": params.preset,
+        "beta": subject.adapter.config.composition,
+        "template": subject.template,
+        "parts": list(scores),
+        **_parts({part: (one.adapted, one.labels) for part, one in scores.items()}),
+        "zero_shot": _parts({part: (one.zero_shot, one.labels) for part, one in scores.items()}),
+        "gain": paired_gains([{part: _outcomes(one) for part, one in scores.items()}]),
+        "validation": _validation(subject, protocol) if target is None else {},
+        "class_names": dict(enumerate(subject.manifest["class_names"])),
         "adapter_sha256": card["sha256"],
         "backbone_sha256": backbone.weights_sha256,
-        "data_digest": manifest["digest"],
+        "data_digest": subject.manifest["digest"],
     }
-    write_predictions(out / "predictions.parquet", scores, manifest)
+    write_predictions(out / "predictions.parquet", scores)
     write_json(out / "metrics.json", metrics)
     return metrics
+
+
+def _subject(
+    backbone: Backbone, key: RunKey, params: Params, protocol: Protocol, target: str | None
+) -> tuple[Subject, dict]:
+    """A target is met with its own (first) template, and beta as the preset says for it."""
+    adapter, card = load_adapter(key.model, backbone)
+    if card["data"]["protocol"] != params.data.protocol:
+        raise UserError(
+            f"{key.model} was trained for {card['data']['protocol']}, not {params.data.protocol}; "
+            "run `mmrl train` again"
+        )
+    pool = paths.pool(target or key.dataset)
+    manifest = read_manifest(pool)
+    if target is None:
+        _check_classes(card, [manifest["class_names"][label] for label in labels_of(manifest, protocol.trains_on)], key)
+        return Subject(backbone, adapter, pool, manifest, card["template"], protocol.trains_on), card
+    beta = target_beta(params, key.method, target)
+    if beta is not None:
+        adapter.config = adapter.config.model_copy(update={"beta": beta})
+    return Subject(backbone, adapter, pool, manifest, manifest["templates"][0], ()), card
 
 
 def _check_classes(card: dict, names: list[str], key: RunKey) -> None:
@@ -53,21 +87,32 @@ def _check_classes(card: dict, names: list[str], key: RunKey) -> None:
         )
 
 
-def _score(backbone: Backbone, adapter, manifest: dict, template: str, pool: Path, split: str, test: TestSet) -> Scores:
-    labels = manifest[test.half]
-    model = AdaptedCLIP(backbone, adapter, [manifest["class_names"][i] for i in labels], template)
-    n = sum(shard["count"] for shard in manifest["shards"] if (shard["split"], shard["half"]) == (split, test.half))
+def _score(subject: Subject, split: str, test: TestSet) -> Scores:
+    manifest, pool = subject.manifest, subject.pool
+    labels = labels_of(manifest, test.classes)
+    names = [manifest["class_names"][label] for label in labels]
+    model = AdaptedCLIP(subject.backbone, subject.adapter, names, subject.template)
+    n = sum(one["count"] for one in manifest["shards"] if one["split"] == split and one["half"] in test.images)
     if split == "test" and not n:
-        raise UserError(f"{pool} has no test image of the {test.half} classes; give the dataset's test list some")
-    with progress(f"evaluate {test.half} {split}", n) as bar:
-        return score(model, stream_examples(pool, split, test.half), labels, test.logits, bar)
+        raise UserError(f"{pool} has no test image of the {test.part} classes; give the dataset's test list some")
+    fused = labels_of(manifest, subject.trained)
+    examples = (example for half in test.images for example in stream_examples(pool, split, half))
+    with progress(f"evaluate {manifest['dataset']} {test.part} {split}", n) as bar:
+        return score(model, examples, labels, fused, bar)
 
 
-def _halves(parts: dict) -> dict[str, Any]:
-    """The summaries of base and novel, their harmonic mean and the number of images."""
-    halves = {half: summary(*part) for half, part in parts.items()}
-    accuracies = [one["accuracy"] for one in halves.values()]
-    return {**halves, "harmonic_mean": harmonic_mean(*accuracies), "n": sum(one["n"] for one in halves.values())}
+def _validation(subject: Subject, protocol: Protocol) -> dict[str, dict]:
+    """The trained classes' validation images, told apart among these classes."""
+    found = _score(subject, "val", TestSet(protocol.trained_part, protocol.trains_on, protocol.trains_on))
+    return {protocol.trained_part: summary(found.adapted, found.labels)} if found.items else {}
+
+
+def _parts(parts: dict) -> dict[str, Any]:
+    """Every part's summary, the number of images, and the harmonic mean where there are base and novel."""
+    found = {name: summary(*part) for name, part in parts.items()}
+    both = {"base", "novel"} <= found.keys()
+    mean = {"harmonic_mean": harmonic_mean(found["base"]["accuracy"], found["novel"]["accuracy"])} if both else {}
+    return {**found, **mean, "n": sum(one["n"] for one in found.values())}
 
 
 def _outcomes(scores: Scores) -> Outcomes:

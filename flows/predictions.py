@@ -9,7 +9,7 @@ import pyarrow
 import pyarrow.parquet
 
 from mmrl_core.errors import UserError
-from mmrl_core.uncertainty import HALVES, Outcomes
+from mmrl_core.uncertainty import Outcomes
 
 if TYPE_CHECKING:
     from mmrl_core.evaluation import Scores
@@ -17,21 +17,22 @@ if TYPE_CHECKING:
 TOP_K = 5
 
 
-def write_predictions(path: Path, scores: dict[str, Scores], manifest: dict) -> None:
-    """One row an image; labels are the source's own."""
-    rows = [row for half, part in scores.items() for row in _rows(half, part, manifest[half])]
+def write_predictions(path: Path, scores: dict[str, Scores]) -> None:
+    """One row an image and part of the protocol; labels are the source's own."""
+    rows = [row for part, found in scores.items() for row in _rows(part, found)]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
 
 
-def _rows(half: str, part: Scores, labels: list[int]):
-    top = part.adapted.topk(min(TOP_K, len(labels)))
-    zero = part.zero_shot.max(dim=-1)
-    for i, item in enumerate(part.items):
+def _rows(part: str, found: Scores):
+    labels = found.classes
+    top = found.adapted.topk(min(TOP_K, len(labels)))
+    zero = found.zero_shot.max(dim=-1)
+    for i, item in enumerate(found.items):
         best = [labels[index] for index in top.indices[i].tolist()]
         yield {
             "item": item,
-            "half": half,
-            "label": labels[int(part.labels[i])],
+            "part": part,
+            "label": labels[int(found.labels[i])],
             "prediction": best[0],
             "top_labels": best,
             "top_probabilities": top.values[i].tolist(),
@@ -41,19 +42,19 @@ def _rows(half: str, part: Scores, labels: list[int]):
 
 
 def read_outcomes(path: Path) -> dict[str, Outcomes]:
-    """Base and novel outcomes from a run's predictions.parquet. Raises UserError when that cannot be had."""
-    columns = ["item", "half", "label", "prediction", "zero_shot_prediction"]
+    """Each part's outcomes from a run's predictions.parquet. Raises UserError when that cannot be had."""
+    columns = ["item", "part", "label", "prediction", "zero_shot_prediction"]
     try:
         rows = pyarrow.parquet.read_table(path, columns=columns).to_pandas()
     except (OSError, pyarrow.ArrowException) as error:
         problem = "is not there" if isinstance(error, FileNotFoundError) else "cannot be read"
         raise UserError(f"{path} {problem}; run `mmrl evaluate` again") from None
-    if missing := [half for half in HALVES if not (rows["half"] == half).any()]:
-        raise UserError(f"{path} has no {missing[0]} image; run `mmrl evaluate` again")
-    return {half: _of_half(rows[rows["half"] == half]) for half in HALVES}
+    if rows.empty:
+        raise UserError(f"{path} has no image; run `mmrl evaluate` again")
+    return {part: _of_part(group) for part, group in rows.groupby("part", sort=False)}
 
 
-def _of_half(rows) -> Outcomes:
+def _of_part(rows) -> Outcomes:
     truth = rows["label"].to_numpy()
     right = (rows[name].to_numpy() == truth for name in ("prediction", "zero_shot_prediction"))
     return Outcomes(rows["item"].tolist(), *right)

@@ -61,8 +61,8 @@ def candidate(params: Params, dataset: str) -> RunKey:
 
 
 def _validation_rank(key: RunKey) -> tuple[float, float]:
-    base = _metrics(key)["validation"].get("base")
-    return (-base["accuracy"], base["nll"]) if base else (0.0, 0.0)  # no validation images: the order of the lists
+    found = next(iter(_metrics(key)["validation"].values()), None)
+    return (-found["accuracy"], found["nll"]) if found else (0.0, 0.0)  # no validation images: the order of the lists
 
 
 def _metrics_file(key: RunKey) -> Path:
@@ -70,7 +70,7 @@ def _metrics_file(key: RunKey) -> Path:
 
 
 def _metrics(key: RunKey) -> dict[str, Any]:
-    return read_json(_metrics_file(key), made_by="dvc repro", keys=("validation", "base", "novel", "adapter_sha256"))
+    return read_json(_metrics_file(key), made_by="dvc repro", keys=("validation", "parts", "adapter_sha256"))
 
 
 def register(params: Params, key: RunKey) -> Registered:
@@ -104,9 +104,8 @@ def _tags(key: RunKey) -> dict[str, str]:
         "data_digest": card["data"]["digest"],
         "backbone": card["backbone"]["name"],
         "backbone_sha256": card["backbone"]["sha256"],
-        "base_accuracy": metrics["base"]["accuracy"],
-        "novel_accuracy": metrics["novel"]["accuracy"],
-        "harmonic_mean": metrics["harmonic_mean"],
+        **{f"{part}_accuracy": metrics[part]["accuracy"] for part in metrics["parts"]},
+        **({"harmonic_mean": metrics["harmonic_mean"]} if "harmonic_mean" in metrics else {}),
         **({"git_commit": commit} if commit else {}),
     }
     return {name: str(value) for name, value in values.items()}

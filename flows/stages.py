@@ -5,7 +5,6 @@ Each returns a small dict that the command line prints. None of them knows who s
 
 import hashlib
 import shutil
-from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ from flows.progress import progress
 from mmrl_core import METHOD_VERSION
 from mmrl_core.config import Params
 from mmrl_core.errors import UserError
-from mmrl_core.files import canonical_json, read_json, write_bytes, write_json
+from mmrl_core.files import canonical_json, read_json, write_json
 from mmrl_core.presets import published
 from mmrl_core.protocols import PROTOCOLS
 
@@ -26,7 +25,7 @@ def fingerprint(params: Params, dataset: str, out: Path) -> dict[str, Any]:
     """Digest of the raw source: what `prepare` depends on."""
     from mmrl_core.data.catalog import fingerprint as read_fingerprint
 
-    facts = read_fingerprint(dataset, params.data.root)
+    facts = read_fingerprint(dataset, params.data.root, params.data.own)
     write_json(out, facts)
     return facts
 
@@ -38,8 +37,14 @@ def prepare_pool(params: Params, dataset: str, out: Path) -> dict[str, Any]:
 
     out.mkdir()
     with progress(f"prepare {dataset}") as report:
-        manifest = write_pool(open_source(dataset, params.data.root), out, report, n_base=params.data.base_classes)
-    return {"digest": manifest["digest"], **manifest["counts"]}
+        source = open_source(dataset, params.data.root, params.data.own)
+        n_base = None if dataset in params.targets else params.data.base_classes  # a target is not divided
+        manifest = write_pool(source, out, report, n_base=n_base)
+    return {"digest": manifest["digest"], **manifest["counts"], **_notes(manifest)}
+
+
+def _notes(manifest: dict) -> dict[str, list[str]]:
+    return {"notes": manifest["notes"]} if manifest["notes"] else {}
 
 
 def prepare_few_shot(params: Params, dataset: str, shots: int, seed: int, out: Path) -> dict[str, Any]:
@@ -48,11 +53,11 @@ def prepare_few_shot(params: Params, dataset: str, shots: int, seed: int, out: P
     from mmrl_core.data.shards import write_few_shot
 
     out.mkdir()
-    source, n_base = open_source(dataset, params.data.root), params.data.base_classes
+    source, n_base = open_source(dataset, params.data.root, params.data.own), params.data.base_classes
     with progress(f"prepare {dataset} {shots}-shot seed {seed}") as report:
         manifest = write_few_shot(source, shots, seed, out, report, n_base=n_base)
     short = {"classes_with_fewer_items": manifest["short_classes"]} if manifest["short_classes"] else {}
-    return {"digest": manifest["digest"], **manifest["counts"], **short}
+    return {"digest": manifest["digest"], **manifest["counts"], **short, **_notes(manifest)}
 
 
 def tune(params: Params, dataset: str, method: str, out: Path) -> dict[str, Any]:
@@ -91,7 +96,8 @@ def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
     found = _read_search(key, manifest["templates"])
     choice = found["choice"] if params.search.enabled else {}
     settings = resolve(params, key.dataset, key.method, key.seed, backbone.depth, choice)
-    data = read_set(key.few_shot, "train", PROTOCOLS[params.data.protocol].trains_on, found["template"])
+    protocol = PROTOCOLS[params.data.protocol]
+    data = read_set(key.few_shot, "train", protocol.trains_on, found["template"])
     card = _card(params, key, settings, data, manifest["digest"])
     checkpoints = _run_folder(card, backbone.weights_sha256)
     with (
@@ -104,11 +110,23 @@ def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
             bar(epoch + 1, note=f"loss {metrics['loss']:.3f}")
 
         fitted = fit(backbone, settings.adapter, settings.train, data, report=report, checkpoints=checkpoints)
-        document = save_adapter(out, fitted.adapter, backbone, {**card, "history": fitted.history})
+        card["history"] = fitted.history
+        card["abstain"] = _abstain(backbone, fitted.adapter, data, key, protocol.trains_on)
+        document = save_adapter(out, fitted.adapter, backbone, card)
         run.set_tags({"adapter_sha256": document["sha256"]})
         run.log_artifacts(out)
     shutil.rmtree(checkpoints, ignore_errors=True)
     return {"adapter_sha256": document["sha256"], "trainable": document["trainable"], **fitted.history[-1]}
+
+
+def _abstain(backbone, adapter, data, key: RunKey, halves: tuple[str, ...]) -> dict[str, Any] | None:
+    """The threshold for "none of these", from the few-shot validation images."""
+    from mmrl_core.abstain import calibrate
+    from mmrl_core.data.shards import stream_examples
+    from mmrl_core.model import AdaptedCLIP
+
+    model = AdaptedCLIP(backbone, adapter, data.class_names, data.template)
+    return calibrate(model, (example for half in halves for example in stream_examples(key.few_shot, "val", half)))
 
 
 def _load_backbone(params: Params):
@@ -152,35 +170,25 @@ def _run_folder(card: dict[str, Any], backbone_sha256: str) -> Path:
     return paths.STATE / "runs" / hashlib.sha256(identity).hexdigest()[:16]
 
 
-def evaluate(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
-    """Score an adapter and zero-shot on the protocol's test sets; metrics.json and predictions.parquet."""
+def evaluate(params: Params, key: RunKey, out: Path, target: str | None = None) -> dict[str, Any]:
+    """Score an adapter and zero-shot on the protocol's test sets, or on `target`; metrics.json, predictions.parquet."""
     from flows.evaluation import evaluate_run
 
     out.mkdir()
-    metrics = evaluate_run(_load_backbone(params), key, PROTOCOLS[params.data.protocol], out)
-    return {
-        "base": metrics["base"]["accuracy"],
-        "novel": metrics["novel"]["accuracy"],
-        "harmonic_mean": metrics["harmonic_mean"],
-        "zero_shot_harmonic_mean": metrics["zero_shot"]["harmonic_mean"],
-    }
+    if target is not None and target not in params.targets:
+        raise UserError(f"--target {target} is not among the settings' targets {params.targets}; add it there")
+    metrics = evaluate_run(_load_backbone(params), key, params, out, target)
+    figures = {part: metrics[part]["accuracy"] for part in metrics["parts"]}
+    zero_shot = {f"zero_shot_{part}": metrics["zero_shot"][part]["accuracy"] for part in metrics["parts"]}
+    mean = {"harmonic_mean": metrics["harmonic_mean"]} if "harmonic_mean" in metrics else {}
+    return {**figures, **mean, **zero_shot}
 
 
 def summarize(params: Params, out: Path) -> dict[str, Any]:
-    """Tables over seeds of the runs that the matrix names; others under results/ are listed as stale."""
-    from flows.summary import read_rows, read_searches
-    from mmrl_core.report import markdown, page
+    """Tables and the report over all runs that the matrix names; others under results/ are listed as stale."""
+    from flows.summary import summarize as write_reports
 
-    keys = [RunKey(*axes) for axes in product(params.datasets, params.methods, params.shots, params.seeds)]
-    rows, searches = read_rows(keys), read_searches(params)
-    stale = sorted(set(map(str, Path("results").glob("*-to-*/*/*"))) - {str(key.results()) for key in keys})
-    out.mkdir()
-    document = {"protocol": params.data.protocol, "rows": rows, "searches": searches, "stale": stale}
-    write_json(out / paths.SUMMARY.name, document)
-    notes = [f"Protocol {params.data.protocol}, backbone {params.backbone.name}, preset {params.preset}."]
-    notes += [f"Not read, because params.yaml does not name it: {folder}" for folder in stale]
-    write_bytes(out / paths.REPORT.name, page(rows, searches, notes).encode())
-    return {"table": markdown(rows), "stale": stale}
+    return write_reports(params, out)
 
 
 def import_published(

@@ -13,10 +13,10 @@ from flows.paths import STATE
 from flows.progress import progress
 from mmrl_core.backbone import Backbone, load_backbone
 from mmrl_core.config import Params
-from mmrl_core.data.shards import read_examples, read_manifest
+from mmrl_core.data.shards import Example, read_examples, read_manifest
 from mmrl_core.errors import UserError
 from mmrl_core.presets import explicit_values, published, resolve
-from mmrl_core.protocols import PROTOCOLS
+from mmrl_core.protocols import PROTOCOLS, labels_of
 from mmrl_core.search import SearchData, choose, clearly_worse, leads, overall, partition_scores, partitions
 from mmrl_core.templates import template_accuracies
 from mmrl_core.training import settle_threads
@@ -27,18 +27,23 @@ def search_data(params: Params, dataset: str, backbone: Backbone) -> tuple[Searc
 
     The best template is the data's; of a single template, or without a validation image, nothing is measured.
     """
-    half = PROTOCOLS[params.data.protocol].trains_on
+    protocol = PROTOCOLS[params.data.protocol]
     folders = [paths.few_shot(dataset, max(params.shots), seed) for seed in params.seeds]
     manifest = read_manifest(folders[0])
-    names, base, accuracies = manifest["class_names"], manifest[half], dict.fromkeys(manifest["templates"])
-    train = [read_examples(folder, "train", half) for folder in folders]
+    names, base = manifest["class_names"], labels_of(manifest, protocol.trains_on)
+    accuracies: dict[str, float | None] = dict.fromkeys(manifest["templates"])
+    train = [_read(folder, "train", protocol.trains_on) for folder in folders]
     full = params.search.validation == "full"
-    val = [read_examples(paths.pool(dataset) if full else folder, "val", half) for folder in folders]
+    val = [_read(paths.pool(dataset) if full else folder, "val", protocol.trains_on) for folder in folders]
     labelled = list({example.path: example for examples in val for example in examples}.values())
     if labelled and len(accuracies) > 1:
         accuracies = template_accuracies(backbone, list(accuracies), names, base, labelled)
     template = max(accuracies, key=lambda one: accuracies[one] or 0)
-    return SearchData(names, template, base, params.seeds, train, val), accuracies
+    return SearchData(names, template, base, params.seeds, train, val, protocol.new_classes), accuracies
+
+
+def _read(folder: Path, split: str, halves: tuple[str, ...]) -> list[Example]:
+    return [example for half in halves for example in read_examples(folder, split, half)]
 
 
 def search(params: Params, dataset: str, method: str, backbone: Backbone, data: SearchData) -> dict[str, Any]:
@@ -48,7 +53,8 @@ def search(params: Params, dataset: str, method: str, backbone: Backbone, data: 
         return {"trials": [], "choice": {}}
     _check_space(params, backbone, data)
     trials = run_search(params, dataset, method, backbone.depth, data)
-    start = {key: value for key, value in published(dataset, method, backbone.depth).items() if key in space}
+    preset = published(dataset, method, backbone.depth, params.data.protocol)
+    start = {key: value for key, value in preset.items() if key in space}
     chosen = choose(trials, params.search.objective, start)
     return {"published": start, "trials": trials, "chosen": trials.index(chosen), "choice": chosen["params"]}
 
@@ -78,7 +84,7 @@ def run_search(params: Params, dataset: str, method: str, depth: int, data: Sear
     from ray import tune
 
     space = open_dimensions(params)
-    preset = published(dataset, method, depth)
+    preset = published(dataset, method, depth, params.data.protocol)
     start = {key: preset[key] for key, distribution in space.items() if _holds(distribution, preset[key])}
     trainable = tune.with_parameters(_trial, params=params, dataset=dataset, method=method, data=data)
     with connected(params.cluster), _storage(f"tune-{dataset}-{method}") as storage:

@@ -3,7 +3,7 @@
 N images, C classes. Accuracies and probabilities are fractions in [0, 1].
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
@@ -14,6 +14,7 @@ from mmrl_core.backbone import Backbone
 from mmrl_core.data.images import decode
 from mmrl_core.data.shards import Example
 from mmrl_core.data.views import test_views
+from mmrl_core.joint import joint_logits
 from mmrl_core.model import AdaptedCLIP
 
 ECE_BINS = 15
@@ -27,6 +28,7 @@ class Scores(NamedTuple):
     labels: Tensor  # (N,)
     adapted: Tensor  # probabilities (N, C)
     zero_shot: Tensor  # probabilities (N, C)
+    classes: list[int]  # the source label of each of the C classes
 
 
 def batched(values: Iterable, size: int) -> Iterator[list]:
@@ -61,25 +63,27 @@ def score(
     model: AdaptedCLIP,
     examples: Iterable[Example],
     labels: list[int],
-    logits: str,
+    trained: Collection[int],
     report: Callable[[int], None] | None = None,
 ) -> Scores:
-    """Score a stream of examples, batch by batch, by the adapter's `logits` ("fused" or "class") and zero-shot.
+    """Score a stream of examples, batch by batch, by the adapter and zero-shot.
 
-    `labels[i]` is the source label of the model's class i. `report(n)` is called with the images done so far.
+    `labels[i]` is the source label of the model's class i; those among `trained` get the fused logits, the others the
+    class logits (`joint_logits`). `report(n)` is called with the images done so far.
     """
+    mask = torch.tensor([label in trained for label in labels])
     position = {label: index for index, label in enumerate(labels)}
     text_features, parts, items = model.text_features(), [], []
     for batch in batched(examples, BATCH_SIZE):
         trunk = model.image_tower.trunk(test_batch(model.backbone, batch))
-        adapted = getattr(model.from_trunk(trunk, text_features), f"logits_{logits}")
+        adapted = joint_logits(model.from_trunk(trunk, text_features), mask)
         own = torch.tensor([position[example.label] for example in batch])
         parts.append((own, adapted.softmax(-1).cpu(), model.zero_shot_logits(trunk).softmax(-1).cpu()))
         items += [example.path for example in batch]
         if report:
             report(len(items))
     empty = (torch.empty(0, dtype=torch.long), torch.empty(0, len(labels)), torch.empty(0, len(labels)))
-    return Scores(items, *(torch.cat(column) for column in zip(*(parts or [empty]), strict=True)))
+    return Scores(items, *(torch.cat(column) for column in zip(*(parts or [empty]), strict=True)), labels)
 
 
 def test_batch(backbone: Backbone, examples: Iterable[Example]) -> Tensor:

@@ -1,23 +1,49 @@
-"""The evaluation protocols as data: what is trained on, and which logits score which test classes."""
+"""The evaluation protocols as data: what is trained on, and which images are tested among which classes.
+
+A class that was trained on is scored by the fused logits, any other by the class logits (method.md, "Inference").
+"""
 
 from typing import NamedTuple
 
+HALVES = ("base", "novel")
+
 
 class TestSet(NamedTuple):
-    """Classes to test on: their half of the dataset, and the logits they get in use."""
+    """One figure of a protocol: images of these halves of a dataset, told apart among the classes of those."""
 
-    half: str  # "base" or "novel"
-    logits: str  # "fused" for classes that were trained on, "class" for others
+    part: str  # its name in metrics.json
+    images: tuple[str, ...]
+    classes: tuple[str, ...]
 
 
 class Protocol(NamedTuple):
-    trains_on: str
-    tests: tuple[TestSet, ...]
+    trains_on: tuple[str, ...]  # halves of the dataset
+    tests: tuple[TestSet, ...]  # on the dataset trained on
+    has_targets: bool = False  # tested on the settings' `targets` as well
+    new_classes: bool = True  # whether it asks for classes that training never saw: then the search does so too
 
+    @property
+    def trained_part(self) -> str:
+        """The part under which validation on the trained classes is reported."""
+        return "base" if self.trains_on == ("base",) else "all"
+
+
+ALL = TestSet("all", HALVES, HALVES)
 
 PROTOCOLS = {
-    "base-to-novel": Protocol("base", (TestSet("base", "fused"), TestSet("novel", "class"))),
+    "base-to-novel": Protocol(
+        ("base",), (TestSet("base", ("base",), ("base",)), TestSet("novel", ("novel",), ("novel",)))
+    ),
+    "joint": Protocol(("base",), (TestSet("base", ("base",), HALVES), TestSet("novel", ("novel",), HALVES))),
+    "few-shot": Protocol(HALVES, (ALL,), new_classes=False),
+    "cross-dataset": Protocol(HALVES, (ALL,), has_targets=True),
+    "domain-generalization": Protocol(HALVES, (ALL,), has_targets=True),
 }
+
+
+def labels_of(manifest: dict, halves: tuple[str, ...]) -> list[int]:
+    """The labels of these halves of a prepared dataset, in order."""
+    return sorted(label for half in halves for label in manifest[half])
 
 
 def harmonic_mean(base: float, novel: float) -> float:

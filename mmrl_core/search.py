@@ -34,6 +34,7 @@ class SearchData(NamedTuple):
     seeds: list[int]
     train: list[list[Example]]
     val: list[list[Example]]
+    new_classes: bool = True  # whether the protocol asks for classes that training never saw
 
 
 class Partition(NamedTuple):
@@ -47,8 +48,11 @@ class Partition(NamedTuple):
 def partitions(data: SearchData, count: int, search_seed: int) -> list[Partition]:
     """`count` divisions for every sampling seed, each its own, the same for every trial; all seeds come by turns.
 
-    Raises UserError when there is but one base class.
+    Where the protocol asks for no new class nothing is divided: each seed comes once, with every class seen. Raises
+    UserError when there is but one base class to divide.
     """
+    if not data.new_classes:
+        return [Partition(place, data.base, []) for place in range(len(data.seeds))]
     turns = product(range(count), range(len(data.seeds)))
     return [Partition(place, *_divide(data.base, f"{search_seed}/{turn}/{place}")) for turn, place in turns]
 
@@ -71,8 +75,11 @@ def partition_scores(backbone: Backbone, settings: Resolved, data: SearchData, p
     train = settings.train.model_copy(update={"seed": data.seeds[place]})
     items = image_set(data.train[place], seen, data.class_names, data.template)
     adapter = fit(backbone, settings.adapter, train, items).adapter
-    by_seen = _summarise(backbone, adapter, data, data.val[place], seen, "fused")
-    by_unseen = _summarise(backbone, adapter, data, data.train[place] + data.val[place], unseen, "class")
+    by_seen = _summarise(backbone, adapter, data, data.val[place], seen, trained=seen)
+    if not unseen:
+        # One kind: it is its own balance and its own mean.
+        return {"log_likelihood": -by_seen["nll"], "harmonic_mean": by_seen["accuracy"]}
+    by_unseen = _summarise(backbone, adapter, data, data.train[place] + data.val[place], unseen, trained=())
     return {
         "log_likelihood": -(by_seen["nll"] + by_unseen["nll"]) / 2,
         "harmonic_mean": harmonic_mean(by_seen["accuracy"], by_unseen["accuracy"]),
@@ -81,14 +88,14 @@ def partition_scores(backbone: Backbone, settings: Resolved, data: SearchData, p
     }
 
 
-def _summarise(backbone, adapter, data: SearchData, examples: list[Example], labels: list[int], logits: str) -> dict:
+def _summarise(backbone, adapter, data: SearchData, examples: list[Example], labels: list[int], trained) -> dict:
     mine = [example for example in examples if example.label in labels]
     if not mine:
         raise UserError(
             "the search has no validation image; prepare data with a val split or set search.enabled: false"
         )
     model = AdaptedCLIP(backbone, adapter, [data.class_names[label] for label in labels], data.template)
-    scores = score(model, mine, labels, logits)
+    scores = score(model, mine, labels, trained)
     return summary(scores.adapted, scores.labels)
 
 

@@ -11,11 +11,10 @@ import numpy as np
 from mmrl_core.errors import UserError
 
 REPLICATES = 2000
-HALVES = ("base", "novel")
 
 
 class Outcomes(NamedTuple):
-    """One half's images of one run: which they are, and whether each was classified rightly."""
+    """One part's images of one run: which they are, and whether each was classified rightly."""
 
     items: list[str]
     adapted: np.ndarray  # (n,) bool
@@ -23,25 +22,27 @@ class Outcomes(NamedTuple):
 
 
 def paired_gains(runs: Sequence[dict[str, Outcomes]], replicates: int = REPLICATES) -> dict[str, dict[str, float]]:
-    """Gain over zero-shot in base and novel accuracy and in their harmonic mean: mean, and 95% interval (low, high).
+    """Gain over zero-shot in each part's accuracy: mean, and 95% interval (low, high); also in the harmonic mean of
+    base and novel where these are the parts.
 
-    `runs` holds base and novel outcomes, one pair a seed, on the same images in the same order (UserError otherwise).
-    The harmonic mean is that of the seed means. Percentile bootstrap (Efron and Tibshirani, 1993): every replicate
-    draws images within each half, the same for adapter and zero-shot and for all seeds, and draws seeds where there
-    are several; so the interval covers the choice of test images and of few-shot samples. Few seeds understate the
-    latter: S of them show (S - 1) / S of its variance. Deterministic.
+    `runs` holds the outcomes of the protocol's parts by name, one dict a seed, on the same images in the same order
+    (UserError otherwise). The harmonic mean is that of the seed means. Percentile bootstrap (Efron and Tibshirani,
+    1993): every replicate draws images within each part, the same for adapter and zero-shot and for all seeds, and
+    draws seeds where there are several; so the interval covers the choice of test images and of few-shot samples. Few
+    seeds understate the latter: S of them show (S - 1) / S of its variance. Deterministic.
     """
     size, rng = len(runs), np.random.default_rng(0)
     point, drawn = {}, {}
-    for half in HALVES:
-        right, counts = _patterns([run[half] for run in runs])
+    for part in runs[0]:
+        right, counts = _patterns([run[part] for run in runs])
         n = counts.sum()
-        point[half] = right @ counts[:, None] / n
-        drawn[half] = right @ rng.multinomial(n, counts / n, replicates).T / n
+        point[part] = right @ counts[:, None] / n
+        drawn[part] = right @ rng.multinomial(n, counts / n, replicates).T / n
     mean = _gains(point, np.ones((1, size)))[:, 0]
     weights = rng.multinomial(size, np.full(size, 1 / size), replicates)
     low, high = np.percentile(_gains(drawn, weights), [2.5, 97.5], axis=1)
-    columns = zip((*HALVES, "harmonic_mean"), mean, low, high, strict=True)
+    names = [*point, "harmonic_mean"] if _has_halves(point) else list(point)
+    columns = zip(names, mean, low, high, strict=True)
     return {name: dict(zip(("mean", "low", "high"), map(float, values), strict=True)) for name, *values in columns}
 
 
@@ -58,9 +59,16 @@ def _patterns(runs: list[Outcomes]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _gains(accuracies: dict[str, np.ndarray], weights: np.ndarray) -> np.ndarray:
-    """Adapter minus zero-shot (3, R) from accuracies (2, S, R) and seeds' weights (R, S): base, novel, harmonic."""
+    """Adapter minus zero-shot, a row (R,) a part and one for the harmonic mean, from accuracies (2, S, R) and seeds'
+    weights (R, S)."""
     shares = weights.T / weights.sum(1)  # (S, R)
-    base, novel = ((accuracies[half] * shares).sum(1) for half in HALVES)  # (2, R)
-    total = base + novel
-    harmonic = np.divide(2 * base * novel, total, out=np.zeros_like(total), where=total > 0)
-    return np.stack([value[0] - value[1] for value in (base, novel, harmonic)])
+    means = {part: (values * shares).sum(1) for part, values in accuracies.items()}  # (2, R)
+    if _has_halves(means):
+        total = means["base"] + means["novel"]
+        product = 2 * means["base"] * means["novel"]
+        means["harmonic_mean"] = np.divide(product, total, out=np.zeros_like(total), where=total > 0)
+    return np.stack([adapted - zero_shot for adapted, zero_shot in means.values()])
+
+
+def _has_halves(parts: dict) -> bool:
+    return parts.keys() == {"base", "novel"}

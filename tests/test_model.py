@@ -121,7 +121,6 @@ def test_an_insertion_depth_beyond_the_shallower_tower_is_refused():
 @pytest.mark.parametrize(
     ("names", "template", "message"),
     [
-        (["cat", "cat"], "a {}.", "'cat' and 'cat' make the same prompt"),
         (["a_cat", "dog", "A cat"], "a {}.", "'a_cat' and 'A cat' make the same prompt"),
         ([], "a {}.", "empty"),
         (["cat"], "a photo.", "has no {}"),

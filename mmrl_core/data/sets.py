@@ -1,13 +1,15 @@
 """Prepared examples as a model sees them: decoded, and relabelled from 0 within the classes at hand."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 from PIL.Image import Image
 
 from mmrl_core.data.images import decode
-from mmrl_core.data.shards import Example, read_examples, read_manifest
+from mmrl_core.data.parallel import map_in_order
+from mmrl_core.data.shards import Example, read_manifest, stream_examples
 
 
 class ImageSet(NamedTuple):
@@ -21,20 +23,24 @@ class ImageSet(NamedTuple):
 
 
 def image_set(examples: Iterable[Example], labels: list[int], class_names: list[str], template: str) -> ImageSet:
-    """Decode the examples whose label is among `labels`; position in `labels` becomes the new label."""
+    """Decode the examples whose label is among `labels`, in their order; position in `labels` becomes the new label.
+
+    Raises UserError naming the first image that cannot be decoded.
+    """
     position = {label: index for index, label in enumerate(labels)}
-    kept = [example for example in examples if example.label in position]
-    return ImageSet(
-        [example.key for example in kept],
-        [decode(example.image, example.path) for example in kept],
-        [position[example.label] for example in kept],
-        [class_names[label] for label in labels],
-        template,
-    )
+
+    def row(example: Example) -> tuple[str, Image, int]:
+        return example.key, decode(example.image, example.path), position[example.label]
+
+    rows = list(map_in_order(row, (example for example in examples if example.label in position)))
+    items, images, own = ([row[column] for row in rows] for column in range(3))
+    return ImageSet(items, images, own, [class_names[label] for label in labels], template)
 
 
-def read_set(folder: str | Path, split: str, half: str, template: str) -> ImageSet:
-    """One split of the base or the novel classes of a prepared few-shot folder."""
+def read_set(folder: str | Path, split: str, halves: Sequence[str], template: str) -> ImageSet:
+    """One split of a prepared few-shot folder: the classes of these halves in label order, the images of the first
+    half before those of the second. Raises as `stream_examples` does, before anything is decoded."""
     manifest = read_manifest(folder)
-    examples = read_examples(folder, split, half)
-    return image_set(examples, manifest[half], manifest["class_names"], template)
+    streams = [stream_examples(folder, split, half) for half in halves]
+    labels = sorted(label for half in halves for label in manifest[half])
+    return image_set(chain.from_iterable(streams), labels, manifest["class_names"], template)

@@ -8,10 +8,12 @@ import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
 
 from mmrl_core.data.images import decode
+from mmrl_core.data.parallel import map_in_order
 from mmrl_core.data.source import Source
 from mmrl_core.data.splits import base_novel, sample_few_shot
 from mmrl_core.errors import UserError
@@ -75,7 +77,7 @@ def _short_classes(source: Source, shots: int) -> dict[str, int]:
 def _write(
     source: Source, chosen: dict[str, Sequence[int]], facts: dict, out: Path, report: Report | None, n_base: int | None
 ) -> dict:
-    base, novel = base_novel(range(len(source.class_names)), n_base)
+    base, novel = _halves(source, n_base)
     counts = {split: len(indices) for split, indices in chosen.items()}
     tick = _ticker(sum(counts.values()), report)
     shards = []
@@ -85,11 +87,18 @@ def _write(
             shards += _write_shards(source, split, half, members, out, tick)
     manifest = {
         "dataset": source.key, "templates": source.templates, "class_names": source.class_names,
-        "base": base, "novel": novel, **facts, "counts": counts, "shards": shards,
+        "base": base, "novel": novel, "notes": source.notes, **facts, "counts": counts, "shards": shards,
     }  # fmt: skip
     manifest["digest"] = _digest(manifest)
     write_json(out / MANIFEST, manifest)
     return manifest
+
+
+def _halves(source: Source, n_base: int | None) -> tuple[list[int], list[int]]:
+    labels = range(len(source.class_names))
+    if source.base is None:
+        return base_novel(labels, n_base)
+    return sorted(source.base), sorted(set(labels) - set(source.base))
 
 
 def _ticker(total: int, report: Report | None) -> Callable[[], None]:
@@ -105,8 +114,8 @@ def _write_shards(source: Source, split: str, half: str, indices, out: Path, tic
     for number, start in enumerate(range(0, len(indices), SHARD_ITEMS)):
         name, members = f"{split}-{half}-{number:06d}.tar", indices[start : start + SHARD_ITEMS]
         with open(out / name, "xb") as file, TarWriter(file, encoder=False, **TAR_HEADER) as tar:
-            for index in members:
-                tar.write(_sample(source, split, index))
+            for sample in map_in_order(partial(_sample, source, split), members):
+                tar.write(sample)
                 tick()
         sha256 = sha256_file(out / name)
         entries.append({"file": name, "split": split, "half": half, "count": len(members), "sha256": sha256})

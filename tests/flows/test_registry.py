@@ -74,6 +74,7 @@ def add_run(key: RunKey, adapter: Path, accuracy: float = 0.8, nll: float = 0.5)
     sha256 = json.loads((adapter / "adapter.json").read_text())["sha256"]
     metrics = {
         "adapter_sha256": sha256,
+        "parts": ["base", "novel"],
         "base": {"accuracy": 0.75, "n": 4},
         "novel": {"accuracy": 0.5, "n": 4},
         "harmonic_mean": 0.6,
