@@ -1,27 +1,36 @@
 """Classify images with a trained adapter."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
+from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
 
 import torch
 from PIL.Image import Image
+from torch import Tensor
 
+from mmrl_core import abstain
 from mmrl_core.adapter import load_adapter, read_card
-from mmrl_core.backbone import load_backbone
+from mmrl_core.backbone import Backbone, load_backbone
 from mmrl_core.data.images import decode
-from mmrl_core.data.views import test_views
+from mmrl_core.data.views import test_view
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation import BATCH_SIZE, batched
+from mmrl_core.joint import joint_logits
 from mmrl_core.model import AdaptedCLIP
+
+DECODERS = 2  # threads; each holds one image at full size
 
 
 class Prediction(NamedTuple):
-    """The most probable class, its probability, and every class's."""
+    """The most probable class, its probability, and every class's; `confidence` is what abstain.py compares."""
 
     label: str
     probability: float
     probabilities: dict[str, float]
+    confidence: float
 
 
 class Predictor:
@@ -47,33 +56,72 @@ class Predictor:
     def predict(self, images: Sequence, class_names: list[str] | None = None) -> list[Prediction]:
         """Classify image files (paths), encoded bytes or PIL images.
 
-        The trained classes, the default, are scored by the fused logits, any other list by the class logits.
+        Trained classes, the default, are scored by the fused logits, other classes by the class logits; joint.py says
+        how a list of both is scored.
         Raises UserError naming an image that cannot be read.
         """
+        return list(self.stream(images, class_names))
+
+    def stream(
+        self, images: Iterable, class_names: list[str] | None = None, *, skip_damaged: bool = False
+    ) -> Iterator[Prediction | None]:
+        """As `predict`, one at a time and in order, of any number of images; only a few are in memory at once.
+
+        With `skip_damaged` an image that cannot be read gives None instead of a UserError.
+        """
         model, text, names = self._for_classes(class_names)
-        logits = "fused" if set(names) <= set(self.class_names) else "class"
-        found = []
-        for batch in batched(enumerate(images), BATCH_SIZE):
-            found += self._probabilities(model, text, [_open(image, index) for index, image in batch], logits)
-        return [_prediction(names, row) for row in found]
+        trained = torch.tensor([name in self.class_names for name in names])
+        for views in _view_batches(images, model.backbone, skip_damaged):
+            readable = [view for view in views if view is not None]
+            found = iter(self._scores(model, text, readable, trained) if readable else ())
+            yield from (None if view is None else _prediction(names, *next(found)) for view in views)
 
     def _for_classes(self, class_names: list[str] | None):
         if class_names is None or class_names == self.class_names:
             return self._model, self._text, self.class_names
+        if repeated := [name for index, name in enumerate(class_names) if name in class_names[:index]]:
+            raise UserError(f"classes {repeated[0]!r} and {repeated[0]!r} make the same prompt; name each once")
         model = AdaptedCLIP(self._model.backbone, self._model.adapter, class_names, self.card["template"])
         return model, self._text_features(model), class_names
 
     @staticmethod
     @torch.inference_mode()
-    def _text_features(model: AdaptedCLIP) -> torch.Tensor:
+    def _text_features(model: AdaptedCLIP) -> Tensor:
         return model.text_features()
 
-    @staticmethod
     @torch.inference_mode()
-    def _probabilities(model: AdaptedCLIP, text: torch.Tensor, images: list[Image], logits: str) -> list[list[float]]:
-        backbone = model.backbone
-        views = test_views(images, backbone.image_size, backbone.mean, backbone.std).to(backbone.device)
-        return getattr(model(views, text), f"logits_{logits}").softmax(-1).tolist()
+    def _scores(self, model: AdaptedCLIP, text: Tensor, views: list[Tensor], trained: Tensor) -> Iterable[tuple]:
+        """Probabilities and confidence of every view."""
+        output = model(torch.stack(views).to(model.backbone.device), text)
+        logits = joint_logits(output, trained)
+        return zip(logits.softmax(-1).tolist(), abstain.confidence(output).tolist(), strict=True)
+
+
+def _view_batches(images: Iterable, backbone: Backbone, skip_damaged: bool) -> Iterator[list[Tensor | None]]:
+    """Test views (3, S, S), None for what is skipped; a batch is decoded while the caller uses the one before it."""
+    view = partial(_view, size=backbone.image_size, mean=backbone.mean, std=backbone.std)
+    threads = ThreadPoolExecutor(DECODERS)
+    try:
+        ahead: list[Future] = []
+        for batch in chain(batched(enumerate(images), BATCH_SIZE), [[]]):  # the empty one for the last to come out
+            ready, ahead = ahead, [threads.submit(view, image, index) for index, image in batch]
+            if ready:
+                yield [_result(one, skip_damaged) for one in ready]
+    finally:
+        threads.shutdown(cancel_futures=True)
+
+
+def _view(image, index: int, **view_settings) -> Tensor:
+    return test_view(_open(image, index), **view_settings)
+
+
+def _result(view: Future, skip_damaged: bool) -> Tensor | None:
+    try:
+        return view.result()
+    except UserError:
+        if skip_damaged:
+            return None
+        raise
 
 
 def _open(image, index: int) -> Image:
@@ -87,6 +135,6 @@ def _open(image, index: int) -> Image:
     return image.convert("RGB")
 
 
-def _prediction(names: list[str], row: list[float]) -> Prediction:
+def _prediction(names: list[str], row: list[float], confidence: float) -> Prediction:
     best = max(range(len(row)), key=row.__getitem__)
-    return Prediction(names[best], row[best], dict(zip(names, row, strict=True)))
+    return Prediction(names[best], row[best], dict(zip(names, row, strict=True)), confidence)

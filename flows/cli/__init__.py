@@ -1,0 +1,44 @@
+"""The `mmrl` command. Parses, locks, prints; the work is in stages.py, registry.py and pipeline.py."""
+
+import os
+import sys
+
+import typer
+from typer.exceptions import TyperException
+
+from flows.cli import data, flow, models, predict, stages
+from mmrl_core.errors import UserError
+
+INTERRUPTED = 130  # what typer makes of Ctrl-C
+
+app = typer.Typer(help="Adapt CLIP to your own few images, and keep it adapted.", add_completion=False,
+                  no_args_is_help=True, pretty_exceptions_enable=False)  # fmt: skip
+flow_app = typer.Typer(help="The whole pipeline as a Prefect flow.", no_args_is_help=True)
+for command in (data.datasets, data.check, stages.fingerprint, stages.prepare, stages.tune, stages.train,
+                stages.evaluate, stages.summarize, models.register, models.promote, predict.predict):  # fmt: skip
+    app.command()(command)
+app.command("import")(models.import_)
+app.command()(models.pretrain)
+for command in (flow.adapt, flow.serve):
+    flow_app.command()(command)
+app.add_typer(flow_app, name="flow")
+
+
+def main() -> None:
+    """Exit 0 done, 2 the user's input is at fault (one line on stderr), 1 anything else."""
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads stall a shared machine
+    try:
+        if code := app(standalone_mode=False):
+            _fail("interrupted", 1) if code == INTERRUPTED else sys.exit(code)
+        sys.exit(0)
+    except UserError as error:
+        _fail(str(error), 2)
+    except (KeyboardInterrupt, typer.Abort):
+        _fail("interrupted", 1)
+    except TyperException as error:
+        _fail(" ".join(error.format_message().split()) or "name one of the commands above", 2)
+
+
+def _fail(message: str, code: int) -> None:
+    print(f"mmrl: {message}", file=sys.stderr)
+    sys.exit(code)

@@ -1,0 +1,98 @@
+"""The datasets: which there are, and whether what they need is in place."""
+
+import json
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile, text_table
+from mmrl_core.config import DataSection, OwnSection, load_params
+from mmrl_core.errors import UserError
+
+SPLITS = ("train", "val", "test")
+
+
+def datasets(params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False):
+    """List every dataset: its key, what it needs and where, its prompt template and published counts."""
+    from mmrl_core.data.check import describe
+
+    rows = describe() + [_describe_own(key, spec) for key, spec in _settings(params, set_).own.items()]
+    if json_:
+        print(json.dumps({"datasets": rows}))
+        return
+    print(text_table(["dataset", "kind", "train/val/test", "template", "needs"], map(_described, rows)))
+
+
+def check(
+    root: Annotated[Path | None, typer.Argument(help="Folder of the datasets; default: data.root.")] = None,
+    keys: Annotated[list[str] | None, typer.Option("--dataset", help="Only this one. Repeatable.")] = None,
+    params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
+):  # fmt: skip
+    """See which datasets are complete below a folder; exit 2 unless those asked for are, or any."""
+    settings = _settings(params, set_)
+    rows = _check_all(root or Path(settings.root), settings.own, keys)
+    if json_:
+        print(json.dumps({"datasets": rows}))
+    else:
+        print(text_table(["dataset", "state", "found", "published"], map(_checked, rows)))
+        print("".join(f"{row['dataset']}: {problem}\n" for row in rows for problem in row["problems"]), end="")
+    _refuse(rows, bool(keys), root or settings.root)
+
+
+def _settings(params: Path, overrides: list[str]) -> DataSection:
+    """The section `data`; its defaults in a folder without settings."""
+    if params == DEFAULT_PARAMS and not params.exists() and not overrides:
+        return DataSection()
+    return load_params(params, overrides).data
+
+
+def _describe_own(key: str, spec: OwnSection) -> dict[str, Any]:
+    needs = spec.shards or spec.table or spec.images
+    return {"dataset": key, "kind": "own", "needs": needs, "template": spec.template, "published": None}
+
+
+def _described(row: dict[str, Any]) -> list[str]:
+    return [row["dataset"], row["kind"], _counts(row["published"]), row["template"], row["needs"] or "nothing"]
+
+
+def _checked(row: dict[str, Any]) -> list[str]:
+    return [row["dataset"], row["state"], _counts(row["found"]), _counts(row["expected"])]
+
+
+def _counts(counts: dict[str, int] | None) -> str:
+    return "/".join(str(counts.get(split, "-")) for split in SPLITS) if counts else "-"
+
+
+def _check_all(root: Path, own: dict[str, OwnSection], keys: list[str] | None) -> list[dict[str, Any]]:
+    from mmrl_core.data.check import check as check_shipped
+
+    from mmrl_core.data.catalog import canonical_key
+
+    asked = [canonical_key(key, own) for key in keys or []]
+    shipped = [key for key in asked if key not in own]
+    rows = check_shipped(root, shipped or None) if shipped or not asked else []
+    return rows + [_check_own(key, own) for key in own if key in asked or not asked]
+
+
+def _check_own(key: str, own: dict[str, OwnSection]) -> dict[str, Any]:
+    """A dataset of the user's own is complete when it opens; its notes are what opening it has to say."""
+    from mmrl_core.data.catalog import open_source
+
+    row = {"dataset": key, "found": None, "expected": None, "missing": []}
+    try:
+        source = open_source(key, "", own)
+    except UserError as error:
+        return row | {"state": "incomplete", "problems": [str(error)]}
+    found = {split: len(source.items(split)) for split in SPLITS}
+    return row | {"state": "complete", "found": found, "problems": source.notes}
+
+
+def _refuse(rows: list[dict[str, Any]], asked: bool, root: Path | str) -> None:
+    from mmrl_core.data.catalog import EMBEDDED
+
+    lacking = [row["dataset"] for row in rows if row["state"] != "complete"]
+    if asked and lacking:
+        raise UserError(f"{', '.join(lacking)}: not complete below {root}; what is missing is listed above")
+    if not asked and not any(row["dataset"] not in EMBEDDED and row["state"] == "complete" for row in rows):
+        raise UserError(f"no dataset is complete below {root}; `mmrl datasets` tells what each one needs")

@@ -1,0 +1,70 @@
+"""Adapters: register, promote, import, and the backbone that they stand on."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile, show, show_each
+from flows.outputs import building, check_out
+from mmrl_core.config import load_params
+
+
+def register(
+    dataset: Annotated[str | None, typer.Option(help="By default every dataset of the settings.")] = None,
+    params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
+):  # fmt: skip
+    """Register the adapter that is best on validation, once per content hash."""
+    from flows import registry
+
+    settings = load_params(params, set_)
+    names = [dataset] if dataset else settings.datasets
+    results = {name: registry.register(settings, registry.candidate(settings, name)) for name in names}
+    show_each(results, json_, lambda result: "registered" if result.created else "already registered")
+
+
+def promote(
+    dataset: Annotated[str | None, typer.Option(help="By default every dataset of the settings.")] = None,
+    version: Annotated[int | None, typer.Option(min=1, help="By default the one that `register` chose last.")] = None,
+    params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
+):  # fmt: skip
+    """Move the alias `champion`."""
+    from flows import registry
+
+    settings = load_params(params, set_)
+    names = [dataset] if dataset else settings.datasets
+    results = {name: registry.promote(settings, name, version) for name in names}
+    show_each(results, json_, lambda result: "promoted" if result.moved else "already the champion")
+
+
+def import_(
+    checkpoint: Annotated[Path, typer.Argument(help="A .pth.tar of the authors' code.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the adapter.")],
+    class_names: Annotated[list[str], typer.Option("--class", help="Classes in training order. Repeatable.")],
+    template: Annotated[str, typer.Option(help="Prompt template.")] = "a photo of a {}.",
+    params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
+):  # fmt: skip
+    """Turn a checkpoint of the authors' code into an adapter."""
+    from flows import stages
+
+    check_out(out, changed=True)
+    settings = load_params(params, set_)
+    with building(out) as path:
+        result = stages.import_published(settings, checkpoint, class_names, template, path)
+    show(result, json_, str(out))
+
+
+def pretrain(
+    out: Annotated[Path, typer.Option("--out", help="Folder for tiny.safetensors and tiny.json.")],
+    steps: Annotated[int | None, typer.Option(min=1, help="By default what the shipped weights took.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    json_: AsJson = False,
+):
+    """Train the bundled backbone `tiny` from scratch on rendered glyphs and objects."""
+    from flows.progress import progress
+    from mmrl_core.pretrain import pretrain as run
+
+    with progress("pretrain", steps) as bar:
+        card = run(out, seed=seed, report=lambda step, total, loss: bar(step, total, note=f"loss {loss:.3f}"),
+                   **({"steps": steps} if steps else {}))  # fmt: skip
+    show({"sha256": card["sha256"], **card["figures"]}, json_, str(out))

@@ -1,0 +1,68 @@
+"""What the commands share: their options, and how a result is shown."""
+
+import json
+from collections.abc import Callable, Iterable
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, get_args
+
+import typer
+
+from flows.outputs import building, check_out
+from mmrl_core.config import Method, Params, load_params
+
+DEFAULT_PARAMS = Path("params.yaml")
+MethodName = StrEnum("MethodName", {name: name for name in get_args(Method)})
+
+ParamsFile = Annotated[Path, typer.Option("--params", help="Settings file.")]
+Overrides = Annotated[list[str], typer.Option("--set", help="Override a setting: key.path=value. Repeatable.")]
+AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Write here instead of the tracked path.")]
+Dataset = Annotated[str, typer.Option("--dataset", help="Dataset key.")]
+MethodOption = Annotated[MethodName, typer.Option("--method", help="Method.")]
+Shots = Annotated[int, typer.Option("--shots", min=1, help="Labelled images a class.")]
+Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of sampling, initialisation and order.")]
+
+
+def show(result: dict[str, Any], as_json: bool, title: str) -> None:
+    """One JSON object, or a short line for people."""
+    if as_json:
+        print(json.dumps(result, default=str))
+        return
+    if "table" in result:
+        print(result["table"])
+    values = ", ".join(f"{name} {_short(value)}" for name, value in result.items() if name != "table" and value != [])
+    print(f"{title}: {values}" if values else title)
+
+
+def show_each(results: dict[str, Any], as_json: bool, title: Callable[[Any], str]) -> None:
+    """Results by dataset."""
+    if as_json:
+        print(json.dumps({name: result._asdict() for name, result in results.items()}))
+        return
+    for result in results.values():
+        show(result._asdict(), False, title(result))
+
+
+def _short(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)[:200]
+
+
+def run_stage(
+    params_file: Path, overrides: list[str], out: Path | None, tracked: Path, as_json: bool,
+    stage: Callable[[Params, Path], dict[str, Any]], *, merge: bool = False,
+) -> None:  # fmt: skip
+    """Check the settings, build the output aside and under a lock, put it in place, say what was done."""
+    check_out(out, changed=bool(overrides) or params_file != DEFAULT_PARAMS)
+    params = load_params(params_file, overrides)
+    final = out or tracked
+    with building(final, merge=merge and out is None) as path:
+        result = stage(params, path)
+    show(result, as_json, str(final))
+
+
+def text_table(header: list[str], rows: Iterable[list[str]]) -> str:
+    """Columns as wide as their longest cell."""
+    lines = [header, *rows]
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)

@@ -1,0 +1,88 @@
+"""`mmrl predict`: labels for files, folders and tables of images."""
+
+import sys
+from collections import Counter
+from contextlib import nullcontext
+from itertools import tee
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli import labels
+from flows.cli.images import count_images, find_images
+from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile, show
+from flows.progress import progress
+from mmrl_core.config import load_params
+from mmrl_core.errors import UserError
+
+
+def predict(
+    images: Annotated[list[Path], typer.Argument(help="Image files, folders of them, CSV or Parquet with `path`.")],
+    model: Annotated[str | None, typer.Option(help="Adapter folder or models:/NAME@ALIAS; default: champion.")] = None,
+    class_names: Annotated[list[str] | None, typer.Option("--class", help="Class to choose. Repeatable.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write a table: FILE.csv or FILE.parquet.")] = None,
+    all_: Annotated[bool, typer.Option("--all", help="A column of the table for every class's probability.")] = False,
+    abstain: Annotated[bool, typer.Option("--abstain", help='Say "none of these" below a confidence.')] = False,
+    threshold: Annotated[
+        float | None, typer.Option(min=-1, max=1, help="Abstain below this confidence; default: the adapter's.")
+    ] = None,
+    skip_damaged: Annotated[bool, typer.Option("--skip-damaged", help="Go on where an image cannot be read.")] = False,
+    params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
+):  # fmt: skip
+    """Label images, with probabilities."""
+    from flows import registry
+
+    _check_out(out, all_)
+    total = count_images(images)  # what is wrong with a folder or table shows before the model is loaded
+    predictor = registry.open_predictor(load_params(params, set_), model)
+    threshold = _threshold(predictor, abstain, threshold)
+    columns = (class_names or predictor.class_names) if all_ else []
+    quiet = nullcontext(lambda done: None)  # the lines are the progress, and a bar would draw over them
+    with (
+        _opened(out, json_, threshold is not None, columns) as put,
+        progress("predict", total) if out or json_ else quiet as bar,
+    ):
+        counts = _label(predictor, images, class_names, skip_damaged, threshold, put, bar)
+    _report(counts, out, json_, threshold is not None)
+
+
+def _check_out(out: Path | None, all_: bool) -> None:
+    if out:
+        labels.check_table(out)
+    elif all_:
+        raise UserError("--all adds columns to a table; give --out FILE.csv or FILE.parquet with it")
+
+
+def _threshold(predictor, abstain: bool, threshold: float | None) -> float | None:
+    """The confidence to abstain below; None: never."""
+    from mmrl_core.abstain import card_threshold
+
+    return card_threshold(predictor.card) if abstain and threshold is None else threshold
+
+
+def _opened(out: Path | None, json_: bool, abstained: bool, columns: list[str]):
+    if out:
+        return labels.table(out, abstained, columns)
+    return labels.json_object() if json_ else labels.lines()
+
+
+def _label(predictor, images, class_names, skip_damaged: bool, threshold: float | None, put, bar) -> Counter:
+    """Put every image's row; how many there were, and how many were not read or not labelled."""
+    paths, ahead = tee(find_images(images))
+    counts = Counter(images=0, unreadable=0, abstained=0)
+    found = predictor.stream(ahead, class_names, skip_damaged=skip_damaged)
+    for path, one in zip(paths, found, strict=True):
+        row = labels.describe(path, one, threshold)
+        put(row)
+        counts.update(images=1, unreadable=one is None, abstained=bool(row.get("abstained")))
+        bar(counts["images"])
+    return counts
+
+
+def _report(counts: Counter, out: Path | None, json_: bool, abstained: bool) -> None:
+    if counts["unreadable"]:
+        print(f"mmrl: {counts['unreadable']} of {counts['images']} images cannot be read", file=sys.stderr)
+    if out:
+        asked = {name: count for name, count in counts.items() if abstained or name != "abstained"}
+        show(asked, json_, str(out))

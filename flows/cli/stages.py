@@ -1,0 +1,90 @@
+"""The stages, one command each: what dvc.yaml runs."""
+
+from typing import Annotated
+
+import typer
+
+from flows import paths
+from flows.cli.options import (
+    DEFAULT_PARAMS,
+    AsJson,
+    Dataset,
+    MethodOption,
+    Out,
+    Overrides,
+    ParamsFile,
+    Seed,
+    Shots,
+    run_stage,
+)
+from flows.paths import RunKey
+from mmrl_core.errors import UserError
+
+
+def fingerprint(
+    dataset: Dataset, params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], out: Out = None, json_: AsJson = False
+):
+    """Digest the raw source of a dataset."""
+    from flows import stages
+
+    run_stage(params, set_, out, paths.source(dataset), json_, lambda p, path: stages.fingerprint(p, dataset, path))
+
+
+def prepare(
+    dataset: Dataset,
+    shots: Annotated[int | None, typer.Option(min=1, help="With --seed: the few-shot set; without: the pool.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="Sampling seed.")] = None,
+    params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], out: Out = None, json_: AsJson = False,
+):  # fmt: skip
+    """Write WebDataset shards: the val and test pool, or with --shots and --seed a few-shot set."""
+    from flows import stages
+
+    if (shots is None) != (seed is None):
+        raise UserError("prepare needs --shots and --seed together, or neither for the val and test pool")
+    if shots is None:
+        run_stage(params, set_, out, paths.pool(dataset), json_, lambda p, path: stages.prepare_pool(p, dataset, path))
+        return
+    tracked = paths.few_shot(dataset, shots, seed)
+    run_stage(params, set_, out, tracked, json_, lambda p, path: stages.prepare_few_shot(p, dataset, shots, seed, path))
+
+
+def tune(
+    dataset: Dataset, method: MethodOption, params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [],
+    out: Out = None, json_: AsJson = False,
+):  # fmt: skip
+    """Search the open settings on validation data of the base classes."""
+    from flows import stages
+
+    tracked = paths.search(dataset, method.value)
+    run_stage(params, set_, out, tracked, json_, lambda p, path: stages.tune(p, dataset, method.value, path))
+
+
+def train(
+    dataset: Dataset, method: MethodOption, shots: Shots, seed: Seed, params: ParamsFile = DEFAULT_PARAMS,
+    set_: Overrides = [], out: Out = None, json_: AsJson = False,
+):  # fmt: skip
+    """Train one adapter."""
+    from flows import stages
+
+    key = RunKey(dataset, method.value, shots, seed)
+    run_stage(params, set_, out, key.model, json_, lambda p, path: stages.train(p, key, path))
+
+
+def evaluate(
+    dataset: Dataset, method: MethodOption, shots: Shots, seed: Seed,
+    target: Annotated[str | None, typer.Option(help="Dataset to score on; by default the run's own.")] = None,
+    params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], out: Out = None, json_: AsJson = False,
+):  # fmt: skip
+    """Score one adapter, and zero-shot, on the test sets of the protocol."""
+    from flows import stages
+
+    key = RunKey(dataset, method.value, shots, seed)
+    tracked = key.results(target)
+    run_stage(params, set_, out, tracked, json_, lambda p, path: stages.evaluate(p, key, path, target))
+
+
+def summarize(params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], out: Out = None, json_: AsJson = False):
+    """Tables over all runs that the settings name."""
+    from flows import stages
+
+    run_stage(params, set_, out, paths.SUMMARY.parent, json_, stages.summarize, merge=True)

@@ -1,0 +1,56 @@
+"""A project that went through every stage once, and `mmrl` run in this process."""
+
+import shutil
+
+import pytest
+
+from flows import cli
+from tests.workspace import QUICK, make_workspace
+
+RUN = ["--dataset", "digits", "--method", "mmrl", "--shots", "2", "--seed", "1"]
+PREPARE = [["fingerprint", "--dataset", "digits"], ["prepare", "--dataset", "digits"],
+           ["prepare", "--dataset", "digits", "--shots", "2", "--seed", "1"]]  # fmt: skip
+
+
+class Shell:
+    """Runs `mmrl ...` in this process; gives what it printed, on stderr where it fails, and keeps `error`."""
+
+    def __init__(self, capsys, monkeypatch):
+        self.capsys, self.monkeypatch, self.error = capsys, monkeypatch, ""
+
+    def __call__(self, *arguments: str, code: int = 0) -> str:
+        self.capsys.readouterr()
+        self.monkeypatch.setattr("sys.argv", ["mmrl", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            cli.main()
+        out, self.error = self.capsys.readouterr()
+        assert ended.value.code == code, (out, self.error)
+        return out if code == 0 else self.error
+
+
+@pytest.fixture(scope="session")
+def prepared(tmp_path_factory):
+    """A project with shards of two shots a class, and one adapter trained, tuned, evaluated and summarised."""
+    folder = make_workspace(tmp_path_factory.mktemp("project"), **QUICK, shots=[2])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for command in [*PREPARE, ["tune", *RUN[:4]], ["train", *RUN], ["evaluate", *RUN], ["summarize"]]:
+            patch.setattr("sys.argv", ["mmrl", *command])
+            with pytest.raises(SystemExit) as ended:
+                cli.main()
+            assert ended.value.code == 0, command
+    return folder
+
+
+@pytest.fixture
+def project(prepared, tmp_path, monkeypatch):
+    """A copy to break, as the working directory."""
+    folder = tmp_path / "project"
+    shutil.copytree(prepared, folder)
+    monkeypatch.chdir(folder)
+    return folder
+
+
+@pytest.fixture
+def mmrl(capsys, monkeypatch):
+    return Shell(capsys, monkeypatch)
