@@ -1,49 +1,115 @@
-"""What the summary is made of: every run's metrics and predictions, and every search's choice. No torch here."""
+"""What `mmrl summarize` writes: tables of every run's results, and the report. No torch here."""
 
 from collections.abc import Sequence
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 from flows import paths
+from flows.material import gather
 from flows.paths import RunKey
 from flows.predictions import read_outcomes
 from mmrl_core.config import Params
-from mmrl_core.files import read_json
-from mmrl_core.report import summarise
+from mmrl_core.files import read_json, write_bytes, write_json
+from mmrl_core.report.page import Material, page
+from mmrl_core.report.published import published
+from mmrl_core.report.tables import averages, csv_text, markdown, results_csv, summarise
 from mmrl_core.uncertainty import paired_gains
 
-METRICS = ("seed", "base", "novel", "harmonic_mean", "zero_shot")
+Run = tuple[RunKey, str | None]  # a run and the target it is tested on; None is its own dataset
+METRICS = ("seed", "target", "parts", "zero_shot", "preset")
 SCORES = ("log_likelihood", "log_likelihood_se", "harmonic_mean", "harmonic_mean_se")
 
 
-def read_rows(keys: Sequence[RunKey]) -> list[dict]:
-    """The results table from the files of these runs. Raises UserError on the first that is missing or damaged."""
-    runs: dict[tuple[str, int, str], list[RunKey]] = {}
-    for key in keys:
-        runs.setdefault((key.dataset, key.shots, key.method), []).append(key)
-    metrics = {name: [_metrics(key) for key in group] for name, group in runs.items()}
-    outcomes = {name: [read_outcomes(key.results() / "predictions.parquet") for key in group]
-                for name, group in runs.items()}  # fmt: skip
-    return summarise(metrics, {name: paired_gains(group) for name, group in outcomes.items()})
+def summarize(params: Params, out: Path) -> dict[str, Any]:
+    """Fill the folder `out`; results of runs that the settings do not name are listed as stale."""
+    runs = named_runs(params)
+    summary = read_summary(params, runs)
+    material = gather(params, runs)
+    rows = summary["rows"] + summary["averages"]
+    out.mkdir()
+    write_json(out / paths.SUMMARY.name, summary)
+    texts = {
+        paths.REPORT.name: page(summary, material),
+        "results.md": markdown(rows) + "\n",
+        "results.csv": results_csv(rows),
+        **_plots(summary, material),
+    }
+    for name, text in texts.items():
+        write_bytes(out / name, text.encode())
+    return {"table": markdown(rows), "stale": summary["stale"]}
 
 
-def _metrics(key: RunKey) -> dict[str, Any]:
-    return read_json(key.results() / "metrics.json", made_by="mmrl evaluate", keys=METRICS)
+def named_runs(params: Params) -> list[Run]:
+    """Every run of the matrix, on its own dataset and on every target."""
+    keys = product(params.datasets, [None, *params.targets], params.methods, params.shots, params.seeds)
+    return [(RunKey(dataset, *rest), target) for dataset, target, *rest in keys]
 
 
-def read_searches(params: Params) -> list[dict]:
-    """One row a dataset and method: the choice and the published setting, each with its scores; the template."""
-    return [_search(dataset, method) for dataset, method in product(params.datasets, params.methods)]
+def read_summary(params: Params, runs: Sequence[Run]) -> dict[str, Any]:
+    """What summary.json holds. Raises UserError on the first file that is missing or damaged."""
+    rows = read_rows(runs)
+    named = {str(key.results(target)) for key, target in runs}
+    return {
+        "protocol": params.data.protocol,
+        "preset": params.preset,
+        "backbone": params.backbone.name,
+        "rows": rows,
+        "averages": averages(rows),
+        "published": published(params.data.protocol),
+        "searches": [_search(*pair) for pair in product(params.datasets, params.methods)],
+        "stale": sorted(set(map(str, Path("results").glob("*-to-*/*/*"))) - named),
+    }
+
+
+def read_rows(runs: Sequence[Run]) -> list[dict]:
+    """The results table from the files of these runs."""
+    groups: dict[tuple[str, str, int, str], list[Path]] = {}
+    for key, target in runs:
+        name = (key.dataset, target or key.dataset, key.shots, key.method)
+        groups.setdefault(name, []).append(key.results(target))
+    metrics = {name: [_metrics(folder) for folder in folders] for name, folders in groups.items()}
+    gains = {name: paired_gains([read_outcomes(folder / "predictions.parquet") for folder in folders])
+             for name, folders in groups.items()}  # fmt: skip
+    return summarise(metrics, gains)
+
+
+def _metrics(folder: Path) -> dict[str, Any]:
+    return read_json(folder / "metrics.json", made_by="mmrl evaluate", keys=METRICS)
 
 
 def _search(dataset: str, method: str) -> dict[str, Any]:
+    """The choice and the published setting, each with its scores; the template."""
     found = read_json(paths.search(dataset, method), made_by="mmrl tune", keys=("trials", "choice", "template"))
     row = {"dataset": dataset, "method": method, "template": found["template"], "trials": len(found["trials"])}
     if not found["trials"]:
         return row
-    published = next((trial for trial in found["trials"] if trial["params"] == found["published"]), None)
-    return {**row, "choice": _scores(found["trials"][found["chosen"]]), "published": published and _scores(published)}
+    start = next((trial for trial in found["trials"] if trial["params"] == found["published"]), None)
+    return {**row, "choice": _scores(found["trials"][found["chosen"]]), "published": start and _scores(start)}
 
 
 def _scores(trial: dict) -> dict[str, Any]:
     return {"params": trial["params"], "partitions": len(trial["scores"]), **{name: trial[name] for name in SCORES}}
+
+
+def _plots(summary: dict, material: Material) -> dict[str, str]:
+    """The tables behind `dvc plots show`; a header alone where there is nothing to show."""
+    curves = [
+        [name, method, place, epoch + 1, loss]
+        for name, methods in material.curves.items() for method, seeds in methods.items()
+        for place, losses in enumerate(seeds) for epoch, loss in enumerate(losses)
+    ]  # fmt: skip
+    shots = [
+        [row["target"], row["method"], row["shots"], row["accuracy"]["all"]["mean"], row["accuracy"]["all"]["std"]]
+        for row in summary["rows"] if "all" in row["accuracy"]
+    ]  # fmt: skip
+    confused = [
+        [found.name, found.classes[actual], found.classes[predicted]]
+        for found in material.exhibits for actual, predicted in product(range(len(found.classes)), repeat=2)
+        for _ in range(int(found.matrix[actual, predicted]))
+    ]  # fmt: skip
+    return {
+        "learning_curves.csv": csv_text(["runs", "method", "run", "epoch", "loss"], curves),
+        "few_shot_curve.csv": csv_text(["dataset", "method", "shots", "mean", "std"], shots),
+        "confusion.csv": csv_text(["runs", "actual", "predicted"], confused),
+    }

@@ -1,98 +1,189 @@
 """The summary and the page, from results of which the answer is known."""
 
+import csv
 import json
+import re
+import subprocess
+import sys
+from pathlib import Path
 
 import pyarrow
 import pyarrow.parquet
 import pytest
 
-from flows import paths
 from flows.paths import RunKey
-from flows.summary import read_rows, read_searches
+from flows.summary import named_runs, read_rows, read_summary, summarize
 from mmrl_core.config import Params
+from mmrl_core.data.catalog import open_source
 from mmrl_core.errors import UserError
-from mmrl_core.files import write_json
-from mmrl_core.report import error_ratio, markdown, page
+from mmrl_core.report.tables import averages, error_ratio, markdown, results_csv, title
+from tests.results import write_digits_pool, write_model, write_run, write_search
 
-HALF = {"n": 4, "ece": 0.05, "nll": 0.3}
-TRIAL = {"log_likelihood": -0.5, "log_likelihood_se": 0.1, "harmonic_mean": 0.9, "harmonic_mean_se": 0.02}
-
-
-def write_run(key: RunKey, base_right: int, novel_right: int) -> None:
-    """Of 4 base and 4 novel images zero-shot gets the first 2 of each right; the novel ECE is 2% a seed."""
-    folder = key.results()
-    folder.mkdir(parents=True)
-    rows = [
-        {"item": f"{half}/{i}.png", "half": half, "label": 0, "prediction": int(i >= right),
-         "zero_shot_prediction": int(i >= 2)}
-        for half, right in (("base", base_right), ("novel", novel_right)) for i in range(4)
-    ]  # fmt: skip
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "predictions.parquet")
-    b, n = base_right / 4, novel_right / 4
-    novel = {**HALF, "accuracy": n, "ece": 0.02 * key.seed}
-    halves = {"base": {**HALF, "accuracy": b}, "novel": novel, "harmonic_mean": 2 * b * n / (b + n)}
-    half = {**HALF, "accuracy": 0.5, "ece": 0.11}
-    zero_shot = {"base": half, "novel": half, "harmonic_mean": 0.5}
-    write_json(folder / "metrics.json", {**key._asdict(), **halves, "zero_shot": zero_shot})
+RUNS = [(RunKey("digits", "mmrl", 16, seed), None) for seed in (1, 2)]
+MATRIX = {"datasets": ["digits"], "methods": ["mmrl"], "shots": [16], "seeds": [1, 2]}
 
 
 @pytest.fixture
-def keys(tmp_path, monkeypatch):
+def folder(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    keys = [RunKey("digits", "mmrl", 16, seed) for seed in (1, 2)]
-    write_run(keys[0], 4, 2)
-    write_run(keys[1], 3, 2)
-    return keys
+    return tmp_path
 
 
-def write_search(published: dict, chosen: int) -> None:
-    params = ({"adapter.reg_weight": 0.5}, {"adapter.reg_weight": 3.25})
-    trials = [{**TRIAL, "params": one, "scores": [TRIAL] * count} for one, count in zip(params, (1, 2), strict=True)]
-    path = paths.search("digits", "mmrl")
-    path.parent.mkdir(parents=True)
-    found = {"trials": trials, "chosen": chosen, "choice": params[chosen], "published": published, "template": "a {}."}
-    write_json(path, found)
+def write_runs() -> list:
+    write_run(RUNS[0][0], {"base": 4, "novel": 2})
+    write_run(RUNS[1][0], {"base": 3, "novel": 2})
+    return RUNS
 
 
-def test_rows_hold_means_gains_and_the_share_of_zero_shots_base_error(keys):
-    zero_shot, row = read_rows(keys)
+@pytest.fixture
+def runs(folder):
+    return write_runs()
+
+
+def test_rows_hold_means_gains_and_the_share_of_zero_shots_error(runs):
+    zero_shot, row = read_rows(runs)
     assert (zero_shot["method"], row["method"], row["seeds"]) == ("zero_shot", "mmrl", [1, 2])
-    assert row["base"] == {"mean": 0.875, "std": pytest.approx(0.1768, abs=1e-4)}
+    assert row["accuracy"]["base"] == {"mean": 0.875, "std": pytest.approx(0.1768, abs=1e-4), "values": [1.0, 0.75]}
+    assert row["harmonic_mean"] == pytest.approx(2 * 0.875 * 0.5 / 1.375)
     assert row["harmonic_mean_std"] == pytest.approx((2 / 3 - 0.6) / 2**0.5)
-    assert row["base_error_ratio"] == pytest.approx(0.25)
+    assert row["error_ratio"] == pytest.approx({"base": 0.25, "novel": 1.0})
     assert row["gain"]["base"]["mean"] == pytest.approx(0.375)
     assert row["gain"]["harmonic_mean"]["mean"] == pytest.approx(row["harmonic_mean"] - zero_shot["harmonic_mean"])
     assert row["gain"]["novel"] == {"mean": 0, "low": 0, "high": 0}
-    assert row["ece"] == pytest.approx({"base": 0.05, "novel": 0.03})
+    assert row["ece"] == pytest.approx({"base": 0.03, "novel": 0.03})
     assert zero_shot["ece"]["base"] == pytest.approx(0.11)
 
 
-def test_tables_show_the_gain_with_its_interval_and_both_calibrations(keys):
-    rows = read_rows(keys)
+def test_a_protocol_of_one_part_has_no_harmonic_mean(folder):
+    write_run(RUNS[0][0], {"all": 3})
+    zero_shot, row = read_rows(RUNS[:1])
+    assert row["accuracy"]["all"]["mean"] == 0.75 and "harmonic_mean" not in row and "harmonic_mean" not in row["gain"]
+    assert markdown([zero_shot, row]).splitlines()[-1] == "| digits | 16 | MMRL | 75.0 | +25.0 [+0.0, +75.0] | 2.0 |"
+
+
+def test_tables_show_the_gain_with_its_interval_and_both_calibrations(runs):
+    rows = read_rows(runs)
     zero_shot, adapted = markdown(rows).splitlines()[2:]
     gain = rows[1]["gain"]["harmonic_mean"]
     interval = f"{100 * gain['mean']:+.1f} [{100 * gain['low']:+.1f}, {100 * gain['high']:+.1f}]"
-    assert interval in adapted and interval in page(rows, [], [])
-    assert adapted.endswith("| 5.0 / 3.0 |") and zero_shot.endswith("|  | 11.0 / 11.0 |")
-    assert "What the search chose" not in page(rows, [], [])
+    assert interval in adapted and "[" not in zero_shot
+    assert adapted.endswith("| 3.0 / 3.0 |") and "±" in adapted and "±" not in zero_shot
 
 
-def test_the_page_shows_the_choice_beside_the_published_setting_and_where_that_was_stopped(keys):
-    write_search({"adapter.reg_weight": 0.5}, chosen=1)
-    params = Params(datasets=["digits"], methods=["mmrl"], shots=[16], seeds=[1, 2])
-    (found,) = read_searches(params)
-    assert (found["choice"]["partitions"], found["published"]["partitions"], found["template"]) == (2, 1, "a {}.")
-    shown = page(read_rows(keys), [found], ["a <note>"])
-    assert "reg_weight 3.25" in shown and "-0.500 ± 0.100, stopped after 1" in shown and "90.0 ± 2.0" in shown
-    assert "a &lt;note&gt;" in shown
+def test_an_average_is_over_datasets_and_its_harmonic_mean_is_that_of_the_averages(folder):
+    other = [(RunKey("objects", "mmrl", 16, seed), None) for seed in (1, 2)]
+    for (key, _), right in zip([*RUNS, *other], ((4, 2), (3, 2), (2, 4), (1, 4)), strict=True):
+        write_run(key, dict(zip(("base", "novel"), right, strict=True)))
+    rows = read_rows([*RUNS, *other])
+    zero_shot, adapted = averages(rows)
+    assert (zero_shot["method"], adapted["method"], adapted["datasets"]) == ("zero_shot", "mmrl", 2)
+    base, novel = (0.875 + 0.375) / 2, (0.5 + 1.0) / 2
+    assert adapted["accuracy"]["base"]["mean"] == base and adapted["accuracy"]["novel"]["mean"] == novel
+    assert adapted["accuracy"]["base"]["values"] == [0.75, 0.5]  # a seed, over both
+    assert adapted["harmonic_mean"] == pytest.approx(2 * base * novel / (base + novel))
+    assert averages(rows[:2]) == []
 
 
-def test_a_published_setting_outside_the_space_is_not_shown(keys):
-    write_search({"adapter.reg_weight": 7}, chosen=1)
-    params = Params(datasets=["digits"], methods=["mmrl"], shots=[16], seeds=[1, 2])
-    (found,) = read_searches(params)
-    assert found["published"] is None
-    assert ">published<" not in page(read_rows(keys), [found], [])
+def test_with_targets_the_average_leaves_the_source_out(folder):
+    targets = ("letters", "objects")
+    runs = [(RUNS[0][0], target) for target in (None, *targets)]
+    for (key, target), right in zip(runs, (4, 3, 1), strict=True):
+        write_run(key, {"all": right}, target)
+    rows = read_rows(runs)
+    assert [title(row) for row in rows[1::2]] == ["digits", "digits to letters", "digits to objects"]
+    assert averages(rows)[1]["accuracy"]["all"]["mean"] == pytest.approx(0.5)
+
+
+def test_published_figures_are_kept_apart_and_only_for_their_protocol(runs):
+    write_search(RUNS[0][0], {}, 1)
+    found = read_summary(Params(**MATRIX), runs)
+    assert found["published"]["published"] is True and "not measured here" in found["published"]["source"]
+    assert {row["method"] for row in found["rows"]} == {"zero_shot", "mmrl"}
+    mmrl = next(row for row in found["published"]["rows"] if row["method"] == "MMRL")
+    assert mmrl == {"method": "MMRL", "base": 85.68, "novel": 77.16, "harmonic_mean": 81.20}
+    assert read_summary(Params(**MATRIX, data={"protocol": "joint"}), runs)["published"] is None
+
+
+def test_a_csv_line_a_row_and_part(runs):
+    lines = list(csv.DictReader(results_csv(read_rows(runs)).splitlines()))
+    assert [(line["method"], line["part"]) for line in lines[3:]] == [
+        ("mmrl", "base"), ("mmrl", "novel"), ("mmrl", "harmonic_mean")]  # fmt: skip
+    assert float(lines[3]["mean"]) == 0.875 and float(lines[3]["gain"]) == pytest.approx(0.375) and not lines[0]["gain"]
+
+
+@pytest.fixture
+def whole(folder):
+    write_digits_pool(open_source("digits", ""))
+    write_runs()
+    write_search(RUNS[0][0], {"adapter.reg_weight": 0.5, "adapter.insertion_depth": 3}, 1)
+    for key, _ in RUNS:
+        write_model(key, [2.0, 1.0])
+    (folder / "results/old-to-old/mmrl-1shot/seed9").mkdir(parents=True)
+    return Params(**MATRIX)
+
+
+def test_the_folder_of_reports_is_whole_and_the_same_every_time(whole):
+    for name in ("one", "two"):
+        summarize(whole, Path(name))
+    names = sorted(path.name for path in Path("one").iterdir())
+    assert names == ["confusion.csv", "few_shot_curve.csv", "learning_curves.csv", "report.html", "results.csv",
+                     "results.md", "summary.json"]  # fmt: skip
+    for name in names:
+        assert (Path("one") / name).read_bytes() == (Path("two") / name).read_bytes()
+    curves = list(csv.DictReader(Path("one/learning_curves.csv").read_text().splitlines()))
+    assert len(curves) == 4 and curves[1] == {"runs": "digits, 16 shots", "method": "mmrl", "run": "0", "epoch": "2",
+                                              "loss": "1.0"}  # fmt: skip
+    assert Path("one/few_shot_curve.csv").read_text() == "dataset,method,shots,mean,std\n"
+    confused = list(csv.DictReader(Path("one/confusion.csv").read_text().splitlines()))
+    assert [(one["actual"], one["predicted"]) for one in confused].count(("zero", "zero")) == 4 + 2 + 3 + 2
+
+
+def test_the_page_shows_every_section_and_needs_no_network(whole):
+    summarize(whole, Path("reports"))
+    page = Path("reports/report.html").read_text()
+    for words in ("Against zero-shot", "Learning curves", "What the search chose", "Class by class", "Published",
+                  "Right with the adapter, wrong zero-shot", "Settings, versions, digests", "0123456789abcdef",
+                  "params.yaml does not name it: results/old-to-old", "stopped after 1"):  # fmt: skip
+        assert words in page
+    assert "Few-shot curve" not in page
+    addresses = set(re.findall(r"https?://[\w./]+", page))
+    assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}  # names, not addresses
+    assert not re.search(r"<(script|link|iframe)|@import|src=\"(?!data:)", page)
+    assert page.count("<img") == 2 and page.count("data:image/png") >= 2  # the two base images that seed 1 won
+
+
+def test_every_section_of_figures_names_its_files(whole):
+    summarize(whole, Path("reports"))
+    page = Path("reports/report.html").read_text()
+    for part in page.split("<h2>")[1:]:
+        assert re.search(r"From [^<]*(results|reports|models)/", part), part[:80]
+
+
+def test_names_from_files_cannot_write_html(whole):
+    path = RUNS[0][0].results() / "metrics.json"
+    document = json.loads(path.read_text())
+    document["class_names"]["0"] = "<b onload=x>"
+    path.write_text(json.dumps(document))
+    summarize(whole, Path("reports"))
+    assert "<b onload" not in Path("reports/report.html").read_text()
+
+
+def test_several_shots_make_a_curve(folder):
+    write_digits_pool(open_source("digits", ""))
+    keys = [RunKey("digits", "mmrl", shots, 1) for shots in (1, 4)]
+    for key, right in zip(keys, (2, 3), strict=True):
+        write_run(key, {"all": right})
+        write_model(key, [1.0])
+    write_search(keys[0], {}, 1)
+    summarize(Params(**{**MATRIX, "shots": [1, 4], "seeds": [1]}, data={"protocol": "few-shot"}), Path("reports"))
+    assert "Few-shot curve" in Path("reports/report.html").read_text()
+    assert Path("reports/few_shot_curve.csv").read_text().splitlines()[-1] == "digits,mmrl,4,0.75,0.0"
+
+
+def test_every_run_of_the_matrix_is_named_on_its_data_set_and_on_every_target():
+    changes = {"targets": ["letters"], "data": {"protocol": "cross-dataset"}}
+    found = named_runs(Params(**{**MATRIX, "seeds": [1]}, **changes))
+    assert found == [(RUNS[0][0], None), (RUNS[0][0], "letters")]
 
 
 def test_no_error_leaves_no_share():
@@ -103,19 +194,15 @@ def test_no_error_leaves_no_share():
     (lambda path: path.unlink(), "is not there; run `mmrl evaluate` again"),
     (lambda path: path.write_bytes(b"PAR1"), "cannot be read; run `mmrl evaluate` again"),
     (lambda path: pyarrow.parquet.write_table(pyarrow.table({"x": [1]}), path), "cannot be read"),
-    (lambda path: pyarrow.parquet.write_table(pyarrow.parquet.read_table(path).slice(0, 4), path), "no novel image"),
+    (lambda path: pyarrow.parquet.write_table(pyarrow.parquet.read_table(path).slice(0, 0), path), "has no image"),
 ])  # fmt: skip
-def test_missing_or_foreign_predictions_are_named(keys, damage, message):
-    path = keys[1].results() / "predictions.parquet"
-    damage(path)
+def test_missing_or_foreign_predictions_are_named(runs, damage, message):
+    damage(RUNS[1][0].results() / "predictions.parquet")
     with pytest.raises(UserError, match=message):
-        read_rows(keys)
+        read_rows(runs)
 
 
-def test_reading_results_takes_no_torch(keys):
-    import subprocess
-    import sys
-
-    code = "import flows.summary, sys; sys.exit('torch' in sys.modules)"
+def test_reading_results_takes_no_torch(runs):
+    code = "import flows.summary, flows.material, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
-    assert json.dumps(read_rows(keys)) == json.dumps(read_rows(keys))
+    assert json.dumps(read_rows(runs)) == json.dumps(read_rows(runs))

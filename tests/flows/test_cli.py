@@ -17,6 +17,8 @@ from tests.flows.conftest import RUN
 from tests.test_adapter import published
 from tests.workspace import QUICK, make_workspace, run
 
+TABLES = ["confusion.csv", "few_shot_curve.csv", "learning_curves.csv", "results.csv", "results.md"]
+
 
 def test_a_run_leaves_the_files_of_the_contract_and_nothing_else(project):
     files = {str(path.relative_to(project)) for top in ("data", "models", "results", "reports")
@@ -26,6 +28,7 @@ def test_a_run_leaves_the_files_of_the_contract_and_nothing_else(project):
         "models/digits/mmrl-2shot/seed1/adapter.safetensors", "models/digits/mmrl-2shot/seed1/adapter.json",
         "results/digits/search/mmrl.json", "results/digits-to-digits/mmrl-2shot/seed1/metrics.json",
         "results/digits-to-digits/mmrl-2shot/seed1/predictions.parquet", "reports/summary.json", "reports/report.html",
+        *(f"reports/{name}" for name in TABLES),
     }  # fmt: skip
     assert not list((project / ".mmrl" / "aside").iterdir())
     assert not list((project / ".mmrl" / "runs").iterdir())
@@ -36,7 +39,7 @@ def test_metrics_are_those_of_the_predictions(project):
     metrics = json.loads((folder / "metrics.json").read_text())
     rows = pyarrow.parquet.read_table(folder / "predictions.parquet").to_pylist()
     for half in ("base", "novel"):
-        of_half = [row for row in rows if row["half"] == half]
+        of_half = [row for row in rows if row["part"] == half]
         assert len(of_half) == metrics[half]["n"]
         right = sum(row["prediction"] == row["label"] for row in of_half)
         assert metrics[half]["accuracy"] == pytest.approx(right / len(of_half))
@@ -121,7 +124,9 @@ def test_an_output_on_another_file_system_arrives_whole_and_leaves_nothing_besid
 def test_what_people_keep_beside_the_report_stays(project, mmrl):
     (project / "reports" / "notes.txt").write_text("mine")
     mmrl("summarize")
-    assert sorted(path.name for path in (project / "reports").iterdir()) == ["notes.txt", "report.html", "summary.json"]
+    assert sorted(path.name for path in (project / "reports").iterdir()) == sorted(
+        ["notes.txt", "report.html", "summary.json", *TABLES]
+    )
 
 
 @pytest.mark.parametrize(

@@ -48,7 +48,7 @@ def other_search(project):
 
 def metrics_without_base(project):
     path = project / "results/digits-to-digits/mmrl-2shot/seed1/metrics.json"
-    path.write_text(path.read_text().replace('"base"', '"bass"'))
+    path.write_text(path.read_text().replace('"parts"', '"parst"'))
 
 
 @pytest.mark.parametrize(
@@ -59,7 +59,7 @@ def metrics_without_base(project):
         (other_backbone, ["evaluate", *RUN], "was trained on backbone tiny with weights 000000000000"),
         (other_classes, ["evaluate", *RUN], "was trained on classes"),
         (other_search, ["train", *RUN], "is of another search than digits mmrl"),
-        (metrics_without_base, ["summarize"], "has no 'base'; run `mmrl evaluate` again"),
+        (metrics_without_base, ["summarize"], "has no 'parts'; run `mmrl evaluate` again"),
         (lambda p: shutil.rmtree(p / "data"), ["train", *RUN], "manifest.json does not exist; run `mmrl prepare`"),
         (lambda p: shutil.rmtree(p / "models"), ["evaluate", *RUN], "adapter.json does not exist; run `mmrl train`"),
         (lambda p: shutil.rmtree(p / "results"), ["summarize"], "does not exist; run `mmrl evaluate`"),
@@ -108,7 +108,7 @@ def test_broken_inputs_end_with_one_line_and_leave_outputs_as_they_were(project,
         ({}, ["train", "--datset", "digits"], "No such option"),
         ({}, ["trian"], "No such command"),
         ({}, [], "name one of the commands above"),
-        ({}, ["flow", "adapt", "--set", "train.lr=1"], "write it into params.yaml"),
+        ({}, ["flow", "serve", "--cron", "0 2 * * *", "--set", "train.lr=1"], "write it into params.yaml"),
         ({}, ["promote"], "no model 'digits-base-to-novel' is registered"),
         ({"seeds": [1, 2]}, ["register"], "1 of 2 runs of digits are missing"),
         ({}, ["predict", "nowhere.png", "--model", "models/digits/mmrl-2shot/seed1"], "nowhere.png"),

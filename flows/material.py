@@ -1,0 +1,143 @@
+"""What the report shows beside its tables, from the files of the runs: curves, answers class by class, settings."""
+
+import importlib.metadata
+import json
+import tarfile
+from collections.abc import Sequence
+from itertools import groupby, product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet
+
+from flows import paths
+from flows.paths import RunKey
+from mmrl_core.config import Params
+from mmrl_core.data.shards import read_manifest
+from mmrl_core.files import read_json
+from mmrl_core.report.page import Exhibit, Material, Settings
+from mmrl_core.report.tables import METHOD_TITLES
+
+SHOWN = 8  # images in a grid
+PACKAGES = ("mmrl-ops", "torch", "open_clip_torch", "ray", "dvc", "mlflow", "prefect", "webdataset", "numpy")
+COLUMNS = ["item", "part", "label", "prediction", "zero_shot_prediction"]
+
+
+def gather(params: Params, runs: Sequence[tuple[RunKey, str | None]]) -> Material:
+    """Everything for the page. Raises UserError on the first file that is missing or damaged."""
+    most = [(key, target) for key, target in runs if key.shots == max(params.shots)]
+    grouped = groupby(most, key=lambda run: (run[0].dataset, run[1], run[0].method))
+    groups = [[key for key, _ in members] for _, members in grouped]
+    targets = [target for (_, target, _), _ in groupby(most, key=lambda run: (run[0].dataset, run[1], run[0].method))]
+    trained = [keys for keys, target in zip(groups, targets, strict=True) if target is None]
+    return Material(
+        _curves(trained),
+        [found for pair in product(params.datasets, params.methods) if (found := _search(*pair))],
+        [_exhibit(keys, target) for keys, target in zip(groups, targets, strict=True)],
+        [_settings(keys) for keys in trained],
+        _versions(),
+    )
+
+
+def _card(key: RunKey) -> dict[str, Any]:
+    return read_json(key.model / "adapter.json", made_by="mmrl train", keys=("settings", "sources", "sha256"))
+
+
+def _curves(groups: list[list[RunKey]]) -> dict[str, dict[str, list[list[float]]]]:
+    """Loss of every epoch by dataset, method and seed."""
+    curves: dict[str, dict[str, list[list[float]]]] = {}
+    for keys in groups:
+        name = f"{keys[0].dataset}, {keys[0].shots} shots"
+        losses = [[epoch["loss"] for epoch in _card(key).get("history", [])] for key in keys]
+        curves.setdefault(name, {})[keys[0].method] = losses
+    return curves
+
+
+def _search(dataset: str, method: str) -> tuple[str, list[dict], int, str] | None:
+    path = paths.search(dataset, method)
+    found = read_json(path, made_by="mmrl tune", keys=("trials",))
+    name = f"{dataset}, {METHOD_TITLES[method]}"
+    return (name, found["trials"], found["chosen"], str(path)) if found["trials"] else None
+
+
+def _exhibit(keys: list[RunKey], target: str | None) -> Exhibit:
+    """The answers of all seeds on one test set."""
+    folders = [key.results(target) for key in keys]
+    names = read_json(folders[0] / "metrics.json", made_by="mmrl evaluate", keys=("class_names",))["class_names"]
+    answers = pd.concat([_answers(folder) for folder in folders], ignore_index=True)
+    labels = sorted(answers["label"].unique())
+    classes = [names[str(label)] for label in labels]
+    place = {label: index for index, label in enumerate(labels)}
+    matrix = np.zeros((len(labels), len(labels)), dtype=int)
+    known = answers[answers["prediction"].isin(labels)]
+    np.add.at(matrix, (known["label"].map(place), known["prediction"].map(place)), 1)
+    right = (answers["prediction"] == answers["label"]).astype(float) - (
+        answers["zero_shot_prediction"] == answers["label"]
+    )
+    gains = {names[str(label)]: gain for label, gain in right.groupby(answers["label"]).mean().items()}
+    dataset = target or keys[0].dataset
+    head = dataset if target is None else f"{keys[0].dataset} to {target}"
+    pattern = str(folders[0].parent / "seed*" / "predictions.parquet")
+    won, lost = _shown(dataset, _answers(folders[0]), names)
+    name = f"{head}, {METHOD_TITLES[keys[0].method]}, {keys[0].shots} shots"
+    return Exhibit(name, classes, matrix, gains, won, lost, f"{pattern}; images: seed {keys[0].seed}")
+
+
+def _answers(folder: Path) -> pd.DataFrame:
+    return pyarrow.parquet.read_table(folder / "predictions.parquet", columns=COLUMNS).to_pandas()
+
+
+def _shown(dataset: str, answers: pd.DataFrame, names: dict[str, str]) -> list[list[tuple[bytes, str]]]:
+    """Images, each with a caption, that the adapter alone and that zero-shot alone got right, spread over the set."""
+    adapted, zero_shot = (answers[name] == answers["label"] for name in ("prediction", "zero_shot_prediction"))
+    chosen = [_spread(answers[adapted & ~zero_shot]), _spread(answers[zero_shot & ~adapted])]
+    wanted = set(chosen[0]["item"]) | set(chosen[1]["item"])
+    images = _images(dataset, wanted) if wanted else {}
+    return [[(images[row.item], _caption(row, names)) for row in rows.itertuples()] for rows in chosen]
+
+
+def _spread(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.iloc[np.unique(np.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).round().astype(int))]
+
+
+def _images(dataset: str, items: set[str]) -> dict[str, bytes]:
+    """By tarfile: WebDataset's reader, which streams them for evaluation, would import torch."""
+    pool, found = paths.pool(dataset), {}
+    for shard in (one["file"] for one in read_manifest(pool)["shards"] if one["split"] == "test"):
+        with tarfile.open(pool / shard) as tar:
+            samples = groupby(tar, key=lambda member: member.name.partition(".")[0])
+            for _, members in samples:
+                parts = {member.name.partition(".")[2]: tar.extractfile(member).read() for member in members}
+                path = json.loads(parts.pop("json"))["path"]
+                if path in items:
+                    (found[path],) = parts.values()
+    return found
+
+
+def _caption(row, names: dict[str, str]) -> str:
+    true, adapted, zero_shot = (names[str(label)] for label in (row.label, row.prediction, row.zero_shot_prediction))
+    return f"{true}; adapter: {adapted}; zero-shot: {zero_shot}"
+
+
+def _settings(keys: list[RunKey]) -> Settings:
+    cards = [_card(key) for key in keys]
+    first, key = cards[0], keys[0]
+    values = [(name, first["settings"][name], first["sources"].get(name, "")) for name in sorted(first["settings"])]
+    values += [("template", first["template"], "search"), ("trainable parameters", first["trainable"], "count")]
+    digests = [(f"adapter, seed {one.seed}", card["sha256"]) for one, card in zip(keys, cards, strict=True)]
+    digests += [(f"data, seed {one.seed}", card["data"]["digest"]) for one, card in zip(keys, cards, strict=True)]
+    digests.append(("backbone", first["backbone"]["sha256"]))
+    name = f"{key.dataset}, {METHOD_TITLES[key.method]}, {key.shots} shots"
+    return Settings(name, values, digests, str(key.model.parent / "seed*" / "adapter.json"))
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # run from a folder, never installed
+            continue
+    return found

@@ -1,0 +1,1 @@
+"""Results over seeds: the tables that tools read, and the page that people read. No torch here."""

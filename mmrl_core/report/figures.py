@@ -1,0 +1,155 @@
+"""The report's figures as inline SVG, the same bytes for the same numbers."""
+
+import io
+import re
+from collections.abc import Callable
+from html import escape
+from typing import Any
+
+import numpy as np
+
+from mmrl_core.report.tables import METHOD_TITLES, title
+
+COLOURS = {"zero_shot": "#8a8a8a", "mmrl": "#0072b2", "mmrlpp": "#d55e00"}  # Okabe and Ito's: told apart by everyone
+RISE, FALL = "#009e73", "#cc79a7"
+STYLE = {
+    "svg.hashsalt": "mmrl", "svg.fonttype": "none", "font.size": 10, "axes.spines.top": False,
+    "axes.spines.right": False, "axes.axisbelow": True, "axes.grid": True, "grid.color": "#e5e5e5",
+    "legend.frameon": False,
+}  # fmt: skip
+LARGEST_MATRIX, MOST_BARS = 40, 15
+
+
+def draw(alt: str, size: tuple[float, float], paint: Callable[[Any, Any], None]) -> str:
+    """An SVG element `size` inches large; `paint(figure, axes)` fills it, `alt` describes it."""
+    import matplotlib
+    from matplotlib.figure import Figure
+
+    with matplotlib.rc_context(STYLE):
+        figure = Figure(size, layout="constrained")
+        paint(figure, figure.subplots())
+        text = io.StringIO()
+        figure.savefig(text, format="svg", metadata={"Date": None, "Creator": None})
+    svg = re.sub(r"<metadata>.*?</metadata>", "", text.getvalue(), flags=re.S)
+    _, _, body = svg.partition(">\n")[2].partition("<svg")
+    body = re.sub(r' (width|height)="[\d.]+pt"', "", body, count=2)
+    style = f"max-width:100%;height:auto;width:{size[0]:.2f}in"
+    return f'<svg role="img" aria-label="{escape(alt, quote=True)}" style="{style}"{body}'
+
+
+def bars(rows: list[dict], part: str) -> str:
+    """One part's accuracy, or the harmonic mean, of every dataset by method, with the deviation over seeds."""
+    names = list(dict.fromkeys(title(row) for row in rows))
+    methods = [name for name in METHOD_TITLES if any(row["method"] == name for row in rows)]
+    width = 0.8 / len(methods)
+
+    def paint(figure, axes):
+        for place, method in enumerate(methods):
+            mine = {title(row): _value(row, part) for row in rows if row["method"] == method}
+            at = np.arange(len(names)) + (place - (len(methods) - 1) / 2) * width
+            mean, std = (100 * np.array([mine[name][i] for name in names]) for i in (0, 1))
+            axes.bar(at, mean, width, yerr=std if method != "zero_shot" else None, capsize=2,
+                     color=COLOURS[method], label=METHOD_TITLES[method])  # fmt: skip
+        axes.set(ylim=(0, 100), ylabel="%", title=part.replace("_", " "))
+        axes.set_xticks(range(len(names)), names, rotation=30 if len(names) > 2 else 0, ha="right" if len(names) > 2
+                        else "center")  # fmt: skip
+        axes.grid(axis="x", visible=False)
+        figure.legend(loc="outside lower center", ncols=3)
+
+    return draw(f"Bars: {part} of {', '.join(names)}", (max(3.4, 0.9 * len(names) + 1.5), 3.2), paint)
+
+
+def _value(row: dict, part: str) -> tuple[float, float]:
+    if part == "harmonic_mean":
+        return row["harmonic_mean"], row["harmonic_mean_std"]
+    return row["accuracy"][part]["mean"], row["accuracy"][part]["std"]
+
+
+def learning_curves(name: str, curves: dict[str, list[list[float]]]) -> str:
+    """Loss against epochs: thin lines the seeds of a method, the thick one their mean."""
+
+    def paint(figure, axes):
+        for method, losses in curves.items():
+            epochs = np.arange(1, len(losses[0]) + 1)
+            for one in losses:
+                axes.plot(epochs, one, color=COLOURS[method], alpha=0.3, linewidth=1)
+            axes.plot(epochs, np.mean(losses, 0), color=COLOURS[method], label=METHOD_TITLES[method], marker=".")
+        axes.set(xlabel="epoch", ylabel="training loss", title=name)
+        axes.legend()
+
+    return draw(f"Training loss of {name} against epochs", (4.4, 3.2), paint)
+
+
+def few_shot_curve(name: str, rows: list[dict]) -> str:
+    """Accuracy against the number of shots, zero-shot as a line."""
+
+    def paint(figure, axes):
+        for method in ("mmrl", "mmrlpp"):
+            mine = sorted((row["shots"], *_value(row, "all")) for row in rows if row["method"] == method)
+            if mine:
+                shots, mean, std = (np.array(column) for column in zip(*mine, strict=True))
+                axes.errorbar(shots, 100 * mean, 100 * std, color=COLOURS[method], label=METHOD_TITLES[method],
+                              marker="o", capsize=3)  # fmt: skip
+        zero_shot = next(_value(row, "all")[0] for row in rows if row["method"] == "zero_shot")
+        axes.axhline(100 * zero_shot, color=COLOURS["zero_shot"], linestyle="--", label=METHOD_TITLES["zero_shot"])
+        shots = sorted({row["shots"] for row in rows})
+        axes.set_xscale("log", base=2)
+        axes.set_xticks(shots, map(str, shots))
+        axes.set(xlabel="labelled images a class", ylabel="accuracy, %", title=name)
+        axes.legend()
+
+    return draw(f"Accuracy on {name} against shots", (4.8, 3.4), paint)
+
+
+def search_map(name: str, trials: list[dict], chosen: int) -> str:
+    """Every trial by regularisation weight and insertion depth, coloured by the mean log-likelihood it reached."""
+    depth, weight = (np.array([trial["params"][f"adapter.{key}"] for trial in trials], float)
+                     for key in ("insertion_depth", "reg_weight"))  # fmt: skip
+    reached = np.array([trial["log_likelihood"] for trial in trials])
+
+    def paint(figure, axes):
+        dots = axes.scatter(weight, depth, c=reached, cmap="viridis", s=90, edgecolors="white")
+        axes.scatter(weight[[chosen]], depth[[chosen]], s=230, facecolors="none", edgecolors="black", label="chosen")
+        axes.set_xscale("log")
+        axes.set(xlabel="regularisation weight", ylabel="insertion depth", title=name, yticks=sorted(set(depth)))
+        axes.margins(y=0.4)
+        axes.legend(loc="upper left")
+        figure.colorbar(dots, label="log-likelihood, nats an image")
+
+    return draw(f"Search trials of {name}", (5.2, 3.0), paint)
+
+
+def confusion(name: str, matrix: np.ndarray, classes: list[str]) -> str:
+    """Share of each class's images (rows) by what they were taken for (columns)."""
+    shares = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    side = max(2.8, 0.26 * len(classes) + 1.6)
+
+    def paint(figure, axes):
+        axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
+        axes.set_xticks(range(len(classes)), classes, rotation=90)
+        axes.set_yticks(range(len(classes)), classes)
+        axes.set(xlabel="predicted", ylabel="true", title=name)
+        axes.grid(visible=False)
+        for row, column in zip(*np.nonzero(shares >= 1), strict=True):
+            colour = "white" if shares[row, column] > 60 else "black"
+            axes.text(column, row, f"{shares[row, column]:.0f}", ha="center", va="center", fontsize=7, color=colour)
+
+    return draw(f"Confusion matrix of {name}, in percent of each true class", (side, side), paint)
+
+
+def class_gains(name: str, gains: dict[str, float]) -> str:
+    """Accuracy minus zero-shot's by class, largest gain first; only the extremes of many classes."""
+    ordered = sorted(gains.items(), key=lambda pair: -pair[1])
+    if len(ordered) > 2 * MOST_BARS:
+        ordered = ordered[:MOST_BARS] + ordered[-MOST_BARS:]
+    names, values = zip(*ordered[::-1], strict=True)
+    values = 100 * np.array(values)
+
+    def paint(figure, axes):
+        axes.barh(range(len(names)), values, color=np.where(values < 0, FALL, RISE))
+        axes.set_yticks(range(len(names)), names)
+        axes.axvline(0, color="#444", linewidth=0.8)
+        axes.set(xlabel="accuracy minus zero-shot's, points", title=name)
+        axes.grid(axis="y", visible=False)
+
+    return draw(f"Gain over zero-shot by class, {name}", (4.4, 0.22 * len(names) + 1.1), paint)

@@ -1,0 +1,157 @@
+"""Rows of results from the metrics of every seed, their averages, and how a row reads.
+
+A row has "source", "target", "shots", "method" ("zero_shot" for the frozen CLIP), "seeds", and by part of the protocol
+("base" and "novel", or "all") "accuracy", "ece" and "gain"; fractions of 1.
+"""
+
+import csv
+import io
+from collections.abc import Iterable
+from statistics import mean, stdev
+from typing import Any
+
+from mmrl_core.protocols import harmonic_mean
+
+METHOD_TITLES = {"zero_shot": "zero-shot CLIP", "mmrl": "MMRL", "mmrlpp": "MMRL++"}
+AVERAGE = "average"
+
+Key = tuple[str, str, int, str]  # source, target, shots, method
+
+
+def spread(values: list[float]) -> dict[str, Any]:
+    """Mean, sample standard deviation (0 for a single value), and the values, one a seed."""
+    return {"mean": mean(values), "std": stdev(values) if len(values) > 1 else 0.0, "values": values}
+
+
+def summarise(runs: dict[Key, list[dict]], gains: dict[Key, dict]) -> list[dict]:
+    """Rows from the metrics.json documents of all seeds of every run, zero-shot first in every group.
+
+    `gains` holds each run's gain over zero-shot with its interval (uncertainty.paired_gains).
+    """
+    rows, zero_shots = [], {}
+    for key, metrics in sorted(runs.items()):
+        source, target, shots, method = key
+        group, parts = {"source": source, "target": target, "shots": shots}, metrics[0]["parts"]
+        if (source, target, shots) not in zero_shots:
+            zero_shot = _aggregate([one["zero_shot"] for one in metrics], parts)
+            rows.append({**group, "method": "zero_shot", "seeds": [], **zero_shot})
+            zero_shots[source, target, shots] = zero_shot["accuracy"]
+        row = {**group, "method": method, "seeds": [one["seed"] for one in metrics], **_aggregate(metrics, parts)}
+        ratio = {part: error_ratio(row["accuracy"][part]["mean"], zero_shots[source, target, shots][part]["mean"])
+                 for part in parts}  # fmt: skip
+        rows.append({**row, "gain": gains[key], "error_ratio": ratio})
+    return rows
+
+
+def _aggregate(metrics: list[dict], parts: list[str]) -> dict[str, Any]:
+    accuracy = {part: spread([one[part]["accuracy"] for one in metrics]) for part in parts}
+    return {
+        "accuracy": accuracy,
+        **_harmonic(accuracy),
+        "ece": {part: mean(one[part]["ece"] for one in metrics) for part in parts},
+    }
+
+
+def _harmonic(accuracy: dict[str, dict]) -> dict[str, float]:
+    """The harmonic mean of the seed means, and its deviation over the seeds."""
+    if accuracy.keys() != {"base", "novel"}:
+        return {}
+    base, novel = accuracy["base"], accuracy["novel"]
+    each = [harmonic_mean(*pair) for pair in zip(base["values"], novel["values"], strict=True)]
+    return {
+        "harmonic_mean": harmonic_mean(base["mean"], novel["mean"]),
+        "harmonic_mean_std": spread(each)["std"],
+    }
+
+
+def error_ratio(accuracy: float, reference: float) -> float | None:
+    """(1 - accuracy) / (1 - reference); None when the reference makes no error."""
+    return (1 - accuracy) / (1 - reference) if reference < 1 else None
+
+
+def averages(rows: list[dict]) -> list[dict]:
+    """Means over the datasets, or where there are targets over these, by shots and method; none over a single one.
+
+    The harmonic mean is that of the averages.
+    """
+    transfers = [row for row in rows if row["source"] != row["target"]]
+    groups: dict[tuple[int, str], list[dict]] = {}
+    for row in transfers or rows:
+        groups.setdefault((row["shots"], row["method"]), []).append(row)
+    return [_average(shots, method, group) for (shots, method), group in groups.items() if len(group) > 1]
+
+
+def _average(shots: int, method: str, group: list[dict]) -> dict[str, Any]:
+    values = {part: [row["accuracy"][part]["values"] for row in group] for part in group[0]["accuracy"]}
+    accuracy = {part: spread([mean(seed) for seed in zip(*each, strict=True)]) for part, each in values.items()}
+    ece = {part: mean(row["ece"][part] for row in group) for part in accuracy}
+    sources = sorted({row["source"] for row in group if row["source"] != row["target"]})
+    return {
+        "source": " ".join(sources) or AVERAGE, "target": AVERAGE, "shots": shots, "method": method,
+        "seeds": group[0]["seeds"], "datasets": len(group), "accuracy": accuracy, **_harmonic(accuracy), "ece": ece,
+    }  # fmt: skip
+
+
+def header(rows: list[dict]) -> list[str]:
+    """The columns of a results table."""
+    parts = list(rows[0]["accuracy"])
+    if len(parts) == 1:
+        return ["dataset", "shots", "method", "accuracy", "gain [95%]", "ECE"]
+    return ["dataset", "shots", "method", *parts, "harmonic mean", "gain [95%]", f"ECE {' / '.join(parts)}"]
+
+
+def cells(row: dict) -> list[str]:
+    """What a results table shows of a row, in the header's order."""
+    parts = list(row["accuracy"])
+    both = [f"{100 * row['harmonic_mean']:.1f}"] if "harmonic_mean" in row else []
+    overall = "harmonic_mean" if both else parts[0]
+    return [
+        title(row), str(row["shots"]), METHOD_TITLES[row["method"]],
+        *[percent(row["accuracy"][part], row["seeds"]) for part in parts], *both,
+        interval(row["gain"][overall]) if "gain" in row else "",
+        " / ".join(f"{100 * row['ece'][part]:.1f}" for part in parts),
+    ]  # fmt: skip
+
+
+def title(row: dict) -> str:
+    """`digits`, or `digits to letters`."""
+    return row["source"] if row["source"] == row["target"] else f"{row['source']} to {row['target']}"
+
+
+def percent(value: dict, seeds: list) -> str:
+    deviation = f" ± {100 * value['std']:.1f}" if len(seeds) > 1 else ""
+    return f"{100 * value['mean']:.1f}{deviation}"
+
+
+def interval(gain: dict[str, float]) -> str:
+    mean, low, high = (f"{100 * gain[name]:+z.1f}" for name in ("mean", "low", "high"))
+    return f"{mean} [{low}, {high}]"
+
+
+def markdown(rows: list[dict]) -> str:
+    """Results, averages among them, as a Markdown table."""
+    names = header(rows)
+    lines = [names, ["---"] * 3 + ["---:"] * (len(names) - 3), *map(cells, rows)]
+    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+
+
+def csv_text(names: list[str], lines: Iterable[list]) -> str:
+    """A CSV file's text."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows([names, *lines])
+    return text.getvalue()
+
+
+def results_csv(rows: list[dict]) -> str:
+    """One line a row and part; the harmonic mean counts as a part. Fractions of 1, unrounded."""
+    names = ["source", "target", "shots", "method", "part", "mean", "std", "gain", "gain_low", "gain_high", "ece"]
+    lines = []
+    for row in rows:
+        values = {part: (one["mean"], one["std"]) for part, one in row["accuracy"].items()}
+        if "harmonic_mean" in row:
+            values["harmonic_mean"] = (row["harmonic_mean"], row["harmonic_mean_std"])
+        for part, value in values.items():
+            gain = row.get("gain", {}).get(part, dict.fromkeys(("mean", "low", "high"), ""))
+            fixed = [row["source"], row["target"], row["shots"], row["method"], part]
+            lines.append([*fixed, *value, *gain.values(), row["ece"].get(part, "")])
+    return csv_text(names, lines)

@@ -1,0 +1,71 @@
+"""A project folder with the results of runs whose figures are known, as the stages write them."""
+
+import pyarrow
+import pyarrow.parquet
+
+from flows import paths
+from flows.paths import RunKey
+from mmrl_core.data.digits import CLASS_NAMES
+from mmrl_core.data.shards import read_manifest, stream_examples, write_pool
+from mmrl_core.files import write_json
+
+FACTS = {"n": 4, "ece": 0.05, "nll": 0.3}
+TRIAL = {"log_likelihood": -0.5, "log_likelihood_se": 0.1, "harmonic_mean": 0.9, "harmonic_mean_se": 0.02}
+SHA = "0123456789abcdef" * 4
+
+
+def write_run(key: RunKey, right: dict[str, int], target: str | None = None) -> None:
+    """Of 4 images a part zero-shot gets the first 2 right, the adapter the first `right`; its ECE is 0.02 a seed."""
+    folder = key.results(target)
+    folder.mkdir(parents=True)
+    items = _items(target or key.dataset)
+    rows = [
+        {"item": items[part][i], "part": part, "label": 0, "prediction": int(i >= count),
+         "zero_shot_prediction": int(i >= 2)}
+        for part, count in right.items() for i in range(4)
+    ]  # fmt: skip
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "predictions.parquet")
+    parts = {part: {**FACTS, "accuracy": count / 4, "ece": 0.02 * key.seed} for part, count in right.items()}
+    zero_shot = {part: {**FACTS, "accuracy": 0.5, "ece": 0.11} for part in right}
+    names = {str(label): name for label, name in enumerate(CLASS_NAMES)}
+    facts = {"target": target or key.dataset, "preset": "published", "parts": list(right), "class_names": names}
+    write_json(folder / "metrics.json", {**key._asdict(), **facts, **parts, "zero_shot": zero_shot})
+
+
+def _items(dataset: str) -> dict[str, list[str]]:
+    """Four test images for every name that a part may have; without a pool, names alone."""
+    pool = paths.pool(dataset)
+    if not pool.exists():
+        return {part: [f"{part}/{i}.png" for i in range(4)] for part in ("base", "novel", "all")}
+    found = [example.path for example in stream_examples(pool, "test", "base")][:8]
+    return {"base": found[:4], "novel": found[4:], "all": found[:4]}
+
+
+def write_model(key: RunKey, losses: list[float]) -> None:
+    """An adapter's card without its tensors."""
+    card = {
+        "sha256": SHA, "settings": {"train.lr": 0.001}, "sources": {"train.lr": "preset published"},
+        "template": "a {}.", "trainable": 7, "data": {"digest": SHA}, "backbone": {"sha256": SHA},
+        "history": [{"loss": loss} for loss in losses],
+    }  # fmt: skip
+    key.model.mkdir(parents=True)
+    write_json(key.model / "adapter.json", card)
+
+
+def write_search(key: RunKey, published: dict, chosen: int) -> None:
+    """Two trials, of which the first was stopped after one partition."""
+    params = ({"adapter.reg_weight": 0.5, "adapter.insertion_depth": 3},
+              {"adapter.reg_weight": 3.25, "adapter.insertion_depth": 5})  # fmt: skip
+    trials = [{**TRIAL, "params": one, "scores": [TRIAL] * count} for one, count in zip(params, (1, 2), strict=True)]
+    path = paths.search(key.dataset, key.method)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    found = {"trials": trials, "chosen": chosen, "choice": params[chosen], "published": published}
+    write_json(path, {**found, "template": "a {}.", "dataset": key.dataset, "method": key.method})
+
+
+def write_digits_pool(source) -> None:
+    """The test images that the report shows."""
+    pool = paths.pool("digits")
+    pool.mkdir(parents=True)
+    write_pool(source, pool)
+    assert read_manifest(pool)["counts"]["test"]
