@@ -96,7 +96,12 @@ def save_adapter(folder: str | Path, adapter: Adapter, backbone: Backbone, card:
         "sha256": hashlib.sha256(content).hexdigest(),
         "trainable": adapter.n_trainable,
         "adapter": adapter.config.model_dump(),
-        "backbone": {"name": backbone.name, "weights": backbone.weights, "sha256": backbone.weights_sha256},
+        "backbone": {
+            "name": backbone.name,
+            "weights": backbone.weights,
+            "sha256": backbone.weights_sha256,
+            "file_sha256": backbone.weights_file_sha256,
+        },
         **card,
     }
     document["card_sha256"] = _card_sha256(document)

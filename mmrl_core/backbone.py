@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from mmrl_core.errors import UserError
 from mmrl_core.files import sha256_file
+from mmrl_core.pretrained import TESTED, check_published, openai_state
 from mmrl_core.towers import ImageTower, TextTower
 
 ASSETS = Path(__file__).parent / "assets"
@@ -33,6 +34,7 @@ class Backbone(nn.Module):
         _refuse_unsupported(clip, name)
         self.clip = clip.requires_grad_(False)
         self.name, self.weights, self.tokenizer = name, weights, tokenizer
+        self.weights_file_sha256 = sha256_file(weights) if weights and Path(weights).is_file() else None
         self.eval()
 
     @classmethod
@@ -164,7 +166,8 @@ def new_clip(model_cfg: dict) -> CLIP:
 def load_backbone(name: str, weights: str | None = None, *, device: str | torch.device = "cpu") -> Backbone:
     """Load a frozen CLIP by its open_clip name.
 
-    `weights` is a file, a pretrained tag of open_clip, or `random` / `random:SEED`; the bundled `tiny` needs none.
+    `weights` is a file, a pretrained tag of open_clip, or `random` / `random:SEED`; the bundled `tiny` needs none. Tags
+    and files in OpenAI's format get the activation they were trained with, other files that of the model's name.
     Raises UserError for an unknown name, tag or file, and for towers that the method does not cover.
     """
     if name == "tiny" and weights is not None:
@@ -211,10 +214,39 @@ def _open_clip_model(name: str, weights: str | None) -> nn.Module:
     tags = open_clip.list_pretrained_tags_by_model(name)
     if weights not in tags and not Path(weights).is_file():
         raise UserError(f"backbone.weights {weights!r} is neither a file nor a tag of {name} ({', '.join(tags)})")
+    _check_activation(name, weights)
     try:
+        if weights not in tags and (state := openai_state(weights)) is not None:
+            check_published(weights, sha256_file(weights), _openai_files())
+            return _openai_model(name, state)
         return open_clip.create_model(name, pretrained=weights, force_quick_gelu=_needs_quick_gelu(name, weights))
+    except UserError:
+        raise
     except Exception as error:  # a hub, file format or key mismatch: open_clip raises many kinds
-        raise UserError(f"backbone.weights {weights!r} does not load into {name}: {error}") from error
+        reason = " ".join(str(error).split())[:300]
+        advice = "; without a network give a file instead of a tag" if weights in tags else ""
+        raise UserError(f"backbone.weights {weights!r} does not load into {name}: {reason}{advice}") from error
+
+
+def _check_activation(name: str, weights: str) -> None:
+    """A model that open_clip builds with QuickGELU must not get a tag's weights trained without: it only warns."""
+    known = open_clip.get_pretrained_cfg(name, weights)
+    if known and open_clip.get_model_config(name).get("quick_gelu") and not _needs_quick_gelu(name, weights):
+        plain = name.removesuffix("-quickgelu")
+        raise UserError(f"backbone.weights {weights} was trained with GELU, but {name} has QuickGELU; use {plain}")
+
+
+def _openai_model(name: str, state: dict[str, Tensor]) -> nn.Module:
+    """OpenAI trained with QuickGELU, whatever the model's name says; weights in float32."""
+    clip = open_clip.create_model(name, pretrained=None, force_quick_gelu=True)
+    clip.load_state_dict(state)
+    return clip
+
+
+def _openai_files() -> dict[str, str]:
+    """The sha256 of OpenAI's published files by file name: the folder in the address is the digest."""
+    urls = (open_clip.get_pretrained_url(name, tag) for name, tag in TESTED if tag == "openai")
+    return {name: sha256 for *_, sha256, name in (url.split("/") for url in urls)}
 
 
 def _needs_quick_gelu(name: str, tag: str) -> bool:
