@@ -39,7 +39,7 @@ def evaluate_run(backbone: Backbone, key: RunKey, params: Params, out: Path, tar
     metrics = {
         **key._asdict(),
         "target": target or key.dataset,
-        "protocol": card["data"]["protocol"],
+        "protocol": params.data.protocol,
         "preset": params.preset,
         "beta": subject.adapter.config.composition,
         "template": subject.template,
@@ -63,11 +63,8 @@ def _subject(
 ) -> tuple[Subject, dict]:
     """A target is met with its own (first) template, and beta as the preset says for it."""
     adapter, card = load_adapter(key.model, backbone)
-    if card["data"]["protocol"] != params.data.protocol:
-        raise UserError(
-            f"{key.model} was trained for {card['data']['protocol']}, not {params.data.protocol}; "
-            "run `mmrl train` again"
-        )
+    if card["training"] != protocol.training:
+        raise UserError(f"{key.model} was trained for another protocol than {params.data.protocol}; run `dvc repro`")
     pool = paths.pool(target or key.dataset)
     manifest = read_manifest(pool)
     if target is None:

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 SUMMARY, REPORT = Path("reports/summary.json"), Path("reports/report.html")
+TRAINING = Path("data/training.json")
 STATE = Path(".mmrl")
 
 

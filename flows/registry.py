@@ -70,7 +70,9 @@ def _metrics_file(key: RunKey) -> Path:
 
 
 def _metrics(key: RunKey) -> dict[str, Any]:
-    return read_json(_metrics_file(key), made_by="dvc repro", keys=("validation", "parts", "adapter_sha256"))
+    return read_json(
+        _metrics_file(key), made_by="dvc repro", keys=("validation", "parts", "adapter_sha256", "protocol")
+    )
 
 
 def register(params: Params, key: RunKey) -> Registered:
@@ -99,7 +101,7 @@ def _tags(key: RunKey) -> dict[str, str]:
     commit = git_commit()
     values = {
         **key._asdict(),
-        "protocol": card["data"]["protocol"],
+        "protocol": metrics["protocol"],
         "adapter_sha256": card["sha256"],
         "data_digest": card["data"]["digest"],
         "backbone": card["backbone"]["name"],

@@ -30,6 +30,13 @@ def fingerprint(params: Params, dataset: str, out: Path) -> dict[str, Any]:
     return facts
 
 
+def fingerprint_training(params: Params, out: Path) -> dict[str, Any]:
+    """What search and training depend on of the protocol: two that agree in it share their adapters."""
+    facts = PROTOCOLS[params.data.protocol].training
+    write_json(out, facts)
+    return facts
+
+
 def prepare_pool(params: Params, dataset: str, out: Path) -> dict[str, Any]:
     """Val and test shards of a dataset."""
     from mmrl_core.data.catalog import open_source
@@ -158,7 +165,8 @@ def _card(params: Params, key: RunKey, settings, data, digest: str) -> dict[str,
         "method_version": METHOD_VERSION,
         "class_names": data.class_names,
         "template": data.template,
-        "data": {**key._asdict(), "protocol": params.data.protocol, "digest": digest, "images": len(data.items)},
+        "data": {**key._asdict(), "digest": digest, "images": len(data.items)},
+        "training": PROTOCOLS[params.data.protocol].training,
         "settings": flat,
         "sources": settings.sources,
     }

@@ -3,7 +3,7 @@
 A class that was trained on is scored by the fused logits, any other by the class logits (method.md, "Inference").
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 HALVES = ("base", "novel")
 
@@ -21,6 +21,13 @@ class Protocol(NamedTuple):
     tests: tuple[TestSet, ...]  # on the dataset trained on
     has_targets: bool = False  # tested on the settings' `targets` as well
     new_classes: bool = True  # whether it asks for classes that training never saw: then the search does so too
+
+    @property
+    def training(self) -> dict[str, Any]:
+        """All of it that training and search depend on: protocols that agree in this share their adapters."""
+        return {
+            "trains_on": list(self.trains_on), "new_classes": self.new_classes, "transfers": self.has_targets
+        }  # fmt: skip
 
     @property
     def trained_part(self) -> str:

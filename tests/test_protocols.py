@@ -28,6 +28,13 @@ def test_base_to_novel_and_joint_train_on_base_classes_and_differ_in_the_classes
     assert [test.images for test in joint.tests] == [("base",), ("novel",)]
 
 
+def test_protocols_that_train_alike_say_so_and_others_do_not():
+    training = {name: str(protocol.training) for name, protocol in PROTOCOLS.items()}
+    assert training["base-to-novel"] == training["joint"]
+    assert training["cross-dataset"] == training["domain-generalization"]
+    assert len(set(training.values())) == 3
+
+
 def test_the_labels_of_several_halves_are_in_order():
     assert labels_of({"base": [0, 3], "novel": [1, 2]}, ("base", "novel")) == [0, 1, 2, 3]
 

@@ -22,11 +22,18 @@ from mmrl_core.errors import UserError
 
 
 def fingerprint(
-    dataset: Dataset, params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], out: Out = None, json_: AsJson = False
-):
-    """Digest the raw source of a dataset."""
+    dataset: Annotated[str | None, typer.Option(help="Dataset key.")] = None,
+    training: Annotated[bool, typer.Option("--training", help="What training depends on of the protocol.")] = False,
+    params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], out: Out = None, json_: AsJson = False,
+):  # fmt: skip
+    """Digest the raw source of a dataset, or what the protocol means for training."""
     from flows import stages
 
+    if (dataset is None) != training:
+        raise UserError("fingerprint needs --dataset KEY, or --training instead")
+    if training:
+        run_stage(params, set_, out, paths.TRAINING, json_, stages.fingerprint_training)
+        return
     run_stage(params, set_, out, paths.source(dataset), json_, lambda p, path: stages.fingerprint(p, dataset, path))
 
 

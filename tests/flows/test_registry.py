@@ -39,7 +39,7 @@ def make_adapter(tmp_path_factory):
         if seed not in built:
             torch.manual_seed(seed)
             built[seed] = tmp_path_factory.mktemp("adapter")
-            data = {"dataset": "digits", "protocol": "base-to-novel", "digest": "d" * 64}
+            data = {"dataset": "digits", "digest": "d" * 64}
             card = {"class_names": CLASSES, "template": "a photo of a {}.", "data": data, "settings": {}, "sources": {}}
             save_adapter(built[seed], Adapter(config, backbone), backbone, card)
         return built[seed]
@@ -74,6 +74,7 @@ def add_run(key: RunKey, adapter: Path, accuracy: float = 0.8, nll: float = 0.5)
     sha256 = json.loads((adapter / "adapter.json").read_text())["sha256"]
     metrics = {
         "adapter_sha256": sha256,
+        "protocol": "base-to-novel",
         "parts": ["base", "novel"],
         "base": {"accuracy": 0.75, "n": 4},
         "novel": {"accuracy": 0.5, "n": 4},

@@ -33,7 +33,9 @@ def adapted(tmp_path_factory):
 def test_the_flow_ends_with_every_stage_done_and_a_champion(adapted):
     folder, done = adapted
     stages = [line.split()[0] for line in done.stderr.splitlines() if line.endswith(" s")]
-    assert len(stages) == 10  # fingerprint, pool, few-shot set, 2 searches, 2 trainings, 2 evaluations, summary
+    assert (
+        len(stages) == 11
+    )  # fingerprint, what to train on, pool, few-shot set, 2 searches, 2 trainings, 2 evaluations, summary
     assert "1 adapters registered, 1 promoted" in done.stderr
     rows = json.loads((folder / "reports/summary.json").read_text())["rows"]
     assert [row["method"] for row in rows] == ["zero_shot", "mmrl", "mmrlpp"]

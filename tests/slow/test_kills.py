@@ -143,13 +143,13 @@ def test_a_kill_leaves_no_child_and_no_half_and_the_rerun_ends_with_the_same_bit
 def must_be_equal(folder: Path) -> list[Path]:
     """Files that must come out the same to the bit: shards, manifests, search, adapter and evaluation."""
     files = [path.relative_to(folder) for path in (folder / "data").rglob("*") if path.is_file()]
-    assert len(files) == 11
+    assert len(files) == 12
     return files + [path for path in (SEARCH, ADAPTER, METRICS, PREDICTIONS) if (folder / path).exists()]
 
 
-ORDER = ["fingerprint", "prepare_pool", "prepare", "tune", "train", "evaluate", "summarize"]
+ORDER = ["fingerprint", "training", "prepare_pool", "prepare", "tune", "train", "evaluate", "summarize"]
 OUTPUTS_OF = {
-    "fingerprint": [], "prepare_pool": ["data/digits/pool"], "prepare": ["data/digits/4shot-seed1"],
+    "fingerprint": [], "training": [], "prepare_pool": ["data/digits/pool"], "prepare": ["data/digits/4shot-seed1"],
     "tune": ["results/digits/search"], "train": ["models"], "evaluate": ["results/digits-to-digits"],
     "summarize": ["reports"],
 }  # fmt: skip

@@ -81,9 +81,10 @@ def test_joint_asks_more_of_the_same_adapter_than_base_to_novel(tmp_path):
     folder = make_workspace(tmp_path / "both", dvc=True, **{**QUICK, "seeds": [1]})
     run(folder, "dvc", "repro")
     (apart,) = metrics_of(folder)
-    run(folder, "mmrl", "flow", "adapt", "--set", "data.protocol=joint")
+    done = run(folder, "mmrl", "flow", "adapt", "--set", "data.protocol=joint")
     (joint,) = metrics_of(folder)
-    assert apart["adapter_sha256"] and joint["protocol"] == "joint"
+    assert joint["protocol"] == "joint" and "train@" not in done.stderr  # nothing is trained or searched again
+    assert joint["adapter_sha256"] == apart["adapter_sha256"]
     for part in ("base", "novel"):
         assert joint["zero_shot"][part]["accuracy"] <= apart["zero_shot"][part]["accuracy"]
         assert joint[part]["accuracy"] <= apart[part]["accuracy"] + 0.01
