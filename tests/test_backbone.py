@@ -39,8 +39,8 @@ def original():
     clip = new_clip({**SHAPE, "quick_gelu": True}).eval()
     for blocks in (clip.visual.transformer.resblocks, clip.transformer.resblocks):
         for block in blocks:
-            block.mlp.c_fc.weight.data *= 8
-            block.mlp.c_proj.weight.data *= 4
+            block.mlp.c_fc.weight.data *= 2
+            block.mlp.c_proj.weight.data *= 40
     return clip
 
 
@@ -78,12 +78,12 @@ def test_openais_own_format_loads_with_quickgelu_whatever_the_name_says(original
     expected = features(Backbone.from_clip(original, name=NAME, tokenizer=tokenizer_for(NAME)))
     plain = new_clip(SHAPE)
     plain.load_state_dict(original.state_dict())
+    gap = (features(Backbone.from_clip(plain.eval(), name=NAME, tokenizer=tokenizer_for(NAME))) - expected).abs().max()
     for name in (NAME, f"{NAME}-quickgelu"):
         backbone = load_backbone(name, str(openai_file))
         assert is_quick(backbone.clip) and next(backbone.clip.parameters()).dtype == torch.float32
-        torch.testing.assert_close(features(backbone), expected, atol=2e-3, rtol=0)  # half precision rounds
-    with_gelu = features(Backbone.from_clip(plain.eval(), name=NAME, tokenizer=tokenizer_for(NAME)))
-    assert (with_gelu - expected).abs().max() > 1e-2  # GELU would have been told apart
+        # Half precision rounds; the other activation would be told apart.
+        assert (features(backbone) - expected).abs().max() < gap / 4
 
 
 def test_openais_state_dict_without_the_archive_loads_the_same(original, openai_file, tmp_path):
