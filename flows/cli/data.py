@@ -65,9 +65,8 @@ def _counts(counts: dict[str, int] | None) -> str:
 
 
 def _check_all(root: Path, own: dict[str, OwnSection], keys: list[str] | None) -> list[dict[str, Any]]:
-    from mmrl_core.data.check import check as check_shipped
-
     from mmrl_core.data.catalog import canonical_key
+    from mmrl_core.data.check import check as check_shipped
 
     asked = [canonical_key(key, own) for key in keys or []]
     shipped = [key for key in asked if key not in own]
@@ -79,7 +78,7 @@ def _check_own(key: str, own: dict[str, OwnSection]) -> dict[str, Any]:
     """A dataset of the user's own is complete when it opens; its notes are what opening it has to say."""
     from mmrl_core.data.catalog import open_source
 
-    row = {"dataset": key, "found": None, "expected": None, "missing": []}
+    row = {"dataset": key, "found": None, "expected": None, "missing": 0}
     try:
         source = open_source(key, "", own)
     except UserError as error:

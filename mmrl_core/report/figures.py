@@ -54,9 +54,9 @@ def bars(rows: list[dict], part: str) -> str:
         axes.set_xticks(range(len(names)), names, rotation=30 if len(names) > 2 else 0, ha="right" if len(names) > 2
                         else "center")  # fmt: skip
         axes.grid(axis="x", visible=False)
-        figure.legend(loc="outside lower center", ncols=3)
+        figure.legend(loc="outside lower center", ncols=3, fontsize=8, columnspacing=1)
 
-    return draw(f"Bars: {part} of {', '.join(names)}", (max(3.4, 0.9 * len(names) + 1.5), 3.2), paint)
+    return draw(f"Bars: {part} of {', '.join(names)}", (max(3.8, 0.9 * len(names) + 1.5), 3.2), paint)
 
 
 def _value(row: dict, part: str) -> tuple[float, float]:
