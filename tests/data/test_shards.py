@@ -1,11 +1,17 @@
+import gc
 import json
+import random
 import tarfile
+import tracemalloc
 from dataclasses import replace
 
 import pytest
 import webdataset
+from PIL import Image
 
-from mmrl_core.data import shards
+from mmrl_core.data import sets, shards
+from mmrl_core.data.images import decode
+from mmrl_core.data.sets import read_set
 from mmrl_core.data.shards import read_examples, read_manifest, stream_examples, write_few_shot, write_pool
 from mmrl_core.errors import UserError
 
@@ -181,3 +187,62 @@ def test_digits_can_be_prepared_and_read_back(digits, tmp_path):
     assert [e.class_name for e in examples] == ["zero", "one", "two", "three", "four"]
     index = int(examples[0].key.removeprefix("train-"))
     assert examples[0].image == digits.read(digits.train[index])
+
+
+def test_of_several_damaged_images_the_first_in_order_is_named(pets, tmp_path):
+    for name in ("newt/val_0.JPG", "dog/val_2.JPG", "dog/val_1.JPG", "cat/test_0.JPG"):
+        (pets.images / name).write_bytes(b"not an image")
+    with pytest.raises(UserError, match="dog/val_1.JPG of oxford_pets"):
+        written(write_pool, pets.open(), to=tmp_path / "pool")
+
+
+def test_a_set_holds_the_images_in_written_order_with_labels_from_0(pets, tmp_path):
+    folder = written(write_few_shot, pets.open(), 2, 1, to=tmp_path / "few")
+    examples = read_examples(folder, "train", "novel")
+    items = read_set(folder, "train", ("novel",), "a {}.")
+    assert (items.items, items.labels) == ([e.key for e in examples], [0, 0])
+    assert [image.tobytes() for image in items.images] == [decode(e.image, "").tobytes() for e in examples]
+    assert (items.class_names, items.template) == (["newt"], "a {}.")
+
+
+def test_a_set_of_both_halves_has_all_classes_in_label_order_and_base_images_first(pets, tmp_path):
+    source = replace(pets.open(), base=[0, 2])
+    folder = written(write_few_shot, source, 2, 1, to=tmp_path / "few")
+    items = read_set(folder, "train", ("base", "novel"), "a {}.")
+    assert items.class_names == ["cat", "dog", "newt"]
+    assert items.labels == [0, 0, 2, 2, 1, 1]
+    assert items.items == [e.key for half in ("base", "novel") for e in read_examples(folder, "train", half)]
+
+
+def test_a_set_is_checked_whole_before_an_image_is_decoded(pool, monkeypatch):
+    flip_a_byte(pool / "val-novel-000000.tar")
+    monkeypatch.setattr(sets, "decode", lambda *_: pytest.fail("decoded"))
+    with pytest.raises(UserError, match="val-novel-000000.tar"):
+        read_set(pool, "val", ("base", "novel"), "a {}.")
+
+
+def streaming_peak(folder) -> int:
+    """Bytes allocated at the most while the test images are streamed and decoded."""
+    gc.collect()
+    tracemalloc.start()
+    for example in stream_examples(folder, "test", "base"):
+        decode(example.image, example.path)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    return peak
+
+
+def test_streaming_takes_no_more_memory_for_a_test_set_twenty_times_as_large(pets, tmp_path):
+    noise = Image.frombytes("RGB", (100, 100), random.Random(0).randbytes(30_000))
+    noise.save(pets.images / "cat" / "test_0.JPG", quality=100)  # 27 kB
+    source = replace(pets.open(), val=[])
+    few, many = [source.test[0]] * 20, [source.test[0]] * 400
+    small = written(write_pool, replace(source, test=few), to=tmp_path / "small")
+    large = written(write_pool, replace(source, test=many), to=tmp_path / "large")
+    streaming_peak(small)  # what is imported on the way is no part of it
+    assert (
+        streaming_peak(large)
+        < 1.2 * streaming_peak(small)
+        < 2_000_000
+        < (large / "test-base-000000.tar").stat().st_size
+    )
