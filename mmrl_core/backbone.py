@@ -1,6 +1,5 @@
-"""Load, verify and freeze a CLIP. The only importer of open_clip, and of its private interfaces."""
+"""Verify and freeze a CLIP. The only user of open_clip's private interfaces."""
 
-import difflib
 import hashlib
 import json
 from functools import cached_property
@@ -15,8 +14,10 @@ from torch import Tensor, nn
 
 from mmrl_core.errors import UserError
 from mmrl_core.files import sha256_file
-from mmrl_core.pretrained import TESTED, check_published, openai_state
+from mmrl_core.pretrained import TESTED, Loaded, load_clip
 from mmrl_core.towers import ImageTower, TextTower
+
+__all__ = ["TESTED", "Backbone", "expand", "fill_template", "load_backbone", "new_clip", "tokenizer_for"]
 
 ASSETS = Path(__file__).parent / "assets"
 LOGIT_SCALE = 100.0
@@ -27,14 +28,17 @@ class Backbone(nn.Module):
     """A frozen CLIP, always in eval mode, with its tokenizer and preprocessing.
 
     `image_blocks` and `text_blocks` are the towers' residual blocks; widths and depths come from them.
+    `weights_file_sha256` is the digest of the file that the weights came from, None where there is none.
     """
 
-    def __init__(self, clip: nn.Module, name: str, tokenizer, weights: str | None = None):
+    def __init__(
+        self, clip: nn.Module, name: str, tokenizer, weights: str | None = None, weights_file_sha256: str | None = None
+    ):
         super().__init__()
         _refuse_unsupported(clip, name)
         self.clip = clip.requires_grad_(False)
         self.name, self.weights, self.tokenizer = name, weights, tokenizer
-        self.weights_file_sha256 = sha256_file(weights) if weights and Path(weights).is_file() else None
+        self.weights_file_sha256 = weights_file_sha256
         self.eval()
 
     @classmethod
@@ -166,23 +170,23 @@ def new_clip(model_cfg: dict) -> CLIP:
 def load_backbone(name: str, weights: str | None = None, *, device: str | torch.device = "cpu") -> Backbone:
     """Load a frozen CLIP by its open_clip name.
 
-    `weights` is a file, a pretrained tag of open_clip, or `random` / `random:SEED`; the bundled `tiny` needs none. Tags
-    and files in OpenAI's format get the activation they were trained with, other files that of the model's name.
-    Raises UserError for an unknown name, tag or file, and for towers that the method does not cover.
+    `weights` is a file, a pretrained tag of open_clip, or `random` / `random:SEED`; the bundled `tiny` needs none. The
+    activation is the one that `mmrl_core.pretrained` finds the weights to need. Raises UserError for an unknown name,
+    tag or file, weights that do not fit, and towers that the method does not cover.
     """
     if name == "tiny" and weights is not None:
         raise UserError(f"backbone.weights is {weights!r}, but tiny comes with its own; leave it null")
-    clip = _bundled_clip(name) if name == "tiny" else _open_clip_model(name, weights)
-    return Backbone(clip, name, tokenizer_for(name), weights).to(device)
+    clip, file_sha256 = _bundled_clip(name) if name == "tiny" else load_clip(name, weights)
+    return Backbone(clip, name, tokenizer_for(name), weights, file_sha256).to(device)
 
 
-def _bundled_clip(name: str) -> CLIP:
+def _bundled_clip(name: str) -> Loaded:
     """The CLIP shipped in assets/: only the token rows it was trained on are stored, the rest follow from a seed."""
     card = json.loads((ASSETS / f"{name}.json").read_text())
     path = ASSETS / f"{name}.safetensors"
     if sha256_file(path) != card["sha256"]:
         raise UserError(f"{path} does not match the sha256 in {path.with_suffix('.json')}; reinstall the package")
-    return expand(load_file(path), card["model_cfg"], card["token_seed"])
+    return Loaded(expand(load_file(path), card["model_cfg"], card["token_seed"]), card["sha256"])
 
 
 def expand(state: dict[str, Tensor], model_cfg: dict, token_seed: int) -> CLIP:
@@ -195,72 +199,6 @@ def expand(state: dict[str, Tensor], model_cfg: dict, token_seed: int) -> CLIP:
     table[ids] = rows
     clip.load_state_dict({**state, "token_embedding.weight": table})
     return clip
-
-
-def _open_clip_model(name: str, weights: str | None) -> nn.Module:
-    if name not in open_clip.list_models():
-        near = difflib.get_close_matches(name, ["tiny", *open_clip.list_models()], n=3)
-        hint = f"; did you mean {' or '.join(near)}?" if near else "; see open_clip.list_models()"
-        raise UserError(f"backbone.name {name!r} is not a model of open_clip{hint}")
-    if weights is None:
-        raise UserError(f"backbone.weights is not set for {name}; give a file, an open_clip tag, or `random`")
-    config = open_clip.get_model_config(name)
-    if any(config["text_cfg"].get(key) for key in ("hf_model_name", "hf_tokenizer_name")):
-        raise UserError(
-            f"backbone {name} is not supported: its text tower or tokenizer is not CLIP's; use a plain CLIP"
-        )
-    if weights.split(":")[0] == "random":
-        return _random_model(name, weights)
-    tags = open_clip.list_pretrained_tags_by_model(name)
-    if weights not in tags and not Path(weights).is_file():
-        raise UserError(f"backbone.weights {weights!r} is neither a file nor a tag of {name} ({', '.join(tags)})")
-    _check_activation(name, weights)
-    try:
-        if weights not in tags and (state := openai_state(weights)) is not None:
-            check_published(weights, sha256_file(weights), _openai_files())
-            return _openai_model(name, state)
-        return open_clip.create_model(name, pretrained=weights, force_quick_gelu=_needs_quick_gelu(name, weights))
-    except UserError:
-        raise
-    except Exception as error:  # a hub, file format or key mismatch: open_clip raises many kinds
-        reason = " ".join(str(error).split())[:300]
-        advice = "; without a network give a file instead of a tag" if weights in tags else ""
-        raise UserError(f"backbone.weights {weights!r} does not load into {name}: {reason}{advice}") from error
-
-
-def _check_activation(name: str, weights: str) -> None:
-    """A model that open_clip builds with QuickGELU must not get a tag's weights trained without: it only warns."""
-    known = open_clip.get_pretrained_cfg(name, weights)
-    if known and open_clip.get_model_config(name).get("quick_gelu") and not _needs_quick_gelu(name, weights):
-        plain = name.removesuffix("-quickgelu")
-        raise UserError(f"backbone.weights {weights} was trained with GELU, but {name} has QuickGELU; use {plain}")
-
-
-def _openai_model(name: str, state: dict[str, Tensor]) -> nn.Module:
-    """OpenAI trained with QuickGELU, whatever the model's name says; weights in float32."""
-    clip = open_clip.create_model(name, pretrained=None, force_quick_gelu=True)
-    clip.load_state_dict(state)
-    return clip
-
-
-def _openai_files() -> dict[str, str]:
-    """The sha256 of OpenAI's published files by file name: the folder in the address is the digest."""
-    urls = (open_clip.get_pretrained_url(name, tag) for name, tag in TESTED if tag == "openai")
-    return {name: sha256 for *_, sha256, name in (url.split("/") for url in urls)}
-
-
-def _needs_quick_gelu(name: str, tag: str) -> bool:
-    """Whether weights of open_clip were trained with QuickGELU; it only warns when the model's name says otherwise."""
-    return bool((open_clip.get_pretrained_cfg(name, tag) or {}).get("quick_gelu"))
-
-
-def _random_model(name: str, weights: str) -> nn.Module:
-    _, _, seed = weights.partition(":")
-    if seed and not seed.isdigit():
-        raise UserError(f"backbone.weights {weights!r}: the seed after `random:` must be a whole number")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(seed or 0))
-        return open_clip.create_model(name, pretrained=None)
 
 
 def _refuse_unsupported(clip: nn.Module, name: str) -> None:

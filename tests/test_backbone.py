@@ -1,19 +1,21 @@
 """Real CLIP weights: which activation they need, OpenAI's own file format, and what is said when they do not fit."""
 
+import functools
 import json
 import pickle
 import zipfile
 
+import huggingface_hub
 import open_clip
 import pytest
 import torch
 from open_clip.model import convert_weights_to_fp16
 from open_clip.transformer import QuickGELU
 
-from mmrl_core.backbone import Backbone, load_backbone, new_clip, tokenizer_for
+from mmrl_core import pretrained
+from mmrl_core.backbone import OPENAI_MEAN, TESTED, Backbone, load_backbone, new_clip, tokenizer_for
 from mmrl_core.errors import UserError
 from mmrl_core.files import sha256_file
-from mmrl_core.pretrained import TESTED
 
 NAME = "mmrl-test-ViT"
 SHAPE = {
@@ -93,38 +95,85 @@ def test_openais_state_dict_without_the_archive_loads_the_same(original, openai_
     assert first.weights_sha256 == second.weights_sha256 and is_quick(second.clip)
 
 
-def test_any_other_file_gets_the_activation_of_the_models_name(original, tmp_path):
-    torch.save(original.state_dict(), tmp_path / "plain.pt")
-    plain = load_backbone(NAME, str(tmp_path / "plain.pt"))
-    quick = load_backbone(f"{NAME}-quickgelu", str(tmp_path / "plain.pt"))
+def test_any_other_file_gets_the_activation_of_the_models_name(plain_file):
+    plain, quick = load_backbone(NAME, str(plain_file)), load_backbone(f"{NAME}-quickgelu", str(plain_file))
     assert not is_quick(plain.clip) and is_quick(quick.clip)
-    assert plain.weights_file_sha256 == sha256_file(tmp_path / "plain.pt")
+    assert plain.weights_file_sha256 == sha256_file(plain_file)
     assert load_backbone(NAME, "random").weights_file_sha256 is None
 
 
+def published(monkeypatch, name, tag, path, **facts):
+    """Let open_clip find a tag's weights in a file, and know those facts of it."""
+    known = {"url": "", "file": str(path), **facts}
+    monkeypatch.setitem(open_clip.pretrained._PRETRAINED, name, {tag: known})
+
+
+@pytest.fixture
+def plain_file(original, tmp_path):
+    torch.save(original.state_dict(), tmp_path / "plain.pt")
+    return tmp_path / "plain.pt"
+
+
 @pytest.mark.parametrize(("name", "tag"), TESTED)
-def test_every_tested_model_has_towers_of_the_method_and_the_activation_of_its_weights(name, tag):
+def test_every_tested_model_has_towers_of_the_method_and_the_activation_of_its_weights(
+    monkeypatch, tmp_path, name, tag
+):
     assert tag in open_clip.list_pretrained_tags_by_model(name)
-    quick = bool(open_clip.get_pretrained_cfg(name, tag).get("quick_gelu"))
-    assert quick is (tag == "openai")
+    quick = tag == "openai" or (name, tag) == ("ViT-B-32", "laion400m_e32")
+    without_weights = functools.partial(open_clip.create_model, load_weights=False, device="meta")
+    torch.save({}, tmp_path / "weights.pt")
+    monkeypatch.setattr(pretrained, "_fetched", lambda *_: tmp_path / "weights.pt")
+    monkeypatch.setattr(open_clip, "create_model", without_weights)
     with torch.device("meta"):
-        clip = open_clip.create_model(name, pretrained=None, device="meta", force_quick_gelu=quick)
-        backbone = Backbone.from_clip(clip, name=name)
-    assert is_quick(clip) is quick and backbone.depth == 12 and backbone.image_size == 224
+        backbone = load_backbone(name, tag, device="meta")
+    assert is_quick(backbone.clip) is quick
+    assert (backbone.depth, backbone.image_size) == (12, 224)
+    inception = (name, tag) == ("ViT-L-14", "laion2b_s32b_b82k")
+    assert backbone.mean == ((0.5, 0.5, 0.5) if inception else OPENAI_MEAN)
 
 
-def test_weights_trained_without_quickgelu_are_refused_by_a_model_that_has_it(monkeypatch):
-    monkeypatch.setattr(open_clip, "list_pretrained_tags_by_model", lambda name: ["laion2b_s34b_b88k"])
-    monkeypatch.setattr(open_clip, "get_pretrained_cfg", lambda name, tag: {"hf_hub": "x"})
-    with pytest.raises(UserError, match="trained with GELU, but ViT-B-16-quickgelu has QuickGELU; use ViT-B-16"):
+def test_a_tags_weights_get_their_activation_and_normalisation(monkeypatch, plain_file):
+    published(monkeypatch, NAME, "quick", plain_file, quick_gelu=True, mean=(0.1, 0.2, 0.3), std=(0.4, 0.5, 0.6))
+    backbone = load_backbone(NAME, "quick")
+    assert is_quick(backbone.clip) and backbone.weights_file_sha256 == sha256_file(plain_file)
+    assert (backbone.mean, backbone.std) == ((0.1, 0.2, 0.3), (0.4, 0.5, 0.6))
+
+
+def test_weights_trained_without_quickgelu_are_refused_by_a_model_that_has_it():
+    with pytest.raises(UserError, match="trained with GELU, but ViT-B-16-quickgelu has QuickGELU; use ViT-B-16$"):
         load_backbone("ViT-B-16-quickgelu", "laion2b_s34b_b88k")
 
 
-def test_a_file_that_bears_a_published_name_must_be_that_file(openai_file, tmp_path):
-    path = tmp_path / "ViT-B-16.pt"
-    path.write_bytes(openai_file.read_bytes())
-    with pytest.raises(UserError, match=r"is not the ViT-B-16\.pt that OpenAI published .*not 5806e77cd80f"):
+@pytest.mark.parametrize("quick", [True, False])
+def test_a_file_whose_digest_is_published_gets_the_activation_of_its_tag(monkeypatch, plain_file, quick):
+    url = f"https://github.com/mlfoundations/open_clip/releases/small-{sha256_file(plain_file)[:8]}.pt"
+    published(monkeypatch, "another", "tag", "nowhere", url=url, quick_gelu=quick)
+    assert is_quick(load_backbone(NAME, str(plain_file)).clip) is quick
+    if not quick:
+        with pytest.raises(UserError, match=rf"plain.pt was trained with GELU, but .* use {NAME}$"):
+            load_backbone(f"{NAME}-quickgelu", str(plain_file))
+
+
+@pytest.mark.parametrize("name", ["ViT-B-16.pt", "vit_b_32-quickgelu-laion400m_e32-46683a32.pt"])
+def test_a_file_that_bears_a_published_name_must_be_that_file(plain_file, name):
+    path = plain_file.rename(plain_file.with_name(name))
+    with pytest.raises(UserError, match=f"{name} are not the file that their name .* not (5806e77cd80f|46683a32); "):
         load_backbone(NAME, str(path))
+
+
+def test_a_file_in_a_folder_or_cache_that_names_its_digest_must_have_it(plain_file, tmp_path):
+    good, bad = sha256_file(plain_file), 64 * "0"
+    for digest in (good, bad):
+        (tmp_path / digest).mkdir()
+        (tmp_path / digest / "weights.pt").write_bytes(plain_file.read_bytes())
+        (tmp_path / "blobs").mkdir(exist_ok=True)
+        (tmp_path / "blobs" / digest).write_bytes(plain_file.read_bytes())
+        (tmp_path / f"link {digest}.pt").symlink_to(tmp_path / "blobs" / digest)  # as Hugging Face's cache has them
+    for path in (f"{good}/weights.pt", f"link {good}.pt"):
+        assert load_backbone(NAME, str(tmp_path / path)).weights_file_sha256 == good
+    for path in (f"{bad}/weights.pt", f"link {bad}.pt"):
+        with pytest.raises(UserError, match="not 000000000000"):
+            load_backbone(NAME, str(tmp_path / path))
 
 
 def test_a_pickle_is_never_run(tmp_path):
@@ -134,9 +183,15 @@ def test_a_pickle_is_never_run(tmp_path):
 
     path = tmp_path / "weights.pt"
     path.write_bytes(pickle.dumps({"input_resolution": Bomb()}))
-    with pytest.raises(UserError, match="does not load into"):
+    with pytest.raises(UserError, match="does not load into .*: it is damaged or holds more than tensors"):
         load_backbone(NAME, str(path))
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_torchscript_archive_of_another_make_says_what_to_save_instead(tmp_path):
+    torch.jit.trace(torch.nn.Linear(2, 2), torch.zeros(1, 2)).save(tmp_path / "linear.pt")
+    with pytest.raises(UserError, match="not of an OpenAI model; save its state dict instead"):
+        load_backbone(NAME, str(tmp_path / "linear.pt"))
 
 
 def test_weights_of_another_shape_are_refused_in_one_line(openai_file):
@@ -146,8 +201,8 @@ def test_weights_of_another_shape_are_refused_in_one_line(openai_file):
 
 
 def test_a_tag_without_a_network_says_that_a_file_will_do(monkeypatch, tmp_path):
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    monkeypatch.setenv("HF_HOME", str(tmp_path))
-    with pytest.raises(UserError, match="'laion2b_s34b_b79k' does not load .*without a network give a file") as caught:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    with pytest.raises(UserError, match="'laion2b_s34b_b79k' of ViT-B-32 could not be .* weights file") as caught:
         load_backbone("ViT-B-32", "laion2b_s34b_b79k")
-    assert "\n" not in str(caught.value)
+    assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
