@@ -16,6 +16,7 @@ from flows import paths
 from flows.paths import RunKey
 from mmrl_core.config import Params
 from mmrl_core.data.shards import read_manifest
+from mmrl_core.errors import UserError
 from mmrl_core.files import read_json
 from mmrl_core.report.page import Exhibit, Material, Settings
 from mmrl_core.report.tables import METHOD_TITLES
@@ -36,7 +37,7 @@ def gather(params: Params, runs: Sequence[tuple[RunKey, str | None]]) -> Materia
         _curves(trained),
         [found for pair in product(params.datasets, params.methods) if (found := _search(*pair))],
         [_exhibit(keys, target) for keys, target in zip(groups, targets, strict=True)],
-        [_settings(keys) for keys in trained],
+        [_settings(keys, params.targets) for keys in trained],
         _versions(),
     )
 
@@ -45,13 +46,15 @@ def _card(key: RunKey) -> dict[str, Any]:
     return read_json(key.model / "adapter.json", made_by="mmrl train", keys=("settings", "sources", "sha256"))
 
 
-def _curves(groups: list[list[RunKey]]) -> dict[str, dict[str, list[list[float]]]]:
-    """Loss of every epoch by dataset, method and seed."""
-    curves: dict[str, dict[str, list[list[float]]]] = {}
+def _curves(groups: list[list[RunKey]]) -> dict[str, dict[str, dict[int, list[float]]]]:
+    """Loss of every epoch by dataset, method and seed, as far as adapters tell it."""
+    curves: dict[str, dict[str, dict[int, list[float]]]] = {}
     for keys in groups:
         name = f"{keys[0].dataset}, {keys[0].shots} shots"
-        losses = [[epoch["loss"] for epoch in _card(key).get("history", [])] for key in keys]
-        curves.setdefault(name, {})[keys[0].method] = losses
+        histories = {key.seed: _card(key).get("history") for key in keys}
+        losses = {seed: [epoch["loss"] for epoch in history] for seed, history in histories.items() if history}
+        if losses:
+            curves.setdefault(name, {})[keys[0].method] = losses
     return curves
 
 
@@ -67,12 +70,11 @@ def _exhibit(keys: list[RunKey], target: str | None) -> Exhibit:
     folders = [key.results(target) for key in keys]
     names = read_json(folders[0] / "metrics.json", made_by="mmrl evaluate", keys=("class_names",))["class_names"]
     answers = pd.concat([_answers(folder) for folder in folders], ignore_index=True)
-    labels = sorted(answers["label"].unique())
+    labels = sorted({*answers["label"], *answers["prediction"]})  # a class may be predicted and have no image
     classes = [names[str(label)] for label in labels]
     place = {label: index for index, label in enumerate(labels)}
     matrix = np.zeros((len(labels), len(labels)), dtype=int)
-    known = answers[answers["prediction"].isin(labels)]
-    np.add.at(matrix, (known["label"].map(place), known["prediction"].map(place)), 1)
+    np.add.at(matrix, (answers["label"].map(place), answers["prediction"].map(place)), 1)
     right = (answers["prediction"] == answers["label"]).astype(float) - (
         answers["zero_shot_prediction"] == answers["label"]
     )
@@ -103,17 +105,34 @@ def _spread(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _images(dataset: str, items: set[str]) -> dict[str, bytes]:
-    """By tarfile: WebDataset's reader, which streams them for evaluation, would import torch."""
+    """The test images of these paths. Raises UserError when a shard cannot be read or one of them is in none."""
     pool, found = paths.pool(dataset), {}
-    for shard in (one["file"] for one in read_manifest(pool)["shards"] if one["split"] == "test"):
-        with tarfile.open(pool / shard) as tar:
-            samples = groupby(tar, key=lambda member: member.name.partition(".")[0])
-            for _, members in samples:
-                parts = {member.name.partition(".")[2]: tar.extractfile(member).read() for member in members}
-                path = json.loads(parts.pop("json"))["path"]
-                if path in items:
-                    (found[path],) = parts.values()
+    for shard in (pool / one["file"] for one in read_manifest(pool)["shards"] if one["split"] == "test"):
+        try:
+            found |= _images_of(shard, items)
+        except (OSError, tarfile.TarError) as error:
+            raise UserError(f"cannot read the shard {shard} ({error}); run `mmrl prepare` again") from None
+    if missing := sorted(items - found.keys()):
+        raise UserError(f"{pool} has no image {missing[0]}; run `mmrl evaluate` again")
     return found
+
+
+def _images_of(shard: Path, items: set[str]) -> dict[str, bytes]:
+    """By tarfile: WebDataset's reader, which streams them for evaluation, would import torch."""
+    found = {}
+    with tarfile.open(shard) as tar:
+        for _, members in groupby(tar, key=lambda member: member.name.partition(".")[0]):
+            facts, (image,) = _divided(members)
+            path = json.load(tar.extractfile(facts))["path"]
+            if path in items:
+                found[path] = tar.extractfile(image).read()
+    return found
+
+
+def _divided(members) -> tuple[tarfile.TarInfo, list[tarfile.TarInfo]]:
+    """A sample's JSON, and its other members."""
+    members = sorted(members, key=lambda member: not member.name.endswith(".json"))
+    return members[0], members[1:]
 
 
 def _caption(row, names: dict[str, str]) -> str:
@@ -121,16 +140,24 @@ def _caption(row, names: dict[str, str]) -> str:
     return f"{true}; adapter: {adapted}; zero-shot: {zero_shot}"
 
 
-def _settings(keys: list[RunKey]) -> Settings:
+def _settings(keys: list[RunKey], targets: list[str]) -> Settings:
     cards = [_card(key) for key in keys]
     first, key = cards[0], keys[0]
     values = [(name, first["settings"][name], first["sources"].get(name, "")) for name in sorted(first["settings"])]
     values += [("template", first["template"], "search"), ("trainable parameters", first["trainable"], "count")]
+    values += [line for target in targets for line in _on_target(key, target)]
     digests = [(f"adapter, seed {one.seed}", card["sha256"]) for one, card in zip(keys, cards, strict=True)]
     digests += [(f"data, seed {one.seed}", card["data"]["digest"]) for one, card in zip(keys, cards, strict=True)]
     digests.append(("backbone", first["backbone"]["sha256"]))
     name = f"{key.dataset}, {METHOD_TITLES[key.method]}, {key.shots} shots"
     return Settings(name, values, digests, str(key.model.parent / "seed*" / "adapter.json"))
+
+
+def _on_target(key: RunKey, target: str) -> list[tuple[str, Any, str]]:
+    """What a target's evaluation may have set otherwise than training did."""
+    path = key.results(target) / "metrics.json"
+    metrics = read_json(path, made_by="mmrl evaluate", keys=("beta", "template"))
+    return [(f"{name} on {target}", metrics[name], str(path)) for name in ("beta", "template")]
 
 
 def _versions() -> dict[str, str]:

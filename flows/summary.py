@@ -95,13 +95,13 @@ def _scores(trial: dict) -> dict[str, Any]:
 def _plots(summary: dict, material: Material) -> dict[str, str]:
     """The tables behind `dvc plots show`; a header alone where there is nothing to show."""
     curves = [
-        [name, method, place, epoch + 1, loss]
+        [name, method, seed, epoch + 1, loss]
         for name, methods in material.curves.items() for method, seeds in methods.items()
-        for place, losses in enumerate(seeds) for epoch, loss in enumerate(losses)
+        for seed, losses in seeds.items() for epoch, loss in enumerate(losses)
     ]  # fmt: skip
     shots = [
         [row["target"], row["method"], row["shots"], row["accuracy"]["all"]["mean"], row["accuracy"]["all"]["std"]]
-        for row in summary["rows"] if "all" in row["accuracy"]
+        for row in summary["rows"] if summary["protocol"] == "few-shot"
     ]  # fmt: skip
     confused = [
         [found.name, found.classes[actual], found.classes[predicted]]
@@ -109,7 +109,7 @@ def _plots(summary: dict, material: Material) -> dict[str, str]:
         for _ in range(int(found.matrix[actual, predicted]))
     ]  # fmt: skip
     return {
-        "learning_curves.csv": csv_text(["runs", "method", "run", "epoch", "loss"], curves),
+        "learning_curves.csv": csv_text(["runs", "method", "seed", "epoch", "loss"], curves),
         "few_shot_curve.csv": csv_text(["dataset", "method", "shots", "mean", "std"], shots),
         "confusion.csv": csv_text(["runs", "actual", "predicted"], confused),
     }

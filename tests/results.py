@@ -28,7 +28,8 @@ def write_run(key: RunKey, right: dict[str, int], target: str | None = None) -> 
     parts = {part: {**FACTS, "accuracy": count / 4, "ece": 0.02 * key.seed} for part, count in right.items()}
     zero_shot = {part: {**FACTS, "accuracy": 0.5, "ece": 0.11} for part in right}
     names = {str(label): name for label, name in enumerate(CLASS_NAMES)}
-    facts = {"target": target or key.dataset, "preset": "published", "parts": list(right), "class_names": names}
+    facts = {"target": target or key.dataset, "preset": "published", "parts": list(right), "class_names": names,
+             "beta": 0.9, "template": "a {}."}  # fmt: skip
     write_json(folder / "metrics.json", {**key._asdict(), **facts, **parts, "zero_shot": zero_shot})
 
 

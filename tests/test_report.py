@@ -5,12 +5,15 @@ import json
 import re
 import subprocess
 import sys
+import warnings
 from pathlib import Path
 
+import matplotlib
 import pyarrow
 import pyarrow.parquet
 import pytest
 
+from flows.material import _settings
 from flows.paths import RunKey
 from flows.summary import named_runs, read_rows, read_summary, summarize
 from mmrl_core.config import Params
@@ -131,7 +134,7 @@ def test_the_folder_of_reports_is_whole_and_the_same_every_time(whole):
     for name in names:
         assert (Path("one") / name).read_bytes() == (Path("two") / name).read_bytes()
     curves = list(csv.DictReader(Path("one/learning_curves.csv").read_text().splitlines()))
-    assert len(curves) == 4 and curves[1] == {"runs": "digits, 16 shots", "method": "mmrl", "run": "0", "epoch": "2",
+    assert len(curves) == 4 and curves[1] == {"runs": "digits, 16 shots", "method": "mmrl", "seed": "1", "epoch": "2",
                                               "loss": "1.0"}  # fmt: skip
     assert Path("one/few_shot_curve.csv").read_text() == "dataset,method,shots,mean,std\n"
     confused = list(csv.DictReader(Path("one/confusion.csv").read_text().splitlines()))
@@ -166,6 +169,67 @@ def test_names_from_files_cannot_write_html(whole):
     path.write_text(json.dumps(document))
     summarize(whole, Path("reports"))
     assert "<b onload" not in Path("reports/report.html").read_text()
+
+
+def rewrite(path: Path, change) -> None:
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
+
+
+def test_names_are_no_formulas_and_need_no_font_of_matplotlibs(whole):
+    for key, _ in RUNS:
+        rewrite(key.results() / "metrics.json", lambda one: one["class_names"].update({"0": r"$\nope$", "1": "猫 $5"}))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        summarize(whole, Path("reports"))
+    page = Path("reports/report.html").read_text()
+    assert page.count(r">$\nope$</text>") == page.count(">猫 $5</text>") + 1 == 3  # both axes, and the one gain
+
+
+def test_the_users_settings_of_matplotlib_change_nothing(whole):
+    summarize(whole, Path("one"))
+    with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "red"}):
+        summarize(whole, Path("two"))
+    assert Path("one/report.html").read_bytes() == Path("two/report.html").read_bytes()
+
+
+def test_a_class_without_images_can_still_be_predicted(whole):
+    summarize(whole, Path("reports"))
+    assert len(Path("reports/confusion.csv").read_text().splitlines()) == 1 + 16  # 8 images, 2 seeds
+
+
+def test_adapters_without_history_and_with_fewer_epochs(whole):
+    rewrite(RUNS[0][0].model / "adapter.json", lambda card: card["history"].append({"loss": 0.5}))
+    summarize(whole, Path("ragged"))
+    assert len(Path("ragged/learning_curves.csv").read_text().splitlines()) == 1 + 3 + 2
+    for key, _ in RUNS:
+        rewrite(key.model / "adapter.json", lambda card: card.pop("history"))
+    summarize(whole, Path("none"))
+    assert "Learning curves" not in Path("none/report.html").read_text()
+
+
+def test_images_that_are_gone_are_named(whole):
+    shard = Path("data/digits/pool/test-base-000000.tar")
+    content = shard.read_bytes()
+    shard.unlink()
+    with pytest.raises(UserError, match="cannot read the shard data/digits/pool/test-base-000000.tar"):
+        summarize(whole, Path("reports"))
+    shard.write_bytes(content)
+    for key, _ in RUNS:
+        path = key.results() / "predictions.parquet"
+        table = pyarrow.parquet.read_table(path)
+        items = pyarrow.array([f"gone/{item}" for item in table["item"].to_pylist()])
+        pyarrow.parquet.write_table(table.set_column(0, "item", items), path)
+    with pytest.raises(UserError, match="data/digits/pool has no image gone/"):
+        summarize(whole, Path("reports"))
+
+
+def test_settings_tell_what_a_target_was_met_with(whole):
+    write_run(RUNS[0][0], {"all": 4}, "letters")
+    rewrite(RUNS[0][0].results("letters") / "metrics.json", lambda one: one.update(beta=0.3))
+    found = _settings([RUNS[0][0]], ["letters"])
+    assert ("beta on letters", 0.3, "results/digits-to-letters/mmrl-16shot/seed1/metrics.json") in found.values
 
 
 def test_several_shots_make_a_curve(folder):

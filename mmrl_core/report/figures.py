@@ -2,6 +2,7 @@
 
 import io
 import re
+import warnings
 from collections.abc import Callable
 from html import escape
 from typing import Any
@@ -22,10 +23,11 @@ LARGEST_MATRIX, MOST_BARS = 40, 15
 
 def draw(alt: str, size: tuple[float, float], paint: Callable[[Any, Any], None]) -> str:
     """An SVG element `size` inches large; `paint(figure, axes)` fills it, `alt` describes it."""
-    import matplotlib
+    from matplotlib import style
     from matplotlib.figure import Figure
 
-    with matplotlib.rc_context(STYLE):
+    with style.context(["default", STYLE]), warnings.catch_warnings():  # default: whatever the user's matplotlibrc says
+        warnings.filterwarnings("ignore", "Glyph .* missing")  # text stays text, the browser has the fonts
         figure = Figure(size, layout="constrained")
         paint(figure, figure.subplots())
         text = io.StringIO()
@@ -33,8 +35,13 @@ def draw(alt: str, size: tuple[float, float], paint: Callable[[Any, Any], None])
     svg = re.sub(r"<metadata>.*?</metadata>", "", text.getvalue(), flags=re.S)
     _, _, body = svg.partition(">\n")[2].partition("<svg")
     body = re.sub(r' (width|height)="[\d.]+pt"', "", body, count=2)
-    style = f"max-width:100%;height:auto;width:{size[0]:.2f}in"
-    return f'<svg role="img" aria-label="{escape(alt, quote=True)}" style="{style}"{body}'
+    css = f"max-width:100%;height:auto;width:{size[0]:.2f}in"
+    return f'<svg role="img" aria-label="{escape(alt, quote=True)}" style="{css}"{body}'
+
+
+def plain(text: str) -> str:
+    """Text of the user's for matplotlib, which would read what stands between two dollar signs as a formula."""
+    return text.replace("$", r"\$")
 
 
 def bars(rows: list[dict], part: str) -> str:
@@ -50,9 +57,9 @@ def bars(rows: list[dict], part: str) -> str:
             mean, std = (100 * np.array([mine[name][i] for name in names]) for i in (0, 1))
             axes.bar(at, mean, width, yerr=std if method != "zero_shot" else None, capsize=2,
                      color=COLOURS[method], label=METHOD_TITLES[method])  # fmt: skip
-        axes.set(ylim=(0, 100), ylabel="%", title=part.replace("_", " "))
-        axes.set_xticks(range(len(names)), names, rotation=30 if len(names) > 2 else 0, ha="right" if len(names) > 2
-                        else "center")  # fmt: skip
+        axes.set(ylim=(0, 100), ylabel="%", title="accuracy" if part == "all" else part.replace("_", " "))
+        slanted = {"rotation": 30, "ha": "right"} if len(names) > 2 else {}
+        axes.set_xticks(range(len(names)), map(plain, names), **slanted)
         axes.grid(axis="x", visible=False)
         figure.legend(loc="outside lower center", ncols=3, fontsize=8, columnspacing=1)
 
@@ -65,16 +72,17 @@ def _value(row: dict, part: str) -> tuple[float, float]:
     return row["accuracy"][part]["mean"], row["accuracy"][part]["std"]
 
 
-def learning_curves(name: str, curves: dict[str, list[list[float]]]) -> str:
+def learning_curves(name: str, curves: dict[str, dict[int, list[float]]]) -> str:
     """Loss against epochs: thin lines the seeds of a method, the thick one their mean."""
 
     def paint(figure, axes):
         for method, losses in curves.items():
-            epochs = np.arange(1, len(losses[0]) + 1)
-            for one in losses:
-                axes.plot(epochs, one, color=COLOURS[method], alpha=0.3, linewidth=1)
-            axes.plot(epochs, np.mean(losses, 0), color=COLOURS[method], label=METHOD_TITLES[method], marker=".")
-        axes.set(xlabel="epoch", ylabel="training loss", title=name)
+            for one in losses.values():
+                axes.plot(range(1, len(one) + 1), one, color=COLOURS[method], alpha=0.3, linewidth=1)
+            mean = [np.mean(epoch) for epoch in zip(*losses.values(), strict=False)]  # of the epochs that all have
+            axes.plot(range(1, len(mean) + 1), mean, color=COLOURS[method], label=METHOD_TITLES[method], marker=".")
+        axes.set(xlabel="epoch", ylabel="training loss", title=plain(name))
+        axes.xaxis.get_major_locator().set_params(integer=True)
         axes.legend()
 
     return draw(f"Training loss of {name} against epochs", (4.4, 3.2), paint)
@@ -95,7 +103,7 @@ def few_shot_curve(name: str, rows: list[dict]) -> str:
         shots = sorted({row["shots"] for row in rows})
         axes.set_xscale("log", base=2)
         axes.set_xticks(shots, map(str, shots))
-        axes.set(xlabel="labelled images a class", ylabel="accuracy, %", title=name)
+        axes.set(xlabel="labelled images a class", ylabel="accuracy, %", title=plain(name))
         axes.legend()
 
     return draw(f"Accuracy on {name} against shots", (4.8, 3.4), paint)
@@ -111,7 +119,7 @@ def search_map(name: str, trials: list[dict], chosen: int) -> str:
         dots = axes.scatter(weight, depth, c=reached, cmap="viridis", s=90, edgecolors="white")
         axes.scatter(weight[[chosen]], depth[[chosen]], s=230, facecolors="none", edgecolors="black", label="chosen")
         axes.set_xscale("log")
-        axes.set(xlabel="regularisation weight", ylabel="insertion depth", title=name, yticks=sorted(set(depth)))
+        axes.set(xlabel="regularisation weight", ylabel="insertion depth", title=plain(name), yticks=sorted(set(depth)))
         axes.margins(y=0.4)
         axes.legend(loc="upper left")
         figure.colorbar(dots, label="log-likelihood, nats an image")
@@ -126,9 +134,9 @@ def confusion(name: str, matrix: np.ndarray, classes: list[str]) -> str:
 
     def paint(figure, axes):
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
-        axes.set_xticks(range(len(classes)), classes, rotation=90)
-        axes.set_yticks(range(len(classes)), classes)
-        axes.set(xlabel="predicted", ylabel="true", title=name)
+        axes.set_xticks(range(len(classes)), map(plain, classes), rotation=90)
+        axes.set_yticks(range(len(classes)), map(plain, classes))
+        axes.set(xlabel="predicted", ylabel="true", title=plain(name))
         axes.grid(visible=False)
         for row, column in zip(*np.nonzero(shares >= 1), strict=True):
             colour = "white" if shares[row, column] > 60 else "black"
@@ -147,9 +155,9 @@ def class_gains(name: str, gains: dict[str, float]) -> str:
 
     def paint(figure, axes):
         axes.barh(range(len(names)), values, color=np.where(values < 0, FALL, RISE))
-        axes.set_yticks(range(len(names)), names)
+        axes.set_yticks(range(len(names)), map(plain, names))
         axes.axvline(0, color="#444", linewidth=0.8)
-        axes.set(xlabel="accuracy minus zero-shot's, points", title=name)
+        axes.set(xlabel="accuracy minus zero-shot's, points", title=plain(name))
         axes.grid(axis="y", visible=False)
 
     return draw(f"Gain over zero-shot by class, {name}", (4.4, 0.22 * len(names) + 1.1), paint)

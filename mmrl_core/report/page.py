@@ -25,7 +25,7 @@ STYLE = """
  figure { margin: 0; width: 7.5rem; font-size: .75rem; line-height: 1.25; overflow-wrap: anywhere; }
  figure img { width: 96px; height: 96px; object-fit: contain; background: #f2f2f2; image-rendering: auto; }
  details { margin: .6rem 0; } summary { cursor: pointer; }
- @media print { details > * { display: block; } body { max-width: none; } }
+ @media print { details::details-content { content-visibility: visible; } body { max-width: none; } }
 """
 INTRODUCTION = """Accuracy in percent, mean ± standard deviation over seeds. Harmonic mean: of the seed means; of an
 average: of the averages. Zero-shot is the same frozen CLIP without an adapter, on the same images with the same
@@ -60,7 +60,7 @@ class Settings(NamedTuple):
 class Material(NamedTuple):
     """All that the page shows beside the summary."""
 
-    curves: dict[str, dict[str, list[list[float]]]]  # run group -> method -> seed -> loss of every epoch
+    curves: dict[str, dict[str, dict[int, list[float]]]]  # run group -> method -> seed -> loss of every epoch
     searches: list[tuple[str, list[dict], int, str]]  # name, trials, chosen, file
     exhibits: list[Exhibit]
     settings: list[Settings]
