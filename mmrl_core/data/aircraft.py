@@ -38,7 +38,9 @@ def open_source(key: str, root: str | Path) -> Source:
     splits, missing = read(key, root)
     folder = Path(root) / FOLDER
     if missing:
-        raise UserError(f"{folder} names {missing[0]}, which is not in images ({len(missing)} missing in all)")
+        raise UserError(
+            f"{folder} names {missing[0]}, which is not in images ({len(missing)} missing in all); complete it"
+        )
     return Source(key, [template(key)], _variants(folder), **splits, reader=partial(coop.read_image, folder / "images"))
 
 
@@ -59,12 +61,15 @@ def _splits(folder: Path) -> dict[str, list[Item]]:
 
 
 def _variants(folder: Path) -> list[str]:
-    return _lines(folder / VARIANTS)
+    variants = _lines(folder / VARIANTS)
+    if repeated := next((name for name in variants if variants.count(name) > 1), None):
+        raise UserError(f"{folder / VARIANTS} names {repeated!r} more than once; correct the list")
+    return variants
 
 
 def _lines(path: Path) -> list[str]:
     try:
-        return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise UserError(f"cannot read the list {path} ({error}); put FGVC Aircraft's own there") from None
 
