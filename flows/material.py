@@ -18,7 +18,7 @@ from mmrl_core.config import Params
 from mmrl_core.data.shards import read_manifest
 from mmrl_core.errors import UserError
 from mmrl_core.files import read_json
-from mmrl_core.report.page import Exhibit, Material, Settings
+from mmrl_core.report.page import Exhibit, Material, Search, Settings
 from mmrl_core.report.tables import METHOD_TITLES
 
 SHOWN = 8  # images in a grid
@@ -28,15 +28,15 @@ COLUMNS = ["item", "part", "label", "prediction", "zero_shot_prediction"]
 
 def gather(params: Params, runs: Sequence[tuple[RunKey, str | None]]) -> Material:
     """Everything for the page. Raises UserError on the first file that is missing or damaged."""
-    most = [(key, target) for key, target in runs if key.shots == max(params.shots)]
-    grouped = groupby(most, key=lambda run: (run[0].dataset, run[1], run[0].method))
-    groups = [[key for key, _ in members] for _, members in grouped]
-    targets = [target for (_, target, _), _ in groupby(most, key=lambda run: (run[0].dataset, run[1], run[0].method))]
-    trained = [keys for keys, target in zip(groups, targets, strict=True) if target is None]
+    groups: dict[tuple[str, str | None, str], list[RunKey]] = {}
+    for key, target in runs:
+        if key.shots == max(params.shots):
+            groups.setdefault((key.dataset, target, key.method), []).append(key)
+    trained = [keys for (_, target, _), keys in groups.items() if target is None]
     return Material(
         _curves(trained),
         [found for pair in product(params.datasets, params.methods) if (found := _search(*pair))],
-        [_exhibit(keys, target) for keys, target in zip(groups, targets, strict=True)],
+        [_exhibit(keys, target) for (_, target, _), keys in groups.items()],
         [_settings(keys, params.targets) for keys in trained],
         _versions(),
     )
@@ -58,33 +58,44 @@ def _curves(groups: list[list[RunKey]]) -> dict[str, dict[str, dict[int, list[fl
     return curves
 
 
-def _search(dataset: str, method: str) -> tuple[str, list[dict], int, str] | None:
+def _search(dataset: str, method: str) -> Search | None:
     path = paths.search(dataset, method)
-    found = read_json(path, made_by="mmrl tune", keys=("trials",))
-    name = f"{dataset}, {METHOD_TITLES[method]}"
-    return (name, found["trials"], found["chosen"], str(path)) if found["trials"] else None
+    found = read_json(path, made_by="mmrl tune", keys=("trials", "search"))
+    if not found["trials"]:
+        return None
+    name, objective = f"{dataset}, {METHOD_TITLES[method]}", found["search"]["objective"]
+    return Search(name, found["trials"], found["chosen"], objective, str(path))
 
 
 def _exhibit(keys: list[RunKey], target: str | None) -> Exhibit:
     """The answers of all seeds on one test set."""
-    folders = [key.results(target) for key in keys]
+    key, folders = keys[0], [key.results(target) for key in keys]
     names = read_json(folders[0] / "metrics.json", made_by="mmrl evaluate", keys=("class_names",))["class_names"]
     answers = pd.concat([_answers(folder) for folder in folders], ignore_index=True)
     labels = sorted({*answers["label"], *answers["prediction"]})  # a class may be predicted and have no image
-    classes = [names[str(label)] for label in labels]
+    won, lost = _shown(target or key.dataset, _answers(folders[0]), names)
+    head = key.dataset if target is None else f"{key.dataset} to {target}"
+    pattern = folders[0].parent / "seed*" / "predictions.parquet"
+    return Exhibit(
+        f"{head}, {METHOD_TITLES[key.method]}, {key.shots} shots",
+        [names[str(label)] for label in labels], _confusion(answers, labels), _gains(answers, names), won, lost,
+        f"{pattern}; images: seed {key.seed}",
+    )  # fmt: skip
+
+
+def _confusion(answers: pd.DataFrame, labels: list[int]) -> np.ndarray:
+    """Images by true and predicted label, in the order of `labels`."""
     place = {label: index for index, label in enumerate(labels)}
     matrix = np.zeros((len(labels), len(labels)), dtype=int)
     np.add.at(matrix, (answers["label"].map(place), answers["prediction"].map(place)), 1)
-    right = (answers["prediction"] == answers["label"]).astype(float) - (
-        answers["zero_shot_prediction"] == answers["label"]
-    )
-    gains = {names[str(label)]: gain for label, gain in right.groupby(answers["label"]).mean().items()}
-    dataset = target or keys[0].dataset
-    head = dataset if target is None else f"{keys[0].dataset} to {target}"
-    pattern = str(folders[0].parent / "seed*" / "predictions.parquet")
-    won, lost = _shown(dataset, _answers(folders[0]), names)
-    name = f"{head}, {METHOD_TITLES[keys[0].method]}, {keys[0].shots} shots"
-    return Exhibit(name, classes, matrix, gains, won, lost, f"{pattern}; images: seed {keys[0].seed}")
+    return matrix
+
+
+def _gains(answers: pd.DataFrame, names: dict[str, str]) -> list[tuple[str, float]]:
+    """Every class's accuracy minus zero-shot's; names may repeat, labels do not."""
+    truth = answers["label"]
+    gain = (answers["prediction"] == truth).astype(float) - (answers["zero_shot_prediction"] == truth)
+    return [(names[str(label)], value) for label, value in gain.groupby(truth).mean().items()]
 
 
 def _answers(folder: Path) -> pd.DataFrame:

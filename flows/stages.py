@@ -68,7 +68,7 @@ def prepare_few_shot(params: Params, dataset: str, shots: int, seed: int, out: P
 
 
 def tune(params: Params, dataset: str, method: str, out: Path) -> dict[str, Any]:
-    """Settle the prompt template and the open settings, on labelled items of the base classes alone."""
+    """Settle the prompt template and the open settings, on labelled items of the trained classes alone."""
     from flows.tuning import search, search_data
 
     backbone = _load_backbone(params)
@@ -204,10 +204,12 @@ def import_published(
 ) -> dict[str, Any]:
     """An adapter folder from a checkpoint of the authors' code; what the tensors do not tell comes from params.yaml."""
     from mmrl_core.adapter import Adapter, save_adapter
+    from mmrl_core.backbone import refuse_repeated
     from mmrl_core.config import AdapterConfig, parse
     from mmrl_core.files import sha256_file
     from mmrl_core.published import implied_settings, read_published
 
+    refuse_repeated(class_names)
     published, backbone = read_published(checkpoint), _load_backbone(params)
     implied = implied_settings(published, backbone.depth)
     explicit = {name: value for name, value in params.adapter.model_dump().items() if value is not None}

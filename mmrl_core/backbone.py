@@ -143,6 +143,12 @@ class Backbone(nn.Module):
         return TextTower(self, class_names, template, n_insert=1).zero_shot()
 
 
+def refuse_repeated(class_names: list[str]) -> None:
+    """UserError when a user's own list names a class twice; benchmark lists may (see `Backbone.tokenize`)."""
+    if repeated := [name for index, name in enumerate(class_names) if name in class_names[:index]]:
+        raise UserError(f"classes {repeated[0]!r} and {repeated[0]!r} make the same prompt; name each once")
+
+
 def fill_template(class_names: list[str], template: str) -> list[str]:
     """One prompt a class; '_' in a class name becomes a space."""
     if "{}" not in template:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmrl_core import abstain
 from mmrl_core.adapter import load_adapter, read_card
-from mmrl_core.backbone import Backbone, load_backbone
+from mmrl_core.backbone import Backbone, load_backbone, refuse_repeated
 from mmrl_core.data.images import decode
 from mmrl_core.data.views import test_view
 from mmrl_core.errors import UserError
@@ -79,8 +79,7 @@ class Predictor:
     def _for_classes(self, class_names: list[str] | None):
         if class_names is None or class_names == self.class_names:
             return self._model, self._text, self.class_names
-        if repeated := [name for index, name in enumerate(class_names) if name in class_names[:index]]:
-            raise UserError(f"classes {repeated[0]!r} and {repeated[0]!r} make the same prompt; name each once")
+        refuse_repeated(class_names)
         model = AdaptedCLIP(self._model.backbone, self._model.adapter, class_names, self.card["template"])
         return model, self._text_features(model), class_names
 

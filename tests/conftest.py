@@ -8,6 +8,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # The only tests that may skip, and only where MMRL_TEST_DATA names no folder of photographs.
 NEED_PHOTOGRAPHS = {
     "tests/data/test_catalog.py::test_caltech101_opens_with_the_counts_of_its_split",
+    "tests/data/test_check.py::test_caltech101_is_complete",
+    "tests/slow/test_protocols.py::test_a_folder_of_photographs_becomes_predictions_in_three_commands",
     "tests/slow/test_end_to_end.py::test_real_photographs_run_whole_with_the_bundled_backbone",
     "tests/slow/test_end_to_end.py::test_a_randomly_initialised_vit_b_16_runs_whole_on_a_handful_of_classes",
 }

@@ -61,7 +61,16 @@ def write_search(key: RunKey, published: dict, chosen: int) -> None:
     path = paths.search(key.dataset, key.method)
     path.parent.mkdir(parents=True, exist_ok=True)
     found = {"trials": trials, "chosen": chosen, "choice": params[chosen], "published": published}
-    write_json(path, {**found, "template": "a {}.", "dataset": key.dataset, "method": key.method})
+    write_json(
+        path,
+        {
+            **found,
+            "search": {"objective": "harmonic_mean"},
+            "template": "a {}.",
+            "dataset": key.dataset,
+            "method": key.method,
+        },
+    )
 
 
 def write_digits_pool(source) -> None:

@@ -250,6 +250,21 @@ def test_every_run_of_the_matrix_is_named_on_its_data_set_and_on_every_target():
     assert found == [(RUNS[0][0], None), (RUNS[0][0], "letters")]
 
 
+def test_the_search_map_shows_the_objective_that_was_searched_and_takes_a_weight_of_zero():
+    from mmrl_core.report.figures import search_map
+
+    trials = [{"params": {"adapter.reg_weight": weight, "adapter.insertion_depth": 3}, "log_likelihood": -1.0,
+               "harmonic_mean": 0.5 + weight / 10} for weight in (0.0, 1.0)]  # fmt: skip
+    assert ">harmonic mean<" in search_map("digits", trials, 1, "harmonic_mean")
+    assert ">log-likelihood, nats an image<" in search_map("digits", trials, 1, "log_likelihood")
+
+
+def test_classes_of_one_name_have_a_bar_each():
+    from mmrl_core.report.figures import class_gains
+
+    assert class_gains("imagenet", [("missile", 0.1), ("missile", -0.1), ("hen", 0.2)]).count(">missile<") == 2
+
+
 def test_no_error_leaves_no_share():
     assert error_ratio(0.9, 1.0) is None
 

@@ -18,6 +18,7 @@ STYLE = {
     "axes.spines.right": False, "axes.axisbelow": True, "axes.grid": True, "grid.color": "#e5e5e5",
     "legend.frameon": False,
 }  # fmt: skip
+OBJECTIVES = {"log_likelihood": "log-likelihood, nats an image", "harmonic_mean": "harmonic mean"}
 LARGEST_MATRIX, MOST_BARS = 40, 15
 
 
@@ -109,20 +110,20 @@ def few_shot_curve(name: str, rows: list[dict]) -> str:
     return draw(f"Accuracy on {name} against shots", (4.8, 3.4), paint)
 
 
-def search_map(name: str, trials: list[dict], chosen: int) -> str:
-    """Every trial by regularisation weight and insertion depth, coloured by the mean log-likelihood it reached."""
+def search_map(name: str, trials: list[dict], chosen: int, objective: str) -> str:
+    """Every trial by regularisation weight and insertion depth, coloured by the mean objective it reached."""
     depth, weight = (np.array([trial["params"][f"adapter.{key}"] for trial in trials], float)
                      for key in ("insertion_depth", "reg_weight"))  # fmt: skip
-    reached = np.array([trial["log_likelihood"] for trial in trials])
+    reached = np.array([trial[objective] for trial in trials])
 
     def paint(figure, axes):
         dots = axes.scatter(weight, depth, c=reached, cmap="viridis", s=90, edgecolors="white")
         axes.scatter(weight[[chosen]], depth[[chosen]], s=230, facecolors="none", edgecolors="black", label="chosen")
-        axes.set_xscale("log")
+        axes.set_xscale("symlog" if weight.min() == 0 else "log")  # a logarithm has no place for zero
         axes.set(xlabel="regularisation weight", ylabel="insertion depth", title=plain(name), yticks=sorted(set(depth)))
         axes.margins(y=0.4)
         axes.legend(loc="upper left")
-        figure.colorbar(dots, label="log-likelihood, nats an image")
+        figure.colorbar(dots, label=OBJECTIVES[objective])
 
     return draw(f"Search trials of {name}", (5.2, 3.0), paint)
 
@@ -145,9 +146,9 @@ def confusion(name: str, matrix: np.ndarray, classes: list[str]) -> str:
     return draw(f"Confusion matrix of {name}, in percent of each true class", (side, side), paint)
 
 
-def class_gains(name: str, gains: dict[str, float]) -> str:
+def class_gains(name: str, gains: list[tuple[str, float]]) -> str:
     """Accuracy minus zero-shot's by class, largest gain first; only the extremes of many classes."""
-    ordered = sorted(gains.items(), key=lambda pair: -pair[1])
+    ordered = sorted(gains, key=lambda pair: -pair[1])
     if len(ordered) > 2 * MOST_BARS:
         ordered = ordered[:MOST_BARS] + ordered[-MOST_BARS:]
     names, values = zip(*ordered[::-1], strict=True)

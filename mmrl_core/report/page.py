@@ -42,7 +42,7 @@ class Exhibit(NamedTuple):
     name: str
     classes: list[str]
     matrix: np.ndarray  # images by (true, predicted) class
-    gains: dict[str, float]  # class -> accuracy minus zero-shot's
+    gains: list[tuple[str, float]]  # class, accuracy minus zero-shot's
     won: list[tuple[bytes, str]]  # images that the adapter alone got right, with a caption
     lost: list[tuple[bytes, str]]  # and that zero-shot alone did
     files: str
@@ -57,11 +57,21 @@ class Settings(NamedTuple):
     files: str
 
 
+class Search(NamedTuple):
+    """One search's trials as its file has them."""
+
+    name: str
+    trials: list[dict]
+    chosen: int
+    objective: str
+    file: str
+
+
 class Material(NamedTuple):
     """All that the page shows beside the summary."""
 
     curves: dict[str, dict[str, dict[int, list[float]]]]  # run group -> method -> seed -> loss of every epoch
-    searches: list[tuple[str, list[dict], int, str]]  # name, trials, chosen, file
+    searches: list[Search]
     exhibits: list[Exhibit]
     settings: list[Settings]
     versions: dict[str, str]
@@ -122,14 +132,14 @@ def _curves(curves: dict) -> str:
     return f'<h2>Learning curves</h2><div class="row">{drawn}</div>{where}' if drawn else ""
 
 
-def _searches(summary: dict, searches: Sequence[tuple]) -> str:
+def _searches(summary: dict, searches: Sequence[Search]) -> str:
     lines = [line for row in summary["searches"] if row["trials"] for line in search_cells(row)]
     if not lines:
         return ""
     keys = {"adapter.reg_weight", "adapter.insertion_depth"}
-    drawn = "".join(figures.search_map(name, trials, chosen) for name, trials, chosen, _ in searches
-                    if keys <= trials[0]["params"].keys())  # fmt: skip
-    where = files(", ".join(path for *_, path in searches))
+    drawn = "".join(figures.search_map(one.name, one.trials, one.chosen, one.objective) for one in searches
+                    if keys <= one.trials[0]["params"].keys())  # fmt: skip
+    where = files(", ".join(one.file for one in searches))
     text = f"<h2>What the search chose</h2><p>{html.escape(SEARCHED)}</p>"
     return f'{text}{table(SEARCH_HEADER, lines)}<div class="row">{drawn}</div>{where}'
 

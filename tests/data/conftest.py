@@ -1,4 +1,4 @@
-"""Tiny real data sets in the CoOp layout."""
+"""Tiny real data sets: in the CoOp layout, and folders of one's own."""
 
 import io
 import json
@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 
 from mmrl_core.data.catalog import open_source
+from tests.data.own_data import Folder
 
 NAMES = ("cat", "dog", "newt")
 COUNTS = {"train": 5, "val": 3, "test": 2}  # a class
@@ -55,3 +56,13 @@ def pets(tmp_path) -> Pets:
 @pytest.fixture(scope="session")
 def digits():
     return open_source("digits", "")
+
+
+@pytest.fixture
+def folder(tmp_path) -> Folder:
+    return Folder(tmp_path / "pets")
+
+
+@pytest.fixture
+def own_pets(folder) -> Folder:
+    return folder.fill("cat", 10).fill("dog", 10).fill("newt", 10)

@@ -12,11 +12,9 @@ from PIL import Image
 
 from mmrl_core.data.catalog import fingerprint, known_keys, open_source
 from mmrl_core.errors import UserError
+from tests.photographs import needs_photographs
 
 GOLDEN = Path(__file__).parents[1] / "golden"
-needs_photographs = pytest.mark.skipif(
-    "MMRL_TEST_DATA" not in os.environ, reason="MMRL_TEST_DATA names no folder of photographs"
-)
 
 
 def test_digits_split_forty_twenty_and_the_rest_of_every_class(digits):

@@ -7,11 +7,9 @@ import pytest
 from mmrl_core.data import check as checking
 from mmrl_core.data.check import check
 from mmrl_core.errors import UserError
+from tests.photographs import needs_photographs
 
 COUNTS = {"train": 15, "val": 9, "test": 6}
-needs_photographs = pytest.mark.skipif(
-    "MMRL_TEST_DATA" not in os.environ, reason="MMRL_TEST_DATA names no folder of photographs"
-)
 
 
 @needs_photographs

@@ -13,17 +13,7 @@ from mmrl_core.data.catalog import fingerprint, open_source
 from mmrl_core.data.shards import read_examples, read_manifest, write_few_shot, write_pool
 from mmrl_core.errors import UserError
 from tests.data.odd_images import encoded, oriented, png
-from tests.data.own_data import SPLITS, Folder, counts, noted, where
-
-
-@pytest.fixture
-def folder(tmp_path):
-    return Folder(tmp_path / "pets")
-
-
-@pytest.fixture
-def pets(folder):
-    return folder.fill("cat", 10).fill("dog", 10).fill("newt", 10)
+from tests.data.own_data import SPLITS, counts, noted, where
 
 
 def write_classes(tmp_path, *lines):
@@ -31,19 +21,19 @@ def write_classes(tmp_path, *lines):
     return {"classes": str(tmp_path / "classes.csv")}
 
 
-def test_a_folder_becomes_a_source_by_label_and_path(pets):
-    source = pets.open(template="a photo of a {}, a pet.")
+def test_a_folder_becomes_a_source_by_label_and_path(own_pets):
+    source = own_pets.open(template="a photo of a {}, a pet.")
     assert (source.key, source.class_names) == ("pets", ["cat", "dog", "newt"])
     assert (source.templates, source.base, source.notes) == (["a photo of a {}, a pet."], None, [])
     assert [counts(source, label) for label in range(3)] == [(5, 2, 3)] * 3
     for split in SPLITS:
         assert source.items(split) == sorted(source.items(split), key=lambda item: (item.label, item.path))
-    assert all(source.read(item) == (pets.root / item.path).read_bytes() for item in source.test)
+    assert all(source.read(item) == (own_pets.root / item.path).read_bytes() for item in source.test)
 
 
-def test_a_folder_goes_all_the_way_into_shards_and_back(pets, tmp_path):
-    pets.add("cat/phone.JPG", oriented("JPEG", 6))
-    spec = {"pets": OwnSection(images=str(pets.root), base_classes=["newt", "cat"])}
+def test_a_folder_goes_all_the_way_into_shards_and_back(own_pets, tmp_path):
+    own_pets.add("cat/phone.JPG", oriented("JPEG", 6))
+    spec = {"pets": OwnSection(images=str(own_pets.root), base_classes=["newt", "cat"])}
     source = open_source("pets", "", spec)
     for name, write, arguments in (("pool", write_pool, ()), ("few", write_few_shot, (2, 1))):
         (tmp_path / name).mkdir()
@@ -54,15 +44,15 @@ def test_a_folder_goes_all_the_way_into_shards_and_back(pets, tmp_path):
                                       ("few", "train", "base", {0, 2})):  # fmt: skip
         examples = read_examples(tmp_path / name, split, half)
         assert {example.label for example in examples} == labels
-        assert all(example.image == (pets.root / example.path).read_bytes() for example in examples)
+        assert all(example.image == (own_pets.root / example.path).read_bytes() for example in examples)
     assert fingerprint("pets", "", spec)["digest"] != fingerprint("pets", "", {"pets": OwnSection(**{
         **spec["pets"].model_dump(), "base_classes": None})})["digest"]  # fmt: skip
 
 
-def test_no_torch_and_no_numpy_is_needed_to_open_a_folder(pets):
+def test_no_torch_and_no_numpy_is_needed_to_open_a_folder(own_pets):
     code = (
         "import sys; from mmrl_core.config import OwnSection; from mmrl_core.data import own;"
-        f"own.open_source('pets', OwnSection(images={str(pets.root)!r}));"
+        f"own.open_source('pets', OwnSection(images={str(own_pets.root)!r}));"
         "print({'torch', 'numpy'} & {*sys.modules})"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
@@ -84,69 +74,69 @@ def test_folders_that_are_numbers_lie_by_value_and_are_noted(folder):
     assert noted(source, "class names are numbers")
 
 
-def test_clutter_is_ignored_and_other_files_are_counted(pets):
-    first = pets.open()
+def test_clutter_is_ignored_and_other_files_are_counted(own_pets):
+    first = own_pets.open()
     for clutter in (".DS_Store", "cat/Thumbs.db", "dog/Desktop.ini", ".git/x/a.png", "__MACOSX/cat/._1.png",
                     "cat/._001.png", "newt/.ipynb_checkpoints/b.png"):  # fmt: skip
-        pets.add(clutter, b"")
-    assert (pets.open().notes, where(pets.open())) == ([], where(first))
-    (pets.root / "empty").mkdir()
-    pets.add("cat/readme.txt", b"").add("LICENSE", b"")
-    assert pets.open().notes == [
+        own_pets.add(clutter, b"")
+    assert (own_pets.open().notes, where(own_pets.open())) == ([], where(first))
+    (own_pets.root / "empty").mkdir()
+    own_pets.add("cat/readme.txt", b"").add("LICENSE", b"")
+    assert own_pets.open().notes == [
         "2 files that are no images were left out, the first LICENSE",
         "1 class folders without an image were left out: empty",
     ]
 
 
-def test_an_image_outside_the_class_folders_is_refused(pets):
-    pets.add("stray.png")
+def test_an_image_outside_the_class_folders_is_refused(own_pets):
+    own_pets.add("stray.png")
     with pytest.raises(UserError, match="pets: stray.png lies in no class folder; move it"):
-        pets.open()
+        own_pets.open()
 
 
-def link_out(pets, tmp_path):
+def link_out(own_pets, tmp_path):
     (tmp_path / "secret.png").write_bytes(png(999))
-    (pets.root / "cat/bad.png").symlink_to(tmp_path / "secret.png")
+    (own_pets.root / "cat/bad.png").symlink_to(tmp_path / "secret.png")
 
 
-def link_to_a_like_named_neighbour(pets, tmp_path):
+def link_to_a_like_named_neighbour(own_pets, tmp_path):
     (tmp_path / "pets2").mkdir()
     (tmp_path / "pets2/secret.png").write_bytes(png(999))
-    (pets.root / "cat/bad.png").symlink_to("../../pets2/secret.png")
+    (own_pets.root / "cat/bad.png").symlink_to("../../pets2/secret.png")
 
 
-def broken_link(pets, tmp_path):
-    (pets.root / "cat/bad.png").symlink_to("nowhere.png")
+def broken_link(own_pets, tmp_path):
+    (own_pets.root / "cat/bad.png").symlink_to("nowhere.png")
 
 
-def link_loop(pets, tmp_path):
-    (pets.root / "cat/bad.png").symlink_to("bad.png")
+def link_loop(own_pets, tmp_path):
+    (own_pets.root / "cat/bad.png").symlink_to("bad.png")
 
 
-def link_to_a_folder(pets, tmp_path):
-    (pets.root / "bad.png").symlink_to(pets.root / "cat")
+def link_to_a_folder(own_pets, tmp_path):
+    (own_pets.root / "bad.png").symlink_to(own_pets.root / "cat")
 
 
-def pipe(pets, tmp_path):
-    os.mkfifo(pets.root / "cat/bad.png")
+def pipe(own_pets, tmp_path):
+    os.mkfifo(own_pets.root / "cat/bad.png")
 
 
-def no_utf8(pets, tmp_path):
-    (pets.root / os.fsdecode(b"cat/bad.png \xff.png")).write_bytes(png(999))
+def no_utf8(own_pets, tmp_path):
+    (own_pets.root / os.fsdecode(b"cat/bad.png \xff.png")).write_bytes(png(999))
 
 
 @pytest.mark.parametrize(
     "spoil", [link_out, link_to_a_like_named_neighbour, broken_link, link_loop, link_to_a_folder, pipe, no_utf8]
 )
-def test_what_is_no_file_of_the_folder_is_refused_by_name(pets, tmp_path, spoil):
-    spoil(pets, tmp_path)
+def test_what_is_no_file_of_the_folder_is_refused_by_name(own_pets, tmp_path, spoil):
+    spoil(own_pets, tmp_path)
     with pytest.raises(UserError, match=r"bad\.png"):
-        pets.open()
+        own_pets.open()
 
 
-def test_a_link_inside_the_folder_is_a_file_as_any_other(pets):
-    (pets.root / "cat/again.png").symlink_to("000.png")
-    assert where(pets.open())["cat/again.png"] == where(pets.open())["cat/000.png"]
+def test_a_link_inside_the_folder_is_a_file_as_any_other(own_pets):
+    (own_pets.root / "cat/again.png").symlink_to("000.png")
+    assert where(own_pets.open())["cat/again.png"] == where(own_pets.open())["cat/000.png"]
 
 
 @pytest.mark.parametrize("folders", [[], ["cat"]])
@@ -169,12 +159,12 @@ def test_names_that_make_the_same_prompt_are_refused(folder, twin):
         folder.open()
 
 
-def test_a_table_of_classes_gives_readable_names_without_changing_the_order(pets, tmp_path):
+def test_a_table_of_classes_gives_readable_names_without_changing_the_order(own_pets, tmp_path):
     classes = write_classes(tmp_path, "newt,Alpine newt", "cat,wildcat", "dog,dog", "unused,other")
-    source = pets.open(**classes, base_classes=["Alpine newt", "dog"])
+    source = own_pets.open(**classes, base_classes=["Alpine newt", "dog"])
     assert (source.class_names, source.base) == (["wildcat", "dog", "Alpine newt"], [1, 2])
-    assert pets.open(**classes, base_classes=["newt"]).base == [2]
-    assert where(source) == where(pets.open())
+    assert own_pets.open(**classes, base_classes=["newt"]).base == [2]
+    assert where(source) == where(own_pets.open())
 
 
 @pytest.mark.parametrize(("lines", "message"), [
@@ -184,50 +174,50 @@ def test_a_table_of_classes_gives_readable_names_without_changing_the_order(pets
     (["cat,cat", "dog,"], "line 3: 'dog' is named ''"),
     (["cat,cat", "dog,big, bad dog"], "line 3 has 3 columns, the header 2; quote commas"),
 ])  # fmt: skip
-def test_a_table_of_classes_that_does_not_fit_is_refused(pets, tmp_path, lines, message):
+def test_a_table_of_classes_that_does_not_fit_is_refused(own_pets, tmp_path, lines, message):
     with pytest.raises(UserError, match=message):
-        pets.open(**write_classes(tmp_path, *lines))
+        own_pets.open(**write_classes(tmp_path, *lines))
 
 
 @pytest.mark.parametrize(("base", "message"), [
     (["cat", "nwet"], "data.own.pets.base_classes names 'nwet', which is no class; did you mean 'newt'"),
     (["cat", "dog", "newt"], "3 of 3 classes"), ([], "0 of 3 classes"),
 ])  # fmt: skip
-def test_base_classes_that_do_not_fit_are_refused(pets, base, message):
+def test_base_classes_that_do_not_fit_are_refused(own_pets, base, message):
     with pytest.raises(UserError, match=message):
-        pets.open(base_classes=base)
+        own_pets.open(base_classes=base)
 
 
-def test_a_damaged_image_is_named_when_the_data_are_prepared(pets, tmp_path):
-    pets.add("cat/000.png", encoded_half()).add("dog/000.png", encoded_half())
+def test_a_damaged_image_is_named_when_the_data_are_prepared(own_pets, tmp_path):
+    own_pets.add("cat/000.png", encoded_half()).add("dog/000.png", encoded_half())
     (tmp_path / "few").mkdir()
     with pytest.raises(UserError, match=r"(cat|dog)/000.png of pets"):
-        write_few_shot(pets.open(test_share=0.01, val_share=0), 10, 1, tmp_path / "few")
+        write_few_shot(own_pets.open(test_share=0.01, val_share=0), 10, 1, tmp_path / "few")
 
 
 def encoded_half():
     return encoded(Image.effect_noise((64, 64), 50), "PNG")[:900]
 
 
-def touch(pets, spec):
-    os.utime(pets.root / "cat/000.png", ns=(0, 0))
+def touch(own_pets, spec):
+    os.utime(own_pets.root / "cat/000.png", ns=(0, 0))
 
 
-def grow(pets, spec):
-    pets.add("cat/new.png")
+def grow(own_pets, spec):
+    own_pets.add("cat/new.png")
 
 
-def rename(pets, spec):
-    (pets.root / "cat/000.png").rename(pets.root / "cat/x.png")
+def rename(own_pets, spec):
+    (own_pets.root / "cat/000.png").rename(own_pets.root / "cat/x.png")
 
 
 @pytest.mark.parametrize("change", [touch, grow, rename])
-def test_the_fingerprint_changes_with_a_file(pets, change):
-    spec = OwnSection(images=str(pets.root))
+def test_the_fingerprint_changes_with_a_file(own_pets, change):
+    spec = OwnSection(images=str(own_pets.root))
     before = own.fingerprint("pets", spec)
     assert own.fingerprint("pets", spec) == before
     assert (before["dataset"], before["counts"]) == ("pets", {"images": 30, "classes": 3, "files": 30})
-    change(pets, spec)
+    change(own_pets, spec)
     after = own.fingerprint("pets", spec)
     assert after["files_sha256"] != before["files_sha256"] and after["digest"] != before["digest"]
 
@@ -235,13 +225,13 @@ def test_the_fingerprint_changes_with_a_file(pets, change):
 @pytest.mark.parametrize(
     "setting", [{"template": "{}"}, {"test_share": 0.2}, {"split_seed": 3}, {"base_classes": ["cat"]}]
 )
-def test_the_fingerprint_changes_with_a_setting(pets, setting):
-    one, other = (own.fingerprint("pets", OwnSection(images=str(pets.root), **more)) for more in ({}, setting))
+def test_the_fingerprint_changes_with_a_setting(own_pets, setting):
+    one, other = (own.fingerprint("pets", OwnSection(images=str(own_pets.root), **more)) for more in ({}, setting))
     assert one["files_sha256"] == other["files_sha256"] and one["digest"] != other["digest"]
 
 
-def test_the_fingerprint_changes_with_the_table_of_classes(pets, tmp_path):
-    spec = OwnSection(images=str(pets.root), **write_classes(tmp_path, "cat,a", "dog,b", "newt,c"))
+def test_the_fingerprint_changes_with_the_table_of_classes(own_pets, tmp_path):
+    spec = OwnSection(images=str(own_pets.root), **write_classes(tmp_path, "cat,a", "dog,b", "newt,c"))
     before = own.fingerprint("pets", spec)["digest"]
     write_classes(tmp_path, "cat,a", "dog,b", "newt,cc")
     assert own.fingerprint("pets", spec)["digest"] != before

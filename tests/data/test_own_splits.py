@@ -12,35 +12,25 @@ from tests.data.odd_images import png
 from tests.data.own_data import Folder, counts, noted, where
 
 
-@pytest.fixture
-def folder(tmp_path):
-    return Folder(tmp_path / "pets")
-
-
-@pytest.fixture
-def pets(folder):
-    return folder.fill("cat", 10).fill("dog", 10).fill("newt", 10)
-
-
-def test_the_split_hangs_on_the_seed_and_on_nothing_of_the_file_system(pets, tmp_path):
-    first = where(pets.open())
-    assert where(pets.open()) == first != where(pets.open(split_seed=1))
+def test_the_split_hangs_on_the_seed_and_on_nothing_of_the_file_system(own_pets, tmp_path):
+    first = where(own_pets.open())
+    assert where(own_pets.open()) == first != where(own_pets.open(split_seed=1))
     other = Folder(tmp_path / "copy")
     for path in sorted(first, reverse=True):
-        other.add(path, (pets.root / path).read_bytes())
+        other.add(path, (own_pets.root / path).read_bytes())
     assert where(other.open()) == first
 
 
-def test_a_new_class_leaves_the_split_of_the_others_as_it_was(pets):
-    first = where(pets.open())
-    pets.fill("axolotl", 7).fill("zebra", 4)
-    assert first.items() <= where(pets.open()).items()
+def test_a_new_class_leaves_the_split_of_the_others_as_it_was(own_pets):
+    first = where(own_pets.open())
+    own_pets.fill("axolotl", 7).fill("zebra", 4)
+    assert first.items() <= where(own_pets.open()).items()
 
 
-def test_a_renamed_file_stays_in_its_split(pets):
-    first = where(pets.open())
-    (pets.root / "cat/003.png").rename(pets.root / "cat/zz.png")
-    assert where(pets.open())["cat/zz.png"] == first["cat/003.png"]
+def test_a_renamed_file_stays_in_its_split(own_pets):
+    first = where(own_pets.open())
+    (own_pets.root / "cat/003.png").rename(own_pets.root / "cat/zz.png")
+    assert where(own_pets.open())["cat/zz.png"] == first["cat/003.png"]
 
 
 @pytest.mark.parametrize(("number", "expected"), [
@@ -53,8 +43,8 @@ def test_every_class_keeps_an_image_to_train_on_and_one_to_test_on(folder, numbe
 @pytest.mark.parametrize(
     ("val", "test", "expected"), [(0, 0.01, (9, 0, 1)), (0.5, 0.49, (1, 4, 5)), (0, 0.99, (1, 0, 9))]
 )
-def test_shares_leave_a_class_something_to_train_and_test_on(pets, val, test, expected):
-    assert counts(pets.open(val_share=val, test_share=test), 1) == expected
+def test_shares_leave_a_class_something_to_train_and_test_on(own_pets, val, test, expected):
+    assert counts(own_pets.open(val_share=val, test_share=test), 1) == expected
 
 
 def test_identical_images_never_part_ways(folder):
@@ -70,10 +60,10 @@ def test_identical_images_never_part_ways(folder):
     )
 
 
-def test_an_image_under_two_labels_trains_both_and_is_noted(pets):
+def test_an_image_under_two_labels_trains_both_and_is_noted(own_pets):
     for number in range(1, 11):
-        (pets.root / f"dog/{number:03d}.png").write_bytes(png(number))  # all of the cats
-    source = pets.open()
+        (own_pets.root / f"dog/{number:03d}.png").write_bytes(png(number))  # all of the cats
+    source = own_pets.open()
     splits = where(source)
     assert {split for path, split in splits.items() if path.startswith("cat")} == {"train"}
     assert {splits[f"dog/{number:03d}.png"] for number in range(1, 11)} == {"train"}

@@ -10,13 +10,11 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.photographs import needs_photographs
 from tests.workspace import BIN, environment, make_workspace, run
 
 pytestmark = pytest.mark.slow
 MMRL = str(BIN / "mmrl")
-needs_photographs = pytest.mark.skipif(
-    "MMRL_TEST_DATA" not in os.environ, reason="MMRL_TEST_DATA names no folder of photographs"
-)
 QUICK_SEARCH = {"trials": 2, "space": {"adapter.insertion_depth": {"choice": [4, 5, 6]}}}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.photographs import needs_photographs
 from tests.workspace import make_workspace, run
 
 pytestmark = pytest.mark.slow
@@ -90,7 +91,7 @@ def test_joint_asks_more_of_the_same_adapter_than_base_to_novel(tmp_path):
         assert joint[part]["accuracy"] <= apart[part]["accuracy"] + 0.01
 
 
-@pytest.mark.skipif("MMRL_TEST_DATA" not in os.environ, reason="MMRL_TEST_DATA names no folder of photographs")
+@needs_photographs
 def test_a_folder_of_photographs_becomes_predictions_in_three_commands(tmp_path):
     photographs = Path(os.environ["MMRL_TEST_DATA"]) / "caltech-101" / "101_ObjectCategories"
     for name in ("sunflower", "stop_sign", "yin_yang"):

@@ -1,0 +1,70 @@
+"""What a run's evaluation takes from the settings: the protocol, and beta by target."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from flows import paths
+from flows.evaluation import evaluate_run
+from flows.paths import RunKey
+from mmrl_core.adapter import Adapter, save_adapter
+from mmrl_core.backbone import load_backbone
+from mmrl_core.config import AdapterConfig, Params
+from mmrl_core.data.catalog import open_source
+from mmrl_core.data.digits import CLASS_NAMES
+from mmrl_core.data.shards import write_pool
+from mmrl_core.errors import UserError
+from mmrl_core.protocols import PROTOCOLS
+
+KEY = RunKey("digits", "mmrlpp", 1, 1)
+MATRIX = {"datasets": ["digits"], "methods": ["mmrlpp"], "shots": [1], "seeds": [1]}
+TRANSFER = {"data": {"protocol": "cross-dataset"}, "targets": ["food101"]}
+
+
+@pytest.fixture(scope="module")
+def backbone():
+    return load_backbone("tiny")
+
+
+@pytest.fixture
+def project(tmp_path, monkeypatch, backbone):
+    """An untrained MMRL++ adapter for transfer, and a few shifted digits under a key that has a published beta."""
+    monkeypatch.chdir(tmp_path)
+    source = open_source("digits_inverted", "")
+    source = replace(source, key="food101", test=source.test[::40])
+    paths.pool("food101").mkdir(parents=True)
+    write_pool(source, paths.pool("food101"))
+    torch.manual_seed(0)
+    adapter = Adapter(AdapterConfig(method="mmrlpp", insertion_depth=4), backbone)
+    with torch.no_grad():
+        adapter.space.mul_(50)  # far from the start, where beta hardly shows
+    card = {"class_names": CLASS_NAMES, "template": "a {}.", "training": PROTOCOLS["cross-dataset"].training}
+    KEY.model.mkdir(parents=True)
+    save_adapter(KEY.model, adapter, backbone, {**card, "settings": {}, "sources": {}, "data": {"digest": ""}})
+    return tmp_path
+
+
+def evaluated(backbone, folder, name: str, **changes) -> dict:
+    (folder / name).mkdir()
+    return evaluate_run(backbone, KEY, Params(**MATRIX, **{**TRANSFER, **changes}), folder / name, "food101")
+
+
+def test_beta_is_the_targets_own_only_under_the_preset_that_says_so(project, backbone):
+    one = evaluated(backbone, project, "one")
+    each = evaluated(backbone, project, "each", preset="published-per-target")
+    assert (one["preset"], one["beta"]) == ("published", 0.9)
+    assert (each["preset"], each["beta"]) == ("published-per-target", 0.3)
+    assert one["all"]["nll"] != each["all"]["nll"] and one["zero_shot"] == each["zero_shot"]
+
+
+def test_a_target_is_met_with_its_own_classes_and_prompt(project, backbone):
+    found = evaluated(backbone, project, "one")
+    assert (found["dataset"], found["target"], found["parts"]) == ("digits", "food101", ["all"])
+    assert found["template"] == "a photo of the digit {}." and found["class_names"][3] == "three"
+    assert found["validation"] == {} and found["n"] == len(range(0, 1197, 40))
+
+
+def test_an_adapter_trained_for_another_protocol_is_refused(project, backbone):
+    with pytest.raises(UserError, match="trained for another protocol than few-shot; run `dvc repro`"):
+        evaluated(backbone, project, "one", data={"protocol": "few-shot"}, targets=[])
