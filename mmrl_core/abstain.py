@@ -48,7 +48,8 @@ def threshold(confidence: Sequence[float], keep: float) -> float:
 def calibrate(model: AdaptedCLIP, examples: Iterable[Example], keep: float = KEEP) -> dict[str, Any] | None:
     """What adapter.json says under "abstain", from validation images of the trained classes; None without an image."""
     text = model.text_features()
-    batches = (model(test_batch(model.backbone, batch), text) for batch in batched(examples, BATCH_SIZE))
+    backbone = model.backbone
+    batches = (model(test_batch(backbone, batch).to(backbone.device), text) for batch in batched(examples, BATCH_SIZE))
     found = [value for output in batches for value in confidence(output).tolist()]
     if not found:
         return None

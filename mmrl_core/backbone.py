@@ -12,6 +12,7 @@ from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from mmrl_core.blocks import Block, freeze
 from mmrl_core.errors import UserError
 from mmrl_core.files import sha256_file
 from mmrl_core.pretrained import TESTED, Loaded, load_clip
@@ -39,6 +40,7 @@ class Backbone(nn.Module):
         self.clip = clip.requires_grad_(False)
         self.name, self.weights, self.tokenizer = name, weights, tokenizer
         self.weights_file_sha256 = weights_file_sha256
+        self._frozen: dict[tuple, list[Block]] = {}
         self.eval()
 
     @classmethod
@@ -89,6 +91,11 @@ class Backbone(nn.Module):
         return self.visual.image_size[0]
 
     @property
+    def image_tokens(self) -> int:
+        """1 + P, the class token and the patches."""
+        return self.visual.positional_embedding.shape[0]
+
+    @property
     def mean(self) -> tuple[float, ...]:
         return tuple(getattr(self.visual, "image_mean", None) or OPENAI_MEAN)
 
@@ -109,9 +116,25 @@ class Backbone(nn.Module):
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
 
-    def embed_images(self, images: Tensor) -> Tensor:
-        """(B, 3, size, size) -> input of the first block (B, 1 + P, D)."""
-        return self.visual._embeds(images)
+    @cached_property
+    def identity(self) -> str:
+        """Digest of all that settles the image tower's outputs: weights, activation, heads and preprocessing."""
+        block = self.image_blocks[0]
+        facts = [type(block.mlp[1]).__name__, block.attn.num_heads, block.ln_1.eps, self.image_size, self.mean, self.std]
+        return hashlib.sha256(f"{self.weights_sha256} {facts}".encode()).hexdigest()
+
+    def frozen_blocks(self, tower: str, dtype: torch.dtype) -> list[Block]:
+        """The blocks of the `image` or `text` tower with matrix products in `dtype`; made once."""
+        key = (tower, dtype, self.device)
+        if key not in self._frozen:
+            blocks = self.image_blocks if tower == "image" else self.text_blocks
+            self._frozen[key] = [freeze(block, dtype) for block in blocks]
+        return self._frozen[key]
+
+    def embed_images(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """(B, 3, size, size) -> input of the first block (B, 1 + P, D), float32; the convolution runs in `dtype`."""
+        with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+            return self.visual._embeds(images).float()
 
     def embed_tokens(self, token_ids: Tensor) -> Tensor:
         """(C, L) ids, L up to the context length -> input of the first block (C, L, D)."""

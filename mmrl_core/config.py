@@ -25,6 +25,7 @@ from pydantic import (
 from mmrl_core.errors import UserError
 
 Method = Literal["mmrl", "mmrlpp"]
+Precision = Literal["auto", "float32", "bf16", "fp16"]
 
 
 def _no_boolean(value: Any) -> Any:
@@ -123,7 +124,7 @@ class TrainSection(Section):
     batch_size: PositiveInt | None = None
     lr: PositiveFloat | None = None
     warmup_epochs: Annotated[int, Field(ge=0, strict=True)] | None = None
-    precision: Literal["float32"] | None = None
+    precision: Precision | None = None
 
 
 class SearchSection(Section):
@@ -153,6 +154,16 @@ class ClusterSection(Section):
     storage: None = None
 
 
+class FeaturesSection(Section):
+    """Where frozen features are kept between runs; no result depends on it.
+
+    `cache`: `tune`, only the search keeps them, which needs each many times; `all`, training and evaluation too; `off`.
+    """
+
+    cache: Literal["tune", "all", "off"] = "tune"
+    budget_gb: PositiveFloat = 20.0
+
+
 class RegistrySection(Section):
     alias: str = "champion"
 
@@ -175,6 +186,7 @@ class Params(Section):
     adapter: AdapterSection = AdapterSection()
     train: TrainSection = TrainSection()
     search: SearchSection = SearchSection()
+    features: FeaturesSection = FeaturesSection()
     cluster: ClusterSection = ClusterSection()
     registry: RegistrySection = RegistrySection()
     tracking: TrackingSection = TrackingSection()
@@ -217,7 +229,7 @@ class TrainConfig(Section):
     batch_size: PositiveInt = 4
     lr: PositiveFloat = 1e-3
     warmup_epochs: int = 1
-    precision: Literal["float32"] = "float32"
+    precision: Precision = "float32"
     seed: Seed = 1
 
     @model_validator(mode="after")

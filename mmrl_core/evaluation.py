@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 from mmrl_core.backbone import Backbone
+from mmrl_core.data.features import FeatureStore, FrozenFeatures, Loaded, test_key
 from mmrl_core.data.images import decode
+from mmrl_core.data.parallel import map_in_order
 from mmrl_core.data.shards import Example
 from mmrl_core.data.views import test_views
 from mmrl_core.joint import joint_logits
@@ -65,20 +67,28 @@ def score(
     labels: list[int],
     trained: Collection[int],
     report: Callable[[int], None] | None = None,
+    store: FeatureStore | None = None,
 ) -> Scores:
     """Score a stream of examples, batch by batch, by the adapter and zero-shot.
 
     `labels[i]` is the source label of the model's class i; those among `trained` get the fused logits, the others the
-    class logits (`joint_logits`). `report(n)` is called with the images done so far.
+    class logits (`joint_logits`). `report(n)` is called with the images done so far. `store` keeps frozen features for
+    other calls.
     """
     mask = torch.tensor([label in trained for label in labels])
     position = {label: index for index, label in enumerate(labels)}
     text_features, parts, items = model.text_features(), [], []
-    for batch in batched(examples, BATCH_SIZE):
-        trunk = model.image_tower.trunk(test_batch(model.backbone, batch))
-        adapted = joint_logits(model.from_trunk(trunk, text_features), mask)
+    features = FrozenFeatures(model.image_tower, BATCH_SIZE, store)
+
+    def load(batch: list[Example]) -> tuple[list[Example], Loaded]:
+        keys = [test_key(example.image) if store else example.key for example in batch]
+        return batch, features.load(keys, lambda rows: test_batch(model.backbone, [batch[row] for row in rows]))
+
+    for batch, loaded in map_in_order(load, batched(examples, BATCH_SIZE), size=1):
+        frozen = features.frozen(loaded)
+        adapted = joint_logits(model.from_trunk(frozen.trunk, text_features), mask)
         own = torch.tensor([position[example.label] for example in batch])
-        parts.append((own, adapted.softmax(-1).cpu(), model.zero_shot_logits(trunk).softmax(-1).cpu()))
+        parts.append((own, adapted.softmax(-1).cpu(), model.zero_shot_logits(frozen.zero_shot).softmax(-1).cpu()))
         items += [example.path for example in batch]
         if report:
             report(len(items))
@@ -87,6 +97,6 @@ def score(
 
 
 def test_batch(backbone: Backbone, examples: Iterable[Example]) -> Tensor:
-    """The examples' test views (B, 3, S, S) on the backbone's device."""
+    """The examples' test views (B, 3, S, S)."""
     images = [decode(example.image, example.path) for example in examples]
-    return test_views(images, backbone.image_size, backbone.mean, backbone.std).to(backbone.device)
+    return test_views(images, backbone.image_size, backbone.mean, backbone.std)

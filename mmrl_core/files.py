@@ -23,16 +23,20 @@ def canonical_json(value) -> bytes:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
 
-def write_bytes(path: str | Path, content: bytes) -> None:
-    """Write beside the target, flush to disk, then rename: a killed process leaves the old file or the new one."""
+def write_bytes(path: str | Path, content: bytes, *, sync: bool = True) -> None:
+    """Write beside the target, flush to disk, then rename: a killed process leaves the old file or the new one.
+
+    Without `sync`, for what can be made again and is checked when it is read, a loss of power may leave less.
+    """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, aside = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                file.flush()
+                os.fsync(file.fileno())
         os.chmod(aside, 0o644)
         os.replace(aside, path)
     except BaseException:

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from mmrl_core.adapter import Adapter
 from mmrl_core.backbone import LOGIT_SCALE, Backbone
+from mmrl_core.precision import DTYPES
 from mmrl_core.towers import ImageTower, TextTower
 
 
@@ -24,16 +25,20 @@ class Output(NamedTuple):
 class AdaptedCLIP(nn.Module):
     """Images to features and logits. Frozen parts of both towers are computed once and shared.
 
-    `zero_shot_text` (C, E) holds the frozen CLIP's class features.
+    `zero_shot_text` (C, E) holds the frozen CLIP's class features. In another precision than float32 the blocks'
+    matrix products run in that type; residual stream, layer norms, features and logits stay in float32.
     """
 
-    def __init__(self, backbone: Backbone, adapter: Adapter, class_names: list[str], template: str):
+    def __init__(
+        self, backbone: Backbone, adapter: Adapter, class_names: list[str], template: str, precision: str = "float32"
+    ):
         super().__init__()
         adapter.check_fits(backbone)
         self.backbone, self.adapter = backbone, adapter
         self.class_names, self.template = list(class_names), template
-        self.image_tower = ImageTower(backbone, adapter.n_insert)
-        self.text_tower = TextTower(backbone, self.class_names, template, adapter.n_insert)
+        dtype = DTYPES[precision]
+        self.image_tower = ImageTower(backbone, adapter.n_insert, dtype)
+        self.text_tower = TextTower(backbone, self.class_names, template, adapter.n_insert, dtype)
         self.register_buffer("zero_shot_text", self.text_tower.zero_shot(), persistent=False)
 
     def text_features(self) -> Tensor:
@@ -55,6 +60,6 @@ class AdaptedCLIP(nn.Module):
         alpha = adapter.config.alpha
         return Output(by_class, by_rep, alpha * by_class + (1 - alpha) * by_rep, f_c, f_r, w)
 
-    def zero_shot_logits(self, trunk: Tensor) -> Tensor:
-        """The frozen CLIP's logits (B, C) from the same trunk."""
-        return LOGIT_SCALE * self.image_tower.zero_shot(trunk) @ self.zero_shot_text.T
+    def zero_shot_logits(self, zero_shot_image: Tensor) -> Tensor:
+        """The frozen CLIP's logits (B, C) from its image features (B, E)."""
+        return LOGIT_SCALE * zero_shot_image @ self.zero_shot_text.T

@@ -57,7 +57,7 @@ def published(dataset: str, method: str, depth: int, protocol: str = "base-to-no
         "adapter.beta": CROSS_DATASET_BETA if transfers else beta,
         "adapter.reg_weight": CROSS_DATASET_REG_WEIGHT[method] if transfers else weight,
         **_schedule(dataset, method, protocol),
-        "train.precision": "float32",
+        "train.precision": "auto",
     }
 
 

@@ -1,144 +1,277 @@
 """The two towers: a frozen trunk below the insertion depth, and an upper part that carries representation tokens.
 
-B images, C classes, P patches, K representation tokens, D the tower's width, E embedding width.
+B images, C classes, P patches, K representation tokens, D the tower's width, E embedding width, T suffix tokens.
 Both towers carry tokens in their last `n_insert` layers. What is constant is computed once, what every class shares
 is computed once a step, and the last layer computes only the slots that are read. All of it is exact.
 """
 
+from collections.abc import Callable
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
-from mmrl_core.attention import (
-    attend_after_prefix,
-    finish,
-    keys_values,
-    queries,
-    queries_keys_values,
-    read_first,
-    suffix_mask,
-    whole_block,
-)
+from mmrl_core.blocks import Block, attend, finish, keys_values, project, queries, read, run, split_heads, unpack
+from mmrl_core.packing import Packing, pack
+
+CHUNK_TOKENS = 1600  # of images that go through a CPU together: the products run at full rate, the rest stays in cache
+CHUNK_SUFFIX_TOKENS = 4096  # of classes that are encoded together; several such chunks are recomputed in backward
 
 
-def insert(x: Tensor, tokens: Tensor) -> Tensor:
-    """Put tokens (K, D) after the first slot of every sequence: (B, L, D) -> (B, L + K, D)."""
-    return torch.cat([x[:, :1], tokens.expand(x.shape[0], -1, -1), x[:, 1:]], dim=1)
+def insert(x: Tensor, tokens: Tensor, start: int) -> Tensor:
+    """Put tokens (K, D) before slot `start` of every sequence: (B, L, D) -> (B, L + K, D)."""
+    return torch.cat([x[:, :start], tokens.expand(x.shape[0], -1, -1), x[:, start:]], dim=1)
 
 
-def compose(x: Tensor, tokens: Tensor, beta: float) -> Tensor:
-    """Renew the K slots after the first with beta * tokens + (1 - beta) * what the layer below left there.
+def compose(x: Tensor, tokens: Tensor, beta: float, start: int) -> Tensor:
+    """Renew the K slots from `start` on with beta * tokens + (1 - beta) * what the layer below left there.
 
     beta = 1 is MMRL's replacement; beta < 1 is MMRL++'s progressive representation composition.
     """
-    k = tokens.shape[0]
-    slots = tokens.expand(x.shape[0], -1, -1)
-    if beta != 1:
-        slots = beta * slots + (1 - beta) * x[:, 1 : 1 + k]
-    return torch.cat([x[:, :1], slots, x[:, 1 + k :]], dim=1)
+    length, stop = x.shape[1], start + len(tokens)
+    keep = torch.ones(length, 1, device=x.device)
+    keep[start:stop] = 1 - beta
+    return torch.addcmul(F.pad(beta * tokens, (0, 0, start, length - stop)), x, keep)
+
+
+class Frozen(NamedTuple):
+    """What the frozen tower says of images: all that training and evaluation need of them."""
+
+    trunk: Tensor  # input of the first token-carrying layer (B, 1 + P, D)
+    zero_shot: Tensor  # the frozen CLIP's features (B, E), L2-normalised
+
+    def to(self, device: torch.device) -> "Frozen":
+        return Frozen(*(tensor.to(device) for tensor in self))
 
 
 class ImageTower:
-    """The image tower of a backbone, split below its last `n_insert` layers."""
+    """The image tower of a backbone, split below its last `n_insert` layers; matrix products in `dtype`.
 
-    def __init__(self, backbone, n_insert: int):
-        self.backbone = backbone
-        blocks = backbone.image_blocks
-        self.lower, self.upper = blocks[: len(blocks) - n_insert], blocks[len(blocks) - n_insert :]
+    Attention has no order, so the representation tokens stand behind the patches, where they are cheap to renew. On a
+    CPU images go through in chunks. The frozen part's chunks are all of `chunk` images, the last one filled up: then
+    an image's bits do not depend on which others it came with.
+    """
+
+    def __init__(self, backbone, n_insert: int, dtype: torch.dtype = torch.float32):
+        self.backbone, self.dtype = backbone, dtype
+        self.blocks: list[Block] = backbone.frozen_blocks("image", dtype)
+        self.first = len(self.blocks) - n_insert  # how many blocks the trunk is
         self.ln_post, self.proj = backbone.visual.ln_post, backbone.visual.proj
 
-    @torch.no_grad()
-    def trunk(self, images: Tensor) -> Tensor:
-        """(B, 3, size, size) -> input of the first token-carrying layer (B, 1 + P, D); a constant of each image."""
-        x = self.backbone.embed_images(images)
-        for block in self.lower:
-            x = whole_block(block, x)
-        return x
+    def chunk(self, batch: int) -> int:
+        """Images a chunk for batches of this size: nearly equal parts of at most CHUNK_TOKENS."""
+        if self.backbone.device.type != "cpu":
+            return batch
+        most = max(1, CHUNK_TOKENS // self.backbone.image_tokens)
+        return -(-batch // -(-batch // most))
 
     @torch.no_grad()
-    def zero_shot(self, trunk: Tensor) -> Tensor:
+    def trunk(self, images: Tensor, chunk: int | None = None) -> Tensor:
+        """(B, 3, size, size) -> input of the first token-carrying layer (B, 1 + P, D); a constant of each image.
+
+        Rounded to `dtype`, as it is stored.
+        """
+
+        def lower(part: Tensor) -> Tensor:
+            x = self.backbone.embed_images(part, self.dtype)
+            for block in self.blocks[: self.first]:
+                x = run(block, x)
+            return x.to(self.dtype)
+
+        return in_chunks(lower, images, chunk or self.chunk(len(images)))
+
+    @torch.no_grad()
+    def advance(self, trunk: Tensor, first: int, chunk: int | None = None) -> Tensor:
+        """This tower's trunk from that of one whose trunk is only `first` blocks."""
+        if first == self.first:
+            return trunk
+
+        def between(x: Tensor) -> Tensor:
+            x = x.float()
+            for block in self.blocks[first : self.first]:
+                x = run(block, x)
+            return x.to(self.dtype)
+
+        return in_chunks(between, trunk, chunk or self.chunk(len(trunk)))
+
+    @torch.no_grad()
+    def zero_shot(self, trunk: Tensor, chunk: int | None = None) -> Tensor:
         """The frozen CLIP's image features, L2-normalised: (B, 1 + P, D) -> (B, E)."""
-        x = trunk
-        for block in self.upper[:-1]:
-            x = whole_block(block, x)
-        x = read_first(self.upper[-1], x, 1)
-        return F.normalize(self.ln_post(x[:, 0]) @ self.proj, dim=-1)
+
+        def upper(x: Tensor) -> Tensor:
+            x = x.float()
+            for block in self.blocks[self.first : -1]:
+                x = run(block, x)
+            x = read(self.blocks[-1], x, x[:, :1])
+            return F.normalize(self.ln_post(x[:, 0]) @ self.proj, dim=-1)
+
+        return in_chunks(upper, trunk, chunk or self.chunk(len(trunk)))
+
+    def frozen(self, images: Tensor, chunk: int | None = None) -> Frozen:
+        """Trunk and zero-shot features of images (B, 3, size, size)."""
+        trunk = self.trunk(images, chunk)
+        return Frozen(trunk, self.zero_shot(trunk, chunk))
 
     def adapted(self, trunk: Tensor, tokens: Tensor, beta: float) -> tuple[Tensor, Tensor]:
         """Upper layers with tokens (n_insert, K, D): ln_post of the class slot (B, D) and of the K slots (B, K, D)."""
-        x = insert(trunk, tokens[0])
-        for block, following in zip(self.upper[:-1], tokens[1:], strict=True):
-            x = compose(whole_block(block, x), following, beta)
-        x = self.ln_post(read_first(self.upper[-1], x, 1 + tokens.shape[1]))
+        parts = [self._adapted(part.float(), tokens, beta) for part in trunk.split(self.chunk(len(trunk)))]
+        x = self.ln_post(torch.cat(parts) if len(parts) > 1 else parts[0])
         return x[:, 0], x[:, 1:]
+
+    def _adapted(self, trunk: Tensor, tokens: Tensor, beta: float) -> Tensor:
+        upper, n = self.blocks[self.first :], trunk.shape[1]
+        x = insert(trunk, tokens[0], n)
+        for index, (block, following) in enumerate(zip(upper[:-1], tokens[1:], strict=True)):
+            packed = self._entry(block, trunk, tokens[0]) if index == 0 else project(block, x)
+            if beta == 1:  # what the layer leaves in the slots is dropped: do not compute it
+                x = insert(run(block, x, packed, first=n), following, n)
+            else:
+                x = compose(run(block, x, packed), following, beta, n)
+        return read(upper[-1], x, torch.cat([x[:, :1], x[:, n:]], dim=1))
+
+    @staticmethod
+    def _entry(block: Block, trunk: Tensor, tokens: Tensor) -> Tensor:
+        """`project` of the first token-carrying layer: constant but for the tokens, which every image shares."""
+        with torch.no_grad():
+            constant = project(block, trunk)
+        return insert(constant, project(block, tokens[None])[0], trunk.shape[1])
+
+
+def in_chunks(function: Callable[[Tensor], Tensor], x: Tensor, size: int) -> Tensor:
+    """`function` of x in parts of exactly `size` rows, the last one filled up with its own last row."""
+    if len(x) == size:
+        return function(x)
+    missing = -len(x) % size
+    if missing:
+        x = torch.cat([x, x[-1:].expand(missing, *x.shape[1:])])
+    return torch.cat([function(part) for part in x.split(size)])[: len(x) - missing]
 
 
 class TextTower(nn.Module):
     """The text tower of a backbone for one list of classes, split below its last `n_insert` layers.
 
     Attention is causal, so BOS, the representation tokens and the words before the first token in which two classes
-    differ are the same for every class: they run once, as a prefix of batch 1. What follows, cut at the longest
-    prompt's end-of-text token, is the suffix (C, S, D). Below the insertion depth both are constants.
+    differ are the same for every class: they run once, as a prefix of batch 1. What follows up to a prompt's
+    end-of-text token is its suffix; the suffixes lie packed (T, D). Below the insertion depth both are constants.
+    Classes beyond `chunk_tokens` suffix tokens are encoded in chunks whose inner values are computed again in the
+    backward pass, so that memory does not grow with them.
     """
 
-    def __init__(self, backbone, class_names: list[str], template: str, n_insert: int):
+    def __init__(
+        self, backbone, class_names: list[str], template: str, n_insert: int, dtype: torch.dtype = torch.float32,
+        chunk_tokens: int = CHUNK_SUFFIX_TOKENS,
+    ):  # fmt: skip
         super().__init__()
-        blocks, text = backbone.text_blocks, backbone.text
+        blocks = backbone.frozen_blocks("text", dtype)
         self.lower, self.upper = blocks[: len(blocks) - n_insert], blocks[len(blocks) - n_insert :]
-        self.head = (text.ln_final, text.text_projection)  # a tuple, so that they stay the backbone's alone
+        self.head = (backbone.text.ln_final, backbone.text.text_projection)  # a tuple: they stay the backbone's alone
         token_ids = backbone.tokenize(class_names, template)
-        start, end = _suffix_bounds(token_ids)
-        self.register_buffer("eot", token_ids.argmax(dim=-1) - start, persistent=False)
-        self._set_constants(backbone.embed_tokens(token_ids[:, :end]), start)
+        start, lengths = _suffixes(token_ids)
+        self.packings = [pack(part, token_ids.device) for part in _split(lengths, chunk_tokens)]
+        self._set_constants(backbone, token_ids, start, lengths)
 
     @torch.no_grad()
-    def _set_constants(self, x: Tensor, start: int) -> None:
-        prefix, suffix = x[:1, :start], x[:, start:]
+    def _set_constants(self, backbone, token_ids: Tensor, start: int, lengths: list[int]) -> None:
+        prefix = backbone.embed_tokens(token_ids[:1, :start])
+        seen = []
         for block in self.lower:
-            prefix, suffix = self._block(block, prefix, suffix)
+            prefix, keys = self._prefix_layer(block, prefix)
+            seen.append(keys)
+        parts, row = [], 0
+        for packing in self.packings:
+            ids, count = token_ids[row : row + len(packing.ends)], len(packing.ends)
+            real = [slice(start, start + length) for length in lengths[row : row + count]]
+            width = start + max(lengths[row : row + count])
+            embedded = backbone.embed_tokens(ids[:, :width])
+            x = torch.cat([one[rows] for one, rows in zip(embedded, real, strict=True)])
+            for block, keys in zip(self.lower, seen, strict=True):
+                x = self._suffix_layer(block, x, keys, packing)
+            parts.append(x)
+            row += count
         self.register_buffer("prefix", prefix, persistent=False)
-        self.register_buffer("suffix", suffix, persistent=False)
+        self.register_buffer("suffix", torch.cat(parts), persistent=False)
 
     @torch.no_grad()
     def zero_shot(self) -> Tensor:
         """The frozen CLIP's class features (C, E), L2-normalised."""
-        prefix, suffix = self.prefix, self.suffix
-        for block in self.upper[:-1]:
-            prefix, suffix = self._block(block, prefix, suffix)
-        return self._read(prefix, suffix)
+        return self._encode(lambda x, index: x, self.prefix)
 
     def adapted(self, tokens: Tensor, beta: float) -> Tensor:
         """Class features with tokens (n_insert, K, D) in the upper layers: (C, E), L2-normalised."""
-        prefix, suffix = insert(self.prefix, tokens[0]), self.suffix
-        for block, following in zip(self.upper[:-1], tokens[1:], strict=True):
-            prefix, suffix = self._block(block, prefix, suffix)
-            prefix = compose(prefix, following, beta)
-        return self._read(prefix, suffix)
+        return self._encode(
+            lambda x, index: compose(x, tokens[index], beta, 1) if index else x, insert(self.prefix, tokens[0], 1)
+        )
+
+    def _encode(self, renew: Callable[[Tensor, int], Tensor], prefix: Tensor) -> Tensor:
+        """`renew(x, i)` is the prefix as the i-th upper layer takes it."""
+        seen = []
+        for index, block in enumerate(self.upper[:-1]):
+            prefix, keys = self._prefix_layer(block, renew(prefix, index))
+            seen.append(keys)
+        seen.append(keys_values(self.upper[-1], renew(prefix, len(self.upper) - 1)))
+        sizes = [packing.n_tokens for packing in self.packings]
+        chunks = zip(self.suffix.split(sizes), self.packings, strict=True)
+        if len(sizes) > 1 and torch.is_grad_enabled():
+            features = [
+                checkpoint(self._suffixes, x, packing, *seen, use_reentrant=False, preserve_rng_state=False)
+                for x, packing in chunks
+            ]
+        else:
+            features = [self._suffixes(x, packing, *seen) for x, packing in chunks]
+        return torch.cat(features) if len(features) > 1 else features[0]
 
     @staticmethod
-    def _block(block: nn.Module, prefix: Tensor, suffix: Tensor) -> tuple[Tensor, Tensor]:
-        q, *prefix_kv = queries_keys_values(block, prefix)
-        own_q, *suffix_kv = queries_keys_values(block, suffix)
-        mask = suffix_mask(prefix.shape[1], suffix.shape[1], suffix.device)
-        attended = attend_after_prefix(own_q, prefix_kv, suffix_kv, mask)
-        prefix = finish(block, prefix, F.scaled_dot_product_attention(q, *prefix_kv, is_causal=True))
-        return prefix, finish(block, suffix, attended)
+    def _prefix_layer(block: Block, x: Tensor) -> tuple[Tensor, Tensor]:
+        """The layer's output for the prefix (1, Lp, D), and its packed keys and values (1, Lp, 2 D)."""
+        packed = project(block, x)
+        attended = attend(*unpack(packed, 3, block.heads), causal=True)
+        return finish(block, x, attended), packed[..., x.shape[-1] :]
 
-    def _read(self, prefix: Tensor, suffix: Tensor) -> Tensor:
-        """Last layer for the end-of-text tokens alone, then ln_final and projection: (C, E)."""
-        block, rows = self.upper[-1], torch.arange(len(suffix), device=suffix.device)
-        read = suffix[rows, self.eot, None]  # (C, 1, D)
-        seen = suffix_mask(prefix.shape[1], suffix.shape[1], suffix.device)[self.eot]  # (C, Lp + S)
-        attended = attend_after_prefix(
-            queries(block, read), keys_values(block, prefix), keys_values(block, suffix), seen[:, None, None]
-        )
+    @staticmethod
+    def _suffix_layer(block: Block, x: Tensor, prefix: Tensor, packing: Packing) -> Tensor:
+        """The layer's output for packed suffixes (T, D) behind a prefix whose keys and values are given."""
+        width, packed = x.shape[-1], packing.group(project(block, x))
+        q, own = split_heads(packed[..., :width], block.heads), packed[..., width:]
+        attended = attend(q, *_behind(prefix, own, block.heads), packing.mask(prefix.shape[1]))
+        return finish(block, x, packing.ungroup(attended))
+
+    def _suffixes(self, x: Tensor, packing: Packing, *seen: Tensor) -> Tensor:
+        """All upper layers for the suffixes of a chunk (T, D), then ln_final and projection: (C, E)."""
+        for block, prefix in zip(self.upper[:-1], seen[:-1], strict=True):
+            x = self._suffix_layer(block, x, prefix, packing)
+        block, prefix = self.upper[-1], seen[-1]
+        ends = x.index_select(0, packing.ends)  # the last layer is needed for the end-of-text tokens alone
+        q, own = packing.group_ends(queries(block, ends)), packing.group(keys_values(block, x))
+        keys_and_values = _behind(prefix, own, block.heads)
+        attended = attend(split_heads(q, block.heads), *keys_and_values, packing.ends_mask(prefix.shape[1]))
+        x = finish(block, ends, attended.flatten(0, 1)[: len(ends)])
         ln_final, projection = self.head
-        return F.normalize(ln_final(finish(block, read, attended)[:, 0]) @ projection, dim=-1)
+        return F.normalize(ln_final(x) @ projection, dim=-1)
 
 
-def _suffix_bounds(token_ids: Tensor) -> tuple[int, int]:
-    """Where classes first differ, at the latest the first end-of-text, and where the longest prompt ends."""
+def _behind(prefix: Tensor, own: Tensor, heads: int) -> list[Tensor]:
+    """Keys and values of the shared prefix (1, Lp, 2 D), then of every group (n, Q, 2 D): two (n, H, Lp + Q, d)."""
+    return unpack(torch.cat([prefix.expand(len(own), -1, -1), own], dim=1), 2, heads)
+
+
+def _suffixes(token_ids: Tensor) -> tuple[int, list[int]]:
+    """Where classes first differ, at the latest the first end-of-text, and how many tokens each has from there on."""
     eot = token_ids.argmax(dim=-1)
     differs = (token_ids != token_ids[:1]).any(dim=0).nonzero()
     first = int(differs[0]) if len(differs) else token_ids.shape[1]
-    return min(first, int(eot.min())), int(eot.max()) + 1
+    start = min(first, int(eot.min()))
+    return start, (eot + 1 - start).tolist()
+
+
+def _split(lengths: list[int], most: int) -> list[list[int]]:
+    """Successive parts of at most `most` tokens, each of one class at least."""
+    parts, tokens = [[]], 0
+    for length in lengths:
+        if parts[-1] and tokens + length > most:
+            parts.append([])
+            tokens = 0
+        parts[-1].append(length)
+        tokens += length
+    return parts

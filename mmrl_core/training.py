@@ -8,6 +8,7 @@ import io
 import logging
 import math
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,12 +18,16 @@ from torch import Tensor
 from mmrl_core.adapter import Adapter
 from mmrl_core.backbone import Backbone
 from mmrl_core.config import AdapterConfig, TrainConfig
+from mmrl_core.data.features import FeatureStore, FrozenFeatures, Loaded, image_digest, train_key
+from mmrl_core.data.parallel import map_in_order
 from mmrl_core.data.sets import ImageSet
 from mmrl_core.data.views import train_views, view_seed
 from mmrl_core.errors import UserError
 from mmrl_core.files import write_bytes
-from mmrl_core.losses import LossTerms, mmrl_loss
 from mmrl_core.model import AdaptedCLIP
+from mmrl_core.precision import settle_precision
+from mmrl_core.step import TrainingStep
+from mmrl_core.towers import Frozen
 
 BETAS, WEIGHT_DECAY = (0.9, 0.999), 5e-4
 WARMUP_LR = 1e-5
@@ -81,91 +86,90 @@ def fit(
     *,
     report: Report | None = None,
     checkpoints: str | Path | None = None,
+    store: FeatureStore | None = None,
 ) -> Fitted:
     """Train an adapter; the last epoch's weights are the result.
 
     `report(epoch, metrics)` is called for every epoch, counted from 0. With `checkpoints`, a folder, the state is kept
     there after every epoch and a later call with the same folder goes on from it, reporting the epochs behind it
-    first. Raises UserError when the loss stops being finite.
+    first. `store` keeps frozen features for other calls. Raises UserError when loss or gradient stop being finite, and
+    for a precision that the backbone's device does not have.
     """
     if not data.items:
         raise UserError("there is no training image; prepare at least one shot of one class")
     adapter = new_adapter(config, backbone, train.seed)
-    model = AdaptedCLIP(backbone, adapter, data.class_names, data.template)
-    optimizer = new_optimizer(adapter, train.lr)
-    history = _restore(checkpoints, adapter, optimizer)
+    precision = settle_precision(train.precision, backbone.device)
+    model = AdaptedCLIP(backbone, adapter, data.class_names, data.template, precision)
+    step = TrainingStep(model, new_optimizer(adapter, train.lr), precision)
+    views = TrainingViews(data, train, FrozenFeatures(model.image_tower, train.batch_size, store))
+    history = _restore(checkpoints, adapter, step)
     report = report or (lambda epoch, metrics: None)
     for epoch, metrics in enumerate(history):
         report(epoch, metrics)
     for epoch in range(len(history), train.epochs):
-        history.append(_run_epoch(model, optimizer, train, data, epoch))
-        _keep(checkpoints, adapter, optimizer, history)
+        history.append(_run_epoch(step, views, train, epoch))
+        _keep(checkpoints, adapter, step, history)
         report(epoch, history[-1])
     return Fitted(adapter, history)
 
 
-def _run_epoch(model: AdaptedCLIP, optimizer, train: TrainConfig, data: ImageSet, epoch: int) -> dict[str, float]:
+def _run_epoch(step: TrainingStep, views: "TrainingViews", train: TrainConfig, epoch: int) -> dict[str, float]:
     lr = lr_at(epoch, train)
-    for group in optimizer.param_groups:
+    for group in step.optimizer.param_groups:
         group["lr"] = lr
-    steps = [
-        _step(model, optimizer, *_load(model.backbone, train, data, epoch, indices), where=f"epoch {epoch} step {step}")
-        for step, indices in enumerate(batches(len(data.items), train, epoch))
-    ]
-    means = {name: sum(step[name] for step in steps) / len(steps) for name in steps[0]}
+    terms = [step(frozen, labels) for frozen, labels in views.batches(epoch)]
+    rows = step.check(epoch, torch.stack(terms))
+    means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
     return {**means, "lr": lr}
 
 
-def _load(backbone: Backbone, train: TrainConfig, data: ImageSet, epoch: int, indices: list[int]):
-    """Views (B, 3, S, S) and labels (B,) of one batch, on the backbone's device."""
-    images, items = [data.images[i] for i in indices], [data.items[i] for i in indices]
-    views = train_views(images, backbone.image_size, train.seed, epoch, items, backbone.mean, backbone.std)
-    labels = torch.tensor([data.labels[i] for i in indices])
-    return views.to(backbone.device), labels.to(backbone.device)
+class TrainingViews:
+    """The batches of every epoch as frozen features and labels; threads read and augment ahead of the step."""
+
+    def __init__(self, data: ImageSet, train: TrainConfig, features: FrozenFeatures):
+        self.data, self.train, self.features = data, train, features
+        self.backbone = features.tower.backbone
+        self.digests = [image_digest(image) for image in data.images] if features.shelf else data.items
+
+    def batches(self, epoch: int) -> Iterator[tuple[Frozen, Tensor]]:
+        """Frozen features of B views and labels (B,), on the backbone's device."""
+        jobs = batches(len(self.data.items), self.train, epoch)
+        for loaded, labels in map_in_order(partial(self._load, epoch), jobs, size=1):
+            yield self.features.frozen(loaded), labels.to(self.backbone.device, non_blocking=True)
+
+    def _load(self, epoch: int, indices: list[int]) -> tuple[Loaded, Tensor]:
+        items, seed = [self.data.items[index] for index in indices], self.train.seed
+        keys = [train_key(self.digests[index], seed, epoch, self.data.items[index]) for index in indices]
+
+        def views(missing: list[int]) -> Tensor:
+            images, names = [self.data.images[indices[i]] for i in missing], [items[i] for i in missing]
+            backbone = self.backbone
+            return train_views(images, backbone.image_size, seed, epoch, names, backbone.mean, backbone.std)
+
+        return self.features.load(keys, views), torch.tensor([self.data.labels[index] for index in indices])
 
 
-def _step(model: AdaptedCLIP, optimizer, images: Tensor, labels: Tensor, *, where: str) -> dict[str, float]:
-    config = model.adapter.config
-    trunk = model.image_tower.trunk(images)
-    out = model.from_trunk(trunk)
-    terms = mmrl_loss(
-        out, labels, model.image_tower.zero_shot(trunk), model.zero_shot_text,
-        alpha=config.alpha, reg_weight=config.reg_weight,
-    )  # fmt: skip
-    optimizer.zero_grad(set_to_none=True)
-    terms.total.backward()
-    optimizer.step()
-    metrics = _as_floats(terms, where)
-    return {**metrics, "train_accuracy": (out.logits_fused.argmax(-1) == labels).float().mean().item()}
-
-
-def _as_floats(terms: LossTerms, where: str) -> dict[str, float]:
-    values = {name: term.item() for name, term in terms._asdict().items()}
-    broken = [name for name, value in values.items() if not math.isfinite(value)]
-    if broken:
-        raise UserError(f"training diverged at {where}: {broken[0]} is {values[broken[0]]}; lower train.lr")
-    return {"loss": sum(values.values()), **values}
-
-
-def _keep(folder: str | Path | None, adapter: Adapter, optimizer, history: list[dict[str, float]]) -> None:
+def _keep(folder: str | Path | None, adapter: Adapter, step: TrainingStep, history: list[dict[str, float]]) -> None:
     if folder is None:
         return
     buffer = io.BytesIO()
-    torch.save({"history": history, "adapter": adapter.state_dict(), "optimizer": optimizer.state_dict()}, buffer)
+    state = {"history": history, "adapter": adapter.state_dict(), "optimizer": step.optimizer.state_dict()}
+    torch.save({**state, "scaler": step.scaler.state_dict()}, buffer)
     write_bytes(Path(folder) / CHECKPOINT, buffer.getvalue())
 
 
-def _restore(folder: str | Path | None, adapter: Adapter, optimizer) -> list[dict[str, float]]:
+def _restore(folder: str | Path | None, adapter: Adapter, step: TrainingStep) -> list[dict[str, float]]:
     """Load a checkpoint if there is a whole one; returns the metrics of the epochs it has behind it."""
     path = Path(folder or "") / CHECKPOINT
     if folder is None or not path.exists():
         return []
     try:
         state = torch.load(path, map_location=adapter.space.device, weights_only=True)
-        weights, moments, history = state["adapter"], state["optimizer"], state["history"]
+        weights, moments, scale, history = (state[key] for key in ("adapter", "optimizer", "scaler", "history"))
     except Exception as error:  # whatever damage makes of it, training from the start is right
         logging.getLogger(__name__).warning("%s is damaged (%s): starting over", path, type(error).__name__)
         return []
     adapter.load_state_dict(weights)
-    optimizer.load_state_dict(moments)
+    step.optimizer.load_state_dict(moments)
+    step.scaler.load_state_dict(scale)
     return history

@@ -1,0 +1,104 @@
+"""One training step: loss, gradients, update. On a GPU the passes are captured as a CUDA graph and replayed.
+
+Nothing here waits for the device: terms are checked when they are read, after the epoch.
+"""
+
+import logging
+import math
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from mmrl_core.errors import UserError
+from mmrl_core.losses import LossTerms, mmrl_loss
+from mmrl_core.model import AdaptedCLIP
+from mmrl_core.towers import Frozen
+
+GRADIENT, ACCURACY = "gradient_norm", "train_accuracy"
+TERMS = (*LossTerms._fields, GRADIENT, ACCURACY)
+WARM_UP = 3  # passes on a side stream before a capture, as PyTorch's CUDA graphs ask for
+log = logging.getLogger(__name__)
+
+Passes = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class TrainingStep:
+    """`scaler` scales the loss where `precision` is fp16, and skips the steps whose gradients overflow."""
+
+    def __init__(self, model: AdaptedCLIP, optimizer: torch.optim.Optimizer, precision: str):
+        self.model, self.optimizer = model, optimizer
+        self.parameters = list(model.adapter.parameters())
+        self.scaler = torch.amp.GradScaler(model.backbone.device.type, enabled=precision == "fp16")
+        self._run: Passes | None = None
+
+    def __call__(self, frozen: Frozen, labels: Tensor) -> Tensor:
+        """One step on frozen features of B views and their labels (B,): its TERMS, left on the device."""
+        if self._run is None:
+            self._run = self._graph(*frozen, labels) if labels.is_cuda else self._passes
+        terms = self._run(*frozen, labels)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return terms
+
+    def _passes(self, trunk: Tensor, zero_shot: Tensor, labels: Tensor) -> Tensor:
+        """Forward and backward."""
+        model, config = self.model, self.model.adapter.config
+        for parameter in self.parameters:
+            parameter.grad = None
+        out = model.from_trunk(trunk)
+        terms = mmrl_loss(
+            out, labels, zero_shot, model.zero_shot_text, alpha=config.alpha, reg_weight=config.reg_weight
+        )
+        self.scaler.scale(terms.total).backward()
+        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in self.parameters])
+        if self.scaler.is_enabled():
+            norm = norm / self.scaler.scale(torch.ones_like(norm))
+        accuracy = (out.logits_fused.argmax(-1) == labels).float().mean()
+        return torch.stack([*terms, norm, accuracy]).detach()
+
+    def _graph(self, *inputs: Tensor) -> Passes:
+        """The passes as a CUDA graph: a small batch is bound by launching its kernels one by one."""
+        try:
+            return Graphed(self._passes, inputs)
+        except RuntimeError as error:
+            log.warning("no CUDA graph (%s): every kernel is launched by itself", str(error).splitlines()[0])
+            return self._passes
+
+    def check(self, epoch: int, terms: Tensor) -> list[dict[str, float]]:
+        """The metrics of an epoch's steps from their terms (n, TERMS), `loss` among them.
+
+        Raises UserError naming the first step and term that is not finite: from there on the adapter is broken.
+        """
+        rows = [dict(zip(TERMS, row, strict=True)) for row in terms.tolist()]
+        for number, row in enumerate(rows):
+            scaled = self.scaler.is_enabled()  # then a gradient that overflows is skipped
+            broken = [name for name, value in row.items() if not math.isfinite(value) and (name != GRADIENT or not scaled)]
+            if broken:
+                where = f"epoch {epoch} step {number}"
+                raise UserError(f"training diverged at {where}: {broken[0]} is {row[broken[0]]}; lower train.lr")
+        if self.scaler.is_enabled() and self.scaler.get_scale() < 1:
+            raise UserError(f"training diverged in epoch {epoch}: fp16 gradients overflow; set train.precision to bf16")
+        return [{"loss": sum(row[name] for name in LossTerms._fields), **row} for row in rows]
+
+
+class Graphed:
+    """A function of tensors on a GPU, captured once and replayed for inputs of the same shapes."""
+
+    def __init__(self, function: Passes, inputs: tuple[Tensor, ...]):
+        self.inputs = [tensor.clone() for tensor in inputs]
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP):
+                function(*self.inputs)
+        torch.cuda.current_stream().wait_stream(side)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.output = function(*self.inputs)
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        for static, tensor in zip(self.inputs, inputs, strict=True):
+            static.copy_(tensor, non_blocking=True)
+        self.graph.replay()
+        return self.output.clone()
