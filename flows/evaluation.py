@@ -4,12 +4,14 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flows import paths
+from flows.features import open_store
 from flows.paths import RunKey
 from flows.predictions import write_predictions
 from flows.progress import progress
 from mmrl_core.adapter import load_adapter
 from mmrl_core.backbone import Backbone
 from mmrl_core.config import Params
+from mmrl_core.data.features import FeatureStore
 from mmrl_core.data.shards import read_manifest, stream_examples
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation import Scores, score, summary
@@ -29,6 +31,7 @@ class Subject(NamedTuple):
     manifest: dict
     template: str
     trained: tuple[str, ...]  # halves whose classes were trained on
+    store: FeatureStore | None
 
 
 def evaluate_run(backbone: Backbone, key: RunKey, params: Params, out: Path, target: str | None = None) -> dict:
@@ -66,14 +69,14 @@ def _subject(
     if card["training"] != protocol.training:
         raise UserError(f"{key.model} was trained for another protocol than {params.data.protocol}; run `dvc repro`")
     pool = paths.pool(target or key.dataset)
-    manifest = read_manifest(pool)
+    manifest, store = read_manifest(pool), open_store(params, "evaluate")
     if target is None:
         _check_classes(card, [manifest["class_names"][label] for label in labels_of(manifest, protocol.trains_on)], key)
-        return Subject(backbone, adapter, pool, manifest, card["template"], protocol.trains_on), card
+        return Subject(backbone, adapter, pool, manifest, card["template"], protocol.trains_on, store), card
     beta = target_beta(params, key.method, target)
     if beta is not None:
         adapter.config = adapter.config.model_copy(update={"beta": beta})
-    return Subject(backbone, adapter, pool, manifest, manifest["templates"][0], ()), card
+    return Subject(backbone, adapter, pool, manifest, manifest["templates"][0], (), store), card
 
 
 def _check_classes(card: dict, names: list[str], key: RunKey) -> None:
@@ -95,7 +98,7 @@ def _score(subject: Subject, split: str, test: TestSet) -> Scores:
     fused = labels_of(manifest, subject.trained)
     examples = (example for half in test.images for example in stream_examples(pool, split, half))
     with progress(f"evaluate {manifest['dataset']} {test.part} {split}", n) as bar:
-        return score(model, examples, labels, fused, bar)
+        return score(model, examples, labels, fused, bar, subject.store)
 
 
 def _validation(subject: Subject, protocol: Protocol) -> dict[str, dict]:

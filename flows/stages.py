@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import paths
+from flows.features import open_store
 from flows.paths import RunKey
 from flows.progress import progress
 from mmrl_core import METHOD_VERSION
@@ -102,7 +103,7 @@ def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
     backbone, manifest = _load_backbone(params), read_manifest(key.few_shot)
     found = _read_search(key, manifest["templates"])
     choice = found["choice"] if params.search.enabled else {}
-    settings = resolve(params, key.dataset, key.method, key.seed, backbone.depth, choice)
+    settings = _on_device(resolve(params, key.dataset, key.method, key.seed, backbone.depth, choice), backbone.device)
     protocol = PROTOCOLS[params.data.protocol]
     data = read_set(key.few_shot, "train", protocol.trains_on, found["template"])
     card = _card(params, key, settings, data, manifest["digest"])
@@ -116,7 +117,10 @@ def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
             run.log_metrics(metrics, epoch)
             bar(epoch + 1, note=f"loss {metrics['loss']:.3f}")
 
-        fitted = fit(backbone, settings.adapter, settings.train, data, report=report, checkpoints=checkpoints)
+        store = open_store(params, "train")
+        fitted = fit(
+            backbone, settings.adapter, settings.train, data, report=report, checkpoints=checkpoints, store=store
+        )
         card["history"] = fitted.history
         card["abstain"] = _abstain(backbone, fitted.adapter, data, key, protocol.trains_on)
         document = save_adapter(out, fitted.adapter, backbone, card)
@@ -140,12 +144,20 @@ def _load_backbone(params: Params):
     import torch
 
     from mmrl_core.backbone import load_backbone
-    from mmrl_core.training import settle_threads
+    from mmrl_core.training import settle_process
 
     device = "cuda" if torch.cuda.is_available() else "cpu"
     backbone = load_backbone(params.backbone.name, params.backbone.weights, device=device)
-    settle_threads(backbone)
+    settle_process(backbone)
     return backbone
+
+
+def _on_device(settings, device):
+    """With the precision that training will have there: the adapter's card says what was, not `auto`."""
+    from mmrl_core.precision import settle_precision
+
+    precision = settle_precision(settings.train.precision, device)
+    return settings._replace(train=settings.train.model_copy(update={"precision": precision}))
 
 
 def _read_search(key: RunKey, templates: list[str]) -> dict[str, Any]:

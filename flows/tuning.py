@@ -9,17 +9,19 @@ from typing import Any
 
 from flows import paths
 from flows.cluster import connected
+from flows.features import open_store
 from flows.paths import STATE
 from flows.progress import progress
 from mmrl_core.backbone import Backbone, load_backbone
 from mmrl_core.config import Params
+from mmrl_core.data.features import FeatureStore
 from mmrl_core.data.shards import Example, read_examples, read_manifest
 from mmrl_core.errors import UserError
 from mmrl_core.presets import explicit_values, published, resolve
 from mmrl_core.protocols import PROTOCOLS, labels_of
 from mmrl_core.search import SearchData, choose, clearly_worse, leads, overall, partition_scores, partitions
 from mmrl_core.templates import template_accuracies
-from mmrl_core.training import settle_threads
+from mmrl_core.training import settle_process
 
 
 def search_data(params: Params, dataset: str, backbone: Backbone) -> tuple[SearchData, dict[str, float | None]]:
@@ -86,7 +88,8 @@ def run_search(params: Params, dataset: str, method: str, depth: int, data: Sear
     space = open_dimensions(params)
     preset = published(dataset, method, depth, params.data.protocol)
     start = {key: preset[key] for key, distribution in space.items() if _holds(distribution, preset[key])}
-    trainable = tune.with_parameters(_trial, params=params, dataset=dataset, method=method, data=data)
+    fixed = {"params": params, "dataset": dataset, "method": method, "data": data}
+    trainable = tune.with_parameters(_trial, store=open_store(params, "tune"), **fixed)
     with connected(params.cluster), _storage(f"tune-{dataset}-{method}") as storage:
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": 1, "gpu": params.cluster.gpus_per_worker}),
@@ -179,7 +182,9 @@ def _run_config(storage: Path, trials: int, label: str):
     return tune.RunConfig(name="search", storage_path=str(storage), verbose=0, callbacks=[Bar()])
 
 
-def _trial(config: dict, params: Params, dataset: str, method: str, data: SearchData) -> None:
+def _trial(
+    config: dict, params: Params, dataset: str, method: str, data: SearchData, store: FeatureStore | None
+) -> None:
     """One trial, in a Ray worker: report all scores so far after every partition."""
     from ray import tune
 
@@ -187,7 +192,7 @@ def _trial(config: dict, params: Params, dataset: str, method: str, data: Search
     settings = resolve(params, dataset, method, data.seeds[0], backbone.depth, config)
     scores = []
     for partition in partitions(data, params.search.partitions, params.search.seed):
-        scores.append(partition_scores(backbone, settings, data, partition))
+        scores.append(partition_scores(backbone, settings, data, partition, store))
         tune.report({**overall(scores), "scores": list(scores)})
 
 
@@ -195,7 +200,7 @@ def _trial(config: dict, params: Params, dataset: str, method: str, data: Search
 def _backbone(name: str, weights: str | None):
     """A reused worker loads the backbone once."""
     backbone = load_backbone(name, weights)
-    settle_threads(backbone)
+    settle_process(backbone)
     return backbone
 
 

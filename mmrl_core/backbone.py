@@ -120,7 +120,14 @@ class Backbone(nn.Module):
     def identity(self) -> str:
         """Digest of all that settles the image tower's outputs: weights, activation, heads and preprocessing."""
         block = self.image_blocks[0]
-        facts = [type(block.mlp[1]).__name__, block.attn.num_heads, block.ln_1.eps, self.image_size, self.mean, self.std]
+        facts = [
+            type(block.mlp[1]).__name__,
+            block.attn.num_heads,
+            block.ln_1.eps,
+            self.image_size,
+            self.mean,
+            self.std,
+        ]
         return hashlib.sha256(f"{self.weights_sha256} {facts}".encode()).hexdigest()
 
     def frozen_blocks(self, tower: str, dtype: torch.dtype) -> list[Block]:

@@ -157,10 +157,11 @@ class ClusterSection(Section):
 class FeaturesSection(Section):
     """Where frozen features are kept between runs; no result depends on it.
 
-    `cache`: `tune`, only the search keeps them, which needs each many times; `all`, training and evaluation too; `off`.
+    `cache`: `tune`, only the search keeps them, which needs each many times; `always`, training and evaluation too;
+    `never`.
     """
 
-    cache: Literal["tune", "all", "off"] = "tune"
+    cache: Literal["tune", "always", "never"] = "tune"
     budget_gb: PositiveFloat = 20.0
 
 

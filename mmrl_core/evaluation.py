@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from mmrl_core.backbone import Backbone
-from mmrl_core.data.features import FeatureStore, FrozenFeatures, Loaded, test_key
+from mmrl_core.data.features import FeatureStore, FrozenFeatures, Loaded, evaluation_key
 from mmrl_core.data.images import decode
 from mmrl_core.data.parallel import map_in_order
 from mmrl_core.data.shards import Example
@@ -21,6 +21,7 @@ from mmrl_core.model import AdaptedCLIP
 
 ECE_BINS = 15
 BATCH_SIZE = 64
+CHUNK = 16  # images that go through the frozen tower together; the last few are filled up to as many
 
 
 class Scores(NamedTuple):
@@ -78,10 +79,10 @@ def score(
     mask = torch.tensor([label in trained for label in labels])
     position = {label: index for index, label in enumerate(labels)}
     text_features, parts, items = model.text_features(), [], []
-    features = FrozenFeatures(model.image_tower, BATCH_SIZE, store)
+    features = FrozenFeatures(model.image_tower, CHUNK, store)
 
     def load(batch: list[Example]) -> tuple[list[Example], Loaded]:
-        keys = [test_key(example.image) if store else example.key for example in batch]
+        keys = [evaluation_key(example.image) if store else example.key for example in batch]
         return batch, features.load(keys, lambda rows: test_batch(model.backbone, [batch[row] for row in rows]))
 
     for batch, loaded in map_in_order(load, batched(examples, BATCH_SIZE), size=1):

@@ -7,11 +7,13 @@ class or a test image.
 """
 
 import random
+from functools import partial
 from itertools import product
 from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from mmrl_core.backbone import Backbone
+from mmrl_core.data.features import FeatureStore
 from mmrl_core.data.sets import image_set
 from mmrl_core.data.shards import Example
 from mmrl_core.errors import UserError
@@ -66,20 +68,23 @@ def _divide(labels: list[int], key: str) -> tuple[list[int], list[int]]:
     return sorted(shuffled[:cut]), sorted(shuffled[cut:])
 
 
-def partition_scores(backbone: Backbone, settings: Resolved, data: SearchData, partition: Partition) -> dict:
-    """Train on the seen classes and score both kinds.
+def partition_scores(
+    backbone: Backbone, settings: Resolved, data: SearchData, partition: Partition, store: FeatureStore | None = None
+) -> dict:
+    """Train on the seen classes and score both kinds; `store` keeps the frozen features that other trials want too.
 
     `log_likelihood` is balanced: the mean of the two kinds' mean log-probabilities of the truth, in nats an image.
     """
     place, seen, unseen = partition
     train = settings.train.model_copy(update={"seed": data.seeds[place]})
     items = image_set(data.train[place], seen, data.class_names, data.template)
-    adapter = fit(backbone, settings.adapter, train, items).adapter
-    by_seen = _summarise(backbone, adapter, data, data.val[place], seen, trained=seen)
+    adapter = fit(backbone, settings.adapter, train, items, store=store).adapter
+    summarise = partial(_summarise, backbone, adapter, data, store)
+    by_seen = summarise(data.val[place], seen, trained=seen)
     if not unseen:
         # One kind: it is its own balance and its own mean.
         return {"log_likelihood": -by_seen["nll"], "harmonic_mean": by_seen["accuracy"]}
-    by_unseen = _summarise(backbone, adapter, data, data.train[place] + data.val[place], unseen, trained=())
+    by_unseen = summarise(data.train[place] + data.val[place], unseen, trained=())
     return {
         "log_likelihood": -(by_seen["nll"] + by_unseen["nll"]) / 2,
         "harmonic_mean": harmonic_mean(by_seen["accuracy"], by_unseen["accuracy"]),
@@ -88,14 +93,14 @@ def partition_scores(backbone: Backbone, settings: Resolved, data: SearchData, p
     }
 
 
-def _summarise(backbone, adapter, data: SearchData, examples: list[Example], labels: list[int], trained) -> dict:
+def _summarise(backbone, adapter, data: SearchData, store, examples: list[Example], labels, trained) -> dict:
     mine = [example for example in examples if example.label in labels]
     if not mine:
         raise UserError(
             "the search has no validation image; prepare data with a val split or set search.enabled: false"
         )
     model = AdaptedCLIP(backbone, adapter, [data.class_names[label] for label in labels], data.template)
-    scores = score(model, mine, labels, trained)
+    scores = score(model, mine, labels, trained, store=store)
     return summary(scores.adapted, scores.labels)
 
 

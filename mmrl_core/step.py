@@ -68,17 +68,19 @@ class TrainingStep:
     def check(self, epoch: int, terms: Tensor) -> list[dict[str, float]]:
         """The metrics of an epoch's steps from their terms (n, TERMS), `loss` among them.
 
-        Raises UserError naming the first step and term that is not finite: from there on the adapter is broken.
+        Raises UserError naming the first step and term that is not finite: from there on the adapter is broken. A
+        gradient that overflows in fp16 only skips its step, unless every scale is too large.
         """
+        scaled = self.scaler.is_enabled()
         rows = [dict(zip(TERMS, row, strict=True)) for row in terms.tolist()]
-        for number, row in enumerate(rows):
-            scaled = self.scaler.is_enabled()  # then a gradient that overflows is skipped
-            broken = [name for name, value in row.items() if not math.isfinite(value) and (name != GRADIENT or not scaled)]
-            if broken:
-                where = f"epoch {epoch} step {number}"
-                raise UserError(f"training diverged at {where}: {broken[0]} is {row[broken[0]]}; lower train.lr")
-        if self.scaler.is_enabled() and self.scaler.get_scale() < 1:
-            raise UserError(f"training diverged in epoch {epoch}: fp16 gradients overflow; set train.precision to bf16")
+        for step, row in enumerate(rows):
+            for name, value in row.items():
+                if not math.isfinite(value) and not (scaled and name == GRADIENT):
+                    raise UserError(
+                        f"training diverged at epoch {epoch} step {step}: {name} is {value}; lower train.lr"
+                    )
+        if scaled and self.scaler.get_scale() < 1:
+            raise UserError(f"training diverged at epoch {epoch}: fp16 gradients overflow; set train.precision: bf16")
         return [{"loss": sum(row[name] for name in LossTerms._fields), **row} for row in rows]
 
 

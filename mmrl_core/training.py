@@ -18,12 +18,13 @@ from torch import Tensor
 from mmrl_core.adapter import Adapter
 from mmrl_core.backbone import Backbone
 from mmrl_core.config import AdapterConfig, TrainConfig
-from mmrl_core.data.features import FeatureStore, FrozenFeatures, Loaded, image_digest, train_key
+from mmrl_core.data.features import FeatureStore, FrozenFeatures, Loaded, image_digest, training_key
 from mmrl_core.data.parallel import map_in_order
 from mmrl_core.data.sets import ImageSet
 from mmrl_core.data.views import train_views, view_seed
 from mmrl_core.errors import UserError
 from mmrl_core.files import write_bytes
+from mmrl_core.memory import keep_freed_memory
 from mmrl_core.model import AdaptedCLIP
 from mmrl_core.precision import settle_precision
 from mmrl_core.step import TrainingStep
@@ -44,8 +45,12 @@ class Fitted(NamedTuple):
     history: list[dict[str, float]]
 
 
-def settle_threads(backbone: Backbone) -> None:
-    """Give a small backbone one CPU thread: more are no faster, and sums in another order would give other bits."""
+def settle_process(backbone: Backbone) -> None:
+    """What a process that trains or evaluates sets for itself: how it keeps memory, and its threads.
+
+    A small backbone gets one CPU thread: more are no faster, and sums in another order would give other bits.
+    """
+    keep_freed_memory()
     if len(backbone.image_blocks) * backbone.image_width**2 < SMALL:
         torch.set_num_threads(1)
 
@@ -139,7 +144,7 @@ class TrainingViews:
 
     def _load(self, epoch: int, indices: list[int]) -> tuple[Loaded, Tensor]:
         items, seed = [self.data.items[index] for index in indices], self.train.seed
-        keys = [train_key(self.digests[index], seed, epoch, self.data.items[index]) for index in indices]
+        keys = [training_key(self.digests[index], seed, epoch, self.data.items[index]) for index in indices]
 
         def views(missing: list[int]) -> Tensor:
             images, names = [self.data.images[indices[i]] for i in missing], [items[i] for i in missing]

@@ -13,17 +13,20 @@ CLASSES = ["dog", "polar bear", "red_panda", "dog house", "cat", "a very long na
 
 @functools.cache
 def small_backbone(
-    image_layers: int = 4, text_layers: int = 4, image_width: int = 64, text_width: int = 48, seed: int = 0
-) -> Backbone:
-    """A random CLIP of 16-pixel patches on 32-pixel images; weights large enough for features to differ."""
+    image_layers: int = 4, text_layers: int = 4, image_width: int = 64, text_width: int = 48, seed: int = 0,
+    image_size: int = 32, quick_gelu: bool = False,
+) -> Backbone:  # fmt: skip
+    """A random CLIP of 16-pixel patches; weights large enough for features to differ."""
     torch.manual_seed(seed)
     clip = new_clip(
         {
             "embed_dim": 32,
             "vision_cfg": {
-                "layers": image_layers, "width": image_width, "head_width": 16, "patch_size": 16, "image_size": 32,
+                "layers": image_layers, "width": image_width, "head_width": 16, "patch_size": 16,
+                "image_size": image_size,
             },
             "text_cfg": {"width": text_width, "heads": 4, "layers": text_layers},
+            "quick_gelu": quick_gelu,
         }
     )  # fmt: skip
     torch.nn.init.normal_(clip.token_embedding.weight, std=0.5)

@@ -10,7 +10,7 @@ from PIL import Image
 from mmrl_core.config import AdapterConfig, TrainConfig
 from mmrl_core.data.sets import ImageSet
 from mmrl_core.errors import UserError
-from mmrl_core.training import CHECKPOINT, batches, fit, lr_at, new_optimizer, settle_threads
+from mmrl_core.training import CHECKPOINT, batches, fit, lr_at, new_optimizer, settle_process
 from tests.small import small_adapter, small_backbone
 
 SCHEDULES = json.loads((Path(__file__).parent / "golden" / "lr_schedule.json").read_text())
@@ -115,7 +115,7 @@ def test_a_small_backbone_gets_one_thread_so_that_bits_do_not_depend_on_the_mach
     before = torch.get_num_threads()
     try:
         torch.set_num_threads(2)
-        settle_threads(small_backbone())
+        settle_process(small_backbone())
         assert torch.get_num_threads() == 1
     finally:
         torch.set_num_threads(before)

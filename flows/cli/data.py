@@ -6,7 +6,7 @@ from typing import Annotated, Any
 
 import typer
 
-from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile, text_table
+from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile, show, text_table
 from mmrl_core.config import DataSection, OwnSection, load_params
 from mmrl_core.errors import UserError
 
@@ -38,6 +38,15 @@ def check(
         print(text_table(["dataset", "state", "found", "published"], map(_checked, rows)))
         print("".join(f"{row['dataset']}: {problem}\n" for row in rows for problem in row["problems"]), end="")
     _refuse(rows, bool(keys), root or settings.root)
+
+
+def clean(json_: AsJson = False):
+    """Remove what is kept only to save time: frozen features of images. No result depends on them."""
+    from flows.features import FOLDER
+    from flows.features import clean as remove
+
+    freed = remove()
+    show({"freed_bytes": freed}, json_, str(FOLDER))
 
 
 def _settings(params: Path, overrides: list[str]) -> DataSection:

@@ -143,7 +143,7 @@ class Loaded(NamedTuple):
 class FrozenFeatures:
     """Frozen features of images for one tower, from the store where there is one.
 
-    `batch_size` is how many images are asked for at a time, at the most.
+    `batch_size` settles how many images go through the tower together on a CPU (`ImageTower.chunk`).
     """
 
     def __init__(self, tower: ImageTower, batch_size: int, store: FeatureStore | None = None):
@@ -208,12 +208,12 @@ def _facts(tower: ImageTower, chunk: int) -> dict:
     }
 
 
-def train_key(digest: str, seed: int, epoch: int, item: str) -> str:
+def training_key(digest: str, seed: int, epoch: int, item: str) -> str:
     """The record of a training view."""
     return f"{digest} train {seed} {epoch} {item}"
 
 
-def test_key(image: bytes) -> str:
+def evaluation_key(image: bytes) -> str:
     """The record of an encoded image's test view."""
     return f"{hashlib.sha256(image).hexdigest()} test"
 

@@ -17,8 +17,8 @@ R = TypeVar("R")
 def map_in_order(function: Callable[[T], R], items: Iterable[T], size: int = CHUNK) -> Iterator[R]:
     """`function` of every item, in the order of the items, by one thread a core.
 
-    `items` is read by the calling thread, at most cores + 2 chunks of `size` ahead of what was taken here. The error that
-    comes out is the first in order, whichever thread failed first.
+    `items` is read by the calling thread, at most cores + 2 chunks of `size` ahead of what was taken here. The error
+    that comes out is the first in order, whichever thread failed first.
     """
     items, cores = iter(items), os.cpu_count() or 1
     chunks = iter(lambda: list(islice(items, size)), [])

@@ -1,0 +1,33 @@
+"""The store of frozen features of this project folder, for the stages that want one."""
+
+import shutil
+from pathlib import Path
+
+from flows.paths import STATE
+from mmrl_core.config import Params
+from mmrl_core.presets import explicit_values
+
+FOLDER = STATE / "features"
+DEPTH = "adapter.insertion_depth"
+
+
+def open_store(params: Params, stage: str):
+    """The FeatureStore that `stage` keeps frozen features in, as `features.cache` says; None: it keeps none."""
+    if params.features.cache != "always" and params.features.cache != stage:
+        return None
+    from mmrl_core.data.features import FeatureStore
+
+    return FeatureStore(FOLDER.absolute(), params.features.budget_gb * 1e9, shallowest(params))
+
+
+def shallowest(params: Params) -> int | None:
+    """The smallest insertion depth that the search tries; None where it tries but one."""
+    searched = params.search.enabled and DEPTH not in explicit_values(params)
+    return min(params.search.space.get(DEPTH, {}).get("choice", []), default=None) if searched else None
+
+
+def clean(folder: Path = FOLDER) -> int:
+    """Remove all frozen features; how many bytes that freed. Runs that use them compute them anew."""
+    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
+    shutil.rmtree(folder, ignore_errors=True)
+    return size
