@@ -36,10 +36,22 @@ class AdaptedCLIP(nn.Module):
         adapter.check_fits(backbone)
         self.backbone, self.adapter = backbone, adapter
         self.class_names, self.template = list(class_names), template
-        dtype = DTYPES[precision]
-        self.image_tower = ImageTower(backbone, adapter.n_insert, dtype)
-        self.text_tower = TextTower(backbone, self.class_names, template, adapter.n_insert, dtype)
+        self.dtype = DTYPES[precision]
+        self._build_towers()
+
+    def _build_towers(self) -> None:
+        n_insert = self.adapter.n_insert
+        self.image_tower = ImageTower(self.backbone, n_insert, self.dtype)
+        self.text_tower = TextTower(self.backbone, self.class_names, self.template, n_insert, self.dtype)
         self.register_buffer("zero_shot_text", self.text_tower.zero_shot(), persistent=False)
+
+    def _apply(self, *args, **kwargs):
+        """`.to(device)`: the towers hold constants of the backbone's device and are made anew there."""
+        before = self.backbone.device
+        super()._apply(*args, **kwargs)
+        if self.backbone.device != before:
+            self._build_towers()
+        return self
 
     def text_features(self) -> Tensor:
         """Adapted class features w (C, E); constant once training is over."""

@@ -69,16 +69,16 @@ class TrainingStep:
         """The metrics of an epoch's steps from their terms (n, TERMS), `loss` among them.
 
         Raises UserError naming the first step and term that is not finite: from there on the adapter is broken. A
-        gradient that overflows in fp16 only skips its step, unless every scale is too large.
+        gradient that overflows in fp16 only skips its step, which then has the norm 0, unless every scale is too large.
         """
         scaled = self.scaler.is_enabled()
         rows = [dict(zip(TERMS, row, strict=True)) for row in terms.tolist()]
         for step, row in enumerate(rows):
-            for name, value in row.items():
-                if not math.isfinite(value) and not (scaled and name == GRADIENT):
-                    raise UserError(
-                        f"training diverged at epoch {epoch} step {step}: {name} is {value}; lower train.lr"
-                    )
+            if scaled and not math.isfinite(row[GRADIENT]):
+                row[GRADIENT] = 0.0
+            if broken := [name for name, value in row.items() if not math.isfinite(value)]:
+                found = f"epoch {epoch} step {step}: {broken[0]} is {row[broken[0]]}"
+                raise UserError(f"training diverged at {found}; lower train.lr")
         if scaled and self.scaler.get_scale() < 1:
             raise UserError(f"training diverged at epoch {epoch}: fp16 gradients overflow; set train.precision: bf16")
         return [{"loss": sum(row[name] for name in LossTerms._fields), **row} for row in rows]

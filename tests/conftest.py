@@ -5,7 +5,8 @@ import pytest
 # Before torch is imported: a barrier of spinning threads stalls whenever another process has the core.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# The only tests that may skip, and only where MMRL_TEST_DATA names no folder of photographs.
+# The only tests that may skip: where MMRL_TEST_DATA names no folder of photographs, and where there is no GPU.
+NEED_GPU = {"tests/test_precision.py::test_a_replayed_graph_takes_the_steps_that_launched_kernels_take"}
 NEED_PHOTOGRAPHS = {
     "tests/data/test_catalog.py::test_caltech101_opens_with_the_counts_of_its_split",
     "tests/data/test_check.py::test_caltech101_is_complete",
@@ -23,7 +24,11 @@ def pytest_runtest_logreport(report: pytest.TestReport) -> None:
 
 def pytest_sessionfinish(session: pytest.Session) -> None:
     """In CI, a skip that is not expected fails the run."""
-    expected = set() if os.environ.get("MMRL_TEST_DATA") else NEED_PHOTOGRAPHS
+    from torch.cuda import is_available
+
+    expected = (set() if os.environ.get("MMRL_TEST_DATA") else NEED_PHOTOGRAPHS) | (
+        set() if is_available() else NEED_GPU
+    )
     unexpected = skipped - expected
     if os.environ.get("CI") and unexpected:
         print(f"\nunexpectedly skipped: {sorted(unexpected)}")

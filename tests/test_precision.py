@@ -1,0 +1,145 @@
+"""Mixed precision: what runs in it, what does not, and how overflow ends."""
+
+import pytest
+import torch
+
+from mmrl_core.config import AdapterConfig, TrainConfig
+from mmrl_core.errors import UserError
+from mmrl_core.losses import mmrl_loss
+from mmrl_core.model import AdaptedCLIP
+from mmrl_core.precision import settle_precision
+from mmrl_core.step import TrainingStep
+from mmrl_core.towers import Frozen
+from mmrl_core.training import _keep, _restore, fit, new_optimizer
+from tests.data.test_features import image_set
+from tests.small import CLASSES, random_images, small_adapter, small_backbone
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize(("asked", "settled"), [("auto", "float32"), ("float32", "float32"), ("bf16", "bf16")])
+def test_a_cpu_trains_in_float32_unless_bf16_is_asked_for(asked, settled):
+    assert settle_precision(asked, CPU) == settled
+
+
+def test_fp16_on_a_cpu_is_refused_before_training():
+    train = TrainConfig(precision="fp16")
+    config = AdapterConfig(method="mmrl", insertion_depth=2)
+    with pytest.raises(UserError, match=r"train.precision is fp16, which needs a GPU; set bf16, float32 or auto"):
+        fit(small_backbone(), config, train, image_set())
+
+
+def make_step(precision: str, method: str = "mmrlpp", lr: float = 1e-3) -> tuple[TrainingStep, Frozen, torch.Tensor]:
+    backbone = small_backbone()
+    model = AdaptedCLIP(backbone, small_adapter(backbone, method), CLASSES, "a {}.", precision)
+    step = TrainingStep(model, new_optimizer(model.adapter, lr), precision)
+    if precision == "fp16":
+        step.scaler = torch.amp.GradScaler("cpu", init_scale=64.0)  # the usual first scale overflows a few times
+    return step, model.image_tower.frozen(random_images(5)), torch.tensor([0, 1, 2, 5, 4])
+
+
+@pytest.mark.parametrize("method", ["mmrl", "mmrlpp"])
+@pytest.mark.parametrize("precision", ["bf16", "fp16"])
+def test_loss_and_gradients_are_those_of_float32_but_for_rounding(precision, method):
+    found = {}
+    for name in ("float32", precision):
+        step, frozen, labels = make_step(name, method)
+        terms = step._passes(*frozen, labels)
+        scale = step.scaler.get_scale() if step.scaler.is_enabled() else 1.0
+        found[name] = terms, torch.cat([p.grad.flatten() / scale for p in step.parameters])
+    (terms, gradients), (low_terms, low_gradients) = found["float32"], found[precision]
+    assert torch.allclose(low_terms[:5], terms[:5], rtol=0.05, atol=0.02)
+    assert torch.nn.functional.cosine_similarity(gradients, low_gradients, dim=0) > 0.99
+    assert not torch.equal(low_gradients, gradients)
+
+
+def test_only_products_and_what_is_stored_run_in_low_precision():
+    step, frozen, _ = make_step("bf16")
+    model = step.model
+    assert frozen.trunk.dtype == torch.bfloat16
+    out = model.from_trunk(frozen.trunk)
+    assert {tensor.dtype for tensor in [*out, frozen.zero_shot, model.zero_shot_text]} == {torch.float32}
+    assert {p.dtype for p in [*model.adapter.parameters(), *model.backbone.parameters()]} == {torch.float32}
+    block = model.image_tower.blocks[0]
+    assert {block.qkv.weight.dtype, block.fc.bias.dtype} == {torch.bfloat16}
+    assert block.ln_1.weight.dtype == torch.float32
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
+def test_steps_lower_the_loss_in_every_precision(precision):
+    step, frozen, labels = make_step(precision, lr=3e-3)
+    terms = torch.stack([step(frozen, labels) for _ in range(12)])
+    rows = step.check(0, terms)
+    assert rows[-1]["loss"] < rows[0]["loss"]
+    assert all(row["gradient_norm"] > 0 for row in rows)
+
+
+def test_the_terms_of_a_step_are_those_of_the_loss_before_it():
+    step, frozen, labels = make_step("float32")
+    model, config = step.model, step.model.adapter.config
+    out = model.from_trunk(frozen.trunk)
+    expected = mmrl_loss(
+        out, labels, frozen.zero_shot, model.zero_shot_text, alpha=config.alpha, reg_weight=config.reg_weight
+    )
+    row = step.check(0, step(frozen, labels)[None])[0]
+    assert [row[name] for name in expected._fields] == pytest.approx([float(term.detach()) for term in expected])
+    assert row["loss"] == pytest.approx(float(expected.total.detach()))
+    assert row["train_accuracy"] == pytest.approx(float((out.logits_fused.argmax(-1) == labels).float().mean()))
+
+
+@pytest.mark.parametrize("precision", ["float32", "bf16"])
+def test_a_gradient_that_is_no_number_stops_training_though_every_loss_is_finite(precision):
+    step, frozen, labels = make_step(precision)
+    parameter = step.model.adapter.projection.A
+    parameter.register_hook(lambda gradient: gradient * torch.nan)
+    terms = step(frozen, labels)[None]
+    with pytest.raises(UserError, match=r"diverged at epoch 3 step 0: gradient_norm is nan; lower train.lr"):
+        step.check(3, terms)
+
+
+def test_an_overflow_in_fp16_skips_the_step_and_lowers_the_scale():
+    step, frozen, labels = make_step("fp16")
+    before = {name: tensor.clone() for name, tensor in step.model.adapter.state_dict().items()}
+    step.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**100)
+    row = step.check(0, step(frozen, labels)[None])[0]
+    assert step.scaler.get_scale() == 2.0**99
+    assert row["gradient_norm"] == 0
+    assert all(torch.equal(tensor, before[name]) for name, tensor in step.model.adapter.state_dict().items())
+
+
+def test_fp16_gradients_that_overflow_at_every_scale_stop_training():
+    step, frozen, labels = make_step("fp16")
+    step.parameters[0].register_hook(lambda gradient: gradient * torch.inf)
+    terms = torch.stack([step(frozen, labels) for _ in range(8)])
+    with pytest.raises(UserError, match=r"diverged at epoch 1: fp16 gradients overflow; set train.precision: bf16"):
+        step.check(1, terms)
+
+
+def test_the_scale_survives_a_checkpoint(tmp_path):
+    step = make_step("fp16")[0]
+    _keep(tmp_path, step.model.adapter, step, [])
+    other = make_step("fp16")[0]
+    other.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
+    assert _restore(tmp_path, other.model.adapter, other) == []
+    assert other.scaler.get_scale() == 64.0
+
+
+cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+
+
+@cuda
+@pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])
+def test_a_replayed_graph_takes_the_steps_that_launched_kernels_take(precision):
+    ends = []
+    for graphed in (True, False):
+        step, frozen, labels = make_step(precision)
+        step.scaler = torch.amp.GradScaler("cuda", init_scale=64.0, enabled=precision == "fp16")
+        step.model.to("cuda")
+        frozen, labels = frozen.to("cuda"), labels.cuda()
+        if not graphed:
+            step._run = step._passes
+        for _ in range(4):
+            step(frozen, labels)
+        assert (step._run is step._passes) is not graphed
+        ends.append(torch.cat([p.detach().flatten() for p in step.parameters]))
+    assert torch.allclose(*ends, rtol=1e-3, atol=1e-4)
