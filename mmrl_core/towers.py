@@ -43,7 +43,7 @@ class Frozen(NamedTuple):
     zero_shot: Tensor  # the frozen CLIP's features (B, E), L2-normalised
 
     def to(self, device: torch.device) -> "Frozen":
-        return Frozen(*(tensor.to(device) for tensor in self))
+        return Frozen(*(tensor.to(device, non_blocking=True) for tensor in self))
 
 
 class ImageTower:

@@ -138,6 +138,7 @@ class Loaded(NamedTuple):
     keys: list[str]
     records: list[Frozen | None]
     views: Tensor | None  # (missing, 3, S, S)
+    whole: Frozen | None  # all records as one batch, where none is missing
 
 
 class FrozenFeatures:
@@ -157,16 +158,18 @@ class FrozenFeatures:
         """Read a batch; `views` gives those of the positions that the store lacks. May run in any thread."""
         records = [self.shelf.get(key) if self.shelf else None for key in keys]
         missing = [index for index, record in enumerate(records) if record is None]
-        found = views(missing) if missing else None
-        if found is not None and self.device.type == "cuda":
-            found = found.pin_memory()
-        return Loaded(list(keys), records, found)
+        found = self._pinned(views(missing)) if missing else None
+        whole = None if missing else Frozen(*map(self._pinned, _stack(records)))
+        return Loaded(list(keys), records, found, whole)
+
+    def _pinned(self, tensor: Tensor) -> Tensor:
+        """In memory that a GPU reads while the program goes on."""
+        return tensor.pin_memory() if self.device.type == "cuda" else tensor
 
     def frozen(self, loaded: Loaded) -> Frozen:
         """Frozen features of a loaded batch, on the backbone's device, computed where they have to be."""
-        if loaded.views is None:
-            found = _stack(loaded.records).to(self.device)
-        else:
+        found = loaded.whole and loaded.whole.to(self.device)
+        if found is None:
             computed = self.base.frozen(loaded.views.to(self.device, non_blocking=True), self.chunk)
             found = self._merge(loaded, computed) if self.shelf else computed
         trunk = self.tower.advance(found.trunk, self.base.first, self.chunk)
