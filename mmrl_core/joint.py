@@ -25,9 +25,14 @@ def joint_logits(output: Output, trained: Tensor) -> Tensor:
         return output.logits_fused
     if not trained.any():
         return output.logits_class
-    level = _level(output.logits_class, trained) - _level(output.logits_fused, trained)
+    return mixed_logits(output, trained, trained.nonzero()[:, 0])
+
+
+def mixed_logits(output: Output, trained: Tensor, indices: Tensor) -> Tensor:
+    """(B, C): `joint_logits` where there are classes of both kinds; `indices` are the places of the trained ones."""
+    level = _level(output.logits_class, indices) - _level(output.logits_fused, indices)
     return torch.where(trained, output.logits_fused + level, output.logits_class)
 
 
-def _level(logits: Tensor, trained: Tensor) -> Tensor:
-    return logits[:, trained].logsumexp(dim=-1, keepdim=True)
+def _level(logits: Tensor, indices: Tensor) -> Tensor:
+    return logits.index_select(1, indices).logsumexp(dim=-1, keepdim=True)

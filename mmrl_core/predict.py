@@ -18,6 +18,7 @@ from mmrl_core.data.images import decode
 from mmrl_core.data.views import test_view
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation import BATCH_SIZE, batched
+from mmrl_core.folded import FoldedCLIP
 from mmrl_core.joint import joint_logits
 from mmrl_core.model import AdaptedCLIP
 
@@ -34,11 +35,14 @@ class Prediction(NamedTuple):
 
 
 class Predictor:
-    """An adapter with its backbone. Class features are computed once per class list."""
+    """An adapter with its backbone. Class features are computed once per class list.
+
+    `model` is the folded form: scoring an image costs one pass of the image tower.
+    """
 
     def __init__(self, model: AdaptedCLIP, card: dict):
-        self.card, self._model = card, model.eval()
-        self._text = self._text_features(model)
+        self.card, self.model = card, FoldedCLIP.from_model(model).eval()
+        self._adapter = model.adapter
 
     @classmethod
     def load(cls, path: str | Path, *, device: str | torch.device = "cpu") -> "Predictor":
@@ -70,26 +74,30 @@ class Predictor:
         With `skip_damaged` an image that cannot be read gives None instead of a UserError.
         """
         model, text, names = self._for_classes(class_names)
-        trained = torch.tensor([name in self.class_names for name in names])
+        trained = self.trained(names)
         for views in _view_batches(images, model.backbone, skip_damaged):
             readable = [view for view in views if view is not None]
             found = iter(self._scores(model, text, readable, trained) if readable else ())
             yield from (None if view is None else _prediction(names, *next(found)) for view in views)
 
-    def _for_classes(self, class_names: list[str] | None):
-        if class_names is None or class_names == self.class_names:
-            return self._model, self._text, self.class_names
+    def trained(self, class_names: list[str]) -> Tensor:
+        """(C,): true for the classes that the adapter was trained on."""
+        return torch.tensor([name in self.class_names for name in class_names])
+
+    @torch.no_grad()
+    def text_features(self, class_names: list[str]) -> Tensor:
+        """Class features w (C, E) of any classes. Raises UserError for a list without a class or with one twice."""
+        if class_names == self.class_names:
+            return self.model.text_features
         refuse_repeated(class_names)
-        model = AdaptedCLIP(self._model.backbone, self._model.adapter, class_names, self.card["template"])
-        return model, self._text_features(model), class_names
+        return AdaptedCLIP(self.model.backbone, self._adapter, class_names, self.card["template"]).text_features()
 
-    @staticmethod
-    @torch.inference_mode()
-    def _text_features(model: AdaptedCLIP) -> Tensor:
-        return model.text_features()
+    def _for_classes(self, class_names: list[str] | None) -> tuple[FoldedCLIP, Tensor, list[str]]:
+        names = self.class_names if class_names is None else class_names
+        return self.model, self.text_features(names), names
 
     @torch.inference_mode()
-    def _scores(self, model: AdaptedCLIP, text: Tensor, views: list[Tensor], trained: Tensor) -> Iterable[tuple]:
+    def _scores(self, model: FoldedCLIP, text: Tensor, views: list[Tensor], trained: Tensor) -> Iterable[tuple]:
         """Probabilities and confidence of every view."""
         output = model(torch.stack(views).to(model.backbone.device), text)
         logits = joint_logits(output, trained)

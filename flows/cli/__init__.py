@@ -6,7 +6,7 @@ import sys
 import typer
 from typer.exceptions import TyperException
 
-from flows.cli import data, flow, models, predict, stages
+from flows.cli import data, export, flow, models, predict, stages
 from mmrl_core.errors import UserError
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C
@@ -14,8 +14,9 @@ INTERRUPTED = 130  # what typer makes of Ctrl-C
 app = typer.Typer(help="Adapt CLIP to your own few images, and keep it adapted.", add_completion=False,
                   no_args_is_help=True, pretty_exceptions_enable=False)  # fmt: skip
 flow_app = typer.Typer(help="The whole pipeline as a Prefect flow.", no_args_is_help=True)
-for command in (data.datasets, data.check, stages.fingerprint, stages.prepare, stages.tune, stages.train,
-                stages.evaluate, stages.summarize, models.register, models.promote, predict.predict):  # fmt: skip
+for command in (data.datasets, data.check, data.clean, stages.fingerprint, stages.prepare, stages.tune, stages.train,
+                stages.evaluate, stages.summarize, models.register, models.promote, predict.predict,
+                export.export):  # fmt: skip
     app.command()(command)
 app.command("import")(models.import_)
 app.command()(models.pretrain)

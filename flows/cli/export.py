@@ -1,0 +1,32 @@
+"""`mmrl export`: an adapter as an ONNX file for programs without PyTorch."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile, show
+from flows.outputs import building, check_out
+from flows.progress import progress
+from mmrl_core.config import load_params
+
+
+def export(
+    out: Annotated[Path, typer.Option("--out", help="Folder for model.onnx and model.json.")],
+    model: Annotated[str | None, typer.Option(help="Adapter folder or models:/NAME@ALIAS; default: champion.")] = None,
+    class_names: Annotated[
+        list[str] | None, typer.Option("--class", help="Class to choose; default: the trained ones. Repeatable.")
+    ] = None,
+    params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
+):  # fmt: skip
+    """Write an ONNX file that labels images, compared with PyTorch."""
+    from flows import registry
+
+    check_out(out, changed=True)
+    predictor = registry.open_predictor(load_params(params, set_), model)
+    from mmrl_core.export import STEPS, export_onnx
+
+    with building(out) as path, progress("export", len(STEPS)) as report:
+        card = export_onnx(predictor, path, class_names, report)
+    shown = {name: card[name] for name in ("opset", "largest_relative_difference", "files")}
+    show({"classes": len(card["class_names"]), **shown}, json_, str(out))

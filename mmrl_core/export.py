@@ -1,0 +1,194 @@
+"""Export to ONNX: the folded model with its class list as one graph, compared with PyTorch before it counts as written.
+
+B images, C classes, E embedding width, S side of the square view in pixels.
+"""
+
+import contextlib
+import logging
+import warnings
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import torch
+from onnxscript.ir.passes.common import ClearMetadataAndDocStringPass
+from torch import Tensor, nn
+
+from mmrl_core.backbone import LOGIT_SCALE, Backbone
+from mmrl_core.errors import UserError
+from mmrl_core.files import sha256_file, write_json
+from mmrl_core.folded import FoldedCLIP
+from mmrl_core.joint import joint_logits, mixed_logits
+from mmrl_core.model import Output
+from mmrl_core.predict import Predictor
+
+MODEL, CARD = "model.onnx", "model.json"
+OUTPUTS = ("logits", "probabilities", "image_features")
+OPSET = 18  # the exporter's own: a later one would be made from it by conversion
+BATCH_SIZES = (1, 3)  # compared at these; traced at 2
+TOLERANCE = 1e-4  # of max|onnx - torch| / max|torch|, for each output
+STEPS = ("tracing", "writing", "comparing")
+
+
+class Scorer(nn.Module):
+    """What the file computes: images (B, 3, S, S) -> logits (B, C), probabilities (B, C) and f_c (B, E).
+
+    The logits are those of joint.py, whose conditions on `trained` are settled here since a graph cannot hold them.
+    """
+
+    def __init__(self, model: FoldedCLIP, text_features: Tensor, trained: Tensor):
+        super().__init__()
+        self.model, self.mixed = model, bool(trained.any() and not trained.all())
+        self.register_buffer("text_features", text_features)  # w (C, E)
+        self.register_buffer("trained", trained)  # (C,)
+        self.register_buffer("indices", trained.nonzero()[:, 0])  # of the trained classes
+
+    def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        output = self.model.score(*self.model.encode(images), self.text_features)
+        logits = self._joint(output)
+        return logits, logits.softmax(-1), output.image_features
+
+    def _joint(self, output: Output) -> Tensor:
+        if self.mixed:
+            return mixed_logits(output, self.trained, self.indices)
+        return output.logits_fused if len(self.indices) else output.logits_class
+
+    def reference(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """The same outputs in the way that Predictor takes."""
+        output = self.model(images, self.text_features)
+        logits = joint_logits(output, self.trained)
+        return logits, logits.softmax(-1), output.image_features
+
+
+def export_onnx(
+    predictor: Predictor, folder: str | Path, class_names: list[str] | None = None,
+    report: Callable[..., None] = lambda done, note: None,
+) -> dict[str, Any]:  # fmt: skip
+    """Write model.onnx and model.json for the trained classes or others; returns the JSON document.
+
+    A file may hold 2 GB: from 1.5 GB on, the weights lie beside it in model.onnx.data. Raises UserError for a bad class
+    list, and when onnxruntime and PyTorch differ; the folder then holds no model.json.
+    """
+    folder, names = Path(folder), predictor.class_names if class_names is None else class_names
+    scorer = Scorer(predictor.model, predictor.text_features(names), predictor.trained(names)).eval()
+    folder.mkdir(parents=True, exist_ok=True)
+    report(0, note=STEPS[0])
+    program = trace(scorer)
+    report(1, note=STEPS[1])
+    with _quiet():
+        program.save(folder / MODEL)
+    report(2, note=STEPS[2])
+    difference = compare(folder / MODEL, scorer)
+    card = _card(predictor, names, folder, program.model.opset_imports[""], difference)
+    write_json(folder / CARD, card)
+    return card
+
+
+@torch.no_grad()
+def trace(scorer: Scorer) -> torch.onnx.ONNXProgram:
+    """The graph, for batches of any size, without the exporter's notes of where in which source each node arose."""
+    size = scorer.model.backbone.image_size
+    with _quiet():
+        program = torch.onnx.export(
+            scorer,
+            (torch.zeros(2, 3, size, size),),
+            input_names=["images"],
+            output_names=OUTPUTS,
+            dynamic_shapes=({0: torch.export.Dim("batch")},),
+            opset_version=OPSET,
+            verbose=False,
+        )
+        ClearMetadataAndDocStringPass()(program.model)
+    return program
+
+
+@torch.no_grad()
+def compare(path: str | Path, scorer: Scorer) -> float:
+    """Largest max|onnx - torch| / max|torch| of any output at any of BATCH_SIZES, on normally distributed images.
+
+    Raises UserError, naming the output, beyond TOLERANCE.
+    """
+    session, differences = _session(path), []
+    for batch in BATCH_SIZES:
+        images = _images(scorer.model.backbone, batch)
+        found = session.run(list(OUTPUTS), {"images": images.numpy()})
+        for name, onnx, expected in zip(OUTPUTS, found, scorer.reference(images), strict=True):
+            differences.append(_relative(onnx, expected.numpy()))
+            _check(differences[-1], f"{name} of {Path(path).name} at batch size {batch}")
+    return max(differences)
+
+
+def _relative(found: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.abs(found - expected).max() / np.abs(expected).max())
+
+
+def _check(difference: float, what: str) -> None:
+    if not difference <= TOLERANCE:  # "not a number" does not pass either
+        raise UserError(
+            f"{what} differ from PyTorch's by {difference:.1e}, more than {TOLERANCE:.0e}, in onnxruntime "
+            f"{onnxruntime.__version__}; install the versions in requirements.lock and export again"
+        )
+
+
+def _session(path: str | Path) -> onnxruntime.InferenceSession:
+    onnxruntime.disable_telemetry_events()
+    options = onnxruntime.SessionOptions()
+    options.log_severity_level = 3  # errors
+    options.intra_op_num_threads = torch.get_num_threads()
+    return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+
+
+def _images(backbone: Backbone, batch: int) -> Tensor:
+    generator = torch.Generator().manual_seed(batch)
+    return torch.randn(batch, 3, backbone.image_size, backbone.image_size, generator=generator)
+
+
+def _card(predictor: Predictor, names: list[str], folder: Path, opset: int, difference: float) -> dict[str, Any]:
+    """All that a program needs to use the file, and where it came from."""
+    backbone, card = predictor.model.backbone, predictor.card
+    return {
+        "kind": "onnx",
+        "class_names": names,
+        "template": card["template"],
+        "image_size": backbone.image_size,
+        "mean": list(backbone.mean),
+        "std": list(backbone.std),
+        "preprocessing": preprocessing(backbone.image_size),
+        "logit_scale": LOGIT_SCALE,
+        "adapter": {"sha256": card["sha256"]},
+        "backbone": {"name": backbone.name, "sha256": backbone.weights_sha256},
+        "opset": opset,
+        "files": {path.name: sha256_file(path) for path in sorted(folder.glob(f"{MODEL}*"))},
+        "largest_relative_difference": difference,
+        "compared": {
+            "onnxruntime": onnxruntime.__version__,
+            "torch": torch.__version__,
+            "batch_sizes": list(BATCH_SIZES),
+        },
+    }
+
+
+def preprocessing(size: int) -> list[str]:
+    """The steps from an image file to a row of `images`, in order, for people; views.test_view takes them."""
+    return [
+        "decode to RGB",
+        f"resize the short side to {size} pixels, bicubic with antialiasing, keeping the aspect ratio",
+        f"crop the centre {size} x {size}",
+        "scale to [0, 1] as float32, channels first: (3, height, width)",
+        "subtract mean and divide by std, channel by channel",
+    ]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the exporter's warnings and log lines, which concern its developers; errors are raised anyway."""
+    before = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
