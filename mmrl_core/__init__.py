@@ -1,6 +1,6 @@
 """MMRL and MMRL++ for CLIP as a library: the method, its data and its evaluation."""
 
 # Part of what every adapter depends on: raise it when the same data and settings would train to another adapter.
-METHOD_VERSION = 3
+METHOD_VERSION = 4
 # The same of every shard: raise it when the same source would be sampled or written differently.
 DATA_VERSION = 3
