@@ -135,7 +135,8 @@ class Backbone(nn.Module):
         key = (tower, dtype, self.device)
         if key not in self._frozen:
             blocks = self.image_blocks if tower == "image" else self.text_blocks
-            self._frozen[key] = [freeze(block, dtype) for block in blocks]
+            with torch.inference_mode(False):  # whoever asks first: training has to be able to use them too
+                self._frozen[key] = [freeze(block, dtype) for block in blocks]
         return self._frozen[key]
 
     def embed_images(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:

@@ -3,6 +3,7 @@
 import pytest
 import torch
 
+from mmrl_core.backbone import Backbone
 from mmrl_core.config import AdapterConfig, TrainConfig
 from mmrl_core.errors import UserError
 from mmrl_core.losses import mmrl_loss
@@ -63,6 +64,14 @@ def test_only_products_and_what_is_stored_run_in_low_precision():
     block = model.image_tower.blocks[0]
     assert {block.qkv.weight.dtype, block.fc.bias.dtype} == {torch.bfloat16}
     assert block.ln_1.weight.dtype == torch.float32
+
+
+def test_a_backbone_first_used_for_inference_can_still_train():
+    backbone = Backbone.from_clip(small_backbone().clip, name="small")
+    with torch.inference_mode():
+        AdaptedCLIP(backbone, small_adapter(backbone), CLASSES, "a {}.", "bf16").image_tower.trunk(random_images(2))
+    config = AdapterConfig(method="mmrl", insertion_depth=2)
+    assert fit(backbone, config, TrainConfig(epochs=1, precision="bf16"), image_set()).history
 
 
 @pytest.mark.parametrize("precision", ["float32", "bf16", "fp16"])

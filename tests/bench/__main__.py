@@ -1,113 +1,94 @@
-"""`make bench`: one training step against the oracle, in one process, on a ViT-B/16-shaped random model."""
+"""`make bench`: the product's own steps, search and evaluation against the plain model, on a random ViT-B/16.
 
+Everything runs in one process; what is compared is taken in turn. Free the machine first: load averages and
+matrix-multiply rates around every section say how free it was.
+"""
+
+import argparse
 import json
-import os
-import platform
-import statistics
-import sys
+import logging
+import textwrap
 import time
-from collections.abc import Callable
 from pathlib import Path
 
-import torch
+from mmrl_core.backbone import load_backbone
+from tests.bench import counting, evaluation, loader, peaks, profile, search, steps
+from tests.bench.cases import Plan
+from tests.bench.machine import describe, state
 
-from mmrl_core.adapter import Adapter
-from mmrl_core.backbone import Backbone, load_backbone
-from mmrl_core.config import AdapterConfig
-from mmrl_core.losses import mmrl_loss
-from mmrl_core.model import AdaptedCLIP
-from mmrl_core.training import new_optimizer
-from tests.oracle import Oracle
+SECTIONS = {
+    "costs": counting.measure, "evaluation": evaluation.measure, "search": search.measure, "loader": loader.measure,
+    "profile": profile.measure, "steps": steps.measure, "memory": peaks.measure,
+}  # fmt: skip
+DEFAULT = [name for name in SECTIONS if name != "memory"]  # which the steps hold
 
-CLASSES, BATCH, ROUNDS = 50, 4, 5
-WORDS = ["red", "small", "old", "wooden", "striped", "quiet", "round", "bright", "wild", "plain"]
-NAMES = [
-    f"{WORDS[i % 10]} {noun}" for i in range(CLASSES) for noun in (["dog", "car", "cup", "tree", "bird"][i // 10],)
-]
+METHODS = ["mmrl", "mmrlpp"]
 
 
-def oracle_step(backbone: Backbone, adapter: Adapter, images, labels) -> Callable[[], None]:
-    oracle = Oracle(backbone.clip, backbone.tokenizer, adapter, NAMES, "a photo of a {}.")
-    zero_shot_text, optimizer = oracle.zero_shot(images[:1])[1], new_optimizer(adapter, 1e-4)
-
-    def step() -> None:
-        optimizer.zero_grad()
-        oracle.loss(images, labels, zero_shot_text).backward()
-        optimizer.step()
-
-    return step
+def listed(text: str) -> list[str]:
+    return text.split(",")
 
 
-def model_step(backbone: Backbone, adapter: Adapter, images, labels) -> Callable[[], None]:
-    model = AdaptedCLIP(backbone, adapter, NAMES, "a photo of a {}.")
-    optimizer, config = new_optimizer(adapter, 1e-4), adapter.config
-
-    def step() -> None:
-        optimizer.zero_grad()
-        trunk = model.image_tower.trunk(images)
-        zero = model.image_tower.zero_shot(trunk)
-        out = model.from_trunk(trunk)
-        terms = mmrl_loss(out, labels, zero, model.zero_shot_text, alpha=config.alpha, reg_weight=config.reg_weight)
-        terms.total.backward()
-        optimizer.step()
-
-    return step
+def numbers(text: str) -> list[int]:
+    return sorted(int(part) for part in listed(text))
 
 
-def seconds(step: Callable[[], None]) -> float:
-    start = time.perf_counter()
-    step()
-    return time.perf_counter() - start
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, help="a JSON file for all that was measured")
+    parser.add_argument("--only", type=listed, default=DEFAULT, help=f"sections, of {','.join(SECTIONS)}")
+    parser.add_argument("--methods", type=listed, default=METHODS)
+    parser.add_argument("--classes", type=numbers, default=None, help="10,50,100,500,1000")
+    parser.add_argument("--batches", type=numbers, default=None, help="4,32")
+    parser.add_argument("--backbone", default=None, help="an open_clip name; ViT-B-16 with random weights")
+    parser.add_argument("--quick", action="store_true", help="the bundled tiny CLIP and few measurements: does it run?")
+    options = parser.parse_args()
+    for what, chosen, known in (("section", options.only, SECTIONS), ("method", options.methods, METHODS)):
+        for name in set(chosen) - set(known):
+            parser.error(f"no {what} {name}; there are {', '.join(known)}")
+    return options
 
 
-def counted_flops(step: Callable[[], None]) -> int:
-    """Floating-point operations of one step's matrix products, forward and backward."""
-    from torch.utils.flop_counter import FlopCounterMode
-
-    with FlopCounterMode(display=False) as counter:
-        step()
-    return counter.get_total_flops()
-
-
-def matmul_rate() -> float:
-    """The machine's measured float32 matrix-multiply rate, in FLOP/s: the best of ten of a tower's own size."""
-    a, b = torch.randn(1024, 768), torch.randn(768, 3072)
-    best = min(seconds(lambda: a @ b) for _ in range(10))
-    return 2 * 1024 * 768 * 3072 / best
+def plan_of(options: argparse.Namespace) -> Plan:
+    logging.disable(logging.WARNING)  # open_clip warns that weights are random
+    name = options.backbone or ("tiny" if options.quick else "ViT-B-16")
+    return Plan(
+        load_backbone(name, None if name == "tiny" else "random"),
+        options.methods,
+        options.classes or ([10, 50] if options.quick else [10, 50, 100, 500, 1000]),
+        options.batches or ([4] if options.quick else [4, 32]),
+        rounds=1 if options.quick else 3,
+        quick=options.quick,
+    )
 
 
-def measure(method: str, backbone: Backbone) -> dict:
-    torch.manual_seed(0)
-    images, labels = torch.randn(BATCH, 3, 224, 224), torch.arange(BATCH)
-    steps = [make(backbone, Adapter(AdapterConfig(method=method), backbone), images, labels)
-             for make in (oracle_step, model_step)]  # fmt: skip
-    flops = [counted_flops(step) for step in steps]  # also the warm-up
-    pairs = [[seconds(step) for step in steps] for _ in range(ROUNDS)]  # in turn, so that both see the same machine
-    oracle, model = (statistics.median(column) for column in zip(*pairs, strict=True))
-    rate = matmul_rate()
-    return {
-        "method": method, "ratio": oracle / model, "oracle_ms": 1e3 * oracle, "model_ms": 1e3 * model,
-        "flop_ratio": flops[0] / flops[1], "oracle_gflop": flops[0] / 1e9, "model_gflop": flops[1] / 1e9,
-        "matmul_gflops": rate / 1e9, "oracle_share": flops[0] / oracle / rate, "model_share": flops[1] / model / rate,
-    }  # fmt: skip
+def said(when: str, found: dict) -> dict:
+    rates = ", ".join(f"{name} {rate:.0f}" for name, rate in found["gflops"].items())
+    print(f"  {when}: load {found['load']:.1f}, matrix products {rates} GFLOP/s", flush=True)
+    return found
+
+
+def section(name: str, plan: Plan) -> dict:
+    """A section's result, its duration in seconds, and the machine's state before and after."""
+    print()
+    before, start = said(f"before {name}", state()), time.monotonic()
+    result = SECTIONS[name](plan)
+    duration = time.monotonic() - start
+    return {"result": result, "seconds": duration, "before": before, "after": said(f"after {name}", state())}
 
 
 def main() -> None:
-    backbone = load_backbone("ViT-B-16", "random")
-    machine = {"cores": os.cpu_count(), "threads": torch.get_num_threads(), "torch": torch.__version__,
-               "processor": platform.processor() or platform.machine()}  # fmt: skip
-    print(f"One training step, ViT-B/16 shape, {CLASSES} classes, batch {BATCH}, float32: {machine}")
-    print(f"{'method':8}{'ratio':>8}{'oracle ms':>12}{'model ms':>12}{'GFLOP ratio':>14}"
-          f"{'oracle share':>14}{'model share':>14}")  # fmt: skip
-    rows = []
-    for method in ("mmrl", "mmrlpp"):
-        row = measure(method, backbone)
-        rows.append(row)
-        print(f"{method:8}{row['ratio']:8.2f}{row['oracle_ms']:12.0f}{row['model_ms']:12.0f}{row['flop_ratio']:14.2f}"
-              f"{row['oracle_share']:14.0%}{row['model_share']:14.0%}")  # fmt: skip
-    print(f"share: of the machine's matrix-multiply rate, measured here at {rows[0]['matmul_gflops']:.0f} GFLOP/s")
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(json.dumps({"machine": machine, "rows": rows}, indent=2))
+    options = parsed()
+    plan, machine = plan_of(options), describe()
+    print(f"{plan.backbone.name}, insertion depth {plan.backbone.depth // 2}, K = 5; all in one process")
+    print(textwrap.fill(", ".join(f"{name} {value}" for name, value in machine.items()), 118))
+    found = {"machine": machine, "backbone": plan.backbone.name, "sections": {}}
+    start = time.monotonic()
+    for name in options.only:
+        found["sections"][name] = section(name, plan)
+        if options.out:
+            options.out.write_text(json.dumps(found, indent=2))
+    print(f"\n{time.monotonic() - start:.0f} s")
 
 
 if __name__ == "__main__":
