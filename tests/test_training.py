@@ -8,6 +8,7 @@ import torch
 from PIL import Image
 
 from mmrl_core.config import AdapterConfig, TrainConfig
+from mmrl_core.data import parallel
 from mmrl_core.data.sets import ImageSet
 from mmrl_core.errors import UserError
 from mmrl_core.training import CHECKPOINT, batches, fit, lr_at, new_optimizer, settle_process
@@ -74,6 +75,15 @@ def test_the_same_settings_train_to_the_same_bits_whatever_the_global_generator(
         torch.manual_seed(seed)
         states.append(fit(small_backbone(), CONFIG, train, data).adapter.state_dict())
     assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
+
+
+def test_the_number_of_threads_that_load_images_changes_no_bit(data, monkeypatch):
+    train, states = TrainConfig(epochs=2, batch_size=2), []
+    for cores in (1, 2, 7):
+        monkeypatch.setattr(parallel.os, "cpu_count", lambda cores=cores: cores)
+        states.append(fit(small_backbone(), CONFIG, train, data).adapter.state_dict())
+    for other in states[1:]:
+        assert all(torch.equal(tensor, other[name]) for name, tensor in states[0].items())
 
 
 def test_a_run_broken_off_after_any_epoch_resumes_to_the_same_bits_and_history(data, tmp_path):

@@ -5,6 +5,7 @@ import json
 import pytest
 
 from mmrl_core.data import catalog
+from tests.flows.conftest import RUN
 from tests.test_predict import noise
 from tests.workspace import write_params
 
@@ -69,3 +70,45 @@ def test_ones_own_dataset_is_complete_when_it_opens(own, mmrl):
 def test_ones_own_dataset_that_does_not_open_says_why(own, mmrl):
     error = mmrl("check", "--dataset", "lost", code=2)
     assert error.startswith("mmrl: lost: not complete") and error.count("\n") == 1
+
+
+def test_training_with_the_feature_store_gives_the_same_adapter_and_clean_removes_the_store_alone(project, mmrl):
+    before = {path for path in project.rglob("*") if path.is_file()}
+    mmrl("train", *RUN, "--set", "features.cache=always", "--out", "elsewhere")
+    tracked = project / "models/digits/mmrl-2shot/seed1/adapter.safetensors"
+    assert (project / "elsewhere/adapter.safetensors").read_bytes() == tracked.read_bytes()
+    kept = [path for path in (project / ".mmrl/features").rglob("*") if path.is_file()]
+    size = sum(path.stat().st_size for path in kept)
+    assert json.loads(mmrl("clean", "--json")) == {"freed_bytes": size} and size > 0
+    assert not (project / ".mmrl/features").exists() and before <= set(project.rglob("*"))
+    assert mmrl("clean") == ".mmrl/features: freed_bytes 0\n"
+
+
+def test_without_being_asked_training_keeps_no_features(project, mmrl):
+    mmrl("train", *RUN, "--set", "train.lr=0.001", "--out", "elsewhere")
+    assert not (project / ".mmrl/features").exists()
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("train.precision=fp16", "train.precision is fp16, which needs a GPU; set bf16, float32 or auto"),
+        (
+            "train.precision=half",
+            "train.precision is 'half', which cannot be: input should be 'auto', 'float32'",
+        ),
+        ("features.cache=all", "features.cache is 'all', which cannot be: input should be 'tune', 'always' or 'never'"),
+        ("features.budget_gb=0", "features.budget_gb is 0, which cannot be: input should be greater than 0"),
+        ("features.budget=5", "unknown key 'features.budget'; did you mean 'budget_gb'?"),
+    ],
+)
+def test_impossible_precisions_and_stores_are_refused_in_one_line(project, mmrl, setting, message):
+    said = mmrl("train", *RUN, "--set", setting, "--out", "elsewhere", code=2)
+    assert message in said and said.count("\n") == 1
+
+
+def test_an_adapters_card_names_the_precision_that_it_was_trained_in(project, mmrl):
+    for setting, settled in (("null", "float32"), ("auto", "float32"), ("bf16", "bf16")):
+        mmrl("train", *RUN, "--set", f"train.precision={setting}", "--out", f"in {setting}")
+        card = json.loads((project / f"in {setting}" / "adapter.json").read_text())
+        assert card["settings"]["train.precision"] == settled
