@@ -18,7 +18,7 @@ M_MMAP_THRESHOLD = -3
 MMAP_THRESHOLD, TRIM_THRESHOLD, MMAP_MAX = 32 << 20, 64 << 20, 65536  # where glibc's dynamic adjustment ends
 SPARE = 1.25  # of a step's peak, for what fragmentation adds
 PIECE = 1 << 20  # bytes
-SHARE = 0.6  # of the available memory that a step may take: the heap is warmed with more, and the models need some
+SHARE = 0.78  # of the available memory that a step with its spare may take
 STATUS, CLEAR = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
