@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import shutil
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -89,7 +90,8 @@ def run_search(params: Params, dataset: str, method: str, depth: int, data: Sear
     preset = published(dataset, method, depth, params.data.protocol)
     start = {key: preset[key] for key, distribution in space.items() if _holds(distribution, preset[key])}
     fixed = {"params": params, "dataset": dataset, "method": method, "data": data}
-    trainable = tune.with_parameters(_trial, store=open_store(params, "tune"), **fixed)
+    store = open_store(params, "tune")
+    trainable = tune.with_parameters(_trial, store=store, **fixed)
     with connected(params.cluster), _storage(f"tune-{dataset}-{method}") as storage:
         tuner = tune.Tuner(
             tune.with_resources(trainable, {"cpu": 1, "gpu": params.cluster.gpus_per_worker}),
@@ -97,7 +99,11 @@ def run_search(params: Params, dataset: str, method: str, depth: int, data: Sear
             tune_config=_tune_config(params, start),
             run_config=_run_config(storage, params.search.trials, f"search {dataset} {method}"),
         )
-        return [_record(result, space) for result in tuner.fit()]
+        records = [_record(result, space) for result in tuner.fit()]
+    if store is not None and store.is_full:  # the workers' own warnings stay in Ray's logs
+        print(f"features.budget_gb {params.features.budget_gb:g} was used up: the search computed the rest each time; "
+              f"raise it, or `mmrl clean`", file=sys.stderr)  # fmt: skip
+    return records
 
 
 @contextlib.contextmanager

@@ -51,6 +51,11 @@ class FeatureStore:
         """Bytes of all records, as the shelves' ledgers count them."""
         return sum(self._size(shelf) for shelf in self._shelves())
 
+    @property
+    def is_full(self) -> bool:
+        """Whether no further record of the largest kind fits."""
+        return self.used() + max(self._record_bytes.values(), default=0) > self.budget
+
     def _shelves(self) -> list[Path]:
         return [path.parent for path in self.folder.glob(f"*/{CARD}")]
 

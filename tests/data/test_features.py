@@ -142,6 +142,7 @@ def test_beyond_the_budget_features_are_computed_and_said_so_once(tmp_path, capl
     store = FeatureStore(tmp_path / "bounded", 5.5 * size)
     assert_same_bits(fit(backbone, config, train, data), fit(backbone, config, train, data, store=store))
     assert store.used() == sum(path.stat().st_size for path in records(tmp_path / "bounded")) == 5 * size
+    assert store.is_full and not FeatureStore(tmp_path / "measured", GENEROUS).is_full
     assert [record.message for record in caplog.records if "budget" in record.message] == [
         f"frozen features are no longer kept in {tmp_path / 'bounded'} (its budget of {5.5 * size / 1e9:g} GB is used "
         "up; raise features.budget_gb or `mmrl clean`): they are computed each time"
