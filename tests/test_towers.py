@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from open_clip.transformer import ResidualAttentionBlock
+from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 
 from mmrl_core import towers
 from mmrl_core.blocks import freeze, run
@@ -72,8 +72,6 @@ def test_what_the_text_tower_keeps_for_backward_does_not_grow_with_the_classes_b
 @pytest.mark.parametrize("layer_scale", [None, 0.3])
 @pytest.mark.parametrize("activation", ["gelu", "quick_gelu"])
 def test_a_frozen_block_is_open_clips_block_with_its_gradient(activation, layer_scale):
-    from open_clip.transformer import QuickGELU
-
     torch.manual_seed(0)
     act = QuickGELU if activation == "quick_gelu" else torch.nn.GELU
     block = ResidualAttentionBlock(32, 4, act_layer=act, ls_init_value=layer_scale)
@@ -84,6 +82,14 @@ def test_a_frozen_block_is_open_clips_block_with_its_gradient(activation, layer_
     assert relative(ours, theirs) < TOLERANCE
     gradients = [torch.autograd.grad(y, x, upstream)[0] for y in (ours, theirs)]
     assert relative(*gradients) < TOLERANCE
+
+
+@pytest.mark.parametrize("act", [QuickGELU, torch.nn.GELU])
+def test_a_block_frozen_in_low_precision_is_the_block_but_for_rounding(act):
+    torch.manual_seed(0)
+    block, x = ResidualAttentionBlock(32, 4, act_layer=act), torch.randn(3, 7, 32)
+    with torch.no_grad():
+        assert relative(run(freeze(block, torch.bfloat16), x), block(x)) < 0.02
 
 
 def test_float32_blocks_share_their_weights_with_the_backbone_and_are_made_once():

@@ -11,11 +11,10 @@ from contextlib import contextmanager
 from typing import NamedTuple
 
 import torch
-from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 from torch import Tensor
 
 from mmrl_core import packing, towers
-from mmrl_core.blocks import freeze, read, run
+from mmrl_core.blocks import read, run
 from mmrl_core.towers import TextTower
 from tests.bench.cases import TEMPLATE, Case, Plan, Step, class_names, model_of, model_step, oracle_of
 from tests.bench.counting import counted_flops
@@ -46,7 +45,7 @@ def measure(plan: Plan) -> list[dict]:
     large = case._replace(batch=max(plan.batches))
     table = Table(f"What each means gains: {case.method}, {case.classes} classes, batch {case.batch}", COLUMNS)
     warm_heap(HEAP)
-    for make in (image_gains, text_gains, block_gains):
+    for make in (image_gains, text_gains):
         table.extend(rows(make(case, many, large), plan.rounds))
     table.extend(step_gains(case, plan.rounds))
     notes("predicted: operations before over after; for bf16 the ratio of the measured multiplication rates.")
@@ -123,15 +122,6 @@ def plain_text_pass(oracle: Oracle) -> Step:
 
 def text_pass(tower: TextTower, adapter) -> Step:
     return lambda: tower.adapted(adapter.text_tokens(), adapter.config.composition).sum().backward()
-
-
-def block_gains(case: Case, many: Case, large: Case) -> Iterator[Gain]:
-    backbone = case.backbone
-    width, heads = backbone.image_width, backbone.image_blocks[0].attn.num_heads
-    block = ResidualAttentionBlock(width, heads, act_layer=QuickGELU).requires_grad_(False)
-    frozen, x = freeze(block, torch.float32), torch.randn(case.batch, backbone.image_tokens, width)
-    yield Gain("QuickGELU as one kernel, its factors in the products", backward_of(x, block),
-               backward_of(x, lambda x: run(frozen, x)), counts=False)  # fmt: skip
 
 
 def step_gains(case: Case, rounds: int) -> Iterator[dict]:
