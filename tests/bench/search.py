@@ -23,7 +23,7 @@ from tests.bench.memory import as_found, warm_heap
 from tests.bench.table import Column, Table, notes
 from tests.oracle import Oracle
 
-TRIALS, DEPTHS, IMAGES, CLASSES = 12, 3, 8, 50
+TRIALS, DEPTHS, IMAGES, CLASSES = 12, 3, 16, 50
 TRAIN = TrainConfig(epochs=2, batch_size=4, warmup_epochs=1)
 COLUMNS = [
     Column("training", "training", "s", 42), Column("ratio", "ratio", ".2f", 7),
