@@ -9,6 +9,7 @@ from mmrl_core.adapter import Adapter
 from mmrl_core.backbone import LOGIT_SCALE, Backbone
 from mmrl_core.precision import DTYPES
 from mmrl_core.towers import ImageTower, TextTower
+from mmrl_core.workers import Workers
 
 
 class Output(NamedTuple):
@@ -26,24 +27,31 @@ class AdaptedCLIP(nn.Module):
     """Images to features and logits. Frozen parts of both towers are computed once and shared.
 
     `zero_shot_text` (C, E) holds the frozen CLIP's class features. In another precision than float32 the blocks'
-    matrix products run in that type; residual stream, layer norms, features and logits stay in float32.
+    matrix products run in that type; residual stream, layer norms, features and logits stay in float32. Of several
+    `workers` each encodes its share of the classes, and all get the features of all.
     """
 
     def __init__(
-        self, backbone: Backbone, adapter: Adapter, class_names: list[str], template: str, precision: str = "float32"
-    ):
+        self, backbone: Backbone, adapter: Adapter, class_names: list[str], template: str, precision: str = "float32",
+        workers: Workers | None = None,
+    ):  # fmt: skip
         super().__init__()
         adapter.check_fits(backbone)
         self.backbone, self.adapter = backbone, adapter
         self.class_names, self.template = list(class_names), template
-        self.dtype = DTYPES[precision]
+        self.dtype, self.workers = DTYPES[precision], workers or Workers()
         self._build_towers()
 
     def _build_towers(self) -> None:
         n_insert = self.adapter.n_insert
         self.image_tower = ImageTower(self.backbone, n_insert, self.dtype)
-        self.text_tower = TextTower(self.backbone, self.class_names, self.template, n_insert, self.dtype)
-        self.register_buffer("zero_shot_text", self.text_tower.zero_shot(), persistent=False)
+        share = list(self.workers.share(self.class_names))
+        self.text_tower = TextTower(self.backbone, share, self.template, n_insert, self.dtype)
+        self.register_buffer("zero_shot_text", self._gathered(self.text_tower.zero_shot()), persistent=False)
+
+    def _gathered(self, features: Tensor) -> Tensor:
+        """Class features of all workers (C, E) from this one's share of them."""
+        return self.workers.gather(features, len(self.class_names))
 
     def _apply(self, *args, **kwargs):
         """`.to(device)`: the towers hold constants of the backbone's device and are made anew there."""
@@ -55,7 +63,7 @@ class AdaptedCLIP(nn.Module):
 
     def text_features(self) -> Tensor:
         """Adapted class features w (C, E); constant once training is over."""
-        return self.text_tower.adapted(self.adapter.text_tokens(), self.adapter.config.composition)
+        return self._gathered(self.text_tower.adapted(self.adapter.text_tokens(), self.adapter.config.composition))
 
     def forward(self, images: Tensor, text_features: Tensor | None = None) -> Output:
         """(B, 3, size, size) preprocessed images; pass `text_features` to reuse them over many batches."""

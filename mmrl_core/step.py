@@ -24,10 +24,13 @@ Passes = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class TrainingStep:
-    """`scaler` scales the loss where `precision` is fp16, and skips the steps whose gradients overflow."""
+    """`scaler` scales the loss where `precision` is fp16, and skips the steps whose gradients overflow.
 
-    def __init__(self, model: AdaptedCLIP, optimizer: torch.optim.Optimizer, precision: str):
-        self.model, self.optimizer = model, optimizer
+    Each of the model's workers takes `fraction` of a batch; what the terms of all sum up to is the batch's.
+    """
+
+    def __init__(self, model: AdaptedCLIP, optimizer: torch.optim.Optimizer, precision: str, fraction: float = 1.0):
+        self.model, self.optimizer, self.workers, self.fraction = model, optimizer, model.workers, fraction
         self.parameters = list(model.adapter.parameters())
         self.scaler = torch.amp.GradScaler(model.backbone.device.type, enabled=precision == "fp16")
         self._run: Passes | None = None
@@ -35,7 +38,8 @@ class TrainingStep:
     def __call__(self, frozen: Frozen, labels: Tensor) -> Tensor:
         """One step on frozen features of B views and their labels (B,): its TERMS, left on the device."""
         if self._run is None:
-            self._run = self._graph(*frozen, labels) if labels.is_cuda else self._passes
+            alone = self.workers.size == 1  # gloo cannot be captured
+            self._run = self._graph(*frozen, labels) if labels.is_cuda and alone else self._passes
         terms = self._run(*frozen, labels)
         self.scaler.step(self.optimizer)
         self.scaler.update()
@@ -47,15 +51,23 @@ class TrainingStep:
         for parameter in self.parameters:
             parameter.grad = None
         out = model.from_trunk(trunk)
-        terms = mmrl_loss(
-            out, labels, zero_shot, model.zero_shot_text, alpha=config.alpha, reg_weight=config.reg_weight
+        terms = self._share(
+            mmrl_loss(out, labels, zero_shot, model.zero_shot_text, alpha=config.alpha, reg_weight=config.reg_weight)
         )
         self.scaler.scale(terms.total).backward()
-        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in self.parameters])
+        self.workers.sum_gradients(self.parameters)
+        norm = torch.nn.utils.get_total_norm([parameter.grad for parameter in self.parameters]) / self.workers.size
         if self.scaler.is_enabled():
             norm = norm / self.scaler.scale(torch.ones_like(norm))
-        accuracy = (out.logits_fused.argmax(-1) == labels).float().mean()
+        accuracy = (out.logits_fused.argmax(-1) == labels).float().mean() * self.fraction
         return torch.stack([*terms, norm, accuracy]).detach()
+
+    def _share(self, terms: LossTerms) -> LossTerms:
+        """What this worker adds to the terms of the whole batch: its images' share, and its part of the classes'."""
+        if self.workers.size == 1:
+            return terms
+        *of_images, of_classes = terms
+        return LossTerms(*(term * self.fraction for term in of_images), of_classes / self.workers.size)
 
     def _graph(self, *inputs: Tensor) -> Passes:
         """The passes as a CUDA graph: a small batch is bound by launching its kernels one by one."""

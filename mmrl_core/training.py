@@ -4,11 +4,10 @@ A run depends on its settings and data alone: order and views are functions of (
 a generator that goes on between epochs. So a run that is resumed from a checkpoint ends where an unbroken one does.
 """
 
-import io
-import logging
 import math
 from collections.abc import Callable, Iterator
 from functools import partial
+from itertools import islice
 from pathlib import Path
 from typing import NamedTuple
 
@@ -17,22 +16,22 @@ from torch import Tensor
 
 from mmrl_core.adapter import Adapter
 from mmrl_core.backbone import Backbone
+from mmrl_core.checkpoints import EVERY, Checkpoints, Nowhere, newest, opened, pack
 from mmrl_core.config import AdapterConfig, TrainConfig
 from mmrl_core.data.features import FeatureStore, FrozenFeatures, Loaded, image_digest, training_key
 from mmrl_core.data.parallel import map_in_order
 from mmrl_core.data.sets import ImageSet
 from mmrl_core.data.views import train_views, view_seed
 from mmrl_core.errors import UserError
-from mmrl_core.files import write_bytes
 from mmrl_core.memory import keep_freed_memory
 from mmrl_core.model import AdaptedCLIP
 from mmrl_core.precision import settle_precision
-from mmrl_core.step import TrainingStep
+from mmrl_core.step import TERMS, TrainingStep
 from mmrl_core.towers import Frozen
+from mmrl_core.workers import Workers
 
 BETAS, WEIGHT_DECAY = (0.9, 0.999), 5e-4
 WARMUP_LR = 1e-5
-CHECKPOINT = "checkpoint.pt"
 SMALL = 12 * 384**2  # layers x width^2: a ViT-S
 
 Report = Callable[[int, dict[str, float]], None]
@@ -90,55 +89,114 @@ def fit(
     data: ImageSet,
     *,
     report: Report | None = None,
-    checkpoints: str | Path | None = None,
+    checkpoints: str | Path | Checkpoints | None = None,
     store: FeatureStore | None = None,
+    workers: Workers | None = None,
 ) -> Fitted:
-    """Train an adapter; the last epoch's weights are the result.
+    """Train an adapter; the last epoch's weights are the result, the same on every one of `workers`.
 
-    `report(epoch, metrics)` is called for every epoch, counted from 0. With `checkpoints`, a folder, the state is kept
-    there after every epoch and a later call with the same folder goes on from it, reporting the epochs behind it
-    first. `store` keeps frozen features for other calls. Raises UserError when loss or gradient stop being finite, and
-    for a precision that the backbone's device does not have.
+    `report(epoch, metrics)` is called for every epoch, counted from 0. With `checkpoints`, a folder or a store of them,
+    the state is kept after every epoch and every EVERY steps, and a later call goes on from it, reporting the epochs
+    behind it first, whatever the number of workers was. `store` keeps frozen features for other calls. Raises
+    UserError when loss or gradient stop being finite, for a precision that the backbone's device does not have, and
+    for more workers than a batch has images or the data classes.
     """
-    if not data.items:
-        raise UserError("there is no training image; prepare at least one shot of one class")
+    workers = workers or Workers()
+    _check_division(workers, train, data)
     adapter = new_adapter(config, backbone, train.seed)
     precision = settle_precision(train.precision, backbone.device)
-    model = AdaptedCLIP(backbone, adapter, data.class_names, data.template, precision)
-    step = TrainingStep(model, new_optimizer(adapter, train.lr), precision)
-    views = TrainingViews(data, train, FrozenFeatures(model.image_tower, train.batch_size, store))
-    history = _restore(checkpoints, adapter, step)
-    report = report or (lambda epoch, metrics: None)
-    for epoch, metrics in enumerate(history):
-        report(epoch, metrics)
-    for epoch in range(len(history), train.epochs):
-        history.append(_run_epoch(step, views, train, epoch))
-        _keep(checkpoints, adapter, step, history)
-        report(epoch, history[-1])
-    return Fitted(adapter, history)
+    model = AdaptedCLIP(backbone, adapter, data.class_names, data.template, precision, workers)
+    batch = min(train.batch_size, len(data.items))
+    step = TrainingStep(model, new_optimizer(adapter, train.lr), precision, workers.fraction(batch))
+    features = FrozenFeatures(model.image_tower, workers.largest_share(train.batch_size), store)
+    run = Run(step, TrainingViews(data, train, features, workers), train, opened(checkpoints))
+    return Fitted(adapter, run.through(report or (lambda epoch, metrics: None)))
 
 
-def _run_epoch(step: TrainingStep, views: "TrainingViews", train: TrainConfig, epoch: int) -> dict[str, float]:
-    lr = lr_at(epoch, train)
-    for group in step.optimizer.param_groups:
-        group["lr"] = lr
-    terms = [step(frozen, labels) for frozen, labels in views.batches(epoch)]
-    rows = step.check(epoch, torch.stack(terms))
-    means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
-    return {**means, "lr": lr}
+def _check_division(workers: Workers, train: TrainConfig, data: ImageSet) -> None:
+    if not data.items:
+        raise UserError("there is no training image; prepare at least one shot of one class")
+    for what, count in (("images a batch", min(train.batch_size, len(data.items))), ("classes", len(data.class_names))):
+        if workers.size > count:
+            raise UserError(f"{workers.size} workers cannot share {count} {what}; lower cluster.workers")
+
+
+class Run:
+    """A training under way: how far it is, and the state that a checkpoint holds."""
+
+    def __init__(self, step: TrainingStep, views: "TrainingViews", train: TrainConfig, checkpoints: Checkpoints):
+        self.step, self.views, self.train, self.checkpoints = step, views, train, checkpoints
+        self.workers = step.workers
+        self.history: list[dict[str, float]] = []  # of whole epochs
+        self.rows = torch.empty(0, len(TERMS))  # terms of the present epoch's steps, of all workers together
+
+    def through(self, report: Report) -> list[dict[str, float]]:
+        """Train from where the checkpoints end to the last epoch; the metrics of all epochs."""
+        self._restore()
+        self.workers.agree(list(self.step.parameters))
+        for epoch, metrics in enumerate(self.history):
+            report(epoch, metrics)
+        for epoch in range(len(self.history), self.train.epochs):
+            self._epoch(epoch)
+            report(epoch, self.history[-1])
+        return self.history
+
+    def _epoch(self, epoch: int) -> None:
+        lr = lr_at(epoch, self.train)
+        for group in self.step.optimizer.param_groups:
+            group["lr"] = lr
+        terms: list[Tensor] = []
+        for frozen, labels in self.views.batches(epoch, start=len(self.rows)):
+            if len(terms) == EVERY:
+                self._enter(epoch, terms)
+                self._keep(epoch)
+            terms.append(self.step(frozen, labels))
+        rows = self._enter(epoch, terms)
+        means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+        self.history.append({**means, "lr": lr})
+        self.rows = self.rows[:0]
+        self._keep(epoch + 1)
+
+    def _enter(self, epoch: int, terms: list[Tensor]) -> list[dict[str, float]]:
+        """Add steps to the epoch's rows, summed over the workers; a term that is not finite ends the training."""
+        self.rows = torch.cat([self.rows, self.workers.sum(torch.stack(terms)).cpu()])
+        terms.clear()
+        return self.step.check(epoch, self.rows)
+
+    def _keep(self, epoch: int) -> None:
+        if not isinstance(self.checkpoints, Nowhere):
+            self.checkpoints.save(pack(self._state()), epoch, len(self.rows))
+
+    def _state(self) -> dict:
+        step, adapter = self.step, self.step.model.adapter
+        return {"history": self.history, "rows": self.rows, "adapter": adapter.state_dict(),
+                "optimizer": step.optimizer.state_dict(), "scaler": step.scaler.state_dict()}  # fmt: skip
+
+    def _restore(self) -> None:
+        state = newest(self.checkpoints, self.step.model.adapter.space.device, self._state())
+        if state is None:
+            return
+        self.step.model.adapter.load_state_dict(state["adapter"])
+        self.step.optimizer.load_state_dict(state["optimizer"])
+        self.step.scaler.load_state_dict(state["scaler"])
+        self.history, self.rows = state["history"], state["rows"].cpu()
 
 
 class TrainingViews:
     """The batches of every epoch as frozen features and labels; threads read and augment ahead of the step."""
 
-    def __init__(self, data: ImageSet, train: TrainConfig, features: FrozenFeatures):
-        self.data, self.train, self.features = data, train, features
+    def __init__(self, data: ImageSet, train: TrainConfig, features: FrozenFeatures, workers: Workers):
+        self.data, self.train, self.features, self.workers = data, train, features, workers
         self.backbone = features.tower.backbone
         self.digests = [image_digest(image) for image in data.images] if features.shelf else data.items
 
-    def batches(self, epoch: int) -> Iterator[tuple[Frozen, Tensor]]:
-        """Frozen features of B views and labels (B,), on the backbone's device."""
-        jobs = batches(len(self.data.items), self.train, epoch)
+    def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Frozen, Tensor]]:
+        """Frozen features of this worker's share of B views, and their labels, from step `start` on.
+
+        On the backbone's device.
+        """
+        whole = islice(batches(len(self.data.items), self.train, epoch), start, None)
+        jobs = (self.workers.share(indices) for indices in whole)
         for loaded, labels in map_in_order(partial(self._load, epoch), jobs, size=1):
             yield self.features.frozen(loaded), labels.to(self.backbone.device, non_blocking=True)
 
@@ -152,29 +210,3 @@ class TrainingViews:
             return train_views(images, backbone.image_size, seed, epoch, names, backbone.mean, backbone.std)
 
         return self.features.load(keys, views), torch.tensor([self.data.labels[index] for index in indices])
-
-
-def _keep(folder: str | Path | None, adapter: Adapter, step: TrainingStep, history: list[dict[str, float]]) -> None:
-    if folder is None:
-        return
-    buffer = io.BytesIO()
-    state = {"history": history, "adapter": adapter.state_dict(), "optimizer": step.optimizer.state_dict()}
-    torch.save({**state, "scaler": step.scaler.state_dict()}, buffer)
-    write_bytes(Path(folder) / CHECKPOINT, buffer.getvalue())
-
-
-def _restore(folder: str | Path | None, adapter: Adapter, step: TrainingStep) -> list[dict[str, float]]:
-    """Load a checkpoint if there is a whole one; returns the metrics of the epochs it has behind it."""
-    path = Path(folder or "") / CHECKPOINT
-    if folder is None or not path.exists():
-        return []
-    try:
-        state = torch.load(path, map_location=adapter.space.device, weights_only=True)
-        weights, moments, scale, history = (state[key] for key in ("adapter", "optimizer", "scaler", "history"))
-    except Exception as error:  # whatever damage makes of it, training from the start is right
-        logging.getLogger(__name__).warning("%s is damaged (%s): starting over", path, type(error).__name__)
-        return []
-    adapter.load_state_dict(weights)
-    step.optimizer.load_state_dict(moments)
-    step.scaler.load_state_dict(scale)
-    return history

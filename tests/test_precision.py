@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from mmrl_core.backbone import Backbone
+from mmrl_core.checkpoints import Folder
 from mmrl_core.config import AdapterConfig, TrainConfig
 from mmrl_core.errors import UserError
 from mmrl_core.losses import mmrl_loss
@@ -11,7 +12,7 @@ from mmrl_core.model import AdaptedCLIP
 from mmrl_core.precision import settle_precision
 from mmrl_core.step import TrainingStep
 from mmrl_core.towers import Frozen
-from mmrl_core.training import _keep, _restore, fit, new_optimizer
+from mmrl_core.training import Run, fit, new_optimizer
 from tests.data.test_features import image_set
 from tests.small import CLASSES, random_images, small_adapter, small_backbone
 
@@ -125,12 +126,12 @@ def test_fp16_gradients_that_overflow_at_every_scale_stop_training():
 
 
 def test_the_scale_survives_a_checkpoint(tmp_path):
-    step = make_step("fp16")[0]
-    _keep(tmp_path, step.model.adapter, step, [])
+    Run(make_step("fp16")[0], None, TrainConfig(), Folder(tmp_path))._keep(1)
     other = make_step("fp16")[0]
     other.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
-    assert _restore(tmp_path, other.model.adapter, other) == []
-    assert other.scaler.get_scale() == 64.0
+    run = Run(other, None, TrainConfig(), Folder(tmp_path))
+    run._restore()
+    assert run.history == [] and other.scaler.get_scale() == 64.0
 
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")

@@ -1,17 +1,20 @@
 """The training loop: schedule, order, determinism, resume."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
 from PIL import Image
 
+from mmrl_core import training
+from mmrl_core.checkpoints import NAME, Folder
 from mmrl_core.config import AdapterConfig, TrainConfig
 from mmrl_core.data import parallel
 from mmrl_core.data.sets import ImageSet
 from mmrl_core.errors import UserError
-from mmrl_core.training import CHECKPOINT, batches, fit, lr_at, new_optimizer, settle_process
+from mmrl_core.training import batches, fit, lr_at, new_optimizer, settle_process
 from tests.small import small_adapter, small_backbone
 
 SCHEDULES = json.loads((Path(__file__).parent / "golden" / "lr_schedule.json").read_text())
@@ -98,7 +101,8 @@ def test_a_run_broken_off_after_any_epoch_resumes_to_the_same_bits_and_history(d
         folder = tmp_path / str(stop)
         with pytest.raises(KeyboardInterrupt):
             fit(small_backbone(), CONFIG, train, data, report=break_off, checkpoints=folder)
-        assert [path.name for path in folder.iterdir()] == [CHECKPOINT]
+        kept = range(max(1, stop), stop + 2)  # the last two epochs, counted from 1
+        assert sorted(path.name for path in folder.iterdir()) == [NAME.format(epoch, 0) for epoch in kept]
         resumed = fit(small_backbone(), CONFIG, train, data, checkpoints=folder)
         assert resumed.history == whole.history
         for name, tensor in whole.adapter.state_dict().items():
@@ -112,13 +116,49 @@ def test_a_resumed_run_reports_the_epochs_behind_it_too(data, tmp_path):
     assert reported == [0, 1, 2]
 
 
-@pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04 cut off"])
-def test_a_damaged_checkpoint_is_passed_over_and_training_starts_anew(data, tmp_path, content, caplog):
-    train = TrainConfig(epochs=2, batch_size=4)
-    (tmp_path / CHECKPOINT).write_bytes(content)
+def test_a_run_broken_off_within_an_epoch_resumes_to_the_same_bits_and_history(data, tmp_path, monkeypatch):
+    """A checkpoint every two steps of three; broken off by the third one, which cannot be written."""
+    monkeypatch.setattr(training, "EVERY", 2)
+    train = TrainConfig(epochs=3, batch_size=2)
+    whole = fit(small_backbone(), CONFIG, train, data)
+    steps = len(list(batches(len(data.items), train, 0)))
+    assert steps > 2
+    folder = BreaksOff(tmp_path, at=3)
+    with pytest.raises(KeyboardInterrupt):
+        fit(small_backbone(), CONFIG, train, data, checkpoints=folder)
+    assert NAME.format(0, 2) in {path.name for path in tmp_path.iterdir()}
     resumed = fit(small_backbone(), CONFIG, train, data, checkpoints=tmp_path)
-    assert resumed.history == fit(small_backbone(), CONFIG, train, data).history
-    assert "is damaged" in caplog.text
+    assert resumed.history == whole.history
+    for name, tensor in whole.adapter.state_dict().items():
+        assert torch.equal(tensor, resumed.adapter.state_dict()[name]), name
+
+
+class BreaksOff(Folder):
+    """A folder of checkpoints whose owner is interrupted when the `at`-th is to be written."""
+
+    def __init__(self, folder, at: int):
+        super().__init__(folder)
+        self.left = at
+
+    def save(self, content: bytes, epoch: int, step: int) -> None:
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+        super().save(content, epoch, step)
+
+
+@pytest.mark.parametrize("content", [b"", b"garbage", b"PK\x03\x04 cut off"])
+def test_a_damaged_checkpoint_is_passed_over_for_the_one_before_it_or_the_start(data, tmp_path, content, caplog):
+    train = TrainConfig(epochs=2, batch_size=4)
+    whole = fit(small_backbone(), CONFIG, train, data, checkpoints=tmp_path / "whole").history
+    for left in (1, 0):
+        folder = tmp_path / str(left)
+        shutil.copytree(tmp_path / "whole", folder)
+        for path in sorted(folder.iterdir())[left:]:
+            path.write_bytes(content)
+        caplog.clear()
+        assert fit(small_backbone(), CONFIG, train, data, checkpoints=folder).history == whole
+        assert caplog.text.count("is damaged") == 2 - left
 
 
 def test_a_small_backbone_gets_one_thread_so_that_bits_do_not_depend_on_the_machine():

@@ -97,7 +97,7 @@ MOMENTS = {
     "shards half-written": ("prepare", lambda folder, token: any((folder / ".mmrl/aside").glob("*/*/*.tar")),
                             ["prepare", "prepare_pool"]),
     "search under way": ("tune", lambda folder, token: has_worker(token), ["train"]),
-    "first checkpoint kept": ("train", lambda folder, token: any((folder / ".mmrl/runs").glob("*/checkpoint.pt")),
+    "first checkpoint kept": ("train", lambda folder, token: any((folder / ".mmrl/runs").glob("*/checkpoint-*.pt")),
                               ["train"]),
     "evaluation begun": ("evaluate", lambda folder, token: any((folder / ".mmrl/aside").glob("*/seed1")),
                          ["evaluate"]),
