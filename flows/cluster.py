@@ -7,9 +7,10 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
-from mmrl_core.config import ClusterSection
 from mmrl_core.errors import UserError
+from mmrl_core.sections import ClusterSection
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
@@ -22,35 +23,46 @@ FOLDER = "MMRL_RAY_FOLDER"  # environment variable that tells the processes of a
 
 
 @contextlib.contextmanager
-def connected(cluster: ClusterSection) -> Iterator[None]:
-    """Connect to `cluster.address` for the block. Raises UserError when no cluster answers there.
+def connected(cluster: ClusterSection, gpus: float = 0) -> Iterator[None]:
+    """Connect to `cluster.address` for the block; a task there will ask for so many GPUs.
 
-    A local cluster ends with the block, or with this process however it ends.
+    A local cluster ends with the block, or with this process however it ends. To any other one the package's own code
+    travels along; what it imports must be installed there. Raises UserError when no cluster answers.
     """
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)
     with _local_folder() if cluster.address == "local" else contextlib.nullcontext() as folder:
-        local = {"include_dashboard": False, "_temp_dir": folder} if folder else {}
+        options = {"include_dashboard": False, "_temp_dir": folder} if folder else {"runtime_env": _runtime_env()}
         try:
-            ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR, **local)
+            ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR, **options)
         except (ConnectionError, ValueError, RuntimeError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(f"cluster.address {cluster.address!r}: no Ray cluster answers ({reason})") from error
         try:
-            _check_gpus(cluster)
-            yield
+            _check_gpus(gpus)
+            with contextlib.redirect_stdout(sys.stderr):  # Ray tells of dying nodes on stdout, which belongs to --json
+                yield
         finally:
             ray.shutdown()
 
 
-def _check_gpus(cluster: ClusterSection) -> None:
+def _runtime_env() -> dict:
+    """What a worker on another node lacks: this project's packages, and its way of waiting for threads."""
+    import flows
+    import mmrl_core
+
+    packages = [str(Path(package.__file__).parent) for package in (flows, mmrl_core)]
+    return {"py_modules": packages, "env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}, "excludes": ["__pycache__"]}
+
+
+def _check_gpus(wanted: float) -> None:
     """Ray would wait for ever for what no node has."""
     import ray
 
     found = ray.cluster_resources().get("GPU", 0)
-    if cluster.gpus_per_worker > found:
-        raise UserError(f"cluster.gpus_per_worker is {cluster.gpus_per_worker:g}, but the cluster has {found:g} GPUs")
+    if wanted > found:
+        raise UserError(f"a task is to have {wanted:g} GPUs (section cluster), but the cluster has {found:g}")
 
 
 @contextlib.contextmanager

@@ -1,7 +1,6 @@
 """The store of frozen features of this project folder, for the stages that want one."""
 
 import shutil
-from pathlib import Path
 
 from flows.paths import STATE
 from mmrl_core.config import Params
@@ -26,8 +25,10 @@ def shallowest(params: Params) -> int | None:
     return min(params.search.space.get(DEPTH, {}).get("choice", []), default=None) if searched else None
 
 
-def clean(folder: Path = FOLDER) -> int:
-    """Remove all frozen features; how many bytes that freed. Runs that use them compute them anew."""
-    size = sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
-    shutil.rmtree(folder, ignore_errors=True)
+def clean() -> int:
+    """Remove all frozen features and all trials of searches; how many bytes that freed. They are computed anew."""
+    folders = (FOLDER, STATE / "searches")
+    size = sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
     return size

@@ -18,7 +18,8 @@ from mmrl_core.config import Params
 from mmrl_core.data.shards import read_manifest
 from mmrl_core.errors import UserError
 from mmrl_core.files import read_json
-from mmrl_core.report.page import Exhibit, Material, Search, Settings
+from mmrl_core.report.page import Exhibit, Material, Settings
+from mmrl_core.report.searches import Search
 from mmrl_core.report.tables import METHOD_TITLES
 
 SHOWN = 8  # images in a grid

@@ -48,3 +48,8 @@ def few_shot(dataset: str, shots: int, seed: int) -> Path:
 
 def search(dataset: str, method: str) -> Path:
     return Path(f"results/{dataset}/search/{method}.json")
+
+
+def searches(dataset: str, method: str = "") -> Path:
+    """The state of searches, which outlives the stage: trials done so far, by dataset and method."""
+    return STATE / "searches" / dataset / method

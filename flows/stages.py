@@ -70,25 +70,14 @@ def prepare_few_shot(params: Params, dataset: str, shots: int, seed: int, out: P
 
 def tune(params: Params, dataset: str, method: str, out: Path) -> dict[str, Any]:
     """Settle the prompt template and the open settings, on labelled items of the trained classes alone."""
-    from flows.tuning import search, search_data
+    from flows.tuning.run import tune as run_search
 
-    backbone = _load_backbone(params)
-    data, templates = search_data(params, dataset, backbone)
-    found = search(params, dataset, method, backbone, data)
-    document = {
-        "dataset": dataset,
-        "method": method,
-        "shots": max(params.shots),
-        "seeds": params.seeds,
-        "search": params.search.model_dump(),
-        "templates": templates,
-        "template": data.template,
-        **found,
-    }
-    write_json(out, document)
+    found = run_search(params, dataset, method, _load_backbone)
+    head = {"dataset": dataset, "method": method, "shots": max(params.shots), "seeds": params.seeds}
+    write_json(out, {**head, **found})
     best = found["trials"][found["chosen"]] if found["trials"] else {}
     scores = {name: best[name] for name in REPORTED if best}
-    return {"trials": len(found["trials"]), "choice": found["choice"], "template": data.template, **scores}
+    return {"trials": len(found["trials"]), "choice": found["choice"], "template": found["template"], **scores}
 
 
 def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:

@@ -84,8 +84,9 @@ def _search(dataset: str, method: str) -> dict[str, Any]:
     row = {"dataset": dataset, "method": method, "template": found["template"], "trials": len(found["trials"])}
     if not found["trials"]:
         return row
-    start = next((trial for trial in found["trials"] if trial["params"] == found["published"]), None)
-    return {**row, "choice": _scores(found["trials"][found["chosen"]]), "published": start and _scores(start)}
+    ahead = found.get("ahead_of", {})
+    others = {name: one and _scores(found["trials"][one["trial"]]) for name, one in ahead.items()}
+    return {**row, "choice": _scores(found["trials"][found["chosen"]]), **others, "ahead_of": ahead}
 
 
 def _scores(trial: dict) -> dict[str, Any]:

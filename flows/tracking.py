@@ -16,8 +16,9 @@ from typing import Any
 from filelock import FileLock
 
 from flows.paths import STATE, RunKey
-from mmrl_core.config import Params, TrackingSection
+from mmrl_core.config import Params
 from mmrl_core.errors import UserError
+from mmrl_core.sections import TrackingSection
 
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",

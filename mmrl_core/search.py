@@ -1,4 +1,4 @@
-"""The search's objective and its choice, on labelled items of the base classes alone.
+"""The search's objective, on labelled items of the base classes alone.
 
 The base classes are divided at random into seen and unseen, several times for every sampling seed. A trial trains on
 the few-shot items of the seen ones; validation items of the seen ones are scored with the fused logits, all items of
@@ -7,9 +7,9 @@ class or a test image.
 """
 
 import random
+import time
 from functools import partial
 from itertools import product
-from statistics import mean, stdev
 from typing import Any, NamedTuple
 
 from mmrl_core.backbone import Backbone
@@ -22,9 +22,6 @@ from mmrl_core.model import AdaptedCLIP
 from mmrl_core.presets import Resolved
 from mmrl_core.protocols import harmonic_mean
 from mmrl_core.training import fit
-
-OBJECTIVES = ("log_likelihood", "harmonic_mean")
-CLEAR, EARLIEST = 2.0, 3  # standard errors, and partitions, before a trial is given up
 
 
 class SearchData(NamedTuple):
@@ -70,16 +67,26 @@ def _divide(labels: list[int], key: str) -> tuple[list[int], list[int]]:
 
 def partition_scores(
     backbone: Backbone, settings: Resolved, data: SearchData, partition: Partition, store: FeatureStore | None = None
-) -> dict:
+) -> dict[str, Any]:
     """Train on the seen classes and score both kinds; `store` keeps the frozen features that other trials want too.
 
     `log_likelihood` is balanced: the mean of the two kinds' mean log-probabilities of the truth, in nats an image.
+    `losses` holds the training loss of every epoch, `step_time` is in seconds.
     """
-    place, seen, unseen = partition
+    place, seen, _ = partition
     train = settings.train.model_copy(update={"seed": data.seeds[place]})
     items = image_set(data.train[place], seen, data.class_names, data.template)
-    adapter = fit(backbone, settings.adapter, train, items, store=store).adapter
+    start = time.perf_counter()
+    adapter, history = fit(backbone, settings.adapter, train, items, store=store)
+    steps = train.epochs * max(1, len(items.items) // train.batch_size)
+    cost = {"step_time": (time.perf_counter() - start) / steps, "trainable_parameters": adapter.n_trainable}
     summarise = partial(_summarise, backbone, adapter, data, store)
+    scores = _both_kinds(summarise, data, partition)
+    return {**scores, **cost, "losses": [metrics["loss"] for metrics in history]}
+
+
+def _both_kinds(summarise, data: SearchData, partition: Partition) -> dict[str, float]:
+    place, seen, unseen = partition
     by_seen = summarise(data.val[place], seen, trained=seen)
     if not unseen:
         # One kind: it is its own balance and its own mean.
@@ -102,52 +109,3 @@ def _summarise(backbone, adapter, data: SearchData, store, examples: list[Exampl
     model = AdaptedCLIP(backbone, adapter, [data.class_names[label] for label in labels], data.template)
     scores = score(model, mine, labels, trained, store=store)
     return summary(scores.adapted, scores.labels)
-
-
-def overall(scores: list[dict]) -> dict[str, float]:
-    """Mean of every score over the partitions, and the standard error of both objectives."""
-    means = {name: mean(one[name] for one in scores) for name in scores[0]}
-    errors = {f"{name}_se": standard_error([one[name] for one in scores]) for name in OBJECTIVES}
-    return {**means, **errors}
-
-
-def standard_error(values: list[float]) -> float:
-    """Of the mean; 0 for a single value."""
-    return stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
-
-
-def choose(trials: list[dict], objective: str, published: dict[str, Any]) -> dict | None:
-    """The best of the trials that saw every partition, unless one nearer to the published values ties with it.
-
-    `trials` hold "params" and "scores" (one dict a partition). Two tie when their mean difference over the partitions,
-    which all trials share, is within one standard error of that difference. Nearer: more of `published`'s values.
-    """
-    most = max((len(trial["scores"]) for trial in trials), default=0)
-    whole = [trial for trial in trials if len(trial["scores"]) == most]
-    best = max(whole, key=lambda trial: trial[objective], default=None)
-
-    def rank(trial: dict) -> tuple[int, float]:
-        return sum(trial["params"].get(key) == value for key, value in published.items()), trial[objective]
-
-    return max((trial for trial in whole if _tied(best, trial, objective)), key=rank, default=None)
-
-
-def _tied(best: dict, other: dict, objective: str) -> bool:
-    differences = _differences(best["scores"], other["scores"], objective)
-    return mean(differences) <= standard_error(differences)
-
-
-def _differences(ahead: list[dict], behind: list[dict], objective: str) -> list[float]:
-    """On the partitions that both saw."""
-    return [one[objective] - two[objective] for one, two in zip(ahead, behind, strict=False)]
-
-
-def clearly_worse(scores: list[dict], leader: list[dict], objective: str) -> bool:
-    """Whether a trial lies behind the best so far by more than CLEAR standard errors of their paired difference."""
-    differences = _differences(leader, scores, objective)
-    return len(differences) >= EARLIEST and mean(differences) > CLEAR * standard_error(differences)
-
-
-def leads(scores: list[dict], leader: list[dict], objective: str) -> bool:
-    """Whether a trial that saw every partition is better than the best so far, which may be none."""
-    return len(scores) >= len(leader) and (not leader or mean(_differences(leader, scores, objective)) < 0)

@@ -5,6 +5,7 @@ import pyarrow.parquet
 
 from flows import paths
 from flows.paths import RunKey
+from mmrl_core.choice import comparisons
 from mmrl_core.data.digits import CLASS_NAMES
 from mmrl_core.data.shards import read_manifest, stream_examples, write_pool
 from mmrl_core.files import write_json
@@ -61,6 +62,7 @@ def write_search(key: RunKey, published: dict, chosen: int) -> None:
     path = paths.search(key.dataset, key.method)
     path.parent.mkdir(parents=True, exist_ok=True)
     found = {"trials": trials, "chosen": chosen, "choice": params[chosen], "published": published}
+    found["ahead_of"] = comparisons(trials, trials[chosen], "harmonic_mean", published)
     write_json(
         path,
         {

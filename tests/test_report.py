@@ -9,6 +9,7 @@ import warnings
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
@@ -250,13 +251,32 @@ def test_every_run_of_the_matrix_is_named_on_its_data_set_and_on_every_target():
     assert found == [(RUNS[0][0], None), (RUNS[0][0], "letters")]
 
 
-def test_the_search_map_shows_the_objective_that_was_searched_and_takes_a_weight_of_zero():
-    from mmrl_core.report.figures import search_map
+def test_the_heat_map_shows_the_objective_that_was_searched_and_takes_a_weight_of_zero():
+    from mmrl_core.report.searches import heat_map
 
     trials = [{"params": {"adapter.reg_weight": weight, "adapter.insertion_depth": 3}, "log_likelihood": -1.0,
                "harmonic_mean": 0.5 + weight / 10} for weight in (0.0, 1.0)]  # fmt: skip
-    assert ">harmonic mean<" in search_map("digits", trials, 1, "harmonic_mean")
-    assert ">log-likelihood, nats an image<" in search_map("digits", trials, 1, "log_likelihood")
+    assert ">harmonic mean<" in heat_map("digits", trials, 1, "harmonic_mean")
+    assert ">log-likelihood, nats an image<" in heat_map("digits", trials, 1, "log_likelihood")
+
+
+def test_bins_of_a_heat_map_hold_every_value():
+    from mmrl_core.report.searches import bins
+
+    for values in ([0.5], [0.5, 2], [0, 1, 10], list(np.geomspace(0.1, 30, 24))):
+        edges = bins(np.array(values, float))
+        assert (np.diff(edges) > 0).all() and edges[0] <= min(values) and max(values) <= edges[-1] * (1 + 1e-12)
+
+
+def test_a_trial_that_failed_is_in_no_picture():
+    from mmrl_core.report.searches import Search, pictures
+
+    trials = [
+        {"params": {"adapter.reg_weight": 1.0, "adapter.insertion_depth": 3}, "scores": []},
+        {"params": {"adapter.reg_weight": 2.0, "adapter.insertion_depth": 3}, "scores": [{}], "harmonic_mean": 0.5},
+    ]
+    drawn = pictures(Search("digits", trials, 1, "harmonic_mean", "x.json"))
+    assert len(drawn) == 2 and all("<svg" in picture for picture in drawn)
 
 
 def test_classes_of_one_name_have_a_bar_each():

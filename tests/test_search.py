@@ -2,8 +2,9 @@
 
 import pytest
 
+from mmrl_core.choice import choose, clearly_worse, leads, overall
 from mmrl_core.errors import UserError
-from mmrl_core.search import SearchData, choose, clearly_worse, leads, overall, partitions
+from mmrl_core.search import SearchData, partitions
 
 DATA = SearchData(list("abcdef"), "a {}.", [0, 1, 2, 3, 4], [7, 8], [[], []], [[], []])
 PUBLISHED = {"adapter.reg_weight": 0.5}

@@ -6,9 +6,11 @@ from typing import Annotated, Any
 
 import typer
 
+from flows import paths
 from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile, show, text_table
-from mmrl_core.config import DataSection, OwnSection, load_params
+from mmrl_core.config import load_params
 from mmrl_core.errors import UserError
+from mmrl_core.sections import DataSection, OwnSection
 
 SPLITS = ("train", "val", "test")
 
@@ -41,12 +43,10 @@ def check(
 
 
 def clean(json_: AsJson = False):
-    """Remove what is kept only to save time: frozen features of images. No result depends on them."""
-    from flows.features import FOLDER
+    """Remove what is kept only to save time: frozen features of images, trials of searches. No result depends on it."""
     from flows.features import clean as remove
 
-    freed = remove()
-    show({"freed_bytes": freed}, json_, str(FOLDER))
+    show({"freed_bytes": remove()}, json_, str(paths.STATE))
 
 
 def _settings(params: Path, overrides: list[str]) -> DataSection:

@@ -16,6 +16,7 @@ from flows.cli.options import (
     Seed,
     Shots,
     run_stage,
+    show,
 )
 from flows.paths import RunKey
 from mmrl_core.errors import UserError
@@ -56,13 +57,19 @@ def prepare(
 
 
 def tune(
-    dataset: Dataset, method: MethodOption, params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [],
-    out: Out = None, json_: AsJson = False,
+    dataset: Dataset, method: MethodOption,
+    show_: Annotated[bool, typer.Option("--show", help="The table of the last search; nothing is run.")] = False,
+    params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], out: Out = None, json_: AsJson = False,
 ):  # fmt: skip
-    """Search the open settings on validation data of the base classes."""
+    """Search the open settings on validation data of the base classes; go on with a search that was broken off."""
     from flows import stages
+    from flows.tuning.show import trials_of
 
     tracked = paths.search(dataset, method.value)
+    if show_:
+        found = trials_of(out or tracked)
+        show(found if json_ else {"table": found["table"]}, json_, found["chosen"])
+        return
     run_stage(params, set_, out, tracked, json_, lambda p, path: stages.tune(p, dataset, method.value, path))
 
 

@@ -5,12 +5,12 @@ import importlib
 from pathlib import Path
 from types import ModuleType
 
-from mmrl_core.config import OwnSection
 from mmrl_core.data import aircraft, coop, imagenet
 from mmrl_core.data import own as own_data
 from mmrl_core.data.source import Source
 from mmrl_core.errors import UserError
 from mmrl_core.files import canonical_json
+from mmrl_core.sections import OwnSection
 
 # Modules with open_source(key) and fingerprint(key), by the keys that they make.
 EMBEDDED = {

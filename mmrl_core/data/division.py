@@ -5,9 +5,9 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from mmrl_core.config import OwnSection
 from mmrl_core.data.records import Record
 from mmrl_core.errors import UserError
+from mmrl_core.sections import OwnSection
 
 
 class Content(NamedTuple):

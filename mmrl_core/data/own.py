@@ -5,7 +5,6 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from mmrl_core.config import OwnSection
 from mmrl_core.data import folder, table, tars
 from mmrl_core.data.coop import SPLITS
 from mmrl_core.data.division import splits_of
@@ -16,6 +15,7 @@ from mmrl_core.data.source import Source
 from mmrl_core.data.splits import Item
 from mmrl_core.errors import UserError
 from mmrl_core.files import canonical_json
+from mmrl_core.sections import OwnSection
 
 READERS = 8  # threads that read and hash images
 

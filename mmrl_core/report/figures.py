@@ -18,7 +18,6 @@ STYLE = {
     "axes.spines.right": False, "axes.axisbelow": True, "axes.grid": True, "grid.color": "#e5e5e5",
     "legend.frameon": False,
 }  # fmt: skip
-OBJECTIVES = {"log_likelihood": "log-likelihood, nats an image", "harmonic_mean": "harmonic mean"}
 LARGEST_MATRIX, MOST_BARS = 40, 15
 
 
@@ -108,24 +107,6 @@ def few_shot_curve(name: str, rows: list[dict]) -> str:
         axes.legend()
 
     return draw(f"Accuracy on {name} against shots", (4.8, 3.4), paint)
-
-
-def search_map(name: str, trials: list[dict], chosen: int, objective: str) -> str:
-    """Every trial by regularisation weight and insertion depth, coloured by the mean objective it reached."""
-    depth, weight = (np.array([trial["params"][f"adapter.{key}"] for trial in trials], float)
-                     for key in ("insertion_depth", "reg_weight"))  # fmt: skip
-    reached = np.array([trial[objective] for trial in trials])
-
-    def paint(figure, axes):
-        dots = axes.scatter(weight, depth, c=reached, cmap="viridis", s=90, edgecolors="white")
-        axes.scatter(weight[[chosen]], depth[[chosen]], s=230, facecolors="none", edgecolors="black", label="chosen")
-        axes.set_xscale("symlog" if weight.min() == 0 else "log")  # a logarithm has no place for zero
-        axes.set(xlabel="regularisation weight", ylabel="insertion depth", title=plain(name), yticks=sorted(set(depth)))
-        axes.margins(y=0.4)
-        axes.legend(loc="upper left")
-        figure.colorbar(dots, label=OBJECTIVES[objective])
-
-    return draw(f"Search trials of {name}", (5.2, 3.0), paint)
 
 
 def confusion(name: str, matrix: np.ndarray, classes: list[str]) -> str:

@@ -8,12 +8,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from mmrl_core.report import figures, published
-from mmrl_core.report.tables import METHOD_TITLES, cells, header, title
+from mmrl_core.report import figures, published, searches
+from mmrl_core.report.markup import files, table
+from mmrl_core.report.searches import Search
+from mmrl_core.report.tables import cells, header, title
 
-TEXT = {"dataset", "method", "setting", "values", "key", "value", "from", "what", "sha256", "true", "predicted"}
 THUMBNAIL = 96  # pixels
-SEARCH_HEADER = ["dataset", "method", "setting", "values", "log-likelihood", "harmonic mean"]
 STYLE = """
  body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
  h2 { margin-top: 2.5rem; border-bottom: 1px solid #ddd; } h3 { margin-bottom: .3rem; }
@@ -31,9 +31,6 @@ INTRODUCTION = """Accuracy in percent, mean ± standard deviation over seeds. Ha
 average: of the averages. Zero-shot is the same frozen CLIP without an adapter, on the same images with the same
 prompts. Gain: over zero-shot (in the harmonic mean where there is one), with the 95% interval of a paired bootstrap
 over test images and seeds. ECE: expected calibration error in percent, the mean gap between confidence and accuracy."""
-SEARCHED = """On labelled items of the classes trained on alone. Balanced log-likelihood in nats an image and harmonic
-mean, each ± its standard error over the divisions of the classes. The published setting is kept where the best does not
-beat it by more than one standard error."""
 
 
 class Exhibit(NamedTuple):
@@ -57,16 +54,6 @@ class Settings(NamedTuple):
     files: str
 
 
-class Search(NamedTuple):
-    """One search's trials as its file has them."""
-
-    name: str
-    trials: list[dict]
-    chosen: int
-    objective: str
-    file: str
-
-
 class Material(NamedTuple):
     """All that the page shows beside the summary."""
 
@@ -81,7 +68,8 @@ def page(summary: dict, material: Material) -> str:
     """The whole document; `summary` as in summary.json."""
     sections = [
         _results(summary), _published(summary), _bars(summary), _few_shot(summary), _curves(material.curves),
-        _searches(summary, material.searches), _exhibits(material.exhibits), _settings(summary, material),
+        searches.section(summary["searches"], material.searches), _exhibits(material.exhibits),
+        _settings(summary, material),
     ]  # fmt: skip
     head = '<!doctype html>\n<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
     named = f"Protocol {summary['protocol']}, preset {summary['preset']}, backbone {summary['backbone']}."
@@ -130,33 +118,6 @@ def _curves(curves: dict) -> str:
     drawn = "".join(figures.learning_curves(name, methods) for name, methods in curves.items())
     where = files("models/*/*/seed*/adapter.json, reports/learning_curves.csv")
     return f'<h2>Learning curves</h2><div class="row">{drawn}</div>{where}' if drawn else ""
-
-
-def _searches(summary: dict, searches: Sequence[Search]) -> str:
-    lines = [line for row in summary["searches"] if row["trials"] for line in search_cells(row)]
-    if not lines:
-        return ""
-    keys = {"adapter.reg_weight", "adapter.insertion_depth"}
-    drawn = "".join(figures.search_map(one.name, one.trials, one.chosen, one.objective) for one in searches
-                    if keys <= one.trials[0]["params"].keys())  # fmt: skip
-    where = files(", ".join(one.file for one in searches))
-    text = f"<h2>What the search chose</h2><p>{html.escape(SEARCHED)}</p>"
-    return f'{text}{table(SEARCH_HEADER, lines)}<div class="row">{drawn}</div>{where}'
-
-
-def search_cells(row: dict) -> list[list[str]]:
-    """The choice and, where it is another, the published setting, in SEARCH_HEADER's order."""
-    settings = {"chosen": row["choice"]}
-    if row["published"] and row["published"] != row["choice"]:
-        settings["published"] = row["published"]
-    lines = []
-    for name, found in settings.items():
-        values = ", ".join(f"{key.partition('.')[2]} {value:.3g}" for key, value in found["params"].items())
-        stopped = "" if found["partitions"] == row["choice"]["partitions"] else f", stopped after {found['partitions']}"
-        likelihood = f"{found['log_likelihood']:.3f} ± {found['log_likelihood_se']:.3f}{stopped}"
-        harmonic = f"{100 * found['harmonic_mean']:.1f} ± {100 * found['harmonic_mean_se']:.1f}"
-        lines.append([row["dataset"], METHOD_TITLES[row["method"]], name, values, likelihood, harmonic])
-    return lines
 
 
 def _exhibits(exhibits: Sequence[Exhibit]) -> str:
@@ -219,23 +180,3 @@ def _settings(summary: dict, material: Material) -> str:
 def _stale(summary: dict) -> str:
     lines = [f"Not read, because params.yaml does not name it: {folder}" for folder in summary["stale"]]
     return "<br>".join(map(html.escape, lines))
-
-
-def files(names: str) -> str:
-    """The line that says where the figures above come from."""
-    return f'<p class="files">From {html.escape(names)}</p>'
-
-
-def table(names: list[str], lines, averaged: Sequence[bool] = ()) -> str:
-    """An HTML table that scrolls where it is too wide; averaged lines stand out."""
-
-    def line(tag: str, values: Sequence[str], average: bool = False) -> str:
-        kinds = (' class="text"' if name in TEXT else "" for name in names)
-        pairs = zip(kinds, values, strict=True)
-        inner = "".join(f"<{tag}{kind}>{html.escape(value)}</{tag}>" for kind, value in pairs)
-        kind = ' class="average"' if average else ""
-        return f"<tr{kind}>{inner}</tr>"
-
-    lines = list(lines)
-    body = "\n".join(line("td", *pair) for pair in zip(lines, averaged or [False] * len(lines), strict=True))
-    return f'<div class="wide"><table><thead>{line("th", names)}</thead>\n<tbody>\n{body}\n</tbody></table></div>'

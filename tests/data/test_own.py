@@ -7,11 +7,12 @@ import sys
 import pytest
 from PIL import Image
 
-from mmrl_core.config import OwnSection, parse
+from mmrl_core.config import parse
 from mmrl_core.data import own
 from mmrl_core.data.catalog import fingerprint, open_source
 from mmrl_core.data.shards import read_examples, read_manifest, write_few_shot, write_pool
 from mmrl_core.errors import UserError
+from mmrl_core.sections import OwnSection
 from tests.data.odd_images import encoded, oriented, png
 from tests.data.own_data import SPLITS, counts, noted, where
 
@@ -51,7 +52,7 @@ def test_a_folder_goes_all_the_way_into_shards_and_back(own_pets, tmp_path):
 
 def test_no_torch_and_no_numpy_is_needed_to_open_a_folder(own_pets):
     code = (
-        "import sys; from mmrl_core.config import OwnSection; from mmrl_core.data import own;"
+        "import sys; from mmrl_core.sections import OwnSection; from mmrl_core.data import own;"
         f"own.open_source('pets', OwnSection(images={str(own_pets.root)!r}));"
         "print({'torch', 'numpy'} & {*sys.modules})"
     )

@@ -8,10 +8,10 @@ import tarfile
 
 import pytest
 
-from mmrl_core.config import OwnSection
 from mmrl_core.data import own
 from mmrl_core.data.shards import write_few_shot, write_pool
 from mmrl_core.errors import UserError
+from mmrl_core.sections import OwnSection
 from tests.data.odd_images import png
 from tests.data.own_data import counts, noted, where
 

@@ -7,9 +7,9 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from mmrl_core.config import OwnSection
 from mmrl_core.data import own
 from mmrl_core.errors import UserError
+from mmrl_core.sections import OwnSection
 from tests.data.odd_images import png
 from tests.data.own_data import Folder, counts, noted, where
 

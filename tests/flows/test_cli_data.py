@@ -81,7 +81,7 @@ def test_training_with_the_feature_store_gives_the_same_adapter_and_clean_remove
     size = sum(path.stat().st_size for path in kept)
     assert json.loads(mmrl("clean", "--json")) == {"freed_bytes": size} and size > 0
     assert not (project / ".mmrl/features").exists() and before <= set(project.rglob("*"))
-    assert mmrl("clean") == ".mmrl/features: freed_bytes 0\n"
+    assert mmrl("clean") == ".mmrl: freed_bytes 0\n"
 
 
 def test_without_being_asked_training_keeps_no_features(project, mmrl):

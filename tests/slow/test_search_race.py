@@ -3,8 +3,8 @@
 import pytest
 
 from flows.cluster import connected
-from flows.tuning import race
-from mmrl_core.config import ClusterSection
+from flows.tuning.schedulers import race
+from mmrl_core.sections import ClusterSection
 
 pytestmark = pytest.mark.slow
 

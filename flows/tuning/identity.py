@@ -1,0 +1,82 @@
+"""What makes two searches the same: then the second goes on where the first ended, or has nothing left to do."""
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from flows import paths
+from flows.tracking import flatten
+from mmrl_core import METHOD_VERSION
+from mmrl_core.config import Params
+from mmrl_core.data.shards import read_manifest
+from mmrl_core.errors import UserError
+from mmrl_core.files import canonical_json, read_json, sha256_file, write_json
+from mmrl_core.protocols import PROTOCOLS
+
+FREE = {"enabled", "trials", "concurrent"}  # of the section `search`: they change no trial
+FACTS, TUNE = "search.json", "mmrl tune"
+
+
+def facts(params: Params, dataset: str, method: str) -> dict[str, Any]:
+    """All that a trial's scores and the order of trials depend on; told without PyTorch, from digests."""
+    folders = [paths.few_shot(dataset, max(params.shots), seed) for seed in params.seeds]
+    folders += [paths.pool(dataset)] if params.search.validation == "full" else []
+    weights = params.backbone.weights
+    found = {
+        "dataset": dataset,
+        "method": method,
+        "shots": max(params.shots),
+        "seeds": params.seeds,
+        "search": params.search.model_dump(exclude=FREE),
+        "adapter": params.adapter.model_dump(),
+        "train": params.train.model_dump(),
+        "preset": params.preset,
+        "training": PROTOCOLS[params.data.protocol].training,
+        "backbone": params.backbone.model_dump(),
+        "weights_sha256": sha256_file(weights) if weights and Path(weights).is_file() else None,
+        "data": [read_manifest(folder)["digest"] for folder in folders],
+        "method_version": METHOD_VERSION,
+    }
+    return json.loads(canonical_json(found))  # as it is read back
+
+
+def open_folder(found: dict[str, Any]) -> tuple[Path, list[str]]:
+    """The search's own folder, and what differs from the one before it; nothing where it is that one or the first."""
+    family = paths.searches(found["dataset"], found["method"])
+    name = hashlib.sha256(canonical_json(found)).hexdigest()[:16]
+    folder, latest = family / name, _latest(family)
+    differs = _differences(latest, found) if latest and not (folder / FACTS).exists() else []
+    write_json(folder / FACTS, found)  # the one written last is the latest
+    return folder, differs
+
+
+def earlier(found: dict[str, Any]) -> list[Path]:
+    """Folders of other searches on the dataset, of either method, the latest first."""
+    others = [path for path in paths.searches(found["dataset"]).glob(f"*/*/{FACTS}") if _read(path) != found]
+    return [path.parent for path in sorted(others, key=lambda path: -path.stat().st_mtime)]
+
+
+def _latest(family: Path) -> dict[str, Any] | None:
+    cards = sorted(family.glob(f"*/{FACTS}"), key=lambda path: path.stat().st_mtime)
+    return _read(cards[-1]) if cards else None
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        card = read_json(path, made_by=TUNE)
+    except UserError:  # damaged: of no search
+        return {}
+    card.pop("schema_version")
+    return card
+
+
+def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
+    """Dotted keys, `search.space` as one."""
+    old, new = flatten(_closed(before)), flatten(_closed(now))
+    return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
+
+
+def _closed(card: dict[str, Any]) -> dict[str, Any]:
+    search = card.get("search", {})
+    return {**card, "search": {**search, "space": canonical_json(search.get("space", {})).decode()}}

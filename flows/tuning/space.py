@@ -1,0 +1,105 @@
+"""The search space: which keys are open, which settings come first, and who proposes the others."""
+
+from typing import Any
+
+from flows.tuning.ledger import COMPLETE, Ledger
+from mmrl_core.choice import choose, overall
+from mmrl_core.config import Params
+from mmrl_core.errors import UserError
+from mmrl_core.presets import explicit_values, published
+from mmrl_core.sections import SearchSection
+
+DEPTH = "adapter.insertion_depth"
+EARLIER = 3  # settings taken over from earlier searches
+RANDOM_SHARE = 3  # TPE draws one trial in so many at random before it models anything
+Space = dict[str, dict[str, list]]
+
+
+def open_dimensions(params: Params) -> Space:
+    """The search space without the keys that params.yaml settles itself; nothing where the search is off."""
+    fixed = explicit_values(params)
+    return {key: values for key, values in params.search.space.items() if params.search.enabled and key not in fixed}
+
+
+def check_depths(params: Params, space: Space, depth: int) -> None:
+    """What is wrong with the space is better said before a cluster starts. `depth` is N of the shallower tower."""
+    for value in space.get(DEPTH, {}).get("choice", []):
+        if value > depth:
+            raise UserError(
+                f"search.space {DEPTH} {value} is beyond the {depth} layers of backbone {params.backbone.name}; "
+                f"choose 1 to {depth}"
+            )
+
+
+def published_point(params: Params, dataset: str, method: str, space: Space, depth: int) -> dict[str, Any]:
+    """The published values of the space's keys."""
+    preset = published(dataset, method, depth, params.data.protocol)
+    return {key: preset[key] for key in space}
+
+
+def first_points(search: SearchSection, space: Space, start: dict[str, Any], earlier: list[Ledger]) -> list[dict]:
+    """The settings to try first: the published ones within the space, then the best of earlier searches."""
+    if search.warm_start == "none" or search.searcher == "grid":
+        return []
+    held = {key: value for key, value in start.items() if holds(space[key], value)}
+    complete = len(held) == len(space)
+    points = [held] if held and (complete or search.searcher == "random") else []
+    if search.warm_start == "earlier":
+        points += _best_earlier(search, space, earlier)
+    return [point for index, point in enumerate(points) if point not in points[:index]][: search.trials]
+
+
+def _best_earlier(search: SearchSection, space: Space, earlier: list[Ledger]) -> list[dict]:
+    found = []
+    for ledger in earlier:
+        trials = [_scored(record, search) for record in ledger.all() if record["state"] == COMPLETE]
+        best = choose([trial for trial in trials if within(space, trial["params"])], search.objective, {})
+        found += [best["params"]] if best else []
+    return found[:EARLIER]
+
+
+def _scored(record: dict, search: SearchSection) -> dict:
+    return {**record, **overall(record["scores"])}
+
+
+def within(space: Space, point: dict[str, Any]) -> bool:
+    return point.keys() == space.keys() and all(holds(space[key], value) for key, value in point.items())
+
+
+def holds(distribution: dict[str, list], value: float) -> bool:
+    kind, values = next(iter(distribution.items()))
+    return value in values if kind == "choice" else values[0] <= value <= values[1]
+
+
+def param_space(search: SearchSection, space: Space) -> dict[str, Any]:
+    """The space in Ray Tune's terms."""
+    from ray import tune
+
+    def sampler(distribution: dict[str, list]):
+        kind, values = next(iter(distribution.items()))
+        if kind == "choice" and search.searcher == "grid":
+            return tune.grid_search(values)
+        return tune.choice(values) if kind == "choice" else getattr(tune, kind)(*values)
+
+    return {key: sampler(distribution) for key, distribution in space.items()}
+
+
+def searcher(search: SearchSection, points: list[dict], begun: list[dict]):
+    """Who proposes settings, seeded; first `points`, then what an earlier process had `begun`."""
+    from ray.tune.search.basic_variant import BasicVariantGenerator
+
+    if search.searcher != "optuna":
+        return BasicVariantGenerator(
+            points_to_evaluate=points or None, max_concurrent=search.concurrent or 0, random_state=search.seed
+        )
+    import optuna
+    from ray.tune.search import ConcurrencyLimiter
+    from ray.tune.search.optuna import OptunaSearch
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    at_random = max(1, search.trials // RANDOM_SHARE)
+    sampler = optuna.samplers.TPESampler(seed=search.seed + len(begun), multivariate=True, n_startup_trials=at_random)
+    second = [search.second_objective] if search.second_objective else []
+    aims = ([search.objective, *second], ["max", "min"][: 1 + len(second)]) if second else (search.objective, "max")
+    proposals = OptunaSearch(metric=aims[0], mode=aims[1], points_to_evaluate=points + begun or None, sampler=sampler)
+    return ConcurrencyLimiter(proposals, search.concurrent) if search.concurrent else proposals

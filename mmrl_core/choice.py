@@ -1,0 +1,97 @@
+"""How trials of a search compare: means and standard errors over partitions, early ends, the choice. Plain numbers.
+
+A trial holds "params" and "scores", one dict a partition, and the means that `overall` gives.
+"""
+
+from statistics import mean, stdev
+from typing import Any
+
+OBJECTIVES = ("log_likelihood", "harmonic_mean")
+COSTS = ("trainable_parameters", "step_time")
+CLEAR, EARLIEST = 2.0, 3  # standard errors, and partitions, before a trial is given up
+
+
+def overall(scores: list[dict]) -> dict[str, float]:
+    """Mean of every score over the partitions, and the standard error of both objectives."""
+    means = {name: mean(one[name] for one in scores) for name in scores[0] if name != "losses"}
+    errors = {f"{name}_se": standard_error([one[name] for one in scores]) for name in OBJECTIVES}
+    return {**means, **errors}
+
+
+def standard_error(values: list[float]) -> float:
+    """Of the mean; 0 for a single value."""
+    return stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
+
+
+def choose(trials: list[dict], objective: str, published: dict[str, Any]) -> dict | None:
+    """The best of the trials that saw every partition, unless one nearer to the published values ties with it.
+
+    `trials` hold "params" and "scores" (one dict a partition). Two tie when their mean difference over the partitions,
+    which all trials share, is within one standard error of that difference. Nearer: more of `published`'s values.
+    """
+    whole = furthest(trials)
+    best = max(whole, key=lambda trial: trial[objective], default=None)
+
+    def rank(trial: dict) -> tuple[int, float]:
+        return sum(trial["params"].get(key) == value for key, value in published.items()), trial[objective]
+
+    return max((trial for trial in whole if _tied(best, trial, objective)), key=rank, default=None)
+
+
+def furthest(trials: list[dict]) -> list[dict]:
+    """The trials that saw as many partitions as any; none of those that saw none."""
+    most = max((len(trial["scores"]) for trial in trials), default=0)
+    return [trial for trial in trials if most and len(trial["scores"]) == most]
+
+
+def comparisons(trials: list[dict], chosen: dict, objective: str, published: dict[str, Any]) -> dict[str, dict | None]:
+    """How far the chosen trial is ahead of the published setting and of the best other one.
+
+    Each as the index of that `trial`, the mean `difference` of the objective over the partitions that both saw, and its
+    standard error `se`; None where there is no such trial.
+    """
+    others = [trial for trial in furthest(trials) if trial["params"] != chosen["params"]]
+    runner_up = max(others, key=lambda trial: trial[objective], default=None)
+    start = next((trial for trial in trials if published and trial["params"] == published and trial["scores"]), None)
+    return {
+        "published": _ahead(trials, chosen, start, objective),
+        "runner_up": _ahead(trials, chosen, runner_up, objective),
+    }
+
+
+def _ahead(trials: list[dict], chosen: dict, other: dict | None, objective: str) -> dict | None:
+    if other is None:
+        return None
+    differences = _differences(chosen["scores"], other["scores"], objective)
+    return {"trial": trials.index(other), "difference": mean(differences), "se": standard_error(differences)}
+
+
+def pareto_front(trials: list[dict], objective: str, cost: str) -> list[int]:
+    """Indices of the trials that no other one beats in both: a higher objective, a lower cost. By ascending cost."""
+    whole = sorted(furthest(trials), key=lambda trial: (trial[cost], -trial[objective]))
+    front: list[dict] = []
+    for trial in whole:
+        if not front or trial[objective] > front[-1][objective]:
+            front.append(trial)
+    return [trials.index(trial) for trial in front]
+
+
+def _tied(best: dict, other: dict, objective: str) -> bool:
+    differences = _differences(best["scores"], other["scores"], objective)
+    return mean(differences) <= standard_error(differences)
+
+
+def _differences(ahead: list[dict], behind: list[dict], objective: str) -> list[float]:
+    """On the partitions that both saw."""
+    return [one[objective] - two[objective] for one, two in zip(ahead, behind, strict=False)]
+
+
+def clearly_worse(scores: list[dict], leader: list[dict], objective: str) -> bool:
+    """Whether a trial lies behind the best so far by more than CLEAR standard errors of their paired difference."""
+    differences = _differences(leader, scores, objective)
+    return len(differences) >= EARLIEST and mean(differences) > CLEAR * standard_error(differences)
+
+
+def leads(scores: list[dict], leader: list[dict], objective: str) -> bool:
+    """Whether a trial that saw every partition is better than the best so far, which may be none."""
+    return len(scores) >= len(leader) and (not leader or mean(_differences(leader, scores, objective)) < 0)

@@ -1,0 +1,213 @@
+"""The sections of params.yaml, each with what its keys may be.
+
+A null under `adapter` or `train` means "the search's choice, else the preset"; see presets.py.
+"""
+
+import math
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+
+Method = Literal["mmrl", "mmrlpp"]
+Precision = Literal["auto", "float32", "bf16", "fp16"]
+
+
+def _no_boolean(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("a number is needed, not true or false")
+    return value
+
+
+def distinct(values: list) -> list:
+    if len(set(values)) < len(values):
+        raise ValueError("an entry occurs twice")
+    return values
+
+
+Number = Annotated[float, BeforeValidator(_no_boolean)]
+PositiveInt = Annotated[int, Field(ge=1, strict=True)]
+Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
+PositiveFloat = Annotated[Number, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[Number, Field(ge=0, le=1)]
+NonNegative = Annotated[Number, Field(ge=0, allow_inf_nan=False)]
+
+
+WHOLE_NUMBERS = ("insertion_depth", "n_tokens", "rep_dim", "residual_rank", "projection_rank",
+                 "epochs", "batch_size", "warmup_epochs")  # fmt: skip
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+class OwnSection(Section):
+    """A dataset of the user's own: exactly one of `images`, `table`, `shards` says where it lies.
+
+    Relative paths start at the working directory.
+    """
+
+    images: str | None = None  # a folder of class folders; also what the paths of `table` are relative to
+    table: str | None = None  # a CSV or Parquet file with the columns path, label and, if wanted, split
+    shards: str | None = None  # a folder of WebDataset .tar files, or a pattern of such files
+    classes: str | None = None  # a CSV with the columns class and name: readable names
+    template: str = "a photo of a {}."
+    base_classes: list[str] | None = None  # names; the others are novel
+    val_share: Fraction = 0.2  # of a class's images, where the data names no split
+    test_share: Fraction = 0.3
+    split_seed: Seed = 0
+
+    @field_validator("template")
+    @classmethod
+    def _names_the_class(cls, template: str) -> str:
+        if "{}" not in template:
+            raise ValueError("it needs {} where the class name goes")
+        return template
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "OwnSection":
+        if (self.shards and (self.images or self.table)) or not (self.shards or self.images or self.table):
+            raise ValueError("name images (a folder), table (CSV or Parquet) or shards (tar files)")
+        if not 0 < self.test_share < 1 or self.val_share + self.test_share >= 1:
+            raise ValueError("val_share and test_share must leave something to train on, and test_share be above 0")
+        return self
+
+
+class DataSection(Section):
+    root: str = "data/raw"
+    protocol: Literal["base-to-novel", "few-shot", "cross-dataset", "domain-generalization", "joint"] = "base-to-novel"
+    base_classes: PositiveInt | None = None
+    own: dict[str, OwnSection] = {}
+
+    @field_validator("own")
+    @classmethod
+    def _plain_names(cls, own: dict) -> dict:
+        for name in own:
+            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
+                raise ValueError(f"the name {name!r} must be of letters, digits, _ and - (it names folders)")
+        return own
+
+
+class BackboneSection(Section):
+    name: str = "tiny"
+    weights: str | None = None
+
+
+class AdapterSection(Section):
+    insertion_depth: PositiveInt | None = None
+    n_tokens: PositiveInt | None = None
+    rep_dim: PositiveInt | None = None
+    residual_rank: PositiveInt | None = None
+    projection_rank: PositiveInt | None = None
+    alpha: Fraction | None = None
+    beta: Fraction | None = None
+    reg_weight: NonNegative | None = None
+
+
+class TrainSection(Section):
+    epochs: PositiveInt | None = None
+    batch_size: PositiveInt | None = None
+    lr: PositiveFloat | None = None
+    warmup_epochs: Annotated[int, Field(ge=0, strict=True)] | None = None
+    precision: Precision | None = None
+
+
+class SearchSection(Section):
+    """The search of open settings.
+
+    `concurrent`: trials side by side; null: as many as the cluster has room for. `scheduler`: race ends a trial once it
+    is clearly behind the best one, asha and median by rank among all that got as far. `warm_start`: which settings are
+    tried first, the published ones or besides them the best of earlier searches on the dataset.
+    """
+
+    enabled: bool = True
+    trials: PositiveInt = 8
+    concurrent: PositiveInt | None = 1
+    space: dict[str, dict[str, list[int | float]]] = {}
+    searcher: Literal["optuna", "random", "grid"] = "optuna"
+    scheduler: Literal["race", "asha", "median", "none"] = "race"
+    warm_start: Literal["published", "earlier", "none"] = "published"
+    objective: Literal["log_likelihood", "harmonic_mean"] = "log_likelihood"
+    second_objective: Literal["trainable_parameters", "step_time"] | None = None
+    validation: Literal["few_shot", "full"] = "few_shot"
+    partitions: PositiveInt = 2
+    seed: Seed = 0
+
+    @field_validator("space")
+    @classmethod
+    def _known_dimensions(cls, space: dict) -> dict:
+        for key, distribution in space.items():
+            _check_dimension(key, distribution)
+        return space
+
+    @model_validator(mode="after")
+    def _grid_is_finite(self) -> "SearchSection":
+        if self.searcher != "grid":
+            return self
+        for key, distribution in self.space.items():
+            if "choice" not in distribution:
+                raise ValueError(f"search.searcher is grid: give search.space {key} as a choice of values")
+        cells = math.prod(len(distribution["choice"]) for distribution in self.space.values())
+        if cells > self.trials:
+            raise ValueError(f"the grid of search.space has {cells} settings, search.trials is {self.trials}; raise it")
+        return self
+
+
+class ClusterSection(Section):
+    """The Ray cluster, and what of it a trial of the search takes; training and evaluation run in one process.
+
+    A fraction of a GPU is shared by as many trials as fit.
+    """
+
+    address: str = "local"
+    cpus_per_trial: PositiveFloat = 1
+    gpus_per_trial: NonNegative = 0
+    workers: Literal[1] = 1
+    gpus_per_worker: NonNegative = 0
+    storage: None = None
+
+    @field_validator("address")
+    @classmethod
+    def _reachable(cls, address: str) -> str:
+        if address.startswith("ray://"):
+            raise ValueError("run mmrl on a node of the cluster, such as by `ray job submit`, and say auto")
+        if address not in ("local", "auto") and not re.fullmatch(r"[^/\s:]+:\d+", address):
+            raise ValueError("it must be local, auto or host:port")
+        return address
+
+
+class FeaturesSection(Section):
+    """Where frozen features are kept between runs; no result depends on it.
+
+    `cache`: `tune`, only the search keeps them, which needs each many times; `always`, training and evaluation too;
+    `never`.
+    """
+
+    cache: Literal["tune", "always", "never"] = "tune"
+    budget_gb: PositiveFloat = 20.0
+
+
+class RegistrySection(Section):
+    alias: str = "champion"
+
+
+class TrackingSection(Section):
+    uri: str = "sqlite:///mlflow.db"
+
+
+def _check_dimension(key: str, distribution: dict[str, list[int | float]]) -> None:
+    """A search dimension must be a known numeric key of `adapter` or `train`, with values that key accepts."""
+    section, _, field = key.partition(".")
+    model = {"adapter": AdapterSection, "train": TrainSection}.get(section)
+    if model is None or field not in model.model_fields:
+        raise ValueError(f"search.space names {key!r}, which is no key of adapter or train")
+    if len(distribution) != 1 or next(iter(distribution)) not in ("choice", "uniform", "loguniform"):
+        raise ValueError(f"{key} needs exactly one of choice, uniform, loguniform")
+    kind, values = next(iter(distribution.items()))
+    if kind != "choice" and field in WHOLE_NUMBERS:
+        raise ValueError(f"{key} takes whole numbers: give a choice instead of {kind}")
+    ordered = kind == "choice" or (len(values) == 2 and values[0] < values[1])
+    if not values or not ordered or (kind == "loguniform" and values[0] <= 0):
+        raise ValueError(f"{key}: {kind} of {values} is no range; give [low, high] or a list of choices")
+    for value in values:
+        model.model_validate({field: value})

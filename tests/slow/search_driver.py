@@ -1,0 +1,62 @@
+"""A search with a simulated cost, as a process of its own that can be killed: `python -m tests.slow.search_driver`.
+
+Every evaluation sleeps and then writes one line, so that what was done twice can be seen. Prints the records as JSON.
+"""
+
+import argparse
+import json
+import time
+from pathlib import Path
+
+from flows.tuning.run import Plan, run_trials
+from mmrl_core.sections import ClusterSection, SearchSection
+
+SPACE = {"train.lr": {"loguniform": [1e-4, 1e-2]}, "adapter.insertion_depth": {"choice": [3, 5]}}
+
+
+def make_evaluate(log: str, seconds: float):
+    """A function of its own, which Ray sends whole: a node that lacks this file runs it too."""
+
+    def evaluate(config: dict, index: int) -> dict:
+        import math
+        import os
+        import time
+
+        import ray
+
+        from mmrl_core.errors import UserError
+
+        if config["train.lr"] > 8e-3:
+            raise UserError("training diverged; lower train.lr")
+        time.sleep(seconds)
+        node = float(ray.util.get_node_ip_address().rpartition(".")[2])
+        if os.path.isdir(os.path.dirname(log)):  # a second node does not see the folder
+            with open(log, "a") as file:
+                file.write(f"{config} {index}\n")
+        quality = -abs(math.log10(config["train.lr"]) + 3) - config["adapter.insertion_depth"] / 50
+        return {"log_likelihood": quality - index / 10, "harmonic_mean": 0.5, "node": node}
+
+    return evaluate
+
+
+def parsed() -> argparse.Namespace:
+    parser = argparse.ArgumentParser()
+    parser.add_argument("--address", default="local")
+    parser.add_argument("--seconds", type=float, default=0.3)
+    parser.add_argument("--partitions", type=int, default=4)
+    parser.add_argument("--search", type=json.loads, default={})
+    return parser.parse_args()
+
+
+def main() -> None:
+    options = parsed()
+    search = SearchSection(space=SPACE, **{"scheduler": "none", **options.search})
+    folder = Path(".mmrl/searches/simulated")
+    plan = Plan("simulated", search, ClusterSection(address=options.address), SPACE, [], options.partitions, folder)
+    start = time.monotonic()
+    records = run_trials(plan, make_evaluate(str(Path("evaluations.txt").absolute()), options.seconds))
+    print(json.dumps({"records": records, "seconds": time.monotonic() - start}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""A search whose trial process, driver or disk fails: it goes on or resumes, and nothing that is done is done again."""
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import uuid
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from tests.processes import TOKEN, end_all, processes_with, trial_workers, wait_until
+from tests.workspace import ROOT, environment
+
+pytestmark = pytest.mark.slow
+TRIALS, PARTITIONS = 5, 4
+
+
+class Driver:
+    """The simulated search in `folder`, as a process of its own."""
+
+    def __init__(self, folder: Path, **search):
+        self.folder, self.token = folder, uuid.uuid4().hex
+        command = [
+            sys.executable,
+            "-m",
+            "tests.slow.search_driver",
+            "--search",
+            json.dumps({"trials": TRIALS, **search}),
+        ]
+        variables = {**environment(), TOKEN: self.token, "PYTHONPATH": str(ROOT)}
+        self.process = subprocess.Popen(
+            command, cwd=folder, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+
+    def evaluations(self) -> list[str]:
+        return lines(self.folder)
+
+    def wait_for(self, count: int) -> None:
+        wait_until(lambda: len(self.evaluations()) >= count or self.process.poll() is not None, 60,
+                   lambda: f"{count} evaluations, {len(self.evaluations())} done")  # fmt: skip
+
+    def finish(self) -> tuple[list[dict], str]:
+        """The records, and what it said on stderr."""
+        out, said = self.process.communicate(timeout=120)
+        assert self.process.returncode == 0, said
+        return json.loads(out)["records"], said
+
+    def kill(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+        wait_until(lambda: not processes_with(self.token), 20, lambda: "the end of its cluster")
+
+
+@contextlib.contextmanager
+def driver(folder: Path, **search):
+    running = Driver(folder, **search)
+    try:
+        yield running
+    finally:
+        end_all(running.token)
+        running.process.communicate()
+
+
+def lines(folder: Path) -> list[str]:
+    path = folder / "evaluations.txt"
+    return path.read_text().splitlines() if path.exists() else []
+
+
+def done_twice(folder: Path) -> list[str]:
+    return [line for line, count in Counter(lines(folder)).items() if count > 1]
+
+
+def comparable(records: list[dict]) -> list[dict]:
+    return [{key: value for key, value in record.items() if key != "seconds"} for record in records]
+
+
+@pytest.fixture(scope="module")
+def unbroken(tmp_path_factory) -> list[dict]:
+    folder = tmp_path_factory.mktemp("unbroken")
+    with driver(folder) as search:
+        records, _ = search.finish()
+    assert len(records) == TRIALS and not done_twice(folder)
+    return comparable(records)
+
+
+def test_a_killed_trial_process_costs_its_partition_and_a_killed_driver_costs_the_same(tmp_path, unbroken):
+    with driver(tmp_path) as search:
+        search.wait_for(3)
+        os.kill(trial_workers(search.token)[0], signal.SIGKILL)
+        search.wait_for(6)
+        search.kill()
+    done = len(lines(tmp_path))
+    with driver(tmp_path) as search:
+        records, _ = search.finish()
+    assert comparable(records) == unbroken
+    assert done < len(lines(tmp_path)) and not done_twice(tmp_path)
+
+
+def test_trials_side_by_side_resume_without_repeating_what_is_done(tmp_path):
+    settings = {"concurrent": 2, "scheduler": "asha", "trials": 8}
+    with driver(tmp_path, **settings) as search:
+        search.wait_for(7)
+        search.kill()
+    begun = {path.name for path in tmp_path.glob(".mmrl/searches/simulated/*.json")}
+    with driver(tmp_path, **settings) as search:
+        records, _ = search.finish()
+    assert len(records) == 8 and not done_twice(tmp_path)
+    assert begun <= {path.name for path in tmp_path.glob(".mmrl/searches/simulated/*.json")}
+    assert {record["state"] for record in records} <= {"complete", "stopped", "failed"}
+
+
+def test_a_trial_that_cannot_be_trained_fails_alone(tmp_path):
+    space = {"searcher": "random", "trials": 12, "concurrent": None, "seed": 3}
+    with driver(tmp_path, **space) as search:
+        records, _ = search.finish()
+    failed = [record for record in records if record["params"]["train.lr"] > 8e-3]
+    assert failed and len(records) == 12
+    assert all(one["state"] == "failed" and one["failure"] == "training diverged; lower train.lr" for one in failed)
+    assert all(one["state"] == "complete" for one in records if one not in failed)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
+def test_a_full_disk_costs_a_warning_and_the_search_goes_on(tmp_path, unbroken):
+    state = tmp_path / ".mmrl"
+    state.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(state)], check=True)
+    try:
+        (state / "filler").write_bytes(bytes(200_000))
+        with driver(tmp_path) as search:
+            search.wait_for(2)
+            with contextlib.suppress(OSError), open(state / "rest", "wb") as file:
+                while True:
+                    file.write(bytes(4096))
+                    file.flush()
+            records, said = search.finish()
+        assert "warning: trials were not kept for a resume" in said and "No space left" in said
+        assert comparable(records) == unbroken
+    finally:
+        subprocess.run(["umount", "-l", str(state)], check=True)

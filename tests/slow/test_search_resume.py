@@ -1,0 +1,102 @@
+"""`mmrl tune` broken off and started again: the same file, MLflow told once, and no work where none is left."""
+
+import json
+import os
+import signal
+import subprocess
+import uuid
+
+import pytest
+
+from flows import tracking
+from tests.processes import TOKEN, end_all, processes_with, wait_until
+from tests.workspace import BIN, environment, make_workspace, run
+
+pytestmark = pytest.mark.slow
+TUNE = [str(BIN / "mmrl"), "tune", "--dataset", "digits", "--method", "mmrl"]
+RESULT = "results/digits/search/mmrl.json"
+SEARCH = {"enabled": True, "trials": 5, "partitions": 1, "second_objective": "trainable_parameters"}
+# Python imports this by itself at start-up: it tells at the end which of the heavy packages were loaded.
+WATCH = """
+import atexit, os, sys
+names = [name for name in ("torch", "ray", "mlflow") if name]
+atexit.register(lambda: open(os.environ["LOADED"], "a").write(" ".join(n for n in names if n in sys.modules) + "\\n"))
+"""
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A project in which a search was killed when it had two whole trials, and then started again."""
+    folder = make_workspace(tmp_path_factory.mktemp("project"), methods=["mmrl"], shots=[2], seeds=[1, 2],
+                            train={"epochs": 2}, search=SEARCH)  # fmt: skip
+    for command in ("fingerprint", "prepare", "prepare --shots 2 --seed 1", "prepare --shots 2 --seed 2"):
+        run(folder, str(BIN / "mmrl"), *command.split(), "--dataset", "digits")
+    token = uuid.uuid4().hex
+    search = subprocess.Popen(TUNE, cwd=folder, env={**environment(), TOKEN: token}, stderr=subprocess.DEVNULL)
+    try:
+        wait_until(lambda: len(ended(folder)) >= 2, 120, lambda: "two trials")
+        os.kill(search.pid, signal.SIGKILL)
+        search.wait()
+        wait_until(lambda: not processes_with(token), 20, lambda: "the end of its cluster")
+    finally:
+        end_all(token)
+    assert status_of_runs(folder)["parent"] == ["RUNNING"]
+    before = {path: path.read_bytes() for path in ended(folder)}
+    said = run(folder, *TUNE).stderr
+    assert "going on from" in said and all(path.read_bytes() == content for path, content in before.items())
+    return folder
+
+
+def ended(folder) -> list:
+    """Files of the trials that are through."""
+    found = []
+    for path in folder.glob(".mmrl/searches/digits/mmrl/*/trials/*.json"):
+        text = path.read_text()
+        found += [path] if '"running"' not in text else []
+    return found
+
+
+def status_of_runs(folder) -> dict[str, list[str]]:
+    client = tracking.connect(f"sqlite:///{folder}/mlflow.db")
+    experiment = client.get_experiment_by_name("digits").experiment_id
+    found = {"parent": [], "child": []}
+    for one in client.search_runs([experiment]):
+        found["child" if "mlflow.parentRunId" in one.data.tags else "parent"].append(one.info.status)
+    return found
+
+
+def test_mlflow_shows_one_parent_and_a_child_a_trial_and_none_left_running(project):
+    trials = json.loads((project / RESULT).read_text())["trials"]
+    assert len(trials) == SEARCH["trials"]
+    assert status_of_runs(project) == {"parent": ["FINISHED"], "child": ["FINISHED"] * len(trials)}
+
+
+def test_the_file_is_that_of_an_unbroken_search_that_could_not_reach_mlflow(project):
+    resumed = (project / RESULT).read_bytes()
+    run(project, str(BIN / "mmrl"), "clean")
+    command = subprocess.run(TUNE, cwd=project, env={**environment(), "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"},
+                             capture_output=True, text=True)  # fmt: skip
+    assert command.returncode == 0, command.stderr
+    assert command.stderr.count("warning: the search goes on untracked") == 1
+    assert (project / RESULT).read_bytes() == resumed
+
+
+def test_a_search_that_is_through_costs_no_cluster_and_no_training(project):
+    before = (project / RESULT).read_bytes()
+    (project / RESULT).unlink()
+    hook, loaded = project / "hook", project / "loaded.txt"
+    hook.mkdir(exist_ok=True)
+    (hook / "sitecustomize.py").write_text(WATCH)
+    variables = {**environment(), "PYTHONPATH": str(hook), "LOADED": str(loaded)}
+    subprocess.run(TUNE, cwd=project, env=variables, check=True, capture_output=True)
+    assert loaded.read_text() == "\n"  # one process, which loaded none of them
+    assert (project / RESULT).read_bytes() == before
+
+
+def test_the_pareto_front_and_the_distance_to_the_published_setting_are_in_the_file(project):
+    found = json.loads((project / RESULT).read_text())
+    front = [found["trials"][index] for index in found["pareto_front"]]
+    assert front and [one["trainable_parameters"] for one in front] == sorted(
+        one["trainable_parameters"] for one in front
+    )
+    assert found["ahead_of"]["published"]["difference"] >= 0 and found["ahead_of"]["runner_up"]["se"] >= 0

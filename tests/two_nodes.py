@@ -1,0 +1,132 @@
+"""A real Ray cluster of two nodes on this machine: a network namespace for the second one, and a mount namespace in
+which it sees neither this repository nor the data, nor the first node's /tmp. Needs root and `ip`.
+
+The nodes share the installed packages, by a bind mount of the virtual environment. Token authentication is on.
+"""
+
+import contextlib
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from tests.processes import TOKEN, end_all, processes_with, wait_until
+from tests.workspace import ROOT, environment
+
+HEAD, SECOND, PORT = "10.213.7.1", "10.213.7.2", 6399
+POSSIBLE = os.geteuid() == 0 and shutil.which("ip") is not None
+VENV = "/mnt/venv"  # where the second node sees the virtual environment
+RAY = ["-m", "ray.scripts.scripts", "start", "--block", "--disable-usage-stats"]
+
+# Hide the repository, the data and /tmp, then become the second node.
+ENTER = f"""
+mount -t tmpfs tmpfs /mnt && mkdir {VENV} && mount --bind {sys.prefix} {VENV}
+for hidden in "$@"; do mount -t tmpfs tmpfs "$hidden"; done
+cd / && exec {VENV}/bin/python {" ".join(RAY)} --address={HEAD}:{PORT} --node-ip-address={SECOND} --num-cpus=$CPUS
+"""
+
+
+class Cluster:
+    """`environment` is what a driver on the head node needs; `end_second` kills the second node outright."""
+
+    address = f"{HEAD}:{PORT}"
+
+    def __init__(self, folder: Path):
+        self.folder, self.token, self.namespace = folder, uuid.uuid4().hex, f"mmrl{os.getpid()}"
+        self.environment = {
+            **environment(), TOKEN: self.token, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex,
+            "RAY_health_check_period_ms": "500", "RAY_health_check_failure_threshold": "3",
+        }  # fmt: skip
+        self.sockets = f"/tmp/mmrl{os.getpid()}"  # their paths must be short
+        self.second: subprocess.Popen | None = None
+
+    def start_head(self, cpus: int) -> None:
+        options = [f"--port={PORT}", f"--node-ip-address={HEAD}", f"--num-cpus={cpus}", "--include-dashboard=false"]
+        self._start([sys.executable, *RAY, "--head", *options, f"--temp-dir={self.sockets}"], "head")
+        self._wait_for(1)
+
+    def start_second(self, cpus: int) -> None:
+        hidden = {str(ROOT), "/tmp", os.environ.get("MMRL_TEST_DATA", "/tmp")}
+        enter = ["ip", "netns", "exec", self.namespace, "unshare", "-m", "--propagation", "private"]
+        command = [*enter, "sh", "-c", ENTER, "sh", *sorted(hidden)]
+        self.second = self._start(command, "second", CPUS=str(cpus))
+        self._wait_for(2)
+
+    def _start(self, command: list[str], name: str, **variables: str) -> subprocess.Popen:
+        with open(self.folder / f"{name}.log", "w") as log:
+            return subprocess.Popen(command, cwd="/", env={**self.environment, **variables, "NODE": name}, stdout=log,
+                                    stderr=log)  # fmt: skip
+
+    def _wait_for(self, nodes: int) -> None:
+        script = f"import ray; ray.init('{self.address}', log_to_driver=False, logging_level='ERROR'); print(len(" \
+                 "[node for node in ray.nodes() if node['Alive']]))"  # fmt: skip
+        command = [sys.executable, "-c", script]
+
+        def alive() -> bool:
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=20)
+                return done.stdout.strip() == str(nodes)
+            return False
+
+        wait_until(alive, 60, lambda: f"{nodes} nodes: {(self.folder / 'second.log').read_text()[-2000:]}"
+                   if nodes == 2 else (self.folder / "head.log").read_text()[-2000:])  # fmt: skip
+
+    def second_processes(self) -> list[int]:
+        """Everything that runs on the second node."""
+        return [pid for pid in processes_with(self.token) if b"NODE=second" in _environ(pid)]
+
+    def sees(self, path: str | Path) -> bool:
+        """Whether the second node has such a path."""
+        return Path(f"/proc/{self.raylet()}/root{path}").exists()
+
+    def raylet(self) -> int:
+        for pid in self.second_processes():
+            with contextlib.suppress(OSError):
+                if "raylet/raylet" in Path(f"/proc/{pid}/cmdline").read_text():
+                    return pid
+        raise AssertionError("the second node has no raylet")
+
+    def end_second(self) -> None:
+        for pid in self.second_processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        self.second.wait()
+
+
+def _environ(pid: int) -> bytes:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/environ").read_bytes()
+    return b""
+
+
+def ip(*arguments: str) -> None:
+    subprocess.run(["ip", *arguments], check=True, capture_output=True)
+
+
+@contextlib.contextmanager
+def two_nodes(folder: Path, *, cpus: int = 1) -> Iterator[Cluster]:
+    """A head node and a second one of `cpus` each."""
+    cluster = Cluster(folder)
+    outside, inside = f"mh{os.getpid()}", f"ms{os.getpid()}"
+    ip("netns", "add", cluster.namespace)
+    try:
+        ip("link", "add", outside, "type", "veth", "peer", "name", inside, "netns", cluster.namespace)
+        ip("addr", "add", f"{HEAD}/24", "dev", outside)
+        ip("link", "set", outside, "up")
+        for arguments in (["addr", "add", f"{SECOND}/24", "dev", inside], ["link", "set", inside, "up"],
+                          ["link", "set", "lo", "up"]):  # fmt: skip
+            ip("-n", cluster.namespace, *arguments)
+        cluster.start_head(cpus)
+        cluster.start_second(cpus)
+        yield cluster
+    finally:
+        end_all(cluster.token)
+        shutil.rmtree(cluster.sockets, ignore_errors=True)
+        ip("netns", "del", cluster.namespace)
+        time.sleep(0.2)
+        subprocess.run(["ip", "link", "del", outside], capture_output=True)
