@@ -80,6 +80,13 @@ def tune(params: Params, dataset: str, method: str, out: Path) -> dict[str, Any]
     return {"trials": len(found["trials"]), "choice": found["choice"], "template": found["template"], **scores}
 
 
+def confirm(params: Params, dataset: str, method: str, seeds: list[int]) -> dict[str, Any]:
+    """The search's choice against the published setting, on seeds that it did not see."""
+    from flows.tuning.confirm import confirm as compare
+
+    return compare(params, dataset, method, seeds, _load_backbone)
+
+
 def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
     """Train one adapter, resuming from a killed run of the same settings and data."""
     from flows.tracking import tracked_run

@@ -19,6 +19,7 @@ from flows.cli.options import (
     show,
 )
 from flows.paths import RunKey
+from mmrl_core.config import load_params
 from mmrl_core.errors import UserError
 
 
@@ -59,6 +60,7 @@ def prepare(
 def tune(
     dataset: Dataset, method: MethodOption,
     show_: Annotated[bool, typer.Option("--show", help="The table of the last search; nothing is run.")] = False,
+    confirm: Annotated[list[int], typer.Option(help="Compare choice and published setting on this new seed.")] = [],
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], out: Out = None, json_: AsJson = False,
 ):  # fmt: skip
     """Search the open settings on validation data of the base classes; go on with a search that was broken off."""
@@ -66,6 +68,10 @@ def tune(
     from flows.tuning.show import trials_of
 
     tracked = paths.search(dataset, method.value)
+    if confirm:
+        found = stages.confirm(load_params(params, set_), dataset, method.value, confirm)
+        show(found if json_ else {"ahead": found["ahead"]}, json_, f"{tracked}, {found['divisions']} new divisions")
+        return
     if show_:
         found = trials_of(out or tracked)
         show(found if json_ else {"table": found["table"]}, json_, found["chosen"])

@@ -100,3 +100,11 @@ def test_the_pareto_front_and_the_distance_to_the_published_setting_are_in_the_f
         one["trainable_parameters"] for one in front
     )
     assert found["ahead_of"]["published"]["difference"] >= 0 and found["ahead_of"]["runner_up"]["se"] >= 0
+
+
+def test_the_choice_is_confirmed_on_seeds_that_the_search_did_not_see(project):
+    run(project, str(BIN / "mmrl"), "prepare", "--dataset", "digits", "--shots", "2", "--seed", "3")
+    found = json.loads(run(project, *TUNE, "--confirm", "3", "--json").stdout)
+    assert found["divisions"] == 1 and set(found["ahead"]) == {"log_likelihood", "harmonic_mean"}
+    assert found["choice"] != found["published"] or found["same"]
+    assert "seed 1 was searched on" in run(project, *TUNE, "--confirm", "1", check=False).stderr

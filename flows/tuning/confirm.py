@@ -1,0 +1,49 @@
+"""The search's choice against the published setting, on seeds and divisions of the classes that it did not use."""
+
+from typing import Any
+
+from flows import paths
+from flows.progress import progress
+from flows.tuning.material import search_data
+from flows.tuning.trial import PartitionScores
+from mmrl_core.choice import comparisons, overall
+from mmrl_core.config import Params
+from mmrl_core.errors import UserError
+from mmrl_core.files import read_json
+from mmrl_core.search import partitions
+
+SCORES = ("log_likelihood", "log_likelihood_se", "harmonic_mean", "harmonic_mean_se")
+
+
+def confirm(params: Params, dataset: str, method: str, seeds: list[int], load_backbone) -> dict[str, Any]:
+    """Scores of both settings, and how far the choice is ahead in both objectives (mean of pairs, standard error).
+
+    The few-shot sets of these seeds must be prepared. Raises UserError where one of them was searched on.
+    """
+    path = paths.search(dataset, method)
+    found = read_json(path, made_by="mmrl tune", keys=("seeds", "choice", "trials"))
+    if used := sorted(set(seeds) & set(found["seeds"])):
+        raise UserError(f"seed {used[0]} was searched on ({path}); name others, which the search did not see")
+    if not found["trials"]:
+        raise UserError(f"{path} has no trials: there is no choice to confirm")
+    fresh = params.model_copy(
+        update={"seeds": seeds, "search": params.search.model_copy(update={"seed": params.search.seed + 1})}
+    )
+    data, _ = search_data(fresh, dataset, load_backbone(params))
+    data = data._replace(template=found["template"])
+    evaluate = PartitionScores(fresh, dataset, method, data, None)
+    count = len(partitions(data, fresh.search.partitions, fresh.search.seed))
+    trials, settings = [], {"choice": found["choice"], "published": found["published"]}
+    with progress(f"confirm {dataset} {method}", 2 * count) as bar:
+        for one in settings.values():
+            scores = []
+            for index in range(count):
+                scores.append(evaluate(one, index))
+                bar(len(trials) * count + len(scores))
+            trials.append({"params": one, **overall(scores), "scores": scores})
+    ahead = {
+        objective: comparisons(trials, trials[0], objective, found["published"])["published"]
+        for objective in ("log_likelihood", "harmonic_mean")
+    }
+    scores = {name: {score: trial[score] for score in SCORES} for name, trial in zip(settings, trials, strict=True)}
+    return {"divisions": count, **scores, "ahead": ahead, "same": found["choice"] == found["published"]}
