@@ -13,6 +13,8 @@ from mmrl_core.errors import UserError
 from mmrl_core.sections import ClusterSection
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
+os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")  # then an elastic training starts with fewer
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # it would pass a broken-off search for a finished one
@@ -45,6 +47,15 @@ def connected(cluster: ClusterSection, gpus: float = 0) -> Iterator[None]:
                 yield
         finally:
             ray.shutdown()
+
+
+def on_this_node(actor: type):
+    """A class as an actor beside the driver, which costs no core and outlives its process."""
+    import ray
+    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
+    return ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)(actor)
 
 
 def _runtime_env() -> dict:

@@ -17,7 +17,7 @@ from mmrl_core.config import Params
 from mmrl_core.errors import UserError
 from mmrl_core.files import canonical_json, read_json, write_json
 from mmrl_core.presets import published
-from mmrl_core.protocols import PROTOCOLS
+from mmrl_core.protocols import PROTOCOLS, labels_of
 
 REPORTED = ("log_likelihood", "log_likelihood_se", "harmonic_mean", "harmonic_mean_se")  # of the search's choice
 
@@ -94,36 +94,63 @@ def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
     from mmrl_core.data.sets import read_set
     from mmrl_core.data.shards import read_manifest
     from mmrl_core.presets import resolve
-    from mmrl_core.training import fit
 
     backbone, manifest = _load_backbone(params), read_manifest(key.few_shot)
     found = _read_search(key, manifest["templates"])
     choice = found["choice"] if params.search.enabled else {}
-    settings = _on_device(resolve(params, key.dataset, key.method, key.seed, backbone.depth, choice), backbone.device)
+    settings = resolve(params, key.dataset, key.method, key.seed, backbone.depth, choice)
+    if not (params.cluster.is_distributed and params.cluster.gpus_per_worker):  # else the workers' GPUs settle it
+        settings = _on_device(settings, backbone.device)
     protocol = PROTOCOLS[params.data.protocol]
     data = read_set(key.few_shot, "train", protocol.trains_on, found["template"])
     card = _card(params, key, settings, data, manifest["digest"])
-    checkpoints = _run_folder(card, backbone.weights_sha256)
     with (
         tracked_run(params, key, "train", card["settings"], {"data.digest": manifest["digest"]}) as run,
         progress(f"train {key.name}", settings.train.epochs) as bar,
     ):
 
-        def report(epoch: int, metrics: dict[str, float]) -> None:
+        def report(epoch: int, metrics: dict[str, float], workers: int = 1) -> None:
             run.log_metrics(metrics, epoch)
-            bar(epoch + 1, note=f"loss {metrics['loss']:.3f}")
+            beside = f", {workers} workers" if workers > 1 else ""
+            bar(epoch + 1, note=f"loss {metrics['loss']:.3f}{beside}")
 
-        store = open_store(params, "train")
-        fitted = fit(
-            backbone, settings.adapter, settings.train, data, report=report, checkpoints=checkpoints, store=store
-        )
-        card["history"] = fitted.history
-        card["abstain"] = _abstain(backbone, fitted.adapter, data, key, protocol.trains_on)
-        document = save_adapter(out, fitted.adapter, backbone, card)
+        adapter, history = _fit(params, key, backbone, settings, data, _identity(card, backbone), report)
+        card["history"] = history
+        card["abstain"] = _abstain(backbone, adapter, data, key, protocol.trains_on)
+        document = save_adapter(out, adapter, backbone, card)
         run.set_tags({"adapter_sha256": document["sha256"]})
         run.log_artifacts(out)
+    return {"adapter_sha256": document["sha256"], "trainable": document["trainable"], **history[-1]}
+
+
+def _fit(params: Params, key: RunKey, backbone, settings, data, identity: str, report):
+    """The adapter and the metrics of its epochs, trained here or on the cluster."""
+    from mmrl_core.training import fit
+
+    if params.cluster.is_distributed:
+        return _fit_on_cluster(params, key, backbone, settings, data, identity, report)
+    checkpoints, store = paths.STATE / "runs" / identity, open_store(params, "train")
+    fitted = fit(backbone, settings.adapter, settings.train, data, report=report, checkpoints=checkpoints, store=store)
     shutil.rmtree(checkpoints, ignore_errors=True)
-    return {"adapter_sha256": document["sha256"], "trainable": document["trainable"], **fitted.history[-1]}
+    return fitted
+
+
+def _fit_on_cluster(params: Params, key: RunKey, backbone, settings, data, identity: str, report):
+    from safetensors.torch import load
+
+    from flows.distributed import Job, train_on_cluster
+    from mmrl_core.data.shards import read_examples, read_manifest
+    from mmrl_core.training import new_adapter
+
+    halves, manifest = PROTOCOLS[params.data.protocol].trains_on, read_manifest(key.few_shot)
+    examples = [example for half in halves for example in read_examples(key.few_shot, "train", half)]
+    labels = labels_of(manifest, halves)
+    job = Job(identity, params.backbone, settings.adapter, settings.train, examples, labels,
+              manifest["class_names"], data.template)  # fmt: skip
+    trained = train_on_cluster(params.cluster, job, paths.STATE / "runs", report)
+    adapter = new_adapter(settings.adapter, backbone, settings.train.seed)
+    adapter.load_state_dict(load(trained.adapter))
+    return adapter, trained.history
 
 
 def _abstain(backbone, adapter, data, key: RunKey, halves: tuple[str, ...]) -> dict[str, Any] | None:
@@ -180,10 +207,9 @@ def _card(params: Params, key: RunKey, settings, data, digest: str) -> dict[str,
     }
 
 
-def _run_folder(card: dict[str, Any], backbone_sha256: str) -> Path:
-    """Where a run's checkpoints lie: settled by everything that its result depends on."""
-    identity = canonical_json([card, backbone_sha256])
-    return paths.STATE / "runs" / hashlib.sha256(identity).hexdigest()[:16]
+def _identity(card: dict[str, Any], backbone) -> str:
+    """A run's name for its checkpoints: settled by everything that its result depends on."""
+    return hashlib.sha256(canonical_json([card, backbone.weights_sha256])).hexdigest()[:16]
 
 
 def evaluate(params: Params, key: RunKey, out: Path, target: str | None = None) -> dict[str, Any]:

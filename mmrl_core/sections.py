@@ -153,18 +153,46 @@ class SearchSection(Section):
         return self
 
 
-class ClusterSection(Section):
-    """The Ray cluster, and what of it a trial of the search takes; training and evaluation run in one process.
+class WorkerRange(Section):
+    """A training that goes on with fewer workers when nodes go, and grows back when they return."""
 
-    A fraction of a GPU is shared by as many trials as fit.
+    min: PositiveInt
+    max: PositiveInt
+
+    @model_validator(mode="after")
+    def _ascends(self) -> "WorkerRange":
+        if self.min > self.max:
+            raise ValueError(f"workers from {self.min} to {self.max} is no range")
+        return self
+
+
+class ClusterSection(Section):
+    """The Ray cluster, what of it a trial of the search takes, and how a training is spread over it.
+
+    A fraction of a GPU is shared by as many trials or workers as fit. `storage` is a path or URI that every node
+    reaches, for checkpoints; `data` is where nodes find what lies in data/ here, null: it travels to them.
     """
 
     address: str = "local"
     cpus_per_trial: PositiveFloat = 1
     gpus_per_trial: NonNegative = 0
-    workers: Literal[1] = 1
+    workers: PositiveInt | WorkerRange = 1
+    cpus_per_worker: PositiveFloat = 1
     gpus_per_worker: NonNegative = 0
-    storage: None = None
+    storage: str | None = None
+    data: str | None = None
+
+    @property
+    def is_distributed(self) -> bool:
+        """Whether training and evaluation run as tasks of the cluster, and not in this process."""
+        return self.address != "local" or self.workers != 1
+
+    @property
+    def worker_range(self) -> tuple[int, int]:
+        """The least and the most workers of a training."""
+        if isinstance(self.workers, int):
+            return self.workers, self.workers
+        return self.workers.min, self.workers.max
 
     @field_validator("address")
     @classmethod

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flows.cluster import connected
+from flows.cluster import connected, on_this_node
 from flows.features import open_store
 from flows.outputs import locked
 from flows.paths import STATE
@@ -147,7 +147,7 @@ def run_trials(plan: Plan, evaluate: Evaluate, runs: SearchRuns | None = None) -
 
     search = plan.search
     with connected(plan.cluster, gpus=plan.cluster.gpus_per_trial), _storage(plan.label) as storage:
-        ledger = _ledger_actor(plan.folder)
+        ledger = on_this_node(Ledger).remote(plan.folder.absolute())
         trainable = ray_tune.with_parameters(
             run_trial, evaluate=evaluate, n_partitions=plan.n_partitions, ledger=ledger
         )
@@ -185,16 +185,6 @@ def _begun(plan: Plan) -> list[dict[str, Any]]:
     if plan.search.searcher != "optuna" or plan.search.concurrent == 1:
         return []
     return [record["params"] for record in Ledger(plan.folder).all() if record["params"] not in plan.points]
-
-
-def _ledger_actor(folder: Path):
-    """The ledger as an actor on this node, where the folder is; it survives its process."""
-    import ray
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
-
-    here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    remote = ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)(Ledger)
-    return remote.remote(folder.absolute())
 
 
 @contextlib.contextmanager
