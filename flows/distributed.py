@@ -132,9 +132,9 @@ def _run(cluster: ClusterSection, job: Job, storage: str, inbox) -> None:
 def _work(config: dict[str, Any]) -> None:
     """One worker: the same `fit` as in one process."""
     import ray
-    from ray import train as ray_train
     from safetensors.torch import save
 
+    from flows.backbones import backbone_of
     from mmrl_core.data.sets import image_set
     from mmrl_core.training import fit
     from mmrl_core.workers import Distributed
@@ -149,7 +149,7 @@ def _work(config: dict[str, Any]) -> None:
 
     try:
         fitted = fit(
-            _backbone(job.backbone, ray_train.torch.get_device()), job.adapter, job.train, data,
+            backbone_of(job.backbone), job.adapter, job.train, data,
             report=report, checkpoints=RayCheckpoints(workers.rank), workers=workers,
         )  # fmt: skip
     except UserError as error:  # every worker meets it: trying again would not help
@@ -158,15 +158,6 @@ def _work(config: dict[str, Any]) -> None:
     if workers.rank == 0:
         state = {name: tensor.cpu().contiguous() for name, tensor in fitted.adapter.state_dict().items()}
         ray.get(inbox.finish.remote(save(state)))
-
-
-def _backbone(section: BackboneSection, device):
-    from mmrl_core.backbone import load_backbone
-    from mmrl_core.training import settle_process
-
-    backbone = load_backbone(section.name, section.weights, device=device)
-    settle_process(backbone)
-    return backbone
 
 
 class RayCheckpoints:

@@ -3,22 +3,26 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from flows import paths
 from flows.features import open_store
 from flows.paths import RunKey
 from flows.predictions import write_predictions
 from flows.progress import progress
+from flows.scoring import Exam, score_here, score_on_cluster
 from mmrl_core.adapter import load_adapter
 from mmrl_core.backbone import Backbone
 from mmrl_core.config import Params
 from mmrl_core.data.features import FeatureStore
-from mmrl_core.data.shards import read_manifest, stream_examples
+from mmrl_core.data.shards import read_manifest, shards_of
 from mmrl_core.errors import UserError
-from mmrl_core.evaluation import Scores, score, summary
+from mmrl_core.evaluation import Scores, merged, summary
 from mmrl_core.files import write_json
 from mmrl_core.model import AdaptedCLIP
 from mmrl_core.presets import target_beta
 from mmrl_core.protocols import ALL, PROTOCOLS, Protocol, TestSet, harmonic_mean, labels_of
+from mmrl_core.sections import BackboneSection, ClusterSection
 from mmrl_core.uncertainty import Outcomes, paired_gains
 
 
@@ -32,6 +36,8 @@ class Subject(NamedTuple):
     template: str
     trained: tuple[str, ...]  # halves whose classes were trained on
     store: FeatureStore | None
+    section: BackboneSection
+    cluster: ClusterSection
 
 
 def evaluate_run(backbone: Backbone, key: RunKey, params: Params, out: Path, target: str | None = None) -> dict:
@@ -69,14 +75,14 @@ def _subject(
     if card["training"] != protocol.training:
         raise UserError(f"{key.model} was trained for another protocol than {params.data.protocol}; run `dvc repro`")
     pool = paths.pool(target or key.dataset)
-    manifest, store = read_manifest(pool), open_store(params, "evaluate")
+    manifest, store, sections = read_manifest(pool), open_store(params, "evaluate"), (params.backbone, params.cluster)
     if target is None:
         _check_classes(card, [manifest["class_names"][label] for label in labels_of(manifest, protocol.trains_on)], key)
-        return Subject(backbone, adapter, pool, manifest, card["template"], protocol.trains_on, store), card
+        return Subject(backbone, adapter, pool, manifest, card["template"], protocol.trains_on, store, *sections), card
     beta = target_beta(params, key.method, target)
     if beta is not None:
         adapter.config = adapter.config.model_copy(update={"beta": beta})
-    return Subject(backbone, adapter, pool, manifest, manifest["templates"][0], (), store), card
+    return Subject(backbone, adapter, pool, manifest, manifest["templates"][0], (), store, *sections), card
 
 
 def _check_classes(card: dict, names: list[str], key: RunKey) -> None:
@@ -89,16 +95,28 @@ def _check_classes(card: dict, names: list[str], key: RunKey) -> None:
 
 def _score(subject: Subject, split: str, test: TestSet) -> Scores:
     manifest, pool = subject.manifest, subject.pool
-    labels = labels_of(manifest, test.classes)
+    labels, fused = labels_of(manifest, test.classes), labels_of(manifest, subject.trained)
     names = [manifest["class_names"][label] for label in labels]
     model = AdaptedCLIP(subject.backbone, subject.adapter, names, subject.template)
-    n = sum(one["count"] for one in manifest["shards"] if one["split"] == split and one["half"] in test.images)
+    shards = [shard for half in test.images for shard in shards_of(pool, split, half)]
+    n = sum(shard.count for shard in shards)
     if split == "test" and not n:
         raise UserError(f"{pool} has no test image of the {test.part} classes; give the dataset's test list some")
-    fused = labels_of(manifest, subject.trained)
-    examples = (example for half in test.images for example in stream_examples(pool, split, half))
-    with progress(f"evaluate {manifest['dataset']} {test.part} {split}", n) as bar:
-        return score(model, examples, labels, fused, bar, subject.store)
+    with progress(f"evaluate {manifest['dataset']} {test.part} {split}", n, unit="images") as bar:
+        if subject.cluster.is_distributed:
+            parts = score_on_cluster(subject.cluster, _exam(subject, model, labels, fused), shards, bar)
+        else:
+            parts = score_here(model, shards, labels, fused, bar, subject.store)
+        return merged(parts, labels)
+
+
+def _exam(subject: Subject, model: AdaptedCLIP, labels: list[int], fused: list[int]) -> Exam:
+    with torch.no_grad():
+        text = (model.text_features().cpu(), model.zero_shot_text.cpu())
+    tensors = {name: tensor.cpu() for name, tensor in subject.adapter.state_dict().items()}
+    return Exam(
+        subject.section, subject.adapter.config, tensors, model.class_names, subject.template, labels, fused, text
+    )
 
 
 def _validation(subject: Subject, protocol: Protocol) -> dict[str, dict]:

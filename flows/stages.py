@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from flows import paths
+from flows.backbones import backbone_of
 from flows.features import open_store
 from flows.paths import RunKey
 from flows.progress import progress
@@ -72,7 +73,7 @@ def tune(params: Params, dataset: str, method: str, out: Path) -> dict[str, Any]
     """Settle the prompt template and the open settings, on labelled items of the trained classes alone."""
     from flows.tuning.run import tune as run_search
 
-    found = run_search(params, dataset, method, _load_backbone)
+    found = run_search(params, dataset, method)
     head = {"dataset": dataset, "method": method, "shots": max(params.shots), "seeds": params.seeds}
     write_json(out, {**head, **found})
     best = found["trials"][found["chosen"]] if found["trials"] else {}
@@ -84,7 +85,7 @@ def confirm(params: Params, dataset: str, method: str, seeds: list[int]) -> dict
     """The search's choice against the published setting, on seeds that it did not see."""
     from flows.tuning.confirm import confirm as compare
 
-    return compare(params, dataset, method, seeds, _load_backbone)
+    return compare(params, dataset, method, seeds)
 
 
 def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
@@ -95,7 +96,7 @@ def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
     from mmrl_core.data.shards import read_manifest
     from mmrl_core.presets import resolve
 
-    backbone, manifest = _load_backbone(params), read_manifest(key.few_shot)
+    backbone, manifest = backbone_of(params.backbone), read_manifest(key.few_shot)
     found = _read_search(key, manifest["templates"])
     choice = found["choice"] if params.search.enabled else {}
     settings = resolve(params, key.dataset, key.method, key.seed, backbone.depth, choice)
@@ -163,18 +164,6 @@ def _abstain(backbone, adapter, data, key: RunKey, halves: tuple[str, ...]) -> d
     return calibrate(model, (example for half in halves for example in stream_examples(key.few_shot, "val", half)))
 
 
-def _load_backbone(params: Params):
-    import torch
-
-    from mmrl_core.backbone import load_backbone
-    from mmrl_core.training import settle_process
-
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    backbone = load_backbone(params.backbone.name, params.backbone.weights, device=device)
-    settle_process(backbone)
-    return backbone
-
-
 def _on_device(settings, device):
     """With the precision that training will have there: the adapter's card says what was, not `auto`."""
     from mmrl_core.precision import settle_precision
@@ -219,7 +208,7 @@ def evaluate(params: Params, key: RunKey, out: Path, target: str | None = None) 
     out.mkdir()
     if target is not None and target not in params.targets:
         raise UserError(f"--target {target} is not among the settings' targets {params.targets}; add it there")
-    metrics = evaluate_run(_load_backbone(params), key, params, out, target)
+    metrics = evaluate_run(backbone_of(params.backbone), key, params, out, target)
     figures = {part: metrics[part]["accuracy"] for part in metrics["parts"]}
     zero_shot = {f"zero_shot_{part}": metrics["zero_shot"][part]["accuracy"] for part in metrics["parts"]}
     mean = {"harmonic_mean": metrics["harmonic_mean"]} if "harmonic_mean" in metrics else {}
@@ -244,7 +233,7 @@ def import_published(
     from mmrl_core.published import implied_settings, read_published
 
     refuse_repeated(class_names)
-    published, backbone = read_published(checkpoint), _load_backbone(params)
+    published, backbone = read_published(checkpoint), backbone_of(params.backbone)
     implied = implied_settings(published, backbone.depth)
     explicit = {name: value for name, value in params.adapter.model_dump().items() if value is not None}
     config = parse(AdapterConfig, {**explicit, **implied}, str(checkpoint))

@@ -97,6 +97,15 @@ def score(
     return Scores(items, *(torch.cat(column) for column in zip(*(parts or [empty]), strict=True)), labels)
 
 
+def merged(parts: Iterable[Scores], classes: list[int]) -> Scores:
+    """One after another."""
+    parts = list(parts)
+    n = len(classes)
+    empty = [(torch.empty(0, dtype=torch.long), torch.empty(0, n), torch.empty(0, n))]
+    columns = zip(*([part[1:4] for part in parts] or empty), strict=True)
+    return Scores([item for part in parts for item in part.items], *map(torch.cat, columns), classes)
+
+
 def test_batch(backbone: Backbone, examples: Iterable[Example]) -> Tensor:
     """The examples' test views (B, 3, S, S)."""
     images = [decode(example.image, example.path) for example in examples]

@@ -28,23 +28,28 @@ class AdaptedCLIP(nn.Module):
 
     `zero_shot_text` (C, E) holds the frozen CLIP's class features. In another precision than float32 the blocks'
     matrix products run in that type; residual stream, layer norms, features and logits stay in float32. Of several
-    `workers` each encodes its share of the classes, and all get the features of all.
+    `workers` each encodes its share of the classes, and all get the features of all. With `text`, the adapted and the
+    frozen class features (C, E) of another process, no text tower is built.
     """
 
     def __init__(
         self, backbone: Backbone, adapter: Adapter, class_names: list[str], template: str, precision: str = "float32",
-        workers: Workers | None = None,
+        workers: Workers | None = None, text: tuple[Tensor, Tensor] | None = None,
     ):  # fmt: skip
         super().__init__()
         adapter.check_fits(backbone)
         self.backbone, self.adapter = backbone, adapter
         self.class_names, self.template = list(class_names), template
         self.dtype, self.workers = DTYPES[precision], workers or Workers()
+        self._given_text = text
         self._build_towers()
 
     def _build_towers(self) -> None:
         n_insert = self.adapter.n_insert
         self.image_tower = ImageTower(self.backbone, n_insert, self.dtype)
+        if self._given_text:
+            self.register_buffer("zero_shot_text", self._given_text[1].to(self.backbone.device), persistent=False)
+            return
         share = list(self.workers.share(self.class_names))
         self.text_tower = TextTower(self.backbone, share, self.template, n_insert, self.dtype)
         self.register_buffer("zero_shot_text", self._gathered(self.text_tower.zero_shot()), persistent=False)
@@ -63,6 +68,8 @@ class AdaptedCLIP(nn.Module):
 
     def text_features(self) -> Tensor:
         """Adapted class features w (C, E); constant once training is over."""
+        if self._given_text:
+            return self._given_text[0].to(self.backbone.device)
         return self._gathered(self.text_tower.adapted(self.adapter.text_tokens(), self.adapter.config.composition))
 
     def forward(self, images: Tensor, text_features: Tensor | None = None) -> Output:

@@ -3,6 +3,7 @@
 from typing import Any
 
 from flows import paths
+from flows.backbones import backbone_of
 from flows.progress import progress
 from flows.tuning.material import search_data
 from flows.tuning.trial import PartitionScores
@@ -15,7 +16,7 @@ from mmrl_core.search import partitions
 SCORES = ("log_likelihood", "log_likelihood_se", "harmonic_mean", "harmonic_mean_se")
 
 
-def confirm(params: Params, dataset: str, method: str, seeds: list[int], load_backbone) -> dict[str, Any]:
+def confirm(params: Params, dataset: str, method: str, seeds: list[int]) -> dict[str, Any]:
     """Scores of both settings, and how far the choice is ahead in both objectives (mean of pairs, standard error).
 
     The few-shot sets of these seeds must be prepared. Raises UserError where one of them was searched on.
@@ -29,7 +30,7 @@ def confirm(params: Params, dataset: str, method: str, seeds: list[int], load_ba
     fresh = params.model_copy(
         update={"seeds": seeds, "search": params.search.model_copy(update={"seed": params.search.seed + 1})}
     )
-    data, _ = search_data(fresh, dataset, load_backbone(params))
+    data, _ = search_data(fresh, dataset, backbone_of(params.backbone))
     data = data._replace(template=found["template"])
     evaluate = PartitionScores(fresh, dataset, method, data, None)
     count = len(partitions(data, fresh.search.partitions, fresh.search.seed))

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from flows.backbones import backbone_of
 from flows.cluster import connected, on_this_node
 from flows.features import open_store
 from flows.outputs import locked
@@ -46,22 +47,21 @@ class Plan(NamedTuple):
     folder: Path  # of its ledger
 
 
-def tune(params: Params, dataset: str, method: str, load_backbone) -> dict[str, Any]:
+def tune(params: Params, dataset: str, method: str) -> dict[str, Any]:
     """The search's document: all trials, which of them is chosen, its settings, and the prompt template.
 
     A search of the same settings and data goes on where it ended; one that is through costs nothing.
-    `load_backbone(params)` is called when there is something to compute.
     """
     space = open_dimensions(params)
     if not space:
-        return {**_settled(params, dataset, load_backbone(params))[0], "trials": [], "choice": {}}
+        return {**_settled(params, dataset, backbone_of(params.backbone))[0], "trials": [], "choice": {}}
     found = facts(params, dataset, method)
     folder, differs = open_folder(found)
     with locked(f"search-{folder.name}", f"another process runs the search {dataset} {method}"):
         if (done := _done(folder, params.search)) is not None:
             return done
         _say_how_it_starts(folder, differs, dataset, method)
-        document = _search(params, dataset, method, load_backbone(params), space, folder)
+        document = _search(params, dataset, method, backbone_of(params.backbone), space, folder)
         with contextlib.suppress(OSError):  # a full disk: the stage's own output says so
             write_json(folder / DONE, document)
         return document

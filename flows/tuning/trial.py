@@ -1,6 +1,5 @@
 """A trial in a Ray worker: every partition in turn, each from the ledger where it is there already."""
 
-import functools
 import tempfile
 import time
 from collections.abc import Callable
@@ -59,11 +58,12 @@ class PartitionScores:
         self.params, self.dataset, self.method, self.data, self.store = params, dataset, method, data, store
 
     def __call__(self, config: dict[str, Any], index: int) -> dict[str, Any]:
+        from flows.backbones import backbone_of
         from mmrl_core.presets import resolve
         from mmrl_core.search import partition_scores, partitions
 
         params, data = self.params, self.data
-        backbone = _backbone(params.backbone.name, params.backbone.weights)
+        backbone = backbone_of(params.backbone)
         settings = resolve(params, self.dataset, self.method, data.seeds[0], backbone.depth, config)
         partition = partitions(data, params.search.partitions, params.search.seed)[index]
         scores = partition_scores(backbone, settings, data, partition, on_this_node(self.store))
@@ -77,16 +77,3 @@ def on_this_node(store):
     if store is not None and not store.folder.parent.is_dir():
         store.folder = Path(tempfile.gettempdir()) / "mmrl-features"
     return store
-
-
-@functools.cache
-def _backbone(name: str, weights: str | None):
-    """A reused worker loads the backbone once."""
-    import torch
-
-    from mmrl_core.backbone import load_backbone
-    from mmrl_core.training import settle_process
-
-    backbone = load_backbone(name, weights, device="cuda" if torch.cuda.is_available() else "cpu")
-    settle_process(backbone)
-    return backbone

@@ -4,13 +4,15 @@ Base and novel classes lie in separate shards, so a reader of base classes never
 """
 
 import hashlib
+import io
 import json
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import count
+from itertools import chain, count
 from pathlib import Path
+from typing import NamedTuple
 
 from mmrl_core.data.images import decode
 from mmrl_core.data.parallel import map_in_order
@@ -159,43 +161,54 @@ def stream_examples(folder: str | Path, split: str, half: str) -> Iterator[Examp
     Every shard is hashed before the first example comes. Raises UserError, at the call, when the folder lacks the
     split or a shard is missing or not what the manifest says; ValueError on a half other than "base", "novel".
     """
+    shards = shards_of(folder, split, half)
+    for shard in shards:
+        check_shard(shard)
+    return chain.from_iterable(examples_of(shard) for shard in shards)
+
+
+class Shard(NamedTuple):
+    """A file of up to SHARD_ITEMS examples, and its digest."""
+
+    path: Path
+    sha256: str
+    count: int
+
+
+def shards_of(folder: str | Path, split: str, half: str) -> list[Shard]:
+    """The shards of one split and half, in written order. Raises as `stream_examples`, but opens none."""
     if half not in HALVES:
         raise ValueError(f"half is {half!r}, not one of {HALVES}")
     folder, manifest = Path(folder), read_manifest(folder)
     if split not in manifest["counts"]:
         raise UserError(f"{folder} holds {' and '.join(manifest['counts'])}, not {split}; name another prepared folder")
-    shards = [shard for shard in manifest["shards"] if (shard["split"], shard["half"]) == (split, half)]
-    for shard in shards:
-        _check_shard(folder / shard["file"], shard["sha256"])
-    return map(_example, _samples([folder / shard["file"] for shard in shards]))
+    entries = [entry for entry in manifest["shards"] if (entry["split"], entry["half"]) == (split, half)]
+    return [Shard(folder / entry["file"], entry["sha256"], entry["count"]) for entry in entries]
 
 
-def _check_shard(path: Path, sha256: str) -> None:
+def check_shard(shard: Shard) -> None:
+    """Raises UserError for a shard that is missing or not what the manifest says."""
     try:
-        found = sha256_file(path)
+        found = sha256_file(shard.path)
     except OSError as error:
-        raise UserError(f"cannot read the shard {path} ({error.strerror}); run `{PREPARE}` again") from None
-    if found != sha256:
-        raise UserError(f"the shard {path} is not what {MANIFEST} says (sha256 differs); run `{PREPARE}` again")
+        raise UserError(f"cannot read the shard {shard.path} ({error.strerror}); run `{PREPARE}` again") from None
+    if found != shard.sha256:
+        raise UserError(f"the shard {shard.path} is not what {MANIFEST} says (sha256 differs); run `{PREPARE}` again")
 
 
-def _samples(paths: list[Path]) -> Iterator[dict]:
-    """WebDataset samples {__key__, json, <extension>} as bytes, shard after shard.
+def examples_of(shard: Shard, content: bytes | None = None) -> Iterator[Example]:
+    """The examples of one shard, from its file or from its content, unchecked.
 
-    Its readers are called on files opened here: `WebDataset(urls)` would take a path for a URL, obey WDS_*
+    WebDataset's readers are called on files opened here: `WebDataset(urls)` would take a path for a URL, obey WDS_*
     variables, and split shards between workers.
     """
     from webdataset.handlers import reraise_exception
     from webdataset.tariterators import group_by_keys, tar_file_expander
 
-    files = tar_file_expander(_opened(paths), handler=reraise_exception)
-    return group_by_keys(files, handler=reraise_exception)
-
-
-def _opened(paths: list[Path]) -> Iterator[dict]:
-    for path in paths:
-        with open(path, "rb") as file:
-            yield {"url": str(path), "stream": file}
+    with open(shard.path, "rb") if content is None else io.BytesIO(content) as file:
+        opened = iter([{"url": str(shard.path), "stream": file}])
+        files = tar_file_expander(opened, handler=reraise_exception)
+        yield from map(_example, group_by_keys(files, handler=reraise_exception))
 
 
 def _example(sample: dict) -> Example:

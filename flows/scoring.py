@@ -1,0 +1,150 @@
+"""Scoring shards: one after another in this process, or one task a shard on a Ray cluster. The figures are the same.
+
+Adapter and class features are sent once; shards are read where a node finds them, or travel there. A shard that cannot
+be scored, after retries on other nodes, fails the evaluation.
+"""
+
+import functools
+import hashlib
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+
+from flows.backbones import backbone_of
+from flows.cluster import connected
+from mmrl_core.config import AdapterConfig
+from mmrl_core.data.features import FeatureStore
+from mmrl_core.data.shards import Shard, check_shard, examples_of
+from mmrl_core.errors import UserError
+from mmrl_core.evaluation import Scores, score
+from mmrl_core.model import AdaptedCLIP
+from mmrl_core.sections import BackboneSection, ClusterSection
+
+RETRIES = 3
+AHEAD = 2  # shards under way for every worker that the cluster has room for: what bounds memory
+
+Report = Callable[[int], None]
+
+
+class Exam(NamedTuple):
+    """What every shard is scored with, as it travels."""
+
+    backbone: BackboneSection
+    adapter: AdapterConfig
+    tensors: dict[str, Tensor]
+    class_names: list[str]
+    template: str
+    labels: list[int]
+    fused: list[int]  # labels that get the fused logits
+    text: tuple[Tensor, Tensor]  # adapted and frozen class features (C, E)
+
+
+def score_here(
+    model: AdaptedCLIP, shards: list[Shard], labels: list[int], fused: list[int], report: Report,
+    store: FeatureStore | None,
+) -> Iterator[Scores]:  # fmt: skip
+    """Every shard's scores in order; each shard is checked before the first is scored."""
+    for shard in shards:
+        check_shard(shard)
+    done = 0
+    for shard in shards:
+        yield score(model, examples_of(shard), labels, fused, lambda n, done=done: report(done + n), store)
+        done += shard.count
+
+
+def score_on_cluster(cluster: ClusterSection, exam: Exam, shards: list[Shard], report: Report) -> list[Scores]:
+    """The same by tasks on `cluster`; raises UserError naming the first shard that failed for good."""
+    import ray
+
+    for shard in shards:
+        check_shard(shard)
+    with connected(cluster, gpus=cluster.gpus_per_worker):
+        shared = ray.put(exam)
+        task = ray.remote(_score_shard).options(
+            num_cpus=cluster.cpus_per_worker, num_gpus=cluster.gpus_per_worker, max_retries=RETRIES,
+            retry_exceptions=[OSError], scheduling_strategy="SPREAD",
+        )  # fmt: skip
+        room = int(ray.cluster_resources().get("CPU", 1) / cluster.cpus_per_worker)
+        return _collected(task, shared, shards, cluster.data, max(1, AHEAD * room), report)
+
+
+def _collected(task, shared, shards: list[Shard], data: str | None, most: int, report: Report) -> list[Scores]:
+    import ray
+
+    found: dict[int, Scores] = {}
+    waiting, running = list(enumerate(shards))[::-1], {}
+    while waiting or running:
+        while waiting and len(running) < most:
+            index, shard = waiting.pop()
+            running[task.remote(shared, shard, data, None)] = index
+        [ready], _ = ray.wait(list(running), num_returns=1)
+        index = running.pop(ready)
+        scores = _result(ready, shards[index])
+        if scores is None:  # its node does not find the shard
+            running[task.remote(shared, shards[index], data, shards[index].path.read_bytes())] = index
+            continue
+        found[index] = scores
+        report(sum(shards[one].count for one in found))
+    return [found[index] for index in range(len(shards))]
+
+
+def _result(reference, shard: Shard) -> Scores | None:
+    import ray
+
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayError as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        raise UserError(f"the shard {shard.path} could not be scored on the cluster: {reason}") from error
+
+
+def _score_shard(exam: Exam, shard: Shard, data: str | None, content: bytes | None) -> Scores | None:
+    """A task; None where the shard is not to be found on this node and did not come along."""
+    content = content or _content(shard, data)
+    if content is None:
+        return None
+    return score(_model(_Once(exam)), examples_of(shard, content), exam.labels, exam.fused)
+
+
+def _content(shard: Shard, data: str | None) -> bytes | None:
+    """The whole shard from `cluster.data` or its own path; raises OSError where that holds another."""
+    if data:
+        import fsspec
+
+        url = f"{data.rstrip('/')}/{shard.path.relative_to('data')}"
+        with fsspec.open(url, "rb") as file:
+            content = file.read()
+    elif Path(shard.path).is_file():
+        url, content = str(shard.path), shard.path.read_bytes()
+    else:
+        return None
+    if hashlib.sha256(content).hexdigest() != shard.sha256:
+        raise OSError(f"{url} is not what the manifest says (sha256 differs)")
+    return content
+
+
+class _Once(NamedTuple):
+    """An exam that is told by its classes and tensors, so that a process builds its model once."""
+
+    exam: Exam
+
+    def __hash__(self) -> int:
+        return hash((tuple(self.exam.class_names), self.exam.template))
+
+    def __eq__(self, other) -> bool:
+        mine, theirs = self.exam, other.exam
+        same = (mine.backbone, mine.adapter, mine.class_names, mine.template) == (
+            theirs.backbone, theirs.adapter, theirs.class_names, theirs.template)  # fmt: skip
+        return same and all(tensor.equal(theirs.tensors[name]) for name, tensor in mine.tensors.items())
+
+
+@functools.lru_cache(maxsize=2)
+def _model(once: _Once) -> AdaptedCLIP:
+    from mmrl_core.adapter import Adapter
+
+    exam, backbone = once.exam, backbone_of(once.exam.backbone)
+    adapter = Adapter(exam.adapter, backbone)
+    adapter.load_state_dict({name: tensor.clone() for name, tensor in exam.tensors.items()})
+    return AdaptedCLIP(backbone, adapter.to(backbone.device), exam.class_names, exam.template, text=exam.text)
