@@ -108,6 +108,8 @@ def _run(cluster: ClusterSection, job: Job, storage: str, inbox) -> None:
     from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
+    from flows.rendezvous import OverRaysNetwork
+
     least, most = cluster.worker_range
     scaling = ScalingConfig(
         num_workers=most if least == most else (least, most),
@@ -123,7 +125,9 @@ def _run(cluster: ClusterSection, job: Job, storage: str, inbox) -> None:
     )
     loop = {"job": ray.put(job), "inbox": inbox}
     try:
-        TorchTrainer(_work, train_loop_config=loop, scaling_config=scaling, run_config=run).fit()
+        TorchTrainer(
+            _work, train_loop_config=loop, torch_config=OverRaysNetwork(), scaling_config=scaling, run_config=run
+        ).fit()
     except ray.train.TrainingFailedError as error:
         reason = (str(error).strip() or "no reason given").splitlines()[-1]
         raise UserError(f"training failed on the cluster after {RETRIES} retries: {reason}") from error

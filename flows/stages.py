@@ -141,8 +141,10 @@ def _fit_on_cluster(params: Params, key: RunKey, backbone, settings, data, ident
 
     from flows.distributed import Job, train_on_cluster
     from mmrl_core.data.shards import read_examples, read_manifest
-    from mmrl_core.training import new_adapter
+    from mmrl_core.training import check_division, new_adapter
 
+    most = params.cluster.worker_range[1]
+    check_division(most, settings.train.batch_size, len(data.items), len(data.class_names))
     halves, manifest = PROTOCOLS[params.data.protocol].trains_on, read_manifest(key.few_shot)
     examples = [example for half in halves for example in read_examples(key.few_shot, "train", half)]
     labels = labels_of(manifest, halves)

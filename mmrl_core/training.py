@@ -102,7 +102,9 @@ def fit(
     for more workers than a batch has images or the data classes.
     """
     workers = workers or Workers()
-    _check_division(workers, train, data)
+    if not data.items:
+        raise UserError("there is no training image; prepare at least one shot of one class")
+    check_division(workers.size, train.batch_size, len(data.items), len(data.class_names))
     adapter = new_adapter(config, backbone, train.seed)
     precision = settle_precision(train.precision, backbone.device)
     model = AdaptedCLIP(backbone, adapter, data.class_names, data.template, precision, workers)
@@ -113,12 +115,11 @@ def fit(
     return Fitted(adapter, run.through(report or (lambda epoch, metrics: None)))
 
 
-def _check_division(workers: Workers, train: TrainConfig, data: ImageSet) -> None:
-    if not data.items:
-        raise UserError("there is no training image; prepare at least one shot of one class")
-    for what, count in (("images a batch", min(train.batch_size, len(data.items))), ("classes", len(data.class_names))):
-        if workers.size > count:
-            raise UserError(f"{workers.size} workers cannot share {count} {what}; lower cluster.workers")
+def check_division(workers: int, batch_size: int, n_items: int, n_classes: int) -> None:
+    """Raises UserError for more workers than a batch has images, or than there are classes."""
+    for what, count in (("images a batch", min(batch_size, n_items)), ("classes", n_classes)):
+        if workers > count:
+            raise UserError(f"{workers} workers cannot share {count} {what}; lower cluster.workers")
 
 
 class Run:

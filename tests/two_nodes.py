@@ -36,11 +36,11 @@ class Cluster:
 
     address = f"{HEAD}:{PORT}"
 
-    def __init__(self, folder: Path):
+    def __init__(self, folder: Path, variables: dict[str, str]):
         self.folder, self.token, self.namespace = folder, uuid.uuid4().hex, f"mmrl{os.getpid()}"
         self.environment = {
             **environment(), TOKEN: self.token, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex,
-            "RAY_health_check_period_ms": "500", "RAY_health_check_failure_threshold": "3",
+            "RAY_health_check_period_ms": "500", "RAY_health_check_failure_threshold": "3", **variables,
         }  # fmt: skip
         self.sockets = f"/tmp/mmrl{os.getpid()}"  # their paths must be short
         self.second: subprocess.Popen | None = None
@@ -109,9 +109,9 @@ def ip(*arguments: str) -> None:
 
 
 @contextlib.contextmanager
-def two_nodes(folder: Path, *, cpus: int = 1) -> Iterator[Cluster]:
-    """A head node and a second one of `cpus` each."""
-    cluster = Cluster(folder)
+def two_nodes(folder: Path, *, cpus: int = 1, variables: dict[str, str] = {}) -> Iterator[Cluster]:
+    """A head node and a second one of `cpus` each; all their processes have these environment variables."""
+    cluster = Cluster(folder, variables)
     outside, inside = f"mh{os.getpid()}", f"ms{os.getpid()}"
     ip("netns", "add", cluster.namespace)
     try:

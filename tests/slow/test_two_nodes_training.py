@@ -1,0 +1,130 @@
+"""Training and evaluation on a cluster of two nodes that share nothing but an S3-compatible store for checkpoints."""
+
+import contextlib
+import shutil
+import socket
+import subprocess
+from pathlib import Path
+
+import boto3
+import pytest
+from safetensors.torch import load_file
+
+from tests.processes import command_of, wait_until
+from tests.two_nodes import HEAD, POSSIBLE, two_nodes
+from tests.workspace import BIN, make_workspace, run
+
+pytestmark = [pytest.mark.slow, pytest.mark.skipif(not POSSIBLE, reason="network namespaces need root and iproute2")]
+RUN = ["--dataset", "digits", "--method", "mmrlpp", "--shots", "2", "--seed", "1"]
+MMRL = str(BIN / "mmrl")
+QUICK = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5"}
+KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+EPOCHS = 120
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory) -> Path:
+    folder = make_workspace(tmp_path_factory.mktemp("project"), methods=["mmrlpp"], shots=[2], seeds=[1],
+                            train={"epochs": EPOCHS}, search={"enabled": False})  # fmt: skip
+    few_shot = ["prepare", *RUN[:2], *RUN[4:]]
+    for command in (["fingerprint", *RUN[:2]], ["prepare", *RUN[:2]], few_shot, ["tune", *RUN[:4]], ["train", *RUN]):
+        run(folder, MMRL, *command)
+    return folder
+
+
+@contextlib.contextmanager
+def store(folder: Path, host: str):
+    """A server of the S3 protocol (moto's) with a bucket; yields a client of it."""
+    with socket.socket() as free:
+        free.bind((host, 0))
+        port = free.getsockname()[1]
+    log = open(folder / "store.log", "w")  # noqa: SIM115
+    server = subprocess.Popen([str(BIN / "moto_server"), "-H", host, "-p", str(port)], stdout=log, stderr=log)
+    try:
+        wait_until(lambda: answers(host, port), 30, lambda: "the store")
+        client = boto3.client("s3", endpoint_url=f"http://{host}:{port}", aws_access_key_id="test",
+                              aws_secret_access_key="test", region_name="us-east-1")  # fmt: skip
+        client.create_bucket(Bucket="runs")
+        yield client
+    finally:
+        server.kill()
+        server.wait()
+        log.close()
+
+
+def answers(host: str, port: int) -> bool:
+    with contextlib.suppress(OSError), socket.create_connection((host, port), timeout=1):
+        return True
+    return False
+
+
+def start(cluster, project: Path, command: str, *settings: str, out: str) -> subprocess.Popen:
+    changes = [part for one in (f"cluster.address={cluster.address}", *settings) for part in ("--set", one)]
+    return subprocess.Popen([MMRL, command, *RUN, *changes, "--out", out], cwd=project, env=cluster.environment,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)  # fmt: skip
+
+
+def finished(process: subprocess.Popen) -> str:
+    said, _ = process.communicate(timeout=240)
+    assert process.returncode == 0, said
+    return said
+
+
+class Waits:
+    """What a training on the cluster has done so far."""
+
+    def __init__(self, cluster, s3, training: subprocess.Popen):
+        self.cluster, self.s3, self.training = cluster, s3, training
+
+    def checkpoints(self) -> set[str]:
+        found = self.s3.list_objects_v2(Bucket="runs").get("Contents", [])
+        return {one["Key"] for one in found if one["Key"].endswith("state.pt")}
+
+    def until(self, condition, what: str) -> None:
+        wait_until(lambda: condition() or self.training.poll() is not None, 90, lambda: what)
+        assert self.training.poll() is None, f"ended before {what}: {self.training.stdout.read()}"
+
+
+def workers_on_second(cluster) -> int:
+    return sum(command_of(pid).startswith("ray::RayTrainWorker") for pid in cluster.second_processes())
+
+
+def test_training_survives_its_node_grows_back_and_evaluation_needs_no_data_there(project, tmp_path):
+    with two_nodes(tmp_path, cpus=1, variables=KEYS | QUICK) as cluster, store(tmp_path, HEAD) as s3:
+        assert (
+            "cluster.storage is null, but the cluster has several nodes"
+            in (start(cluster, project, "train", "cluster.workers=2", out="refused").communicate(timeout=120)[0])
+        )
+        address = s3.meta.endpoint_url.removeprefix("http://")
+        where = f"cluster.storage=s3://runs/checkpoints?scheme=http&endpoint_override={address}"
+        training = start(cluster, project, "train", "cluster.workers={min: 1, max: 2}", where, out="elastic")
+        waits = Waits(cluster, s3, training)
+        waits.until(lambda: workers_on_second(cluster) and waits.checkpoints(), "both workers")
+        cluster.end_second()
+        kept = waits.checkpoints()
+        waits.until(lambda: len(waits.checkpoints() - kept) > 1, "two checkpoints of one worker")
+        cluster.start_second(1)
+        waits.until(lambda: workers_on_second(cluster), "a worker on the node that came back")
+        finished(training)
+        assert not waits.checkpoints()  # the run is through
+        first = load_file(project / "models/digits/mmrlpp-2shot/seed1/adapter.safetensors")
+        second = load_file(project / "elastic/adapter.safetensors")
+        assert max(float((first[name] - second[name]).abs().max()) for name in first) < 1e-4
+
+        run(project, MMRL, "evaluate", *RUN, "--out", "here")
+        finished(start(cluster, project, "evaluate", out="there"))
+        for name in ("metrics.json", "predictions.parquet"):
+            assert (project / "here" / name).read_bytes() == (project / "there" / name).read_bytes()
+
+
+def test_a_shard_that_is_not_what_it_should_be_fails_the_evaluation_and_is_named(project, tmp_path):
+    mirror = tmp_path / "mirror"
+    shutil.copytree(project / "data", mirror)
+    command = [MMRL, "evaluate", *RUN, "--set", "cluster.workers=2", "--set", f"cluster.data=file://{mirror}"]
+    run(project, *command, "--out", "mirrored")
+    shard = next((mirror / "digits/pool").glob("test-base-*.tar"))
+    shard.write_bytes(shard.read_bytes()[:-512] + bytes(512))
+    shard.write_bytes(b"x" + shard.read_bytes()[1:])
+    done = run(project, *command, "--out", "never", check=False)
+    assert done.returncode == 2 and f"the shard data/digits/pool/{shard.name} could not be scored" in done.stderr
+    assert "sha256 differs" in done.stderr and not (project / "never").exists()

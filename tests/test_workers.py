@@ -1,0 +1,82 @@
+"""Several workers train as one: who does what, and the gradients of classes divided among real processes."""
+
+from itertools import chain
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import distributed, multiprocessing
+
+from mmrl_core.losses import mmrl_loss
+from mmrl_core.model import AdaptedCLIP
+from mmrl_core.step import TERMS, TrainingStep
+from mmrl_core.training import new_optimizer
+from mmrl_core.workers import Distributed, Workers
+from tests.small import CLASSES, random_images, small_adapter, small_backbone
+
+BATCH = 5
+
+
+class Place(Workers):
+    """A place among workers that do not talk."""
+
+    def __init__(self, rank: int, size: int):
+        self.rank, self.size = rank, size
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5])
+@pytest.mark.parametrize("n", [5, 6, 11])
+def test_shares_are_nearly_equal_and_together_everything(size, n):
+    shares = [Place(rank, size).share(list(range(n))) for rank in range(size)]
+    assert list(chain.from_iterable(shares)) == list(range(n))
+    assert max(map(len, shares)) - min(map(len, shares)) <= 1 and len(shares[0]) == Place(0, size).largest_share(n)
+    assert sum(Place(rank, size).fraction(n) for rank in range(size)) == pytest.approx(1)
+
+
+def first_step(method: str, workers: Workers) -> tuple[torch.Tensor, list[torch.Tensor]]:
+    """Terms and gradients of a step on this worker's share of a batch."""
+    torch.set_num_threads(1)
+    backbone = small_backbone()
+    model = AdaptedCLIP(backbone, small_adapter(backbone, method), CLASSES, "a {}.", workers=workers)
+    step = TrainingStep(model, new_optimizer(model.adapter, 1e-3), "float32", workers.fraction(BATCH))
+    frozen = model.image_tower.frozen(random_images(BATCH))
+    mine = [workers.share(list(part)) for part in (*frozen, torch.arange(BATCH))]
+    trunk, zero_shot, labels = (torch.stack(part) for part in mine)
+    terms = step._passes(trunk, zero_shot, labels)
+    return workers.sum(terms), [parameter.grad for parameter in step.parameters]
+
+
+def in_a_process(rank: int, size: int, method: str, file: str) -> None:
+    distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=size)
+    terms, grads = first_step(method, Distributed())
+    if rank == size - 1:
+        torch.save({"terms": terms, "grads": grads}, f"{file}.{method}.pt")
+    distributed.destroy_process_group()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("size", "method"), [(2, "mmrl"), (3, "mmrlpp")])
+def test_gradients_of_divided_images_and_classes_are_those_of_one_process(tmp_path, size, method):
+    file = str(tmp_path / "meeting")
+    multiprocessing.spawn(in_a_process, (size, method, file), nprocs=size)
+    found = torch.load(f"{file}.{method}.pt", weights_only=True)
+    terms, grads = first_step(method, Workers())
+    assert torch.allclose(found["terms"], terms, rtol=1e-5, atol=1e-6), dict(
+        zip(TERMS, found["terms"] - terms, strict=True)
+    )
+    for theirs, mine in zip(found["grads"], grads, strict=True):
+        assert (theirs - mine).norm() <= 1e-5 * mine.norm()
+
+
+def test_the_share_of_a_loss_is_of_images_by_their_number_and_of_classes_evenly():
+    backbone = small_backbone()
+    model = AdaptedCLIP(backbone, small_adapter(backbone), CLASSES, "a {}.")
+    frozen = model.image_tower.frozen(random_images(BATCH))
+    out = model.from_trunk(frozen.trunk)
+    labels = torch.arange(BATCH)
+    terms = mmrl_loss(out, labels, frozen.zero_shot, model.zero_shot_text, alpha=0.7, reg_weight=0.5)
+    step = TrainingStep(model, new_optimizer(model.adapter, 1e-3), "float32", fraction=0.6)
+    step.workers = Place(0, 2)
+    shared = step._share(terms)
+    assert shared.class_ce == terms.class_ce * 0.6 and shared.text_reg == terms.text_reg / 2
+    assert torch.allclose(terms.class_ce, 0.7 * F.cross_entropy(out.logits_class, labels))
