@@ -86,8 +86,9 @@ def heat_map(name: str, trials: list[dict], chosen: int, objective: str) -> str:
         rows = np.arange(len(depths) + 1) - 0.5
         mesh = axes.pcolormesh(edges, rows, np.ma.masked_invalid(cells), cmap="viridis")
         place = [depths.index(layer) for layer in depth]
-        axes.scatter(weight, place, s=14, c="white", edgecolors="black", linewidths=0.6)
-        axes.scatter(weight[[chosen]], [place[chosen]], s=140, facecolors="none", edgecolors="black", label="chosen")
+        axes.scatter(weight, place, s=14, c="white", edgecolors="black", linewidths=0.6, clip_on=False)
+        axes.scatter(weight[[chosen]], [place[chosen]], s=140, facecolors="none", edgecolors="black", label="chosen",
+                     clip_on=False)  # fmt: skip
         axes.set_xscale("symlog" if edges[0] <= 0 else "log")  # a logarithm has no place for zero
         axes.set_yticks(range(len(depths)), [f"{layer:g}" for layer in depths])
         axes.set(xlabel="regularisation weight", ylabel="insertion depth", title=plain(name))

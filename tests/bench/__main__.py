@@ -12,13 +12,14 @@ import time
 from pathlib import Path
 
 from mmrl_core.backbone import load_backbone
-from tests.bench import counting, evaluation, gains, loader, peaks, profile, search, steps
+from tests.bench import counting, evaluation, gains, loader, peaks, profile, scaling, search, steps
 from tests.bench.cases import Plan
 from tests.bench.machine import describe, state
 
 SECTIONS = {
     "costs": counting.measure, "evaluation": evaluation.measure, "search": search.measure, "loader": loader.measure,
-    "profile": profile.measure, "gains": gains.measure, "steps": steps.measure, "memory": peaks.measure,
+    "profile": profile.measure, "gains": gains.measure, "scaling": scaling.measure, "steps": steps.measure,
+    "memory": peaks.measure,
 }  # fmt: skip
 DEFAULT = [name for name in SECTIONS if name != "memory"]  # which the steps hold
 
