@@ -21,11 +21,15 @@ $(STAMP): requirements.lock pyproject.toml
 demo: setup
 	mmrl flow adapt
 
+# Two processes of one thread each; a file's tests stay together, since they share what is dear to set up.
+test test-slow: export OMP_NUM_THREADS ?= 1
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+
 test: setup
-	$(BIN)/python -m pytest -m "not slow"
+	$(PYTEST) -m "not slow"
 
 test-slow: setup
-	$(BIN)/python -m pytest -m slow
+	$(PYTEST) -m slow
 
 lint: setup
 	$(BIN)/ruff check .
