@@ -5,6 +5,7 @@ Each returns a small dict that the command line prints. None of them knows who s
 
 import hashlib
 import shutil
+import time
 from pathlib import Path
 from typing import Any
 
@@ -210,11 +211,13 @@ def evaluate(params: Params, key: RunKey, out: Path, target: str | None = None) 
     out.mkdir()
     if target is not None and target not in params.targets:
         raise UserError(f"--target {target} is not among the settings' targets {params.targets}; add it there")
-    metrics = evaluate_run(backbone_of(params.backbone), key, params, out, target)
+    backbone, start = backbone_of(params.backbone), time.monotonic()
+    metrics = evaluate_run(backbone, key, params, out, target)
+    rate = {"images_per_second": metrics["n"] / (time.monotonic() - start)}
     figures = {part: metrics[part]["accuracy"] for part in metrics["parts"]}
     zero_shot = {f"zero_shot_{part}": metrics["zero_shot"][part]["accuracy"] for part in metrics["parts"]}
     mean = {"harmonic_mean": metrics["harmonic_mean"]} if "harmonic_mean" in metrics else {}
-    return {**figures, **mean, **zero_shot}
+    return {**figures, **mean, **zero_shot, **rate}
 
 
 def summarize(params: Params, out: Path) -> dict[str, Any]:

@@ -108,6 +108,27 @@ def test_a_run_killed_on_two_workers_ends_on_three_where_one_process_would(proje
     assert difference(project / "models/digits/mmrlpp-2shot/seed1", project / "moved") < 1e-5
 
 
+def test_a_shard_whose_process_is_killed_is_scored_again(project):
+    command, token = [str(BIN / "mmrl"), "evaluate", *RUN], uuid.uuid4().hex
+    run(project, *command, "--out", "here")
+    command += ["--set", "cluster.workers=2", "--out", "killed-task"]
+    evaluation = subprocess.Popen(command, cwd=project, env={**environment(), TOKEN: token}, stdout=subprocess.PIPE,
+                                  stderr=subprocess.STDOUT, text=True)  # fmt: skip
+
+    def scoring() -> list[int]:
+        return [pid for pid in processes_with(token) if command_of(pid).startswith("ray::_score_shard")]
+
+    try:
+        wait_until(lambda: scoring() or evaluation.poll() is not None, 90, lambda: "a task")
+        os.kill(scoring()[0], signal.SIGKILL)
+        said, _ = evaluation.communicate(timeout=120)
+    finally:
+        end_all(token)
+    assert evaluation.returncode == 0, said
+    for name in ("metrics.json", "predictions.parquet"):
+        assert (project / "here" / name).read_bytes() == (project / "killed-task" / name).read_bytes()
+
+
 def test_more_workers_than_a_batch_has_images_are_refused_in_one_line(project):
     said = run(project, *on("9", "never"), "--set", "cluster.cpus_per_worker=0.2", check=False)
     assert said.returncode == 2 and "9 workers cannot share 4 images a batch; lower cluster.workers" in said.stderr

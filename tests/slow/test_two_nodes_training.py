@@ -10,7 +10,7 @@ import boto3
 import pytest
 from safetensors.torch import load_file
 
-from tests.processes import command_of, wait_until
+from tests.processes import command_of, processes_with, wait_until
 from tests.two_nodes import HEAD, POSSIBLE, two_nodes
 from tests.workspace import BIN, make_workspace, run
 
@@ -18,7 +18,9 @@ pytestmark = [pytest.mark.slow, pytest.mark.skipif(not POSSIBLE, reason="network
 RUN = ["--dataset", "digits", "--method", "mmrlpp", "--shots", "2", "--seed", "1"]
 MMRL = str(BIN / "mmrl")
 QUICK = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5"}
-KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}
+STORE = f"http://{HEAD}:6398"
+KEYS = {"AWS_ACCESS_KEY_ID": "test", "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1",
+        "AWS_ENDPOINT_URL": STORE}  # fmt: skip
 EPOCHS = 120
 
 
@@ -33,17 +35,15 @@ def project(tmp_path_factory) -> Path:
 
 
 @contextlib.contextmanager
-def store(folder: Path, host: str):
-    """A server of the S3 protocol (moto's) with a bucket; yields a client of it."""
-    with socket.socket() as free:
-        free.bind((host, 0))
-        port = free.getsockname()[1]
+def store(folder: Path):
+    """A server of the S3 protocol (moto's) at STORE with a bucket `runs`; yields a client of it."""
+    host, port = STORE.removeprefix("http://").split(":")
     log = open(folder / "store.log", "w")  # noqa: SIM115
-    server = subprocess.Popen([str(BIN / "moto_server"), "-H", host, "-p", str(port)], stdout=log, stderr=log)
+    server = subprocess.Popen([str(BIN / "moto_server"), "-H", host, "-p", port], stdout=log, stderr=log)
     try:
-        wait_until(lambda: answers(host, port), 30, lambda: "the store")
-        client = boto3.client("s3", endpoint_url=f"http://{host}:{port}", aws_access_key_id="test",
-                              aws_secret_access_key="test", region_name="us-east-1")  # fmt: skip
+        wait_until(lambda: answers(host, int(port)), 30, lambda: "the store")
+        client = boto3.client("s3", endpoint_url=STORE, aws_access_key_id="test", aws_secret_access_key="test",
+                              region_name="us-east-1")  # fmt: skip
         client.create_bucket(Bucket="runs")
         yield client
     finally:
@@ -85,18 +85,21 @@ class Waits:
         assert self.training.poll() is None, f"ended before {what}: {self.training.stdout.read()}"
 
 
-def workers_on_second(cluster) -> int:
-    return sum(command_of(pid).startswith("ray::RayTrainWorker") for pid in cluster.second_processes())
+def workers(cluster) -> list[int]:
+    return [pid for pid in processes_with(cluster.token) if command_of(pid).startswith("ray::RayTrainWorker")]
+
+
+def workers_on_second(cluster) -> list[int]:
+    return [pid for pid in cluster.second_processes() if command_of(pid).startswith("ray::RayTrainWorker")]
 
 
 def test_training_survives_its_node_grows_back_and_evaluation_needs_no_data_there(project, tmp_path):
-    with two_nodes(tmp_path, cpus=1, variables=KEYS | QUICK) as cluster, store(tmp_path, HEAD) as s3:
+    with two_nodes(tmp_path, cpus=1, variables=KEYS | QUICK) as cluster, store(tmp_path) as s3:
         assert (
             "cluster.storage is null, but the cluster has several nodes"
             in (start(cluster, project, "train", "cluster.workers=2", out="refused").communicate(timeout=120)[0])
         )
-        address = s3.meta.endpoint_url.removeprefix("http://")
-        where = f"cluster.storage=s3://runs/checkpoints?scheme=http&endpoint_override={address}"
+        where = f"cluster.storage=s3://runs/checkpoints?scheme=http&endpoint_override={STORE.removeprefix('http://')}"
         training = start(cluster, project, "train", "cluster.workers={min: 1, max: 2}", where, out="elastic")
         waits = Waits(cluster, s3, training)
         waits.until(lambda: workers_on_second(cluster) and waits.checkpoints(), "both workers")
@@ -112,9 +115,17 @@ def test_training_survives_its_node_grows_back_and_evaluation_needs_no_data_ther
         assert max(float((first[name] - second[name]).abs().max()) for name in first) < 1e-4
 
         run(project, MMRL, "evaluate", *RUN, "--out", "here")
-        finished(start(cluster, project, "evaluate", out="there"))
-        for name in ("metrics.json", "predictions.parquet"):
-            assert (project / "here" / name).read_bytes() == (project / "there" / name).read_bytes()
+        for path in (project / "data").rglob("*.tar"):
+            s3.upload_file(str(path), "runs", str(path.relative_to(project)))
+        for out, *settings in (["there"], ["by_url", "cluster.data=s3://runs/data"]):
+            finished(start(cluster, project, "evaluate", *settings, out=out))
+            for name in ("metrics.json", "predictions.parquet"):
+                assert (project / "here" / name).read_bytes() == (project / out / name).read_bytes()
+
+        runs = [start(cluster, project, "train", where, f"train.lr={lr}", out=str(lr)) for lr in (0.001, 0.002)]
+        wait_until(lambda: len(workers(cluster)) == 2 and workers_on_second(cluster), 90, lambda: "runs side by side")
+        for one in runs:
+            finished(one)
 
 
 def test_a_shard_that_is_not_what_it_should_be_fails_the_evaluation_and_is_named(project, tmp_path):
