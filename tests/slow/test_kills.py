@@ -1,20 +1,18 @@
 """`dvc repro`, or the stage itself, killed at chosen moments: no child survives, nothing is half-written, and the rerun
 ends with the bits of an unbroken run."""
 
-import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
-import time
 import uuid
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import yaml
 
+from tests.processes import TOKEN, command_of, end_all, processes_with, trial_workers, wait_until
 from tests.workspace import environment, make_workspace, run
 
 pytestmark = pytest.mark.slow
@@ -36,25 +34,6 @@ def unbroken(tmp_path_factory) -> Path:
     folder = make_workspace(tmp_path_factory.mktemp("unbroken") / "project", dvc=True, **SETTINGS)
     run(folder, sys.executable, "-m", "dvc", "repro")
     return folder
-
-
-def processes_with(token: str) -> list[int]:
-    """Every living process that has inherited the token in its environment."""
-    found = []
-    for entry in Path("/proc").iterdir():
-        try:
-            if entry.name.isdigit() and token.encode() in (entry / "environ").read_bytes():
-                found.append(int(entry.name))
-        except OSError:  # gone, or a zombie
-            continue
-    return found
-
-
-def wait_until(condition: Callable[[], bool], seconds: float, what: Callable[[], str]) -> None:
-    deadline = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {seconds} s for {what()}"
-        time.sleep(0.02)
 
 
 def stage_process(token: str, stage: str) -> int | None:
@@ -80,23 +59,14 @@ def is_whole(path: Path, unbroken: Path) -> bool:
 
 def commands_with(token: str) -> list[str]:
     """The command lines of those processes."""
-    commands = []
-    for pid in processes_with(token):
-        with contextlib.suppress(OSError):
-            commands.append(Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ").strip())
-    return commands
-
-
-def has_worker(token: str) -> bool:
-    """Whether a Ray worker runs a trial."""
-    return any(command.startswith("ray::ImplicitFunc") for command in commands_with(token))
+    return [command_of(pid) for pid in processes_with(token)]
 
 
 # When to kill: the stage under way, how to tell that it has come far enough, and what the rerun is to rebuild.
 MOMENTS = {
     "shards half-written": ("prepare", lambda folder, token: any((folder / ".mmrl/aside").glob("*/*/*.tar")),
                             ["prepare", "prepare_pool"]),
-    "search under way": ("tune", lambda folder, token: has_worker(token), ["train"]),
+    "search under way": ("tune", lambda folder, token: bool(trial_workers(token)), ["train"]),
     "first checkpoint kept": ("train", lambda folder, token: any((folder / ".mmrl/runs").glob("*/checkpoint-*.pt")),
                               ["train"]),
     "evaluation begun": ("evaluate", lambda folder, token: any((folder / ".mmrl/aside").glob("*/seed1")),
@@ -121,7 +91,7 @@ def test_a_kill_leaves_no_child_and_no_half_and_the_rerun_ends_with_the_same_bit
     keep_done(unbroken, folder, before=stage)
     command = [sys.executable, "-m", "dvc", "repro", *targets]
     dvc = subprocess.Popen(
-        command, cwd=folder, env={**environment(), "MMRL_TEST_TOKEN": token}, stdout=subprocess.DEVNULL,
+        command, cwd=folder, env={**environment(), TOKEN: token}, stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     try:
@@ -130,8 +100,7 @@ def test_a_kill_leaves_no_child_and_no_half_and_the_rerun_ends_with_the_same_bit
         dvc.wait(30)
         wait_until(lambda: not processes_with(token), 20, lambda: f"the end of {commands_with(token)}")
     finally:
-        for pid in processes_with(token):
-            os.kill(pid, KILL)
+        end_all(token)
     for path in OUTPUTS:
         assert is_whole(folder / path, unbroken / path), path
     run(folder, *command)
