@@ -166,6 +166,15 @@ class WorkerRange(Section):
         return self
 
 
+def _as_range(workers: Any) -> Any:
+    """A number means as many, always."""
+    if isinstance(workers, bool) or not isinstance(workers, int | dict | WorkerRange):
+        raise ValueError("give a number of workers, or {min: 1, max: 4}")
+    if isinstance(workers, int) and workers < 1:
+        raise ValueError("at least one worker is needed")
+    return {"min": workers, "max": workers} if isinstance(workers, int) else workers
+
+
 class ClusterSection(Section):
     """The Ray cluster, what of it a trial of the search takes, and how a training is spread over it.
 
@@ -176,7 +185,7 @@ class ClusterSection(Section):
     address: str = "local"
     cpus_per_trial: PositiveFloat = 1
     gpus_per_trial: NonNegative = 0
-    workers: PositiveInt | WorkerRange = 1
+    workers: Annotated[WorkerRange, BeforeValidator(_as_range)] = WorkerRange(min=1, max=1)
     cpus_per_worker: PositiveFloat = 1
     gpus_per_worker: NonNegative = 0
     storage: str | None = None
@@ -185,13 +194,11 @@ class ClusterSection(Section):
     @property
     def is_distributed(self) -> bool:
         """Whether training and evaluation run as tasks of the cluster, and not in this process."""
-        return self.address != "local" or self.workers != 1
+        return self.address != "local" or self.worker_range != (1, 1)
 
     @property
     def worker_range(self) -> tuple[int, int]:
         """The least and the most workers of a training."""
-        if isinstance(self.workers, int):
-            return self.workers, self.workers
         return self.workers.min, self.workers.max
 
     @field_validator("address")
