@@ -3,11 +3,13 @@
 import contextlib
 import logging
 import os
+import socket
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 from mmrl_core.errors import UserError
 from mmrl_core.sections import ClusterSection
@@ -25,29 +27,75 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new reporter prints to s
 FOLDER = "MMRL_RAY_FOLDER"  # environment variable that tells the processes of a local cluster from others
 
 
+class Needs(NamedTuple):
+    """What one task takes, and how many of them there must be at a time."""
+
+    cpus: float
+    gpus: float = 0
+    tasks: int = 1
+
+
 @contextlib.contextmanager
-def connected(cluster: ClusterSection, gpus: float = 0) -> Iterator[None]:
-    """Connect to `cluster.address` for the block; a task there will ask for so many GPUs.
+def connected(cluster: ClusterSection, needs: Needs) -> Iterator[None]:
+    """Connect to `cluster.address` for the block, whose tasks have these needs.
 
     A local cluster ends with the block, or with this process however it ends. To any other one the package's own code
-    travels along; what it imports must be installed there. Raises UserError when no cluster answers.
+    travels along; what it imports must be installed there. Raises UserError when no cluster answers, and when a local
+    one cannot have what is needed; any other one may grow.
     """
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)
+    _check_address(cluster.address)
     with _local_folder() if cluster.address == "local" else contextlib.nullcontext() as folder:
         options = {"include_dashboard": False, "_temp_dir": folder} if folder else {"runtime_env": _runtime_env()}
         try:
             ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR, **options)
-        except (ConnectionError, ValueError, RuntimeError) as error:
+        except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(f"cluster.address {cluster.address!r}: no Ray cluster answers ({reason})") from error
         try:
-            _check_gpus(gpus)
+            _check_room(needs, may_grow=folder is None)
             with contextlib.redirect_stdout(sys.stderr):  # Ray tells of dying nodes on stdout, which belongs to --json
                 yield
         finally:
             ray.shutdown()
+
+
+def _check_address(address: str) -> None:
+    """Ray itself would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    if not colon:
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        reason = error.strerror or error
+        raise UserError(
+            f"cluster.address {address!r}: no Ray cluster answers ({reason}); start it or correct it"
+        ) from None
+
+
+def _check_room(needs: Needs, may_grow: bool) -> None:
+    """Ray would wait for ever, without a word, for what no node has."""
+    import ray
+
+    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    places = sum(_tasks_on(node, needs) for node in nodes)
+    if places >= needs.tasks:
+        return
+    wanted = f"{needs.tasks} task{'s' * (needs.tasks > 1)} with {needs.cpus:g} CPUs and {needs.gpus:g} GPUs each"
+    if not may_grow:
+        raise UserError(f"the section cluster asks for {wanted}, but this machine has room for {places}; ask for less")
+    print(f"the cluster has no room for {wanted} at present: waiting for it to grow", file=sys.stderr)
+
+
+def _tasks_on(node: dict[str, float], needs: Needs) -> int:
+    """How many tasks of those needs a node holds."""
+    wants = {"CPU": needs.cpus, "GPU": needs.gpus}
+    return int(
+        min((node.get(name, 0) / amount + 1e-9 for name, amount in wants.items() if amount), default=needs.tasks)
+    )
 
 
 def on_this_node(actor: type):

@@ -12,7 +12,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flows.cluster import connected, on_this_node
+from flows.cluster import Needs, connected, on_this_node
+from mmrl_core.checkpoints import Folder
 from mmrl_core.config import AdapterConfig, TrainConfig
 from mmrl_core.data.shards import Example
 from mmrl_core.errors import UserError
@@ -41,15 +42,15 @@ class Inbox:
 
     def __init__(self):
         self.epochs: list[dict[str, float]] = []
-        self.adapter, self.failure, self.workers = None, None, 0
+        self.adapter, self.history, self.failure, self.workers = None, [], None, 0
 
     def epoch(self, epoch: int, metrics: dict[str, float], workers: int) -> None:
         self.workers = workers
         if epoch == len(self.epochs):
             self.epochs.append(metrics)
 
-    def finish(self, adapter: bytes) -> None:
-        self.adapter = adapter
+    def finish(self, adapter: bytes, history: list[dict[str, float]]) -> None:
+        self.adapter, self.history = adapter, history
 
     def fail(self, reason: str) -> None:
         self.failure = reason
@@ -59,7 +60,7 @@ class Inbox:
         return self.epochs[known:], self.workers
 
     def result(self) -> tuple[bytes | None, list[dict[str, float]], str | None]:
-        return self.adapter, self.epochs, self.failure
+        return self.adapter, self.history, self.failure
 
 
 class Trained(NamedTuple):
@@ -78,7 +79,7 @@ def train_on_cluster(
     resumes when it is started again, on any number of workers. Raises UserError as `fit` does, and for a cluster of
     several nodes without storage.
     """
-    with connected(cluster, gpus=cluster.gpus_per_worker * cluster.worker_range[0]):
+    with connected(cluster, Needs(cluster.cpus_per_worker, cluster.gpus_per_worker, cluster.worker_range[0])):
         import ray
 
         where = cluster.storage or _local_storage(storage)
@@ -86,10 +87,10 @@ def train_on_cluster(
         with _reporting(inbox, report):
             _run(cluster, job, where, inbox)
         adapter, history, failure = ray.get(inbox.result.remote())
+        if failure or adapter is None:
+            raise UserError(failure or "training ended without an adapter; see Ray's logs, and start it again")
         _remove(where, job.name)
-    if failure or adapter is None:
-        raise UserError(failure or "training ended without an adapter; see Ray's logs")
-    return Trained(adapter, history)
+        return Trained(adapter, history)
 
 
 def _local_storage(folder: Path) -> str:
@@ -123,28 +124,32 @@ def _run(cluster: ClusterSection, job: Job, storage: str, inbox) -> None:
         checkpoint_config=CheckpointConfig(num_to_keep=2),
         failure_config=FailureConfig(max_failures=RETRIES),
     )
-    loop = {"job": ray.put(job), "inbox": inbox}
+    here = str(Path(storage) / job.name) if Path(storage).is_absolute() else None
+    loop = {"job": ray.put(job), "inbox": inbox, "folder": here}
     try:
-        TorchTrainer(
+        TorchTrainer(  # looks at the storage first
             _work, train_loop_config=loop, torch_config=OverRaysNetwork(), scaling_config=scaling, run_config=run
         ).fit()
-    except ray.train.TrainingFailedError as error:
-        reason = (str(error).strip() or "no reason given").splitlines()[-1]
-        raise UserError(f"training failed on the cluster after {RETRIES} retries: {reason}") from error
+    except (ray.train.TrainingFailedError, OSError, ValueError, RuntimeError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
+        raise UserError(f"training on the cluster failed, checkpoints in {storage}: {reason}") from error
 
 
 def _work(config: dict[str, Any]) -> None:
     """One worker: the same `fit` as in one process."""
     import ray
+    from ray import train as ray_train
     from safetensors.torch import save
 
-    from flows.backbones import backbone_of
     from mmrl_core.data.sets import image_set
     from mmrl_core.training import fit
     from mmrl_core.workers import Distributed
 
     job: Job = ray.get(config["job"])
     inbox, workers = config["inbox"], Distributed()
+    backbone = _loaded(job.backbone, inbox, workers, ray_train.torch.get_device())
+    if backbone is None:
+        return
     data = image_set(job.examples, job.labels, job.class_names, job.template)
 
     def report(epoch: int, metrics: dict[str, float]) -> None:
@@ -153,22 +158,41 @@ def _work(config: dict[str, Any]) -> None:
 
     try:
         fitted = fit(
-            backbone_of(job.backbone), job.adapter, job.train, data,
-            report=report, checkpoints=RayCheckpoints(workers.rank), workers=workers,
+            backbone, job.adapter, job.train, data,
+            report=report, checkpoints=RayCheckpoints(workers.rank, config["folder"]), workers=workers,
         )  # fmt: skip
     except UserError as error:  # every worker meets it: trying again would not help
         ray.get(inbox.fail.remote(str(error)))
         return
     if workers.rank == 0:
         state = {name: tensor.cpu().contiguous() for name, tensor in fitted.adapter.state_dict().items()}
-        ray.get(inbox.finish.remote(save(state)))
+        ray.get(inbox.finish.remote(save(state), fitted.history))
+
+
+def _loaded(section: BackboneSection, inbox, workers, device):
+    """The backbone; None, on every worker, where one of them cannot have it: the others would wait for it for ever."""
+    import ray
+    import torch
+
+    from flows.backbones import backbone_of
+
+    backbone, failed = None, 0.0
+    try:
+        backbone = backbone_of(section)
+    except UserError as error:
+        failed = 1.0
+        ray.get(inbox.fail.remote(f"{ray.util.get_node_ip_address()}: {error}"))
+    return None if float(workers.sum(torch.tensor([failed], device=device))) else backbone
 
 
 class RayCheckpoints:
-    """Checkpoints through Ray Train: the first worker's file, all workers report."""
+    """Checkpoints through Ray Train: the first worker's file, all workers report.
 
-    def __init__(self, rank: int):
-        self.rank = rank
+    Where Ray has none, those that a training in one process left in `folder` are gone on from.
+    """
+
+    def __init__(self, rank: int, folder: str | None):
+        self.rank, self.folder = rank, folder
 
     def save(self, content: bytes, epoch: int, step: int) -> None:
         from ray import train as ray_train
@@ -188,6 +212,8 @@ class RayCheckpoints:
         if checkpoint:
             with checkpoint.as_directory() as folder:
                 yield checkpoint.path, (Path(folder) / STATE).read_bytes()
+        elif self.folder:
+            yield from Folder(self.folder).load()
 
 
 @contextlib.contextmanager
@@ -225,6 +251,6 @@ def _remove(storage: str, name: str) -> None:
         return
     import pyarrow.fs
 
-    with contextlib.suppress(OSError):
+    with contextlib.suppress(OSError, ValueError):
         system, path = pyarrow.fs.FileSystem.from_uri(storage)
         system.delete_dir(os.path.join(path, name))

@@ -13,7 +13,7 @@ from typing import NamedTuple
 from torch import Tensor
 
 from flows.backbones import backbone_of
-from flows.cluster import connected
+from flows.cluster import Needs, connected
 from mmrl_core.config import AdapterConfig
 from mmrl_core.data.features import FeatureStore
 from mmrl_core.data.shards import Shard, check_shard, examples_of
@@ -60,7 +60,7 @@ def score_on_cluster(cluster: ClusterSection, exam: Exam, shards: list[Shard], r
 
     for shard in shards:
         check_shard(shard)
-    with connected(cluster, gpus=cluster.gpus_per_worker):
+    with connected(cluster, Needs(cluster.cpus_per_worker, cluster.gpus_per_worker)):
         shared = ray.put(exam)
         task = ray.remote(_score_shard).options(
             num_cpus=cluster.cpus_per_worker, num_gpus=cluster.gpus_per_worker, max_retries=RETRIES,

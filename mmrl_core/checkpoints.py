@@ -38,7 +38,10 @@ class Nowhere:
 
 
 class Folder:
-    """Files in a folder, each written aside and renamed."""
+    """Files in a folder, each written aside and renamed.
+
+    It also reads what Ray Train left there, in folders of one file each, so that a run may leave its cluster.
+    """
 
     def __init__(self, folder: str | Path):
         self.folder = Path(folder)
@@ -49,7 +52,8 @@ class Folder:
             path.unlink(missing_ok=True)
 
     def load(self) -> Iterator[tuple[str, bytes]]:
-        for path in self._kept():
+        foreign = self.folder.glob("checkpoint_*/*.pt")
+        for path in sorted([*self._kept(), *foreign], key=lambda path: path.stat().st_mtime, reverse=True):
             yield str(path), path.read_bytes()
 
     def _kept(self) -> list[Path]:

@@ -39,9 +39,10 @@ def choose(trials: list[dict], objective: str, published: dict[str, Any]) -> dic
 
 
 def furthest(trials: list[dict]) -> list[dict]:
-    """The trials that saw as many partitions as any; none of those that saw none."""
-    most = max((len(trial["scores"]) for trial in trials), default=0)
-    return [trial for trial in trials if most and len(trial["scores"]) == most]
+    """The trials that saw as many partitions as any; none of those that failed or saw none."""
+    sound = [trial for trial in trials if trial.get("state") not in ("failed", "lost")]
+    most = max((len(trial["scores"]) for trial in sound), default=0)
+    return [trial for trial in sound if most and len(trial["scores"]) == most]
 
 
 def comparisons(trials: list[dict], chosen: dict, objective: str, published: dict[str, Any]) -> dict[str, dict | None]:

@@ -23,6 +23,8 @@ from mmrl_core.presets import Resolved
 from mmrl_core.protocols import harmonic_mean
 from mmrl_core.training import fit
 
+DRAWS = 20  # for every fresh division that is wanted
+
 
 class SearchData(NamedTuple):
     """The base classes' labelled items, one pair of lists a sampling seed."""
@@ -54,6 +56,24 @@ def partitions(data: SearchData, count: int, search_seed: int) -> list[Partition
         return [Partition(place, data.base, []) for place in range(len(data.seeds))]
     turns = product(range(count), range(len(data.seeds)))
     return [Partition(place, *_divide(data.base, f"{search_seed}/{turn}/{place}")) for turn, place in turns]
+
+
+def fresh_partitions(data: SearchData, count: int, search_seed: int, used: list[Partition]) -> list[Partition]:
+    """Up to `count` divisions for every sampling seed that divide the classes otherwise than all of `used`, each once.
+
+    Of few classes there are fewer; raises UserError where there is none. Where no class is new nothing is divided.
+    """
+    if not data.new_classes:
+        return partitions(data, count, search_seed)
+    known, found = {tuple(one.seen) for one in used}, {place: {} for place in range(len(data.seeds))}
+    for one in partitions(data, DRAWS * count, search_seed):
+        mine = found[one.place]
+        if tuple(one.seen) not in known and len(mine) < count:
+            mine.setdefault(tuple(one.seen), one)
+    fresh = [one for mine in found.values() for one in mine.values()]
+    if not fresh:
+        raise UserError("the search used every division of so few classes: there is none left to confirm its choice on")
+    return fresh
 
 
 def _divide(labels: list[int], key: str) -> tuple[list[int], list[int]]:

@@ -210,6 +210,13 @@ class ClusterSection(Section):
             raise ValueError("it must be local, auto or host:port")
         return address
 
+    @field_validator("storage")
+    @classmethod
+    def _reached_by_every_node(cls, storage: str | None) -> str | None:
+        if storage is not None and not storage.startswith("/") and "://" not in storage:
+            raise ValueError("give an absolute path or a URI such as s3://bucket/folder, which every node reaches")
+        return storage
+
 
 class FeaturesSection(Section):
     """Where frozen features are kept between runs; no result depends on it.

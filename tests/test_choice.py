@@ -23,3 +23,10 @@ def test_the_chosen_is_compared_in_pairs_with_the_published_and_with_the_best_ot
 
 def test_a_trial_without_scores_is_no_choice():
     assert choose([{"params": {}, "scores": []}], "log_likelihood", {}) is None
+
+
+def test_a_trial_that_failed_late_is_no_choice_though_it_got_furthest():
+    late = {**trial(1, -0.1, -0.1), "state": "failed"}
+    trials = [late, trial(2, -1.0)]
+    assert choose(trials, "log_likelihood", {}) is trials[1]
+    assert pareto_front(trials, "log_likelihood", "cost") == [1] and choose([late], "log_likelihood", {}) is None

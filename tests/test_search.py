@@ -4,7 +4,7 @@ import pytest
 
 from mmrl_core.choice import choose, clearly_worse, leads, overall
 from mmrl_core.errors import UserError
-from mmrl_core.search import SearchData, partitions
+from mmrl_core.search import SearchData, fresh_partitions, partitions
 
 DATA = SearchData(list("abcdef"), "a {}.", [0, 1, 2, 3, 4], [7, 8], [[], []], [[], []])
 PUBLISHED = {"adapter.reg_weight": 0.5}
@@ -22,6 +22,17 @@ def test_partitions_divide_the_base_classes_anew_every_time_and_take_the_seeds_b
         assert sorted(seen + unseen) == DATA.base and len(seen) == 3
     assert len({tuple(one.seen) for one in found}) > 2
     assert found == partitions(DATA, 3, search_seed=0) != partitions(DATA, 3, search_seed=1)
+
+
+def test_fresh_partitions_are_none_that_the_search_used_and_each_is_there_once():
+    used = partitions(DATA, 1, search_seed=0)
+    fresh = fresh_partitions(DATA, 3, 1, used)
+    assert not {tuple(one.seen) for one in fresh} & {tuple(one.seen) for one in used}
+    assert [one.place for one in fresh] == [0, 0, 0, 1, 1, 1]
+    assert len({(one.place, tuple(one.seen)) for one in fresh}) == 6
+    two = DATA._replace(base=[3, 4])
+    with pytest.raises(UserError, match="used every division"):
+        fresh_partitions(two, 1, 1, partitions(two, 9, 0))
 
 
 def test_one_class_cannot_be_divided():

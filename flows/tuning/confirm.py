@@ -11,7 +11,7 @@ from mmrl_core.choice import comparisons, overall
 from mmrl_core.config import Params
 from mmrl_core.errors import UserError
 from mmrl_core.files import read_json
-from mmrl_core.search import partitions
+from mmrl_core.search import fresh_partitions, partitions
 
 SCORES = ("log_likelihood", "log_likelihood_se", "harmonic_mean", "harmonic_mean_se")
 
@@ -32,8 +32,9 @@ def confirm(params: Params, dataset: str, method: str, seeds: list[int]) -> dict
     )
     data, _ = search_data(fresh, dataset, backbone_of(params.backbone))
     data = data._replace(template=found["template"])
-    evaluate = PartitionScores(fresh, dataset, method, data, None)
-    count = len(partitions(data, fresh.search.partitions, fresh.search.seed))
+    used = partitions(data._replace(seeds=found["seeds"]), found["search"]["partitions"], found["search"]["seed"])
+    parts = fresh_partitions(data, params.search.partitions, fresh.search.seed, used)
+    evaluate, count = PartitionScores(fresh, dataset, method, data, parts, None), len(parts)
     trials, settings = [], {"choice": found["choice"], "published": found["published"]}
     with progress(f"confirm {dataset} {method}", 2 * count) as bar:
         for one in settings.values():

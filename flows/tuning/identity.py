@@ -14,7 +14,7 @@ from mmrl_core.errors import UserError
 from mmrl_core.files import canonical_json, read_json, sha256_file, write_json
 from mmrl_core.protocols import PROTOCOLS
 
-FREE = {"enabled", "trials", "concurrent"}  # of the section `search`: they change no trial
+FREE = {"enabled", "trials", "concurrent"}  # of the section `search`: more trials are the same search
 FACTS, TUNE = "search.json", "mmrl tune"
 
 
@@ -29,6 +29,8 @@ def facts(params: Params, dataset: str, method: str) -> dict[str, Any]:
         "shots": max(params.shots),
         "seeds": params.seeds,
         "search": params.search.model_dump(exclude=FREE),
+        "in_order": params.search.concurrent == 1,  # side by side, timing settles which trials there are
+        "on_gpu": params.cluster.gpus_per_trial > 0,  # which settles what train.precision auto means
         "adapter": params.adapter.model_dump(),
         "train": params.train.model_dump(),
         "preset": params.preset,

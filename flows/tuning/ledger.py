@@ -11,6 +11,7 @@ from mmrl_core.errors import UserError
 from mmrl_core.files import canonical_json, read_json, write_json
 
 RUNNING, COMPLETE, STOPPED, FAILED = "running", "complete", "stopped", "failed"
+LOST = "lost"  # by no fault of its settings: its process died again and again; a resumed search tries it again
 KEYS = ("number", "params", "scores", "seconds", "state", "failure")
 
 
@@ -35,6 +36,8 @@ class Ledger:
             blank = {"scores": [], "seconds": [], "state": RUNNING, "failure": None}
             self.records[key] = {"number": len(self.records), "params": params, **blank}
             self._write(key)
+        elif self.records[key]["state"] == LOST:
+            self.records[key] |= {"state": RUNNING, "failure": None}
         return self.records[key]
 
     def add(self, params: dict[str, Any], index: int, scores: dict[str, Any], seconds: float) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flows.backbones import backbone_of
-from flows.cluster import connected, on_this_node
+from flows.cluster import Needs, connected, on_this_node
 from flows.features import open_store
 from flows.outputs import locked
 from flows.paths import STATE
 from flows.tuning.identity import earlier, facts, open_folder
-from flows.tuning.ledger import FAILED, Ledger, trial_key
+from flows.tuning.ledger import FAILED, LOST, Ledger, trial_key
 from flows.tuning.space import (
     Space,
     check_depths,
@@ -32,7 +32,7 @@ from mmrl_core.files import read_json, write_json
 from mmrl_core.sections import ClusterSection, SearchSection
 
 RETRIES = 5  # of a trial whose process or node died
-DONE, TRIALS = "done.json", "trials"
+DONE, TRIALS, POINTS, UNTRACKED = "done.json", "trials", "points.json", "untracked"
 
 
 class Plan(NamedTuple):
@@ -59,12 +59,20 @@ def tune(params: Params, dataset: str, method: str) -> dict[str, Any]:
     folder, differs = open_folder(found)
     with locked(f"search-{folder.name}", f"another process runs the search {dataset} {method}"):
         if (done := _done(folder, params.search)) is not None:
+            _track_late(params, dataset, method, folder, done)
             return done
         _say_how_it_starts(folder, differs, dataset, method)
         document = _search(params, dataset, method, backbone_of(params.backbone), space, folder)
         with contextlib.suppress(OSError):  # a full disk: the stage's own output says so
             write_json(folder / DONE, document)
         return document
+
+
+def _track_late(params: Params, dataset: str, method: str, folder: Path, done: dict[str, Any]) -> None:
+    """Tell MLflow of a search that ended while it did not answer."""
+    if (folder / UNTRACKED).exists():
+        with SearchRuns(params, dataset, method, folder) as runs:
+            runs.finish(Ledger(folder / TRIALS).all(), done)
 
 
 def _done(folder: Path, search: SearchSection) -> dict[str, Any] | None:
@@ -97,19 +105,32 @@ def _search(params: Params, dataset: str, method: str, backbone, space: Space, f
     from mmrl_core.search import partitions
 
     search, (head, data) = params.search, _settled(params, dataset, backbone)
-    count = len(partitions(data, search.partitions, search.seed))
+    parts = partitions(data, search.partitions, search.seed)
     check_depths(params, space, backbone.depth)
     start = published_point(params, dataset, method, space, backbone.depth)
-    before = [Ledger(other / TRIALS) for other in earlier(facts(params, dataset, method))]
-    points = first_points(search, space, start, before if search.warm_start == "earlier" else [])
-    plan = Plan(f"search {dataset} {method}", search, params.cluster, space, points, count, folder / TRIALS)
+    points = _first_points(params, dataset, method, space, start, folder)
+    plan = Plan(f"search {dataset} {method}", search, params.cluster, space, points, len(parts), folder / TRIALS)
     store = open_store(params, "tune")
     with SearchRuns(params, dataset, method, folder) as runs:
-        records = run_trials(plan, PartitionScores(params, dataset, method, data, store), runs)
+        records = run_trials(plan, PartitionScores(params, dataset, method, data, parts, store), runs)
         document = {**head, **_outcome(records, search, start)}
         runs.finish(records, document)
     _say_what_was_short(params, store)
     return document
+
+
+def _first_points(
+    params: Params, dataset: str, method: str, space: Space, start: dict[str, Any], folder: Path
+) -> list[dict[str, Any]]:
+    """Settled once: a resumed search must not begin with what other searches have found meanwhile."""
+    try:
+        return read_json(folder / POINTS, made_by="mmrl tune", keys=("points",))["points"]
+    except UserError:
+        others = earlier(facts(params, dataset, method)) if params.search.warm_start == "earlier" else []
+        points = first_points(params.search, space, start, [Ledger(other / TRIALS) for other in others])
+        with contextlib.suppress(OSError):
+            write_json(folder / POINTS, {"points": points})
+        return points
 
 
 def _outcome(records: list[dict[str, Any]], search: SearchSection, start: dict[str, Any]) -> dict[str, Any]:
@@ -117,7 +138,8 @@ def _outcome(records: list[dict[str, Any]], search: SearchSection, start: dict[s
     trials = [_trial(record) for record in records]
     chosen = choose(trials, search.objective, start)
     if chosen is None:
-        raise UserError(f"all {len(trials)} trials of the search failed; the first: {records[0]['failure']}")
+        first = records[0]["failure"] if records else "no worker could start it; see Ray's logs"
+        raise UserError(f"all {len(trials)} trials of the search failed; the first: {first}")
     outcome = {"published": start, "trials": trials, "chosen": trials.index(chosen), "choice": chosen["params"],
                "ahead_of": comparisons(trials, chosen, search.objective, start)}  # fmt: skip
     if search.second_objective:
@@ -126,7 +148,7 @@ def _outcome(records: list[dict[str, Any]], search: SearchSection, start: dict[s
 
 
 def _trial(record: dict[str, Any]) -> dict[str, Any]:
-    failure = {"failure": record["failure"]} if record["state"] == FAILED else {}
+    failure = {"failure": record["failure"]} if record["state"] in (FAILED, LOST) else {}
     means = overall(record["scores"]) if record["scores"] else {}
     return {"params": record["params"], "state": record["state"], **failure, **means, "scores": record["scores"]}
 
@@ -146,7 +168,8 @@ def run_trials(plan: Plan, evaluate: Evaluate, runs: SearchRuns | None = None) -
     from flows.tuning.watch import Watch
 
     search = plan.search
-    with connected(plan.cluster, gpus=plan.cluster.gpus_per_trial), _storage(plan.label) as storage:
+    cluster, needs = plan.cluster, Needs(plan.cluster.cpus_per_trial, plan.cluster.gpus_per_trial)
+    with connected(cluster, needs), _storage(plan) as storage:
         ledger = on_this_node(Ledger).remote(plan.folder.absolute())
         trainable = ray_tune.with_parameters(
             run_trial, evaluate=evaluate, n_partitions=plan.n_partitions, ledger=ledger
@@ -169,12 +192,13 @@ def run_trials(plan: Plan, evaluate: Evaluate, runs: SearchRuns | None = None) -
                 callbacks=[Watch(plan.label, search.trials, plan.n_partitions, ledger, runs)],
             ),
         )
-        drawn = list(dict.fromkeys(trial_key(result.config) for result in tuner.fit()))
+        configs = [result.config for result in tuner.fit()]
+        drawn = list(dict.fromkeys(trial_key(config) for config in configs if config))
         records, trouble = ray.get([ledger.all.remote(), ledger.trouble.remote()])
     if trouble:
         print(f"warning: trials were not kept for a resume ({trouble}); free some space", file=sys.stderr)
     by_key = {trial_key(record["params"]): record for record in records}
-    return [by_key[key] for key in drawn]
+    return [by_key[key] for key in drawn if key in by_key]
 
 
 def _begun(plan: Plan) -> list[dict[str, Any]]:
@@ -188,9 +212,9 @@ def _begun(plan: Plan) -> list[dict[str, Any]]:
 
 
 @contextlib.contextmanager
-def _storage(label: str) -> Iterator[Path]:
+def _storage(plan: Plan) -> Iterator[Path]:
     """Tune's own files, which nobody needs after the search; what a killed one left goes first."""
-    folder = STATE / "runs" / label.replace(" ", "-")
+    folder = STATE / "runs" / f"{plan.label.replace(' ', '-')}-{plan.folder.parent.name}"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     try:

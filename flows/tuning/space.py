@@ -11,7 +11,7 @@ from mmrl_core.sections import SearchSection
 
 DEPTH = "adapter.insertion_depth"
 EARLIER = 3  # settings taken over from earlier searches
-RANDOM_SHARE = 3  # TPE draws one trial in so many at random before it models anything
+AT_RANDOM = 4  # trials that TPE draws before it models anything; the same however many there are in all
 Space = dict[str, dict[str, list]]
 
 
@@ -97,8 +97,7 @@ def searcher(search: SearchSection, points: list[dict], begun: list[dict]):
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    at_random = max(1, search.trials // RANDOM_SHARE)
-    sampler = optuna.samplers.TPESampler(seed=search.seed + len(begun), multivariate=True, n_startup_trials=at_random)
+    sampler = optuna.samplers.TPESampler(seed=search.seed + len(begun), multivariate=True, n_startup_trials=AT_RANDOM)
     second = [search.second_objective] if search.second_objective else []
     aims = ([search.objective, *second], ["max", "min"][: 1 + len(second)]) if second else (search.objective, "max")
     proposals = OptunaSearch(metric=aims[0], mode=aims[1], points_to_evaluate=points + begun or None, sampler=sampler)

@@ -11,9 +11,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from flows.paths import searches
+from filelock import FileLock, Timeout
+
+from flows.paths import STATE, searches
 from flows.tracking import connect, experiment_id, first_line, flatten, git_commit, redacted, store_uri
-from flows.tuning.ledger import FAILED, trial_key
+from flows.tuning.ledger import FAILED, LOST, trial_key
 from mmrl_core.config import Params
 from mmrl_core.errors import UserError
 
@@ -51,6 +53,12 @@ class SearchRuns:
         for record in records:
             self._attempt(lambda record=record: self._write(record), quiet=True)
         self._attempt(lambda: self._write_choice(document), quiet=True)
+        self._mark(self.broken)
+
+    def _mark(self, missing: bool) -> None:
+        """Whether MLflow lacks something, for the next start."""
+        with contextlib.suppress(OSError):
+            (self.folder / "untracked").touch() if missing else (self.folder / "untracked").unlink(missing_ok=True)
 
     def _attempt(self, call: Callable[[], None], quiet: bool = False) -> None:
         if self.broken:
@@ -76,7 +84,7 @@ class SearchRuns:
 
     def _close_forgotten(self, experiment: str) -> None:
         """Parents of this folder's earlier searches that were killed: nothing runs them any more."""
-        mine = {path.name for path in searches(self.dataset, self.method).iterdir()}
+        mine = {path.name for path in searches(self.dataset, self.method).iterdir() if not _is_running(path.name)}
         query = f"attributes.status = 'RUNNING' and tags.stage = 'tune' and tags.method = '{self.method}'"
         for run in self._runs(experiment, query):
             if run.data.tags.get(SEARCH) in mine:
@@ -107,7 +115,7 @@ class SearchRuns:
             return
         self.client.log_batch(run.info.run_id, metrics=_metrics(record["scores"]))
         self.client.set_tag(run.info.run_id, "search.state", record["state"])
-        self.client.set_terminated(run.info.run_id, "FAILED" if record["state"] == FAILED else "FINISHED")
+        self.client.set_terminated(run.info.run_id, "FAILED" if record["state"] in (FAILED, LOST) else "FINISHED")
         self.children[key] = self.client.get_run(run.info.run_id)
 
     def _create_child(self, key: str, record: dict[str, Any]):
@@ -126,6 +134,17 @@ class SearchRuns:
         self.client.log_batch(self.parent, [Metric(f"best.{name}", value, now, 0) for name, value in values.items()])
         for name, value in document["choice"].items():
             self.client.set_tag(self.parent, f"best.{name}", str(value))
+
+
+def _is_running(search: str) -> bool:
+    """Whether another process holds the search's lock."""
+    lock = FileLock(STATE / "locks" / f"search-{search}.lock")
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
 
 
 def _metrics(scores: list[dict[str, Any]]) -> list:

@@ -17,7 +17,7 @@ Evaluate = Callable[[dict[str, Any], int], dict[str, Any]]  # settings and the i
 def run_trial(config: dict[str, Any], evaluate: Evaluate, n_partitions: int, ledger) -> None:
     """Report all scores so far after every partition; `ledger` is the actor that keeps them.
 
-    A partition that cannot be computed ends the trial as failed, not the search.
+    Settings that cannot be trained fail alone, not the search; whatever else goes wrong is tried again by Ray.
     """
     import ray
     from ray import tune
@@ -32,8 +32,8 @@ def run_trial(config: dict[str, Any], evaluate: Evaluate, n_partitions: int, led
         start = time.perf_counter()
         try:
             found = evaluate(config, len(scores))
-        except Exception as error:
-            state = ray.get(ledger.end.remote(config, FAILED, _reason(error)))["state"]
+        except UserError as error:
+            state = ray.get(ledger.end.remote(config, FAILED, str(error)))["state"]
             break
         ray.get(ledger.add.remote(config, len(scores), found, time.perf_counter() - start))
         scores = [*scores, found]
@@ -46,27 +46,22 @@ def _report(scores: list[dict]) -> dict[str, Any]:
     return {**overall(scores), "scores": list(scores)}
 
 
-def _reason(error: Exception) -> str:
-    line = (str(error).strip() or type(error).__name__).splitlines()[0]
-    return line if isinstance(error, UserError) else f"{type(error).__name__}: {line}"
-
-
 class PartitionScores:
     """Evaluate settings by training: what a real search's trials do. Travels to the workers by value."""
 
-    def __init__(self, params: Params, dataset: str, method: str, data, store):
-        self.params, self.dataset, self.method, self.data, self.store = params, dataset, method, data, store
+    def __init__(self, params: Params, dataset: str, method: str, data, parts: list, store):
+        self.params, self.dataset, self.method = params, dataset, method
+        self.data, self.parts, self.store = data, parts, store
 
     def __call__(self, config: dict[str, Any], index: int) -> dict[str, Any]:
         from flows.backbones import backbone_of
         from mmrl_core.presets import resolve
-        from mmrl_core.search import partition_scores, partitions
+        from mmrl_core.search import partition_scores
 
         params, data = self.params, self.data
         backbone = backbone_of(params.backbone)
         settings = resolve(params, self.dataset, self.method, data.seeds[0], backbone.depth, config)
-        partition = partitions(data, params.search.partitions, params.search.seed)[index]
-        scores = partition_scores(backbone, settings, data, partition, on_this_node(self.store))
+        scores = partition_scores(backbone, settings, data, self.parts[index], on_this_node(self.store))
         if params.search.second_objective != "step_time":
             del scores["step_time"]  # no other run would measure the same
         return scores

@@ -4,7 +4,7 @@ import ray
 from ray import tune
 
 from flows.progress import progress
-from flows.tuning.ledger import COMPLETE, FAILED, STOPPED
+from flows.tuning.ledger import COMPLETE, LOST, STOPPED
 
 _held: dict[str, tuple] = {}  # what cannot be copied: Tune copies a callback by pickle before it uses it
 
@@ -25,7 +25,7 @@ class Watch(tune.Callback):
         self._end(trial.config, COMPLETE if seen == self.n_partitions else STOPPED)
 
     def on_trial_error(self, iteration, trials, trial, **info):
-        self._end(trial.config, FAILED, "its process died again and again")
+        self._end(trial.config, LOST, "its process died again and again")
 
     def _end(self, config, state, failure=None):
         ledger, runs = _held[self.label]

@@ -100,12 +100,13 @@ def facts(project, **search):
 
 def test_more_trials_are_the_same_search_and_another_space_is_a_new_one_that_says_what_changed(project):
     first = identity.open_folder(facts(project))
-    assert first == identity.open_folder(facts(project, trials=99, concurrent=None))
+    assert first == identity.open_folder(facts(project, trials=99))
     assert first[1] == [] and first[0].parent == paths.searches("digits", "mmrl")
     folder, differs = identity.open_folder(facts(project, space={"train.lr": {"choice": [0.1, 0.2]}}, seed=7))
     assert folder != first[0] and differs == ["search.seed", "search.space"]
     assert identity.open_folder(facts(project)) == first  # back to the first one: nothing to be said
     assert identity.earlier(facts(project)) == [folder]
+    assert identity.open_folder(facts(project, concurrent=None))[1] == ["in_order"]
 
 
 def test_what_a_search_was_is_read_only_from_a_whole_file(project):

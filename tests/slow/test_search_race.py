@@ -2,7 +2,7 @@
 
 import pytest
 
-from flows.cluster import connected
+from flows.cluster import Needs, connected
 from flows.tuning.schedulers import race
 from mmrl_core.sections import ClusterSection
 
@@ -38,7 +38,7 @@ def test_clearly_worse_settings_end_early_and_others_see_every_partition(tmp_pat
         metric="log_likelihood", mode="max", num_samples=len(settings), search_alg=draws, reuse_actors=True,
         scheduler=race("log_likelihood"),
     )  # fmt: skip
-    with connected(ClusterSection()):
+    with connected(ClusterSection(), Needs(1)):
         tuner = tune.Tuner(
             make_trial(), param_space={"deficit": tune.uniform(0, 1), "sign": tune.choice([-1, 1])}, tune_config=config,
             run_config=tune.RunConfig(name="race", storage_path=str(tmp_path), verbose=0),
