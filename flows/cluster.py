@@ -54,12 +54,12 @@ def connected(cluster: ClusterSection, needs: Needs) -> Iterator[None]:
         except (ConnectionError, ValueError, RuntimeError, ray.exceptions.RayError) as error:
             reason = " ".join(str(error).split()) or type(error).__name__
             raise UserError(f"cluster.address {cluster.address!r}: no Ray cluster answers ({reason})") from error
-        try:
-            _check_room(needs, may_grow=folder is None)
-            with contextlib.redirect_stdout(sys.stderr):  # Ray tells of dying nodes on stdout, which belongs to --json
+        with contextlib.redirect_stdout(sys.stderr):  # Ray tells of dying nodes on stdout, which belongs to --json
+            try:
+                _check_room(needs, may_grow=folder is None)
                 yield
-        finally:
-            ray.shutdown()
+            finally:
+                ray.shutdown()
 
 
 def _check_address(address: str) -> None:

@@ -15,6 +15,8 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+from filelock import FileLock
+
 from tests.processes import TOKEN, end_all, processes_with, wait_until
 from tests.workspace import ROOT, environment
 
@@ -110,8 +112,15 @@ def ip(*arguments: str) -> None:
 
 @contextlib.contextmanager
 def two_nodes(folder: Path, *, cpus: int = 1, variables: dict[str, str] = {}) -> Iterator[Cluster]:
-    """A head node and a second one of `cpus` each; all their processes have these environment variables."""
-    cluster = Cluster(folder, variables)
+    """A head node and a second one of `cpus` each; all their processes have these environment variables.
+
+    One at a time on a machine: the addresses are fixed.
+    """
+    with FileLock("/tmp/mmrl-two-nodes.lock"):
+        yield from _two_nodes(Cluster(folder, variables), cpus)
+
+
+def _two_nodes(cluster: Cluster, cpus: int) -> Iterator[Cluster]:
     outside, inside = f"mh{os.getpid()}", f"ms{os.getpid()}"
     ip("netns", "add", cluster.namespace)
     try:

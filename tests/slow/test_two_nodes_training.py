@@ -14,7 +14,11 @@ from tests.processes import command_of, processes_with, wait_until
 from tests.two_nodes import HEAD, POSSIBLE, two_nodes
 from tests.workspace import BIN, make_workspace, run
 
-pytestmark = [pytest.mark.slow, pytest.mark.skipif(not POSSIBLE, reason="network namespaces need root and iproute2")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.skipif(not POSSIBLE, reason="network namespaces need root and iproute2"),
+    pytest.mark.timeout(600),  # they wait for one another
+]
 RUN = ["--dataset", "digits", "--method", "mmrlpp", "--shots", "2", "--seed", "1"]
 MMRL = str(BIN / "mmrl")
 QUICK = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5"}
