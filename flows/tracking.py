@@ -194,8 +194,7 @@ class Tracked:
             call()
         except Exception as error:
             self._broken = True
-            reason = str(error) if isinstance(error, UserError) else f"{redacted(self._uri)}: {first_line(error)}"
-            print(f"warning: this run is not tracked from here on; {reason}", file=sys.stderr)
+            print(f"warning: this run is not tracked from here on; {why(error, self._uri)}", file=sys.stderr)
 
     def _end(self, status: str) -> None:
         """Close the run, also one whose tracking failed on the way, without a second warning."""
@@ -247,6 +246,11 @@ def git_commit() -> str | None:
 def _commit_tag() -> dict[str, str]:
     commit = git_commit()
     return {"mlflow.source.git.commit": commit} if commit else {}
+
+
+def why(error: Exception, uri: str) -> str:
+    """One line on what failed, naming the store."""
+    return str(error) if isinstance(error, UserError) else f"{redacted(uri)}: {first_line(error)}"
 
 
 def redacted(text: str) -> str:

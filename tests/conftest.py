@@ -5,7 +5,8 @@ import pytest
 # Before torch is imported: a barrier of spinning threads stalls whenever another process has the core.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
-# The only tests that may skip: where MMRL_TEST_DATA names no folder of photographs, and where there is no GPU.
+# The only tests that may skip in CI: where MMRL_TEST_DATA names no folder of photographs, and where there is no GPU.
+# Elsewhere those that mount disks or make network namespaces skip too, for want of root; CI runs them.
 NEED_GPU = {"tests/test_precision.py::test_a_replayed_graph_takes_the_steps_that_launched_kernels_take"}
 NEED_PHOTOGRAPHS = {
     "tests/data/test_catalog.py::test_caltech101_opens_with_the_counts_of_its_split",

@@ -23,7 +23,7 @@ from flows.tuning.space import (
     published_point,
     searcher,
 )
-from flows.tuning.tracking import SearchRuns
+from flows.tuning.tracking import UNTRACKED, SearchRuns
 from flows.tuning.trial import Evaluate, PartitionScores, run_trial
 from mmrl_core.choice import choose, comparisons, overall, pareto_front
 from mmrl_core.config import Params
@@ -32,7 +32,7 @@ from mmrl_core.files import read_json, write_json
 from mmrl_core.sections import ClusterSection, SearchSection
 
 RETRIES = 5  # of a trial whose process or node died
-DONE, TRIALS, POINTS, UNTRACKED = "done.json", "trials", "points.json", "untracked"
+DONE, TRIALS, POINTS = "done.json", "trials", "points.json"
 
 
 class Plan(NamedTuple):

@@ -14,13 +14,13 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from flows.paths import STATE, searches
-from flows.tracking import connect, experiment_id, first_line, flatten, git_commit, redacted, store_uri
+from flows.tracking import connect, experiment_id, flatten, git_commit, store_uri, why
 from flows.tuning.ledger import FAILED, LOST, trial_key
 from mmrl_core.config import Params
-from mmrl_core.errors import UserError
 
 PARENT, SEARCH, TRIAL = "mlflow.parentRunId", "search.id", "search.trial"
 MANY = 1000  # runs a query
+UNTRACKED = "untracked"  # a mark in the search's folder: MLflow lacks something of it
 
 
 class SearchRuns:
@@ -58,7 +58,8 @@ class SearchRuns:
     def _mark(self, missing: bool) -> None:
         """Whether MLflow lacks something, for the next start."""
         with contextlib.suppress(OSError):
-            (self.folder / "untracked").touch() if missing else (self.folder / "untracked").unlink(missing_ok=True)
+            mark = self.folder / UNTRACKED
+            mark.touch() if missing else mark.unlink(missing_ok=True)
 
     def _attempt(self, call: Callable[[], None], quiet: bool = False) -> None:
         if self.broken:
@@ -67,9 +68,8 @@ class SearchRuns:
             call()
         except Exception as error:
             self.broken = True
-            reason = str(error) if isinstance(error, UserError) else f"{redacted(self.uri)}: {first_line(error)}"
             if not quiet:
-                print(f"warning: the search goes on untracked; {reason}", file=sys.stderr)
+                print(f"warning: the search goes on untracked; {why(error, self.uri)}", file=sys.stderr)
 
     def _start(self) -> None:
         self.client = connect(self.uri)

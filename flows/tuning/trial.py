@@ -61,13 +61,13 @@ class PartitionScores:
         params, data = self.params, self.data
         backbone = backbone_of(params.backbone)
         settings = resolve(params, self.dataset, self.method, data.seeds[0], backbone.depth, config)
-        scores = partition_scores(backbone, settings, data, self.parts[index], on_this_node(self.store))
+        scores = partition_scores(backbone, settings, data, self.parts[index], node_local(self.store))
         if params.search.second_objective != "step_time":
             del scores["step_time"]  # no other run would measure the same
         return scores
 
 
-def on_this_node(store):
+def node_local(store):
     """The store of frozen features, in a folder of the node's own where the project folder is not seen."""
     if store is not None and not store.folder.parent.is_dir():
         store.folder = Path(tempfile.gettempdir()) / "mmrl-features"

@@ -42,8 +42,8 @@ def project(tmp_path_factory) -> Path:
 def store(folder: Path):
     """A server of the S3 protocol (moto's) at STORE with a bucket `runs`; yields a client of it."""
     host, port = STORE.removeprefix("http://").split(":")
-    log = open(folder / "store.log", "w")  # noqa: SIM115
-    server = subprocess.Popen([str(BIN / "moto_server"), "-H", host, "-p", port], stdout=log, stderr=log)
+    with open(folder / "store.log", "w") as log:
+        server = subprocess.Popen([str(BIN / "moto_server"), "-H", host, "-p", port], stdout=log, stderr=log)
     try:
         wait_until(lambda: answers(host, int(port)), 30, lambda: "the store")
         client = boto3.client("s3", endpoint_url=STORE, aws_access_key_id="test", aws_secret_access_key="test",
@@ -53,7 +53,6 @@ def store(folder: Path):
     finally:
         server.kill()
         server.wait()
-        log.close()
 
 
 def answers(host: str, port: int) -> bool:
