@@ -116,15 +116,6 @@ def _runtime_env() -> dict:
     return {"py_modules": packages, "env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}, "excludes": ["__pycache__"]}
 
 
-def _check_gpus(wanted: float) -> None:
-    """Ray would wait for ever for what no node has."""
-    import ray
-
-    found = ray.cluster_resources().get("GPU", 0)
-    if wanted > found:
-        raise UserError(f"a task is to have {wanted:g} GPUs (section cluster), but the cluster has {found:g}")
-
-
 @contextlib.contextmanager
 def _local_folder() -> Iterator[str]:
     """A folder for a cluster's logs and sockets; neither it nor a process that uses it outlives this process."""

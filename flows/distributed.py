@@ -20,6 +20,7 @@ from mmrl_core.errors import UserError
 from mmrl_core.sections import BackboneSection, ClusterSection
 
 RETRIES = 20  # of a training whose workers or nodes die; each goes on from the last checkpoint
+PATIENCE = 5.0  # seconds that Ray may take to settle which checkpoints there are; then what it knows counts
 RESIZE_SECONDS = 10.0  # between looks at whether an elastic training could grow
 STATE = "state.pt"
 
@@ -42,15 +43,15 @@ class Inbox:
 
     def __init__(self):
         self.epochs: list[dict[str, float]] = []
-        self.adapter, self.history, self.failure, self.workers = None, [], None, 0
+        self.trained, self.failure, self.workers = None, None, 0
 
     def epoch(self, epoch: int, metrics: dict[str, float], workers: int) -> None:
         self.workers = workers
         if epoch == len(self.epochs):
             self.epochs.append(metrics)
 
-    def finish(self, adapter: bytes, history: list[dict[str, float]]) -> None:
-        self.adapter, self.history = adapter, history
+    def finish(self, trained: "Trained") -> None:
+        self.trained = trained
 
     def fail(self, reason: str) -> None:
         self.failure = reason
@@ -59,15 +60,16 @@ class Inbox:
         """Epochs beyond the known ones, and how many workers there are."""
         return self.epochs[known:], self.workers
 
-    def result(self) -> tuple[bytes | None, list[dict[str, float]], str | None]:
-        return self.adapter, self.history, self.failure
+    def result(self) -> tuple["Trained | None", str | None]:
+        return self.trained, self.failure
 
 
 class Trained(NamedTuple):
-    """An adapter's tensors as safetensors bytes, and the metrics of all epochs."""
+    """An adapter's tensors as safetensors bytes, the metrics of all epochs, the precision that the workers had."""
 
     adapter: bytes
     history: list[dict[str, float]]
+    precision: str
 
 
 def train_on_cluster(
@@ -86,11 +88,11 @@ def train_on_cluster(
         inbox = on_this_node(Inbox).remote()
         with _reporting(inbox, report):
             _run(cluster, job, where, inbox)
-        adapter, history, failure = ray.get(inbox.result.remote())
-        if failure or adapter is None:
+        trained, failure = ray.get(inbox.result.remote())
+        if failure or trained is None:
             raise UserError(failure or "training ended without an adapter; see Ray's logs, and start it again")
         _remove(where, job.name)
-        return Trained(adapter, history)
+        return trained
 
 
 def _local_storage(folder: Path) -> str:
@@ -166,7 +168,7 @@ def _work(config: dict[str, Any]) -> None:
         return
     if workers.rank == 0:
         state = {name: tensor.cpu().contiguous() for name, tensor in fitted.adapter.state_dict().items()}
-        ray.get(inbox.finish.remote(save(state), fitted.history))
+        ray.get(inbox.finish.remote(Trained(save(state), fitted.history, fitted.precision)))
 
 
 def _loaded(section: BackboneSection, inbox, workers, device):
@@ -208,10 +210,11 @@ class RayCheckpoints:
     def load(self) -> Iterator[tuple[str, bytes]]:
         from ray import train as ray_train
 
-        checkpoint = ray_train.get_checkpoint()
-        if checkpoint:
-            with checkpoint.as_directory() as folder:
-                yield checkpoint.path, (Path(folder) / STATE).read_bytes()
+        if ray_train.get_checkpoint():
+            kept = [one.checkpoint for one in ray_train.get_all_reported_checkpoints(timeout_s=PATIENCE)]
+            for checkpoint in sorted(kept, key=lambda one: one.path, reverse=True):  # they are named by time
+                with checkpoint.as_directory() as folder:
+                    yield checkpoint.path, (Path(folder) / STATE).read_bytes()
         elif self.folder:
             yield from Folder(self.folder).load()
 

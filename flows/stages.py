@@ -116,8 +116,8 @@ def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
             beside = f", {workers} workers" if workers > 1 else ""
             bar(epoch + 1, note=f"loss {metrics['loss']:.3f}{beside}")
 
-        adapter, history = _fit(params, key, backbone, settings, data, _identity(card, backbone), report)
-        card["history"] = history
+        adapter, history, precision = _fit(params, key, backbone, settings, data, _identity(card, backbone), report)
+        card["history"], card["settings"]["train.precision"] = history, precision
         card["abstain"] = _abstain(backbone, adapter, data, key, protocol.trains_on)
         document = save_adapter(out, adapter, backbone, card)
         run.set_tags({"adapter_sha256": document["sha256"]})
@@ -126,7 +126,7 @@ def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
 
 
 def _fit(params: Params, key: RunKey, backbone, settings, data, identity: str, report):
-    """The adapter and the metrics of its epochs, trained here or on the cluster."""
+    """The adapter, the metrics of its epochs and the precision, trained here or on the cluster."""
     from mmrl_core.training import fit
 
     if params.cluster.is_distributed:
@@ -142,7 +142,7 @@ def _fit_on_cluster(params: Params, key: RunKey, backbone, settings, data, ident
 
     from flows.distributed import Job, train_on_cluster
     from mmrl_core.data.shards import read_examples, read_manifest
-    from mmrl_core.training import check_division, new_adapter
+    from mmrl_core.training import Fitted, check_division, new_adapter
 
     most = params.cluster.worker_range[1]
     check_division(most, settings.train.batch_size, len(data.items), len(data.class_names))
@@ -154,7 +154,7 @@ def _fit_on_cluster(params: Params, key: RunKey, backbone, settings, data, ident
     trained = train_on_cluster(params.cluster, job, paths.STATE / "runs", report)
     adapter = new_adapter(settings.adapter, backbone, settings.train.seed)
     adapter.load_state_dict(load(trained.adapter))
-    return adapter, trained.history
+    return Fitted(adapter, trained.history, trained.precision)
 
 
 def _abstain(backbone, adapter, data, key: RunKey, halves: tuple[str, ...]) -> dict[str, Any] | None:

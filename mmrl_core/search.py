@@ -97,7 +97,7 @@ def partition_scores(
     train = settings.train.model_copy(update={"seed": data.seeds[place]})
     items = image_set(data.train[place], seen, data.class_names, data.template)
     start = time.perf_counter()
-    adapter, history = fit(backbone, settings.adapter, train, items, store=store)
+    adapter, history, _ = fit(backbone, settings.adapter, train, items, store=store)
     steps = train.epochs * max(1, len(items.items) // train.batch_size)
     cost = {"step_time": (time.perf_counter() - start) / steps, "trainable_parameters": adapter.n_trainable}
     summarise = partial(_summarise, backbone, adapter, data, store)

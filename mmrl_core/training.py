@@ -38,10 +38,12 @@ Report = Callable[[int, dict[str, float]], None]
 
 
 class Fitted(NamedTuple):
-    """The trained adapter, and every epoch's metrics (means over its steps), those before a resume included."""
+    """The trained adapter, every epoch's metrics (means over its steps), those before a resume included, and the
+    precision, where it was `auto` the one that the device settled."""
 
     adapter: Adapter
     history: list[dict[str, float]]
+    precision: str
 
 
 def settle_process(backbone: Backbone) -> None:
@@ -112,7 +114,7 @@ def fit(
     step = TrainingStep(model, new_optimizer(adapter, train.lr), precision, workers.fraction(batch))
     features = FrozenFeatures(model.image_tower, workers.largest_share(train.batch_size), store)
     run = Run(step, TrainingViews(data, train, features, workers), train, opened(checkpoints))
-    return Fitted(adapter, run.through(report or (lambda epoch, metrics: None)))
+    return Fitted(adapter, run.through(report or (lambda epoch, metrics: None)), precision)
 
 
 def check_division(workers: int, batch_size: int, n_items: int, n_classes: int) -> None:

@@ -197,7 +197,8 @@ def test_closing_the_lifeline_stops_the_stage_and_all_it_started(project):
             wait_until((project / "pid").exists)
         with pytest.raises(StageFailed):
             running.result(timeout=10)
-    assert not alive(int((project / "pid").read_text()))
+    pid = int((project / "pid").read_text())
+    wait_until(lambda: not alive(pid), 10)  # killed already, but a process takes a moment to die
 
 
 def test_a_killed_parent_leaves_no_child(project):

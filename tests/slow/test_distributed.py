@@ -9,6 +9,7 @@ import uuid
 from pathlib import Path
 
 import pytest
+import torch
 from safetensors.torch import load_file
 
 from tests.processes import TOKEN, command_of, end_all, processes_with, wait_until
@@ -18,6 +19,7 @@ pytestmark = pytest.mark.slow
 RUN = ["--dataset", "digits", "--method", "mmrlpp", "--shots", "2", "--seed", "1"]
 TRAIN = [str(BIN / "mmrl"), "train", *RUN]
 EPOCHS = 6
+MARK = 123.0
 
 
 def on(workers: str, out: str) -> list[str]:
@@ -96,6 +98,22 @@ def test_a_killed_worker_and_then_a_killed_driver_cost_no_bit(project):
         project / "killed"
     )
     assert not checkpoints(project)  # the run is through
+
+
+def test_a_damaged_checkpoint_costs_one_epoch_and_not_the_run(project):
+    with training(project, "2", "damaged") as (process, token):
+        wait_until(lambda: len(checkpoints(project)) == 2 or process.poll() is not None, 120, lambda: "two checkpoints")
+        process.kill()
+        process.wait()
+        wait_until(lambda: not processes_with(token), 30, lambda: "the end of its cluster")
+    older, newest = sorted((project / ".mmrl/runs").glob("*/checkpoint_*/state.pt"))
+    newest.write_bytes(newest.read_bytes()[:-1000])
+    state = torch.load(older, weights_only=True)
+    state["history"][0]["loss"] = MARK
+    torch.save(state, older)
+    run(project, *on("2", "damaged"))
+    assert difference(project / "two", project / "damaged") == 0
+    assert losses(project / "damaged") == [MARK, *losses(project / "two")[1:]]  # it went on from the older one
 
 
 def test_a_run_killed_on_two_workers_ends_on_three_where_one_process_would(project):

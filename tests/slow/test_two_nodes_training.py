@@ -31,7 +31,7 @@ EPOCHS = 120
 @pytest.fixture(scope="module")
 def project(tmp_path_factory) -> Path:
     folder = make_workspace(tmp_path_factory.mktemp("project"), methods=["mmrlpp"], shots=[2], seeds=[1],
-                            train={"epochs": EPOCHS}, search={"enabled": False})  # fmt: skip
+                            train={"epochs": EPOCHS, "batch_size": 10}, search={"enabled": False})  # fmt: skip
     few_shot = ["prepare", *RUN[:2], *RUN[4:]]
     for command in (["fingerprint", *RUN[:2]], ["prepare", *RUN[:2]], few_shot, ["tune", *RUN[:4]], ["train", *RUN]):
         run(folder, MMRL, *command)
@@ -115,7 +115,7 @@ def test_training_survives_its_node_grows_back_and_evaluation_needs_no_data_ther
         assert not waits.checkpoints()  # the run is through
         first = load_file(project / "models/digits/mmrlpp-2shot/seed1/adapter.safetensors")
         second = load_file(project / "elastic/adapter.safetensors")
-        assert max(float((first[name] - second[name]).abs().max()) for name in first) < 1e-4
+        assert max(float((first[name] - second[name]).abs().max()) for name in first) < 1e-5
 
         run(project, MMRL, "evaluate", *RUN, "--out", "here")
         for path in (project / "data").rglob("*.tar"):
