@@ -261,7 +261,7 @@ def _download(client, store: str, uri: str, folder: str) -> tuple[Path, str | No
     from mlflow.artifacts import download_artifacts
     from mlflow.models import Model
 
-    name, version = _resolve(client, uri)
+    name, version = resolve(client, uri)
     tags = client.get_model_version(name, str(version)).tags
     source = client.get_model_version_download_uri(name, str(version))
     model = Path(download_artifacts(artifact_uri=source, dst_path=folder, tracking_uri=store))
@@ -271,7 +271,8 @@ def _download(client, store: str, uri: str, folder: str) -> tuple[Path, str | No
     return model / artifacts["adapter"]["path"], tags.get("adapter_sha256")
 
 
-def _resolve(client, uri: str) -> tuple[str, int]:
+def resolve(client, uri: str) -> tuple[str, int]:
+    """Name and version that `models:/name@alias` or `models:/name/3` stand for. Raises UserError for an unknown one."""
     match = MODEL_URI.fullmatch(uri)
     if not match:
         raise UserError(f"{uri!r} is not of the form models:/NAME@ALIAS or models:/NAME/VERSION")
