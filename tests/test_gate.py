@@ -1,0 +1,86 @@
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy.stats import binomtest
+
+from mmrl_core.gate import Bounds, Pair, decide, discordant, is_gate_image, loss_bound
+
+
+def pair(both: int, challenger: int, champion: int, neither: int = 0) -> Pair:
+    """Outcomes with so many images right by both, by one alone, by none."""
+    counts = [both, challenger, champion, neither]
+    return Pair(np.repeat([True, False, True, False], counts), np.repeat([True, True, False, False], counts))
+
+
+def verdict(base: Pair, novel: Pair, latency_ratio: float = 1.0, **bounds) -> str:
+    return decide({"base": base, "novel": novel}, latency_ratio, Bounds(**bounds)).verdict
+
+
+CLEAR_WIN, NO_CHANGE = pair(70, 20, 2, 8), pair(95, 1, 1, 3)
+
+
+def test_a_clear_win_that_costs_nothing_is_accepted_with_its_figures():
+    decision = decide({"base": CLEAR_WIN, "novel": NO_CHANGE}, 1.0)
+    assert decision.accepted and len(decision.reasons) == 4
+    figures = decision.figures
+    assert (figures["n"], figures["only_challenger"], figures["only_champion"]) == (200, 21, 3)
+    assert figures["p_better"] == pytest.approx(binomtest(21, 24, 0.5, alternative="greater").pvalue)
+    assert figures["champion"] == pytest.approx(2 * 0.72 * 0.96 / (0.72 + 0.96))
+
+
+@pytest.mark.parametrize(
+    ("case", "expected", "reason"),
+    [
+        ({"base": pair(70, 2, 20, 8), "novel": NO_CHANGE}, "refused", "worse: of 200 images 3 only by the challenger"),
+        ({"base": pair(90, 3, 1, 6), "novel": NO_CHANGE}, "inconclusive", "too few to tell"),
+        ({"base": CLEAR_WIN, "novel": pair(80, 1, 16, 3)}, "refused", "falls by 15.00%"),
+        ({"base": CLEAR_WIN, "novel": pair(10, 0, 0)}, "inconclusive", "on 10 novel images"),
+        ({"base": CLEAR_WIN, "novel": pair(0, 0, 0)}, "inconclusive", "no novel image"),
+        ({"all": pair(0, 0, 0)}, "inconclusive", "no image for the gate"),
+        ({"all": CLEAR_WIN}, "accepted", "accuracy 90.00% is at least the champion's 72.00%"),
+    ],
+)
+def test_what_is_not_clearly_better_is_refused_and_says_why(case, expected, reason):
+    decision = decide(case, 1.0)
+    assert decision.verdict == expected and reason in " ".join(decision.reasons)
+
+
+def test_margin_and_latency_are_bounds_of_their_own():
+    assert verdict(CLEAR_WIN, NO_CHANGE, margin=0.05) == "accepted"
+    assert verdict(CLEAR_WIN, NO_CHANGE, margin=0.2) == "refused"
+    assert verdict(CLEAR_WIN, NO_CHANGE, latency_ratio=1.6) == "refused"
+    assert verdict(CLEAR_WIN, NO_CHANGE, latency_ratio=1.6, latency=2.0) == "accepted"
+
+
+@given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
+def test_nobody_beats_their_equal_or_both_of_two(outcomes):
+    champion, challenger = np.array(outcomes).T
+    one, other = decide({"all": Pair(champion, challenger)}, 1.0), decide({"all": Pair(challenger, champion)}, 1.0)
+    assert not (one.accepted and other.accepted)
+    assert not decide({"all": Pair(champion, champion)}, 1.0).accepted
+    b, c = discordant(Pair(champion, challenger))
+    assert b + c == int(np.sum(champion != challenger))
+
+
+def test_equals_are_promoted_no_more_often_than_the_significance_says():
+    rng, accepted = np.random.default_rng(0), 0
+    for _ in range(400):
+        champion, challenger = rng.random((2, 200)) < 0.8
+        accepted += decide({"all": Pair(champion, challenger)}, 1.0).accepted
+    assert accepted / 400 <= 0.05 + 0.02
+
+
+def test_the_loss_bound_covers_the_true_loss_as_often_as_it_says():
+    rng, covered, true_loss = np.random.default_rng(1), 0, 0.05
+    for _ in range(1000):
+        draw = rng.random(100)
+        champion, challenger = draw < 0.8, (draw < 0.7) | ((draw > 0.8) & (draw < 0.85))
+        covered += loss_bound(Pair(champion, challenger), 0.05)[1] >= true_loss
+    assert covered / 1000 > 0.93
+
+
+def test_half_of_the_validation_images_are_the_gates_wherever_the_data_lies():
+    kept = [is_gate_image(f"class_{i % 7}/image_{i:04}.png") for i in range(2000)]
+    assert 0.45 < np.mean(kept) < 0.55
+    assert is_gate_image("three/0012.png") == is_gate_image("three/0012.png")
