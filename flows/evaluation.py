@@ -19,6 +19,7 @@ from mmrl_core.data.shards import read_manifest, shards_of
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation import Scores, merged, summary
 from mmrl_core.files import write_json
+from mmrl_core.gate import is_gate_image
 from mmrl_core.model import AdaptedCLIP
 from mmrl_core.presets import target_beta
 from mmrl_core.protocols import ALL, PROTOCOLS, Protocol, TestSet, harmonic_mean, labels_of
@@ -120,8 +121,9 @@ def _exam(subject: Subject, model: AdaptedCLIP, labels: list[int], fused: list[i
 
 
 def _validation(subject: Subject, protocol: Protocol) -> dict[str, dict]:
-    """The trained classes' validation images, told apart among these classes."""
+    """The trained classes' validation images but for the gate's, told apart among these classes."""
     found = _score(subject, "val", TestSet(protocol.trained_part, protocol.trains_on, protocol.trains_on))
+    found = found.where(lambda item: not is_gate_image(item))
     return {protocol.trained_part: summary(found.adapted, found.labels)} if found.items else {}
 
 

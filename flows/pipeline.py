@@ -125,9 +125,9 @@ def register(params: Params, dataset: str) -> NamedTuple:
 
 @task(task_run_name="promote {dataset}", cache_policy=NO_CACHE)
 def promote(params: Params, dataset: str) -> NamedTuple:
-    from flows import registry
+    from flows import promotion
 
-    return registry.promote(params, dataset)
+    return promotion.promote(params, dataset)
 
 
 def _run_stages(root: Path, lifeline: Lifeline) -> dict[str, bool]:

@@ -1,9 +1,8 @@
-"""The MLflow registry: which adapter is registered, and which one the alias names.
+"""The MLflow registry: registering adapters, and getting them back. promotion.py moves its aliases.
 
 A registered version is known by the sha256 of its adapter's tensors, so registering twice creates one version.
 """
 
-import importlib.metadata
 import itertools
 import re
 from datetime import UTC, datetime
@@ -11,8 +10,10 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from flows.locks import exclusive
 from flows.paths import RunKey
-from flows.tracking import absolute, connect, experiment_id, git_commit, lock, store_errors, store_uri
+from flows.registered_model import LOCK, SETTINGS, save_model
+from flows.tracking import absolute, connect, experiment_id, git_commit, store_errors, store_uri
 from mmrl_core.config import Params
 from mmrl_core.errors import UserError
 from mmrl_core.files import read_json, sha256_file
@@ -20,9 +21,7 @@ from mmrl_core.files import read_json, sha256_file
 if TYPE_CHECKING:
     from mmrl_core.predict import Predictor
 
-PACKAGE = "mmrl-ops"
 CARD, TENSORS = "adapter.json", "adapter.safetensors"  # as in mmrl_core.adapter, which imports torch
-MODEL_CODE = Path(__file__).with_name("pyfunc_model.py")
 MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 
 
@@ -33,11 +32,13 @@ class Registered(NamedTuple):
     created: bool
 
 
-class Promoted(NamedTuple):
-    name: str
+class Fetched(NamedTuple):
+    """A version's files in a folder: its adapter, verified, and the settings that it came from."""
+
     version: int
-    previous: int | None
-    moved: bool
+    tags: dict[str, str]
+    adapter: Path
+    settings: Path
 
 
 def registered_name(dataset: str, protocol: str) -> str:
@@ -71,7 +72,7 @@ def _metrics_file(key: RunKey) -> Path:
 
 def _metrics(key: RunKey) -> dict[str, Any]:
     return read_json(
-        _metrics_file(key), made_by="dvc repro", keys=("validation", "parts", "adapter_sha256", "protocol")
+        _metrics_file(key), made_by="dvc repro", keys=("validation", "parts", "adapter_sha256", "protocol", "preset")
     )
 
 
@@ -83,13 +84,14 @@ def register(params: Params, key: RunKey) -> Registered:
     uri, name = store_uri(params), registered_name(key.dataset, params.data.protocol)
     tags = _tags(key)
     sha256 = tags["adapter_sha256"]
-    with store_errors(uri), lock(uri, f"registry-{name}"):
+    with exclusive(uri, f"registry-{name}"), store_errors(uri):
         client = connect(uri)
         version = _find(client, name, sha256)
         created = version is None
         if created:
-            version = _create_version(client, uri, name, key, tags)
-        client.set_model_version_tag(name, str(version), "candidate_at", datetime.now(UTC).isoformat())
+            version = _create_version(client, uri, name, key, tags, params)
+        for tag, value in (tags | {"candidate_at": datetime.now(UTC).isoformat()}).items():
+            client.set_model_version_tag(name, str(version), tag, value)  # an evaluation may be newer than the version
     return Registered(name, version, sha256, created)
 
 
@@ -104,11 +106,14 @@ def _tags(key: RunKey) -> dict[str, str]:
         "protocol": metrics["protocol"],
         "adapter_sha256": card["sha256"],
         "data_digest": card["data"]["digest"],
+        "pool_digest": metrics["data_digest"],
+        "preset": metrics["preset"],
         "backbone": card["backbone"]["name"],
         "backbone_sha256": card["backbone"]["sha256"],
         **{f"{part}_accuracy": metrics[part]["accuracy"] for part in metrics["parts"]},
         **({"harmonic_mean": metrics["harmonic_mean"]} if "harmonic_mean" in metrics else {}),
         **({"git_commit": commit} if commit else {}),
+        **({"dvc_lock_sha256": sha256_file(LOCK)} if LOCK.is_file() else {}),
     }
     return {name: str(value) for name, value in values.items()}
 
@@ -118,12 +123,12 @@ def _find(client, name: str, sha256: str) -> int | None:
     return min((int(version.version) for version in found), default=None)
 
 
-def _create_version(client, uri: str, name: str, key: RunKey, tags: dict[str, str]) -> int:
+def _create_version(client, uri: str, name: str, key: RunKey, tags: dict[str, str], params: Params) -> int:
     """Upload the model, then create the version with its tags at once: a killed process leaves none half-made."""
     experiment = experiment_id(client, uri, key.dataset)
     run_id = _training_run(client, experiment, tags["adapter_sha256"])
     with TemporaryDirectory() as folder:
-        _save_model(Path(folder) / "model", key.model)
+        save_model(Path(folder) / "model", key.model, params)
         model = client.create_logged_model(experiment, name=name, source_run_id=run_id, tags=tags)
         client.log_model_artifacts(model.model_id, str(Path(folder) / "model"))
     client.finalize_logged_model(model.model_id, "READY")
@@ -139,47 +144,6 @@ def _training_run(client, experiment: str, sha256: str) -> str | None:
     return runs[0].info.run_id if runs else None
 
 
-def _save_model(path: Path, adapter: Path) -> None:
-    """The MLflow model as a folder. Not `log_model`, which loads the model (and so torch) to try its input example."""
-    import mlflow.pyfunc
-    import pandas as pd
-    from mlflow.models import ModelSignature
-    from mlflow.types import ColSpec, DataType, Schema
-    from mlflow.types.schema import Map
-
-    outputs = [
-        ColSpec(DataType.string, "label"),
-        ColSpec(DataType.double, "probability"),
-        ColSpec(Map(DataType.double), "probabilities"),
-    ]
-    mlflow.pyfunc.save_model(
-        path,
-        python_model=MODEL_CODE,
-        artifacts={"adapter": str(adapter.absolute())},
-        signature=ModelSignature(Schema([ColSpec(DataType.binary, "image")]), Schema(outputs)),
-        input_example=pd.DataFrame({"image": [_example_image()]}),
-        pip_requirements=[_requirement(PACKAGE), _requirement("mlflow")],
-    )
-
-
-def _requirement(package: str) -> str:
-    """`package==version`; without the version when the package runs from a folder and was never installed."""
-    try:
-        return f"{package}=={importlib.metadata.version(package)}"
-    except importlib.metadata.PackageNotFoundError:
-        return package
-
-
-def _example_image() -> bytes:
-    import io
-
-    from PIL import Image
-
-    encoded = io.BytesIO()
-    Image.linear_gradient("L").resize((32, 32)).convert("RGB").save(encoded, format="PNG")
-    return encoded.getvalue()
-
-
 def _ensure_registered_model(client, name: str) -> None:
     from mlflow.exceptions import MlflowException
 
@@ -190,27 +154,8 @@ def _ensure_registered_model(client, name: str) -> None:
             raise
 
 
-def promote(params: Params, dataset: str, version: int | None = None) -> Promoted:
-    """Point the alias at a version, by default the one that `register` named last; does nothing when it is there.
-
-    Raises UserError for a dataset or version that was never registered.
-    """
-    uri, name, alias = store_uri(params), registered_name(dataset, params.data.protocol), params.registry.alias
-    with store_errors(uri), lock(uri, f"registry-{name}"):
-        client = connect(uri, create=False)
-        previous = _aliases(client, name).get(alias)
-        version = _known_version(client, name, version)
-        if version == previous:
-            return Promoted(name, version, previous, moved=False)
-        client.set_registered_model_alias(name, alias, str(version))
-        now = _aliases(client, name).get(alias)
-    if now != version:
-        raise UserError(f"{name}@{alias} is version {now}, not {version}: another process moved it; promote again")
-    return Promoted(name, version, previous, moved=True)
-
-
-def _aliases(client, name: str) -> dict[str, int]:
-    """Versions by alias; MLflow gives them as int or str, depending on the store."""
+def standing(client, name: str) -> dict[str, int]:
+    """Versions by alias; MLflow gives them as int or str, by its store. Raises UserError for an unknown name."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -222,7 +167,8 @@ def _aliases(client, name: str) -> dict[str, int]:
     return {alias: int(version) for alias, version in model.aliases.items()}
 
 
-def _known_version(client, name: str, version: int | None) -> int:
+def known_version(client, name: str, version: int | None) -> int:
+    """The version, by default the one that `register` named last. Raises UserError where there is none."""
     versions = {int(one.version): one.tags for one in client.search_model_versions(f"name = '{name}'")}
     if not versions or (version is not None and version not in versions):
         known = ", ".join(map(str, sorted(versions))) or "none"
@@ -249,26 +195,32 @@ def load(uri: str, tracking_uri: str | None = None) -> "Predictor":
 
     store = absolute(tracking_uri) if tracking_uri else store_uri()
     with TemporaryDirectory() as folder:
-        with store_errors(store):
-            adapter, sha256 = _download(connect(store, create=False), store, uri, folder)
-        if not (adapter / CARD).exists() or read_json(adapter / CARD, made_by="mmrl register")["sha256"] != sha256:
-            raise UserError(f"{uri} does not hold the adapter that was registered; it was altered, register it again")
-        return Predictor.load(adapter)
+        return Predictor.load(fetch(uri, store, folder).adapter)
 
 
-def _download(client, store: str, uri: str, folder: str) -> tuple[Path, str | None]:
-    """Fetch a version's files: the folder of its adapter, and the sha256 that the registry has for it."""
+def fetch(uri: str, store: str, folder: str | Path) -> Fetched:
+    """Download a version into a folder. Raises UserError when its adapter is not the one that was registered."""
+    with store_errors(store):
+        fetched = _download(connect(store, create=False), store, uri, folder)
+    card = fetched.adapter / CARD
+    expected = fetched.tags.get("adapter_sha256")
+    if not card.exists() or read_json(card, made_by="mmrl register")["sha256"] != expected:
+        raise UserError(f"{uri} does not hold the adapter that was registered; it was altered, register it again")
+    return fetched
+
+
+def _download(client, store: str, uri: str, folder: str | Path) -> Fetched:
     from mlflow.artifacts import download_artifacts
     from mlflow.models import Model
 
     name, version = resolve(client, uri)
     tags = client.get_model_version(name, str(version)).tags
     source = client.get_model_version_download_uri(name, str(version))
-    model = Path(download_artifacts(artifact_uri=source, dst_path=folder, tracking_uri=store))
+    model = Path(download_artifacts(artifact_uri=source, dst_path=str(folder), tracking_uri=store))
     artifacts = Model.load(str(model)).flavors["python_function"].get("artifacts", {})
     if "adapter" not in artifacts:
         raise UserError(f"{uri} is not a model that `mmrl register` wrote; name another")
-    return model / artifacts["adapter"]["path"], tags.get("adapter_sha256")
+    return Fetched(version, tags, model / artifacts["adapter"]["path"], model / SETTINGS)
 
 
 def resolve(client, uri: str) -> tuple[str, int]:
@@ -276,9 +228,9 @@ def resolve(client, uri: str) -> tuple[str, int]:
     match = MODEL_URI.fullmatch(uri)
     if not match:
         raise UserError(f"{uri!r} is not of the form models:/NAME@ALIAS or models:/NAME/VERSION")
-    name, aliases = match["name"], _aliases(client, match["name"])
+    name, aliases = match["name"], standing(client, match["name"])
     if match["version"]:
-        return name, _known_version(client, name, int(match["version"]))
+        return name, known_version(client, name, int(match["version"]))
     if match["alias"] not in aliases:
         known = ", ".join(sorted(aliases)) or "none"
         raise UserError(f"{name} has no alias {match['alias']!r} (known: {known}); run `mmrl promote` first")

@@ -33,6 +33,11 @@ class Scores(NamedTuple):
     zero_shot: Tensor  # probabilities (N, C)
     classes: list[int]  # the source label of each of the C classes
 
+    def where(self, wanted: Callable[[str], bool]) -> "Scores":
+        """Of the items alone that are wanted."""
+        rows = [row for row, item in enumerate(self.items) if wanted(item)]
+        return Scores([self.items[row] for row in rows], *(column[rows] for column in self[1:4]), self.classes)
+
 
 def batched(values: Iterable, size: int) -> Iterator[list]:
     """Lists of up to `size` successive values (itertools.batched, which Python 3.11 lacks)."""

@@ -230,7 +230,20 @@ class FeaturesSection(Section):
 
 
 class RegistrySection(Section):
-    alias: str = "champion"
+    """The alias that says what is live, and the bounds of the promotion gate (mmrl_core/gate.py)."""
+
+    alias: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")] = "champion"
+    margin: Fraction = 0.0
+    significance: Annotated[PositiveFloat, Field(lt=0.5)] = 0.05
+    novel_loss: Fraction = 0.05
+    latency: PositiveFloat = 1.5
+
+    @field_validator("alias")
+    @classmethod
+    def _is_free(cls, alias: str) -> str:
+        if alias in ("challenger", "previous", "latest"):
+            raise ValueError("the registry uses it itself; choose another")
+        return alias
 
 
 class TrackingSection(Section):

@@ -1,11 +1,13 @@
 """Adapters: register, promote, import, and the backbone that they stand on."""
 
+import json
+from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile, show, show_each
+from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile, show, show_each, text_table
 from flows.outputs import building, check_out
 from mmrl_core.config import load_params
 
@@ -26,15 +28,56 @@ def register(
 def promote(
     dataset: Annotated[str | None, typer.Option(help="By default every dataset of the settings.")] = None,
     version: Annotated[int | None, typer.Option(min=1, help="By default the one that `register` chose last.")] = None,
+    new_classes: Annotated[bool, typer.Option("--allow-new-classes", help="They may differ.")] = False,
+    force: Annotated[str | None, typer.Option(metavar="REASON", help="Pass the gate by; kept in the history.")] = None,
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
 ):  # fmt: skip
-    """Move the alias `champion`."""
-    from flows import registry
+    """Move the alias `champion` to a version that passes the gate against the present one; exit 1 if it does not."""
+    from flows import promotion
 
     settings = load_params(params, set_)
     names = [dataset] if dataset else settings.datasets
-    results = {name: registry.promote(settings, name, version) for name in names}
-    show_each(results, json_, lambda result: "promoted" if result.moved else "already the champion")
+    promoted = {
+        name: promotion.promote(settings, name, version, new_classes=new_classes, force=force) for name in names
+    }
+    show_each(promoted, json_, lambda one: f"{one.name} version {one.version}: {one.verdict}")
+    if any(one.verdict in promotion.DECLINED for one in promoted.values()):
+        raise typer.Exit(1)
+
+
+def rollback(
+    reason: Annotated[str, typer.Argument(help="Why; kept in the history.")],
+    dataset: Annotated[str | None, typer.Option(help="By default every dataset of the settings.")] = None,
+    params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
+):  # fmt: skip
+    """Make the champion before the present one the champion again."""
+    from flows import promotion
+
+    settings = load_params(params, set_)
+    names = [dataset] if dataset else settings.datasets
+    show_each({name: promotion.rollback(settings, name, reason) for name in names}, json_, lambda one: "rolled back")
+
+
+def history(
+    dataset: Annotated[str | None, typer.Option(help="By default every dataset of the settings.")] = None,
+    params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
+):  # fmt: skip
+    """Every decision about which version is the champion, with its reasons."""
+    from flows import promotion
+
+    settings = load_params(params, set_)
+    found = {name: promotion.history(settings, name) for name in ([dataset] if dataset else settings.datasets)}
+    if json_:
+        print(json.dumps({name: [one._asdict() for one in entries] for name, entries in found.items()}))
+        return
+    for name, entries in found.items():
+        rows = [[_when(one.at), str(one.version), str(one.champion or ""), one.verdict, "; ".join(one.reasons)]
+                for one in entries]  # fmt: skip
+        print(f"{name}\n{text_table(['when', 'version', 'champion', 'verdict', 'reasons'], rows)}")
+
+
+def _when(milliseconds: int) -> str:
+    return datetime.fromtimestamp(milliseconds / 1000).isoformat(" ", "seconds")
 
 
 def import_(

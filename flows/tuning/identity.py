@@ -7,7 +7,7 @@ from typing import Any
 
 from flows import paths
 from flows.tracking import flatten
-from mmrl_core import METHOD_VERSION
+from mmrl_core import EVALUATION_VERSION, METHOD_VERSION
 from mmrl_core.config import Params
 from mmrl_core.data.shards import read_manifest
 from mmrl_core.errors import UserError
@@ -39,6 +39,7 @@ def facts(params: Params, dataset: str, method: str) -> dict[str, Any]:
         "weights_sha256": sha256_file(weights) if weights and Path(weights).is_file() else None,
         "data": [read_manifest(folder)["digest"] for folder in folders],
         "method_version": METHOD_VERSION,
+        "evaluation_version": EVALUATION_VERSION,
     }
     return json.loads(canonical_json(found))  # as it is read back
 

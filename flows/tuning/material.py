@@ -6,6 +6,7 @@ from flows import paths
 from mmrl_core.backbone import Backbone
 from mmrl_core.config import Params
 from mmrl_core.data.shards import Example, read_examples, read_manifest
+from mmrl_core.gate import is_gate_image
 from mmrl_core.protocols import PROTOCOLS, labels_of
 from mmrl_core.search import SearchData
 from mmrl_core.templates import template_accuracies
@@ -22,8 +23,11 @@ def search_data(params: Params, dataset: str, backbone: Backbone) -> tuple[Searc
     names, base = manifest["class_names"], labels_of(manifest, protocol.trains_on)
     accuracies: dict[str, float | None] = dict.fromkeys(manifest["templates"])
     train = [_read(folder, "train", protocol.trains_on) for folder in folders]
-    full = params.search.validation == "full"
-    val = [_read(paths.pool(dataset) if full else folder, "val", protocol.trains_on) for folder in folders]
+    if params.search.validation == "full":
+        pool = _read(paths.pool(dataset), "val", protocol.trains_on)
+        val = [[example for example in pool if not is_gate_image(example.path)]] * len(folders)
+    else:
+        val = [_read(folder, "val", protocol.trains_on) for folder in folders]
     labelled = list({example.path: example for examples in val for example in examples}.values())
     if labelled and len(accuracies) > 1:
         accuracies = template_accuracies(backbone, list(accuracies), names, base, labelled)

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from flows import registry, tracking
+from flows import promotion, registry, tracking
 from flows.paths import RunKey
 from mmrl_core.config import AdapterConfig, Params
 from mmrl_core.errors import UserError
@@ -75,6 +75,8 @@ def add_run(key: RunKey, adapter: Path, accuracy: float = 0.8, nll: float = 0.5)
     metrics = {
         "adapter_sha256": sha256,
         "protocol": "base-to-novel",
+        "preset": "published",
+        "data_digest": "e" * 64,
         "parts": ["base", "novel"],
         "base": {"accuracy": 0.75, "n": 4},
         "novel": {"accuracy": 0.5, "n": 4},
@@ -133,7 +135,8 @@ def test_registering_twice_creates_one_version_with_its_facts_as_tags(project):
     [version] = versions()
     assert version.run_id == run.run_id
     expected = {"adapter_sha256": first.adapter_sha256, "data_digest": "d" * 64, "method": "mmrl", "shots": "16"}
-    assert version.tags.items() >= (expected | {"backbone": "tiny", "harmonic_mean": "0.6"}).items()
+    more = {"backbone": "tiny", "harmonic_mean": "0.6", "pool_digest": "e" * 64, "preset": "published"}
+    assert version.tags.items() >= (expected | more).items()
     assert not list(project.rglob("*.pkl"))
     assert {path.name for path in project.iterdir()} == {"mlflow.db", "mlartifacts", ".mmrl", "models", "results"}
 
@@ -146,7 +149,7 @@ def test_a_changed_adapter_becomes_a_second_version_and_an_old_one_can_be_the_ne
     assert registry.register(params(), KEY).version == first.version + 1
     add_run(KEY, make_adapter(0))
     assert registry.register(params(), KEY) == first._replace(created=False)
-    assert registry.promote(params(), "digits").version == first.version
+    assert promotion.promote(params(), "digits").version == first.version
 
 
 def test_results_of_another_adapter_are_not_registered(project, store, make_adapter):
@@ -155,21 +158,9 @@ def test_results_of_another_adapter_are_not_registered(project, store, make_adap
         registry.register(params(), KEY)
 
 
-def test_promoting_moves_the_alias_once(project, store, make_adapter):
-    registry.register(params(), KEY)
-    assert registry.promote(params(), "digits") == (NAME, 1, None, True)
-    assert registry.promote(params(), "digits") == (NAME, 1, 1, False)
-    add_run(KEY, make_adapter(1))
-    registry.register(params(), KEY)
-    assert registry.promote(params(), "digits") == (NAME, 2, 1, True)
-    assert registry.promote(params(), "digits", version=1) == (NAME, 1, 2, True)
-    with pytest.raises(UserError, match="has no version 9; registered: 1, 2"):
-        registry.promote(params(), "digits", version=9)
-
-
 def test_what_was_never_registered_is_refused_in_one_line(project):
     with pytest.raises(UserError, match="no MLflow store at"):
-        registry.promote(params(), "digits")
+        promotion.promote(params(), "digits")
     registry.register(params(), KEY)
     for uri, problem in [
         (f"models:/{NAME}@champion", r"no alias 'champion' \(known: none\); run `mmrl promote` first"),
@@ -219,7 +210,7 @@ print(model.predict(pandas.DataFrame({"image": [sys.stdin.buffer.read()]})).to_j
 
 def test_plain_mlflow_loads_the_champion_in_a_fresh_process_and_agrees_with_the_predictor(project, store):
     registry.register(params(), KEY)
-    registry.promote(params(), "digits")
+    promotion.promote(params(), "digits")
     (project / "image.png").write_bytes(png())
     process = in_a_fresh_process(LOAD.replace("sys.stdin.buffer", "open('image.png', 'rb')"), project)
     [row] = json.loads(process.communicate()[0])
@@ -231,7 +222,7 @@ def test_plain_mlflow_loads_the_champion_in_a_fresh_process_and_agrees_with_the_
 
 def test_open_predictor_takes_a_folder_a_uri_or_the_champion(project, store):
     registry.register(params(), KEY)
-    registry.promote(params(), "digits")
+    promotion.promote(params(), "digits")
     for model in (None, str(KEY.model), f"models:/{NAME}/1"):
         assert registry.open_predictor(params(), model).class_names == CLASSES
     with pytest.raises(UserError, match="--model"):
@@ -288,6 +279,6 @@ def test_all_of_it_works_through_a_server(project, server):
         run.log_artifacts(KEY.model)
     assert tracking.connect(server).get_run(run.run_id).info.status == "FINISHED"
     assert [registry.register(remote, KEY).created for _ in range(2)] == [True, False]
-    assert [registry.promote(remote, "digits").moved for _ in range(2)] == [True, False]
+    assert [promotion.promote(remote, "digits").moved for _ in range(2)] == [True, False]
     assert registry.load(f"models:/{NAME}@champion", server).class_names == CLASSES
     assert not (project / "mlflow.db").exists()
