@@ -76,6 +76,23 @@ def history(
         print(f"{name}\n{text_table(['when', 'version', 'champion', 'verdict', 'reasons'], rows)}")
 
 
+def reproduce(
+    model: Annotated[str, typer.Argument(help="NAME@ALIAS or NAME/VERSION of the registry.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the adapter.")],
+    params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
+):  # fmt: skip
+    """Train a registered adapter again from what its version recorded; exit 1 if it comes out otherwise."""
+    from flows.reproduce import reproduce as rebuild
+
+    check_out(out, changed=True)
+    settings = load_params(params, set_)
+    with building(out) as path:
+        result = rebuild(settings, f"models:/{model.removeprefix('models:/')}", path)
+    show(result, json_, f"{out}: {'identical' if result['identical'] else 'not the same'}")
+    if not result["identical"]:
+        raise typer.Exit(1)
+
+
 def _when(milliseconds: int) -> str:
     return datetime.fromtimestamp(milliseconds / 1000).isoformat(" ", "seconds")
 

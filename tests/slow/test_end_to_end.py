@@ -49,6 +49,17 @@ def test_the_flow_run_again_says_that_there_was_nothing_to_do(adapted):
     assert {path: path.stat().st_mtime_ns for path in (folder / "models").rglob("*")} == before
 
 
+def test_the_champion_can_be_trained_again_from_what_the_registry_says_alone(adapted, tmp_path):
+    folder, _ = adapted
+    elsewhere = tmp_path / "elsewhere"  # the store, and nothing that was prepared or trained
+    make_workspace(elsewhere)
+    run(elsewhere, "git", "init", "-q")
+    store = f"tracking.uri=sqlite:///{folder}/mlflow.db"
+    command = [MMRL, "reproduce", "digits-base-to-novel@champion", "--out", "again", "--set", store]
+    assert json.loads(run(elsewhere, *command, "--json").stdout)["identical"] is True
+    assert (elsewhere / "again/adapter.safetensors").exists()
+
+
 def test_the_champion_classifies_in_a_process_that_has_mlflow_and_this_package_alone(adapted):
     folder, _ = adapted
     script = """
