@@ -110,7 +110,7 @@ def compare(path: str | Path, scorer: Scorer) -> float:
 
     Raises UserError, naming the output, beyond TOLERANCE.
     """
-    session, differences = _session(path), []
+    session, differences = onnx_session(path), []
     for batch in BATCH_SIZES:
         images = _images(scorer.model.backbone, batch)
         found = session.run(list(OUTPUTS), {"images": images.numpy()})
@@ -132,7 +132,8 @@ def _check(difference: float, what: str) -> None:
         )
 
 
-def _session(path: str | Path) -> onnxruntime.InferenceSession:
+def onnx_session(path: str | Path) -> onnxruntime.InferenceSession:
+    """A file ready to run on the CPU, without the runtime's telemetry."""
     onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3  # errors

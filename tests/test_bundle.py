@@ -1,0 +1,85 @@
+import json
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from mmrl_core.adapter import Adapter, save_adapter
+from mmrl_core.bundle import check_bundle, write_bundle
+from mmrl_core.config import AdapterConfig
+from mmrl_core.errors import UserError
+from mmrl_core.files import sha256_file
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory):
+    from mmrl_core.backbone import load_backbone
+
+    folder, backbone = tmp_path_factory.mktemp("release"), load_backbone("tiny")
+    torch.manual_seed(0)
+    adapter = Adapter(AdapterConfig(method="mmrlpp", insertion_depth=5, rep_dim=16), backbone)
+    card = {"class_names": ["cat", "dog"], "template": "a photo of a {}.", "data": {"digest": "d" * 64}}
+    save_adapter(folder / "adapter", adapter, backbone, card)
+    write_bundle(folder / "adapter", folder / "bundle", {"model": "pets", "version": 3, "harmonic mean": "81.0"})
+    return folder / "bundle"
+
+
+@pytest.fixture
+def copy(bundle, tmp_path):
+    return shutil.copytree(bundle, tmp_path / "copy")
+
+
+def check_in_a_process_of_its_own(folder) -> subprocess.CompletedProcess:
+    run = f"""
+import runpy, sys
+sys.modules.update(dict.fromkeys(["ray", "prefect", "mlflow", "dvc", "flows"]))
+sys.argv = ["bundle", {str(folder)!r}]
+runpy.run_module("mmrl_core.bundle", run_name="__main__")
+"""
+    return subprocess.run([sys.executable, "-c", run], capture_output=True, text=True)
+
+
+def test_a_release_checks_itself_without_the_pipelines_tools_and_says_what_it_is(bundle):
+    done = check_in_a_process_of_its_own(bundle)
+    assert (done.returncode, done.stdout) == (0, ""), done.stderr
+    card = (bundle / "README.md").read_text()
+    assert (
+        card.startswith("# pets, version 3")
+        and "| harmonic mean | 81.0 |" in card
+        and "| classes | 2: cat, dog |" in card
+    )
+    assert subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=bundle).returncode == 0
+
+
+@pytest.mark.parametrize("name", ["adapter/adapter.safetensors", "onnx/model.onnx", "README.md", "examples/0.png"])
+def test_a_damaged_file_is_named(copy, name):
+    content = bytearray((copy / name).read_bytes())
+    content[len(content) // 2] ^= 1
+    (copy / name).write_bytes(content)
+    with pytest.raises(UserError, match=f"{name} was altered"):
+        check_bundle(copy)
+
+
+def test_a_file_too_few_or_too_many_is_named(copy):
+    (copy / "extra").write_text("")
+    with pytest.raises(UserError, match="extra is no part of it"):
+        check_bundle(copy)
+    (copy / "extra").unlink()
+    (copy / "classes.safetensors").unlink()
+    with pytest.raises(UserError, match=r"classes.safetensors is missing"):
+        check_bundle(copy)
+
+
+def test_outputs_that_are_not_the_expected_ones_are_found_out_even_where_every_sum_is_right(copy):
+    path = copy / "examples/expected.json"
+    document = json.loads(path.read_text())
+    row = document["probabilities"]["0.png"]
+    row["cat"], row["dog"] = row["cat"] + 0.01, row["dog"] - 0.01
+    path.write_text(json.dumps(document))
+    sums = (copy / "SHA256SUMS").read_text().splitlines()
+    sums = [f"{sha256_file(path)}  examples/expected.json" if line.endswith("expected.json") else line for line in sums]
+    (copy / "SHA256SUMS").write_text("\n".join(sums) + "\n")
+    done = check_in_a_process_of_its_own(copy)
+    assert done.returncode == 2 and "what PyTorch says of" in done.stderr and len(done.stderr.splitlines()) == 1
