@@ -7,7 +7,7 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
-from flows import promotion, registry, stages, tracking
+from flows import bundles, promotion, registry, stages, tracking
 from flows.paths import RunKey
 from mmrl_core.config import Params
 from mmrl_core.errors import UserError
@@ -181,3 +181,30 @@ def test_two_that_race_leave_one_champion_and_a_true_history(project):
     told = promotion.history(PARAMS, "digits")
     assert [one.champion for one in told] == [None, *(one.version for one in told[:-1])]  # each replaced the one before
     assert aliases() == {"champion": told[-1].version, "previous": told[-2].version}
+
+
+def test_the_champion_is_released_once_it_has_been_checked_elsewhere(project):
+    register("good")
+    promote()
+    first, again = bundles.release(PARAMS, "digits"), bundles.release(PARAMS, "digits")
+    assert first.created and again == first._replace(created=False)
+    assert aliases() == {"champion": 1, "released": 1}
+    assert (project / first.folder / "README.md").read_text().startswith(f"# {NAME}, version 1")
+    assert promotion.history(PARAMS, "digits")[-1].verdict == "released"
+
+
+def test_a_champion_that_fails_its_check_is_rolled_back_and_nothing_of_it_is_released(project):
+    register("bad")
+    promote()
+    bundles.release(PARAMS, "digits")
+    register("good")
+    promote()
+    stored = max((project / "mlartifacts/digits").rglob("adapter.safetensors"), key=lambda path: path.stat().st_mtime)
+    stored.write_bytes(stored.read_bytes()[:-1] + b"\1")
+    with pytest.raises(
+        bundles.ReleaseFailed, match="release of version 2 failed: .*altered.*; version 1 is the champion"
+    ):
+        bundles.release(PARAMS, "digits")
+    assert aliases() == {"champion": 1, "released": 1}
+    assert not (project / "releases" / NAME / "2").exists()
+    assert promote(version=2) == (2, "refused")
