@@ -15,7 +15,7 @@ from flows.promotion import rollback
 from flows.registry import Fetched, fetch, registered_name, standing
 from flows.tracking import connect, store_errors, store_uri
 from mmrl_core.config import Params
-from mmrl_core.errors import UserError
+from mmrl_core.errors import Failed, UserError
 from mmrl_core.gate import Decision
 
 RELEASED = "released"  # the alias, and the verdict in the history
@@ -24,7 +24,7 @@ MEASURED = ("base_accuracy", "novel_accuracy", "all_accuracy", "harmonic_mean")
 RECORDED = ("pool_digest", "git_commit", "dvc_lock_sha256", "preset", "protocol", "shots", "seed")
 
 
-class ReleaseFailed(RuntimeError):
+class ReleaseFailed(Failed):
     """A champion that is not fit for use; the message says why, and what is live now."""
 
 

@@ -17,7 +17,7 @@ from pathlib import Path
 import yaml
 
 from flows.paths import STATE
-from mmrl_core.errors import UserError
+from mmrl_core.errors import Failed, UserError
 
 Graph = dict[str, list[str]]
 
@@ -37,7 +37,7 @@ runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """
 
 
-class StageFailed(RuntimeError):
+class StageFailed(Failed):
     """A stage or DVC itself failed; the message names the stage, the last error line and the file of its output."""
 
 

@@ -66,12 +66,17 @@ class Adapted(NamedTuple):
 def run_adapt(params_path: str | Path = "params.yaml", datasets: list[str] | None = None) -> Adapted:
     """Run the flow here, on the server that PREFECT_API_URL names or else on one of its own; progress on stderr."""
     _require_pipeline_of(params_path)
+    ensure_server()
+    return adapt(str(params_path), datasets)
+
+
+def ensure_server() -> None:
+    """The server that PREFECT_API_URL names, or else one of this process's own; Prefect's lines leave the console."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, PrefectConsoleHandler):
             handler.setLevel(logging.CRITICAL)
     if not _running_server():
         _start_server()
-    return adapt(str(params_path), datasets)
 
 
 def serve_adapt(cron: str, params_path: str | Path = "params.yaml", datasets: list[str] | None = None) -> None:

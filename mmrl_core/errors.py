@@ -1,4 +1,4 @@
-"""The one error class that stands for a mistake of the user's, not of the program's."""
+"""Errors whose message is all that a person needs: a mistake of the user's, or something that failed."""
 
 
 class UserError(Exception):
@@ -9,3 +9,7 @@ class UserError(Exception):
 
     def __init__(self, message: str):
         super().__init__(" ".join(message.split()))
+
+
+class Failed(RuntimeError):
+    """Something went wrong that is not the user's doing, and the message says what and where: exit 1, no traceback."""

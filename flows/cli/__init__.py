@@ -7,7 +7,7 @@ import typer
 from typer.exceptions import TyperException
 
 from flows.cli import data, export, flow, models, predict, stages
-from mmrl_core.errors import UserError
+from mmrl_core.errors import Failed, UserError
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C
 
@@ -20,7 +20,7 @@ for command in (data.datasets, data.check, data.clean, stages.fingerprint, stage
     app.command()(command)
 app.command("import")(models.import_)
 app.command()(models.pretrain)
-for command in (flow.adapt, flow.serve):
+for command in (flow.adapt, flow.release, flow.serve):
     flow_app.command()(command)
 app.add_typer(flow_app, name="flow")
 
@@ -34,6 +34,8 @@ def main() -> None:
         sys.exit(0)
     except UserError as error:
         _fail(str(error), 2)
+    except Failed as error:
+        _fail(str(error), 1)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", 1)
     except TyperException as error:
