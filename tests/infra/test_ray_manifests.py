@@ -6,7 +6,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-RAY = Path(__file__).parents[1] / "infra" / "ray"
+RAY = Path(__file__).parents[2] / "infra" / "ray"
 # The fields of KubeRay 1.6's API reference that are in use here; anything else is a mistake.
 CLUSTER = {"rayVersion", "authOptions", "enableInTreeAutoscaling", "autoscalerOptions", "headGroupSpec",
            "workerGroupSpecs"}  # fmt: skip
