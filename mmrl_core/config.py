@@ -29,6 +29,7 @@ from mmrl_core.sections import (
     SearchSection,
     Section,
     Seed,
+    ServingSection,
     TrackingSection,
     TrainSection,
     distinct,
@@ -52,6 +53,7 @@ class Params(Section):
     features: FeaturesSection = FeaturesSection()
     cluster: ClusterSection = ClusterSection()
     registry: RegistrySection = RegistrySection()
+    serving: ServingSection = ServingSection()
     tracking: TrackingSection = TrackingSection()
 
     @model_validator(mode="after")

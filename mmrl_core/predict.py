@@ -13,7 +13,7 @@ from torch import Tensor
 
 from mmrl_core import abstain
 from mmrl_core.adapter import load_adapter, read_card
-from mmrl_core.backbone import Backbone, load_backbone, refuse_repeated
+from mmrl_core.backbone import load_backbone, refuse_repeated
 from mmrl_core.data.images import decode
 from mmrl_core.data.views import test_view
 from mmrl_core.errors import UserError
@@ -32,6 +32,14 @@ class Prediction(NamedTuple):
     probability: float
     probabilities: dict[str, float]
     confidence: float
+
+
+class Classes(NamedTuple):
+    """A list of C classes, ready to score images with."""
+
+    names: list[str]
+    text_features: Tensor  # (C, E)
+    trained: Tensor  # (C,), true for those that the adapter was trained on
 
 
 class Predictor:
@@ -73,12 +81,34 @@ class Predictor:
 
         With `skip_damaged` an image that cannot be read gives None instead of a UserError.
         """
-        model, text, names = self._for_classes(class_names)
-        trained = self.trained(names)
-        for views in _view_batches(images, model.backbone, skip_damaged):
+        classes = self.classes(class_names)
+        for views in _view_batches(images, self._view_settings, skip_damaged):
             readable = [view for view in views if view is not None]
-            found = iter(self._scores(model, text, readable, trained) if readable else ())
-            yield from (None if view is None else _prediction(names, *next(found)) for view in views)
+            found = iter(self.score(readable, [classes] * len(readable)))
+            yield from (None if view is None else next(found) for view in views)
+
+    def view(self, image: Path | str | bytes | Image, name: str) -> Tensor:
+        """(3, S, S): what the model sees of an image. Raises UserError with its name when it cannot be read."""
+        return test_view(_open(image, name), **self._view_settings)
+
+    def classes(self, class_names: list[str] | None = None) -> Classes:
+        """Any list of classes, by default the trained ones. Raises as `text_features`."""
+        names = self.class_names if class_names is None else class_names
+        return Classes(names, self.text_features(names), self.trained(names))
+
+    @torch.inference_mode()
+    def score(self, views: Sequence[Tensor], classes: Sequence[Classes]) -> list[Prediction]:
+        """Predictions of views, each among its own list of classes; the image tower runs once over all of them."""
+        if not views:
+            return []
+        output = self.model(torch.stack(list(views)).to(self.model.backbone.device))
+        found: dict[int, Prediction] = {}
+        for own, rows in _rows_by_classes(classes):
+            among = self.model.score(output.image_features[rows], output.rep_features[rows], own.text_features)
+            probabilities = joint_logits(among, own.trained).softmax(-1).tolist()
+            scored = zip(rows, probabilities, abstain.confidence(among).tolist(), strict=True)
+            found |= {row: _prediction(own.names, values, confidence) for row, values, confidence in scored}
+        return [found[row] for row in range(len(views))]
 
     def trained(self, class_names: list[str]) -> Tensor:
         """(C,): true for the classes that the adapter was trained on."""
@@ -92,21 +122,23 @@ class Predictor:
         refuse_repeated(class_names)
         return AdaptedCLIP(self.model.backbone, self._adapter, class_names, self.card["template"]).text_features()
 
-    def _for_classes(self, class_names: list[str] | None) -> tuple[FoldedCLIP, Tensor, list[str]]:
-        names = self.class_names if class_names is None else class_names
-        return self.model, self.text_features(names), names
-
-    @torch.inference_mode()
-    def _scores(self, model: FoldedCLIP, text: Tensor, views: list[Tensor], trained: Tensor) -> Iterable[tuple]:
-        """Probabilities and confidence of every view."""
-        output = model(torch.stack(views).to(model.backbone.device), text)
-        logits = joint_logits(output, trained)
-        return zip(logits.softmax(-1).tolist(), abstain.confidence(output).tolist(), strict=True)
+    @property
+    def _view_settings(self) -> dict:
+        backbone = self.model.backbone
+        return {"size": backbone.image_size, "mean": backbone.mean, "std": backbone.std}
 
 
-def _view_batches(images: Iterable, backbone: Backbone, skip_damaged: bool) -> Iterator[list[Tensor | None]]:
+def _rows_by_classes(classes: Sequence[Classes]) -> list[tuple[Classes, list[int]]]:
+    """Every list of classes with the places where it stands."""
+    rows: dict[int, list[int]] = {}
+    for row, own in enumerate(classes):
+        rows.setdefault(id(own), []).append(row)
+    return [(classes[places[0]], places) for places in rows.values()]
+
+
+def _view_batches(images: Iterable, view_settings: dict, skip_damaged: bool) -> Iterator[list[Tensor | None]]:
     """Test views (3, S, S), None for what is skipped; a batch is decoded while the caller uses the one before it."""
-    view = partial(_view, size=backbone.image_size, mean=backbone.mean, std=backbone.std)
+    view = partial(_view, **view_settings)
     threads = ThreadPoolExecutor(DECODERS)
     try:
         ahead: list[Future] = []
@@ -119,7 +151,7 @@ def _view_batches(images: Iterable, backbone: Backbone, skip_damaged: bool) -> I
 
 
 def _view(image, index: int, **view_settings) -> Tensor:
-    return test_view(_open(image, index), **view_settings)
+    return test_view(_open(image, f"number {index}"), **view_settings)
 
 
 def _result(view: Future, skip_damaged: bool) -> Tensor | None:
@@ -131,14 +163,14 @@ def _result(view: Future, skip_damaged: bool) -> Tensor | None:
         raise
 
 
-def _open(image, index: int) -> Image:
+def _open(image, name: str) -> Image:
     if isinstance(image, str | Path):
         try:
             return decode(Path(image).read_bytes(), str(image))
         except OSError as error:
             raise UserError(f"cannot read the image {image} ({error.strerror}); check the path") from None
     if isinstance(image, bytes | bytearray | memoryview):
-        return decode(bytes(image), f"number {index}")
+        return decode(bytes(image), name)
     return image.convert("RGB")
 
 

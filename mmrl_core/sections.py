@@ -162,16 +162,16 @@ class WorkerRange(Section):
     @model_validator(mode="after")
     def _ascends(self) -> "WorkerRange":
         if self.min > self.max:
-            raise ValueError(f"workers from {self.min} to {self.max} is no range")
+            raise ValueError(f"from {self.min} to {self.max} is no range")
         return self
 
 
 def _as_range(workers: Any) -> Any:
     """A number means as many, always."""
     if isinstance(workers, bool) or not isinstance(workers, int | dict | WorkerRange):
-        raise ValueError("give a number of workers, or {min: 1, max: 4}")
+        raise ValueError("give a number, or {min: 1, max: 4}")
     if isinstance(workers, int) and workers < 1:
-        raise ValueError("at least one worker is needed")
+        raise ValueError("at least one is needed")
     return {"min": workers, "max": workers} if isinstance(workers, int) else workers
 
 
@@ -244,6 +244,26 @@ class RegistrySection(Section):
         if alias in ("challenger", "previous", "latest"):
             raise ValueError("the registry uses it itself; choose another")
         return alias
+
+
+class ServingSection(Section):
+    """`mmrl serve`. No result depends on it.
+
+    `replicas`: processes that answer; of a range, as many as the requests keep busy. A batch is scored once it is
+    full or its first image has waited for `batch_wait_ms`; size 1 turns batching off. Of an image, `max_bytes` counts
+    the encoded and `max_pixels` the decoded size. The registry is asked every `poll_seconds` what the alias names.
+    """
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Field(ge=0, le=65535, strict=True)] = 8000  # 0: any free one
+    replicas: Annotated[WorkerRange, BeforeValidator(_as_range)] = WorkerRange(min=1, max=1)
+    cpus_per_replica: PositiveFloat = 1
+    batch_size: PositiveInt = 16
+    batch_wait_ms: NonNegative = 2
+    max_bytes: PositiveInt = 10_000_000
+    max_pixels: PositiveInt = 50_000_000
+    max_classes: PositiveInt = 1000
+    poll_seconds: PositiveFloat = 5
 
 
 class TrackingSection(Section):

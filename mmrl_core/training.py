@@ -47,11 +47,13 @@ class Fitted(NamedTuple):
 
 
 def settle_process(backbone: Backbone) -> None:
-    """What a process that trains or evaluates sets for itself: how it keeps memory, and its threads.
-
-    A small backbone gets one CPU thread: more are no faster, and sums in another order would give other bits.
-    """
+    """What a process that trains or evaluates sets for itself: how it keeps memory, and its threads."""
     keep_freed_memory()
+    settle_threads(backbone)
+
+
+def settle_threads(backbone: Backbone) -> None:
+    """Give a small backbone one CPU thread: more are no faster, and sums in another order would give other bits."""
     if len(backbone.image_blocks) * backbone.image_width**2 < SMALL:
         torch.set_num_threads(1)
 

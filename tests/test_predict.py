@@ -53,8 +53,8 @@ def predictor(tmp_path_factory) -> Predictor:
 @torch.inference_mode()
 def test_every_class_is_scored_by_the_logits_of_its_kind(predictor, names, trained):
     found = predictor.predict([noise(0)], names)[0]
-    model, text, all_names = predictor._for_classes(names)
-    backbone = model.backbone
+    model, all_names = predictor.model, names or TRAINED
+    text, backbone = predictor.text_features(all_names), model.backbone
     views = views_of([decode(noise(0), "noise")], backbone.image_size, backbone.mean, backbone.std)
     output = model(views, text)
     expected = joint_logits(output, torch.tensor(trained)).softmax(-1)[0].tolist()
@@ -62,6 +62,17 @@ def test_every_class_is_scored_by_the_logits_of_its_kind(predictor, names, train
     assert list(found.probabilities.values()) == pytest.approx(expected, abs=1e-6)
     assert found.probability == max(found.probabilities.values()) == found.probabilities[found.label]
     assert found.confidence == pytest.approx(float(abstain.confidence(output)), abs=1e-6)
+
+
+def test_one_batch_answers_each_image_among_its_own_classes(predictor):
+    lists = [None, ["seven", "nine"], None, ["seven", "two"]]
+    asked = [predictor.classes(names) for names in lists]
+    views = [predictor.view(noise(seed), "noise") for seed in range(4)]
+    together = predictor.score(views, asked)
+    for seed, names in enumerate(lists):
+        [alone] = predictor.predict([noise(seed)], names)
+        assert together[seed].probabilities == pytest.approx(alone.probabilities, abs=1e-5)
+        assert together[seed].confidence == pytest.approx(alone.confidence, abs=1e-5)
 
 
 def test_files_bytes_and_images_are_labelled_alike(predictor, tmp_path):
