@@ -1,0 +1,46 @@
+"""`mmrl serve`: predictions over HTTP."""
+
+import json
+import sys
+from typing import Annotated
+
+import typer
+
+from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile
+from mmrl_core.config import Params, load_params
+from mmrl_core.errors import UserError
+
+
+def serve(
+    model: Annotated[str | None, typer.Option(help="models:/NAME@ALIAS; default: champion.")] = None,
+    host: Annotated[str | None, typer.Option(help="Address to listen on; default: serving.host.")] = None,
+    port: Annotated[int | None, typer.Option(min=0, max=65535, help="0: any free one; default: serving.port.")] = None,
+    params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
+):  # fmt: skip
+    """Answer questions over HTTP by the version that the alias names, until Ctrl-C."""
+    from flows.serving import launch
+
+    where = {"host": host, "port": port}
+    settings = load_params(
+        params, [*set_, *(f"serving.{name}={value}" for name, value in where.items() if value is not None)]
+    )
+    uri, out = model or _champion(settings), sys.stdout
+
+    def started(address: str) -> None:
+        found = {"address": address, "model": uri}
+        line = (
+            json.dumps(found) if json_ else f"{uri} at {address} (page), {address}/docs (for programs); Ctrl-C ends it"
+        )
+        print(line, file=out, flush=True)
+
+    launch.run(settings, uri, started)
+
+
+def _champion(settings: Params) -> str:
+    from flows.registry import registered_name
+
+    if len(settings.datasets) > 1:
+        raise UserError(
+            f"the settings name the datasets {settings.datasets}; say which with --model models:/NAME@ALIAS"
+        )
+    return f"models:/{registered_name(settings.datasets[0], settings.data.protocol)}@{settings.registry.alias}"

@@ -1,0 +1,141 @@
+"""What Prometheus reads: counted by each replica, added up over all of them whichever is asked."""
+
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.metrics_core import Metric
+
+from flows.serving.live import Follower
+
+CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+PATHS = ("/", "/docs", "/openapi.json", "/predict", "/healthz", "/readyz", "/metrics")
+SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
+
+# A family as plain values, to be sent between processes: name, help, kind, samples (name, labels, value).
+Family = tuple[str, str, str, list[tuple[str, tuple[tuple[str, str], ...], float]]]
+
+
+class Metrics:
+    """The measurements of one process. `gather` takes its families to those of all replicas."""
+
+    def __init__(self, follower: Follower):
+        self._registry = registry = CollectorRegistry()
+        self._follower = follower
+        self._requests = Counter("mmrl_requests", "Answered requests.", ["path", "status"], registry=registry)
+        self._seconds = Histogram("mmrl_request_seconds", "From a request's head to its answer.", ["path"],
+                                  buckets=SECONDS, registry=registry)  # fmt: skip
+        self.batches = Histogram("mmrl_batch_images", "Images scored at once.", buckets=SIZES, registry=registry)
+        self._model = Gauge("mmrl_model_replicas", "Replicas that serve a version.",
+                            ["name", "version", "adapter_sha256"], registry=registry)  # fmt: skip
+        self._problem = Gauge("mmrl_model_problem_replicas", "Replicas that cannot follow the alias; /readyz says why.",
+                              registry=registry)  # fmt: skip
+        self._failures = Counter("mmrl_follow_failures", "Looks at the registry, or loads, that failed.",
+                                 registry=registry)  # fmt: skip
+        self._loads = Counter("mmrl_model_loads", "Versions that were loaded.", registry=registry)
+        self._seen_failures = 0
+        self.gather: Callable[[list[Family]], Awaitable[list[Family]]] = _alone
+
+    def loaded(self, live: Any) -> None:
+        self._loads.inc()
+
+    async def text(self) -> bytes:
+        return generate_latest(_Families(await self.gather(self.families())))
+
+    def families(self) -> list[Family]:
+        """What was counted until now."""
+        self._look_at_the_follower()
+        return [
+            (one.name, one.documentation, one.type,
+             [(sample.name, tuple(sorted(sample.labels.items())), sample.value) for sample in one.samples
+              if not sample.name.endswith("_created")])
+            for one in self._registry.collect()
+        ]  # fmt: skip
+
+    def _look_at_the_follower(self) -> None:
+        live, failures = self._follower.current, self._follower.failures
+        self._model.clear()
+        if live:
+            self._model.labels(**{name: str(value) for name, value in live.identity.items()}).set(1)
+        self._problem.set(self._follower.problem is not None)
+        self._failures.inc(failures - self._seen_failures)
+        self._seen_failures = failures
+
+    def middleware(self, app):
+        """ASGI around the application: counts every answer, and the time till its last byte."""
+
+        async def counted(scope, receive, send):
+            if scope["type"] != "http":
+                await app(scope, receive, send)
+                return
+            began, status = time.perf_counter(), "500"
+
+            async def noting(message):
+                nonlocal status
+                if message["type"] == "http.response.start":
+                    status = str(message["status"])
+                await send(message)
+
+            try:
+                await app(scope, receive, noting)
+            finally:
+                path = scope["path"] if scope["path"] in PATHS else "other"
+                self._requests.labels(path, status).inc()
+                self._seconds.labels(path).observe(time.perf_counter() - began)
+
+        return counted
+
+
+async def _alone(families: list[Family]) -> list[Family]:
+    return families
+
+
+class Tally:
+    """The last families that each replica told of. Of replicas that fell silent only what counts up is kept."""
+
+    def __init__(self, silent_after: float):
+        self._silent_after = silent_after  # seconds
+        self._told: dict[str, tuple[float, list[Family]]] = {}
+
+    def tell(self, replica: str, families: list[Family]) -> None:
+        self._told[replica] = time.monotonic(), families
+
+    def total(self, replica: str, families: list[Family]) -> list[Family]:
+        """As `tell`, and what all have told."""
+        self.tell(replica, families)
+        now = time.monotonic()
+        return added(
+            family
+            for told_at, told in self._told.values()
+            for family in told
+            if family[2] != "gauge" or now - told_at < self._silent_after
+        )
+
+
+def added(families: Iterable[Family]) -> list[Family]:
+    """Families of the same name as one, equal samples added up."""
+    totals: dict[str, tuple[str, str, dict]] = {}
+    for name, documentation, kind, samples in families:
+        values = totals.setdefault(name, (documentation, kind, {}))[2]
+        for sample, labels, value in samples:
+            values[sample, labels] = values.get((sample, labels), 0) + value
+    return [
+        (name, documentation, kind, [(sample, labels, value) for (sample, labels), value in values.items()])
+        for name, (documentation, kind, values) in totals.items()
+    ]
+
+
+class _Families:
+    """What `generate_latest` collects from."""
+
+    def __init__(self, families: list[Family]):
+        self._families = families
+
+    def collect(self) -> Iterable[Metric]:
+        for name, documentation, kind, samples in self._families:
+            metric = Metric(name, documentation, kind)
+            for sample, labels, value in samples:
+                metric.add_sample(sample, dict(labels), value)
+            yield metric

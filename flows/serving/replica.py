@@ -1,0 +1,71 @@
+"""A replica on Ray Serve: the application, its service, and the batches between them."""
+
+import threading
+
+from ray import serve
+
+from flows.serving.app import create_app
+from flows.serving.live import Follower, Job
+from flows.serving.metrics import Family, Metrics
+from flows.serving.service import Service
+from mmrl_core.sections import ServingSection
+
+TELL_SECONDS = 2  # between two tellings of a replica's counts
+QUEUED = 1000  # requests that wait for a replica at a proxy; more are answered 503
+
+
+class Replica:
+    """Follows `uri` in the MLflow store; `tally` is the actor that knows the counts of all replicas.
+
+    It starts without a model too, and says in /readyz why it has none.
+    """
+
+    def __init__(self, settings: ServingSection, uri: str, store: str, key_sha256: str | None, tally):
+        self._follower = Follower(uri, store, settings.poll_seconds, lambda live: self._metrics.loaded(live))
+        self._metrics, self._tally = Metrics(self._follower), tally
+        self._service = Service(settings, self._follower, key_sha256)
+        self._name = serve.get_replica_context().replica_id.unique_id
+        self._score.set_max_batch_size(settings.batch_size)
+        self._score.set_batch_wait_timeout_s(settings.batch_wait_ms / 1000)
+        self._service.score_one, self._metrics.gather = self._score, self._total
+        self._follower.start()
+        threading.Thread(target=self._keep_telling, name="tally", daemon=True).start()
+
+    def __serve_build_asgi_app__(self):
+        return create_app(self._service, self._metrics)
+
+    @serve.batch
+    async def _score(self, jobs: list[Job]):
+        self._metrics.batches.observe(len(jobs))
+        return await self._service.score_batch(jobs)
+
+    async def _total(self, families: list[Family]) -> list[Family]:
+        return await self._tally.total.remote(self._name, families)
+
+    def _keep_telling(self) -> None:
+        pause = threading.Event()
+        while not pause.wait(TELL_SECONDS):
+            self._tally.tell.remote(self._name, self._metrics.families())
+
+
+def application(settings: ServingSection, uri: str, store: str, key_sha256: str | None, tally):
+    """The Ray Serve application: replicas as many as the settings say."""
+    least, most = settings.replicas.min, settings.replicas.max
+    number = (
+        {"num_replicas": least}
+        if least == most
+        else {"autoscaling_config": {"min_replicas": least, "max_replicas": most,
+                                     "target_ongoing_requests": settings.batch_size}}
+    )  # fmt: skip
+    deployment = serve.deployment(
+        serve.ingress()(Replica),
+        name="predict",
+        ray_actor_options={"num_cpus": settings.cpus_per_replica},
+        max_ongoing_requests=max(64, 4 * settings.batch_size),
+        max_queued_requests=QUEUED,
+        graceful_shutdown_wait_loop_s=0.5,
+        graceful_shutdown_timeout_s=20,
+        logging_config={"enable_access_log": False, "log_level": "WARNING"},
+        **number,
+    )
+    return deployment.bind(settings, uri, store, key_sha256, tally)

@@ -1,0 +1,68 @@
+"""What the tests of serving share: adapters made quickly, a registry that holds them, and requests."""
+
+import base64
+import io
+import json
+from pathlib import Path
+
+import torch
+from PIL import Image
+
+from flows import registry
+from flows.paths import RunKey
+from flows.tracking import absolute
+from mmrl_core.adapter import Adapter, save_adapter
+from mmrl_core.backbone import load_backbone
+from mmrl_core.config import AdapterConfig, Params
+from mmrl_core.files import write_json
+
+NAME, CLASSES = "digits-base-to-novel", ["zero", "one", "two"]
+URI = f"models:/{NAME}@champion"
+
+
+def make_adapter(folder: Path, seed: int, **card) -> Path:
+    """An untrained adapter of the bundled backbone; every seed answers otherwise."""
+    backbone = load_backbone("tiny")
+    torch.manual_seed(seed)
+    adapter = Adapter(AdapterConfig(method="mmrl", insertion_depth=backbone.depth, rep_dim=16), backbone)
+    for parameter in adapter.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    base = {"class_names": CLASSES, "template": "a photo of a {}.", "settings": {}, "sources": {},
+            "data": {"dataset": "digits", "digest": "d" * 64}}  # fmt: skip
+    save_adapter(folder, adapter, backbone, base | card)
+    return folder
+
+
+def settings(**serving) -> Params:
+    return Params(datasets=["digits"], methods=["mmrl"], shots=[16], seeds=[1], serving=serving)
+
+
+def register(seed: int, **card) -> int:
+    """Train nothing, register an adapter of that seed from the working directory; gives its version."""
+    key = RunKey("digits", "mmrl", 16, seed)
+    key.model.mkdir(parents=True, exist_ok=True)
+    make_adapter(key.model, seed, **card)
+    sha256 = json.loads((key.model / "adapter.json").read_text())["sha256"]
+    metrics = {"adapter_sha256": sha256, "protocol": "base-to-novel", "parts": [], "validation": {}}
+    write_json(key.results() / "metrics.json", metrics)
+    return registry.register(settings(), key).version
+
+
+def promote(version: int) -> None:
+    registry.promote(settings(), "digits", version)
+
+
+def predictor(version: int):
+    return registry.load(f"models:/{NAME}/{version}", absolute("sqlite:///mlflow.db"))
+
+
+def picture(seed: int = 0, size: tuple[int, int] = (40, 30), format: str = "PNG") -> bytes:
+    """An image of random pixels, of which every seed makes another."""
+    pixels = torch.randint(256, (size[1], size[0], 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    encoded = io.BytesIO()
+    Image.fromarray(pixels.numpy()).save(encoded, format=format)
+    return encoded.getvalue()
+
+
+def in_base64(image: bytes) -> str:
+    return base64.b64encode(image).decode()
