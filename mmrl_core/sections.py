@@ -250,7 +250,8 @@ class ServingSection(Section):
     """`mmrl serve`. No result depends on it.
 
     `replicas`: processes that answer; of a range, as many as the requests keep busy. A batch is scored once it is
-    full or its first image has waited for `batch_wait_ms`; size 1 turns batching off. Of an image, `max_bytes` counts
+    full or its first image has waited for `batch_wait_ms`, at once while no other request is there; size 1 turns
+    batching off. Of an image, `max_bytes` counts
     the encoded and `max_pixels` the decoded size. The registry is asked every `poll_seconds` what the alias names.
     """
 
@@ -259,7 +260,7 @@ class ServingSection(Section):
     replicas: Annotated[WorkerRange, BeforeValidator(_as_range)] = WorkerRange(min=1, max=1)
     cpus_per_replica: PositiveFloat = 1
     batch_size: PositiveInt = 16
-    batch_wait_ms: NonNegative = 2
+    batch_wait_ms: NonNegative = 10
     max_bytes: PositiveInt = 10_000_000
     max_pixels: PositiveInt = 50_000_000
     max_classes: PositiveInt = 1000

@@ -1,10 +1,16 @@
 """What the tests of serving share: adapters made quickly, a registry that holds them, and requests."""
 
 import base64
+import contextlib
 import io
 import json
+import subprocess
+import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from typing import NamedTuple
 
+import httpx
 import torch
 from PIL import Image
 
@@ -15,6 +21,9 @@ from mmrl_core.adapter import Adapter, save_adapter
 from mmrl_core.backbone import load_backbone
 from mmrl_core.config import AdapterConfig, Params
 from mmrl_core.files import write_json
+from tests.processes import TOKEN, end_all
+from tests.workspace import BIN
+from tests.workspace import environment as workspace_environment
 
 NAME, CLASSES = "digits-base-to-novel", ["zero", "one", "two"]
 URI = f"models:/{NAME}@champion"
@@ -66,3 +75,37 @@ def picture(seed: int = 0, size: tuple[int, int] = (40, 30), format: str = "PNG"
 
 def in_base64(image: bytes) -> str:
     return base64.b64encode(image).decode()
+
+
+@contextlib.contextmanager
+def serve(folder: Path, *options: str, environment: dict[str, str] | None = None) -> Iterator["Server"]:
+    """`mmrl serve` on a free port of loopback, from the moment it says its address; killed whatever happens."""
+    token = uuid.uuid4().hex
+    command = [str(BIN / "mmrl"), "serve", "--port", "0", "--json", *options]
+    environment = workspace_environment() | {TOKEN: token} | (environment or {})
+    with open(folder / "serve.err", "w") as log:
+        process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=log, text=True)
+    try:
+        line = process.stdout.readline()  # it says nothing before, and ends its output when it fails
+        assert line, (folder / "serve.err").read_text()
+        yield Server(json.loads(line)["address"], process, token)
+    finally:
+        process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            process.wait(30)
+        end_all(token)
+
+
+class Server(NamedTuple):
+    address: str
+    process: subprocess.Popen
+    token: str
+
+    def get(self, path: str) -> httpx.Response:
+        return httpx.get(self.address + path, timeout=30)
+
+    def predict(self, image: bytes, **asked) -> httpx.Response:
+        return httpx.post(f"{self.address}/predict", json={"image": in_base64(image), **asked}, timeout=30)
+
+    def version(self) -> int:
+        return self.get("/readyz").json()["model"]["version"]

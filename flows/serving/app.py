@@ -79,7 +79,8 @@ def create_app(service: Service, metrics: Metrics) -> FastAPI:
     app.add_middleware(metrics.middleware)
     app.add_exception_handler(StarletteHTTPException, _one_line)
     app.add_exception_handler(Exception, _unexpected)
-    _add_answers(app, service, [Depends(_key_check(service.key_sha256))], metrics)
+    guard = [Depends(_key_check(service.key_sha256))] if service.key_sha256 else []
+    _add_answers(app, service, guard, metrics)
     _add_states(app, service)
     _add_pages(app)
     return app
@@ -129,7 +130,7 @@ def _page(page: HTMLResponse):
     return show
 
 
-def _key_check(key_sha256: str | None):
+def _key_check(key_sha256: str):
     """A dependency that lets a request pass with the API key, as a bearer token or in X-API-Key."""
     bearer = HTTPBearer(auto_error=False, description="The value of MMRL_API_KEY where the server runs.")
     header = APIKeyHeader(name="X-API-Key", auto_error=False)
@@ -138,8 +139,6 @@ def _key_check(key_sha256: str | None):
         token: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
         key: Annotated[str | None, Depends(header)],
     ) -> None:
-        if key_sha256 is None:
-            return
         given = token.credentials if token else key or ""
         if not hmac.compare_digest(hashlib.sha256(given.encode(errors="replace")).hexdigest(), key_sha256):
             raise HTTPException(

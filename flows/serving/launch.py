@@ -31,11 +31,14 @@ def run(params: Params, uri: str, started: Callable[[str], None]) -> None:
     with tracking.store_errors(store):
         registry.resolve(tracking.connect(store, create=False), uri)
     key = _key_sha256(settings.host)
-    with _until_signalled() as wait, _ray(params, settings):
-        _deploy(settings, uri, store, key)
-        started(f"http://{_bracketed(settings.host)}:{settings.port}")
+    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 is for training beside other work
+    with _until_signalled() as listen, connected(params.cluster, _needs(settings)):
+        listen()
         try:
-            wait()
+            _deploy(settings, uri, store, key)
+            listen()
+            started(f"http://{_bracketed(settings.host)}:{settings.port}")
+            threading.Event().wait()
         finally:
             _take_down()
 
@@ -67,9 +70,9 @@ def _bracketed(host: str) -> str:
 
 @contextlib.contextmanager
 def _until_signalled() -> Iterator[Callable[[], None]]:
-    """Gives a function that waits for SIGINT or SIGTERM; the first ends the block in good order wherever it is.
+    """SIGINT and SIGTERM end the block in good order, wherever it is; a second one is ignored: what ends, ends.
 
-    A second one is ignored: what is being ended ends.
+    Gives the function that sets the handlers, for Ray sets its own, which abort the process.
     """
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -78,10 +81,13 @@ def _until_signalled() -> Iterator[Callable[[], None]]:
             signal.signal(number, signal.SIG_IGN)
         raise _Signalled
 
-    for number in before:
-        signal.signal(number, stop)
+    def listen() -> None:
+        for number in before:
+            signal.signal(number, stop)
+
+    listen()
     try:
-        yield threading.Event().wait
+        yield listen
     except _Signalled:
         pass
     finally:
@@ -93,11 +99,8 @@ class _Signalled(BaseException):
     """No Exception, so that nothing on the way takes it for a failure."""
 
 
-@contextlib.contextmanager
-def _ray(params: Params, settings: ServingSection) -> Iterator[None]:
-    os.environ.setdefault("RAY_SERVE_LOG_TO_STDERR", "0")
-    with connected(params.cluster, Needs(settings.cpus_per_replica, tasks=settings.replicas.min)):
-        yield
+def _needs(settings: ServingSection) -> Needs:
+    return Needs(settings.cpus_per_replica, tasks=settings.replicas.min)
 
 
 def _deploy(settings: ServingSection, uri: str, store: str, key_sha256: str | None) -> None:

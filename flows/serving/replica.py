@@ -26,13 +26,18 @@ class Replica:
         self._service = Service(settings, self._follower, key_sha256)
         self._name = serve.get_replica_context().replica_id.unique_id
         self._score.set_max_batch_size(settings.batch_size)
-        self._score.set_batch_wait_timeout_s(settings.batch_wait_ms / 1000)
-        self._service.score_one, self._metrics.gather = self._score, self._total
+        self._wait = settings.batch_wait_ms / 1000
+        self._service.score_one, self._metrics.gather = self._score_with_others, self._total
         self._follower.start()
         threading.Thread(target=self._keep_telling, name="tally", daemon=True).start()
 
     def __serve_build_asgi_app__(self):
         return create_app(self._service, self._metrics)
+
+    async def _score_with_others(self, job: Job):
+        """Waiting for a fuller batch pays only while others are on their way."""
+        self._score.set_batch_wait_timeout_s(self._wait if self._service.in_flight > 1 else 0)
+        return await self._score(job)
 
     @serve.batch
     async def _score(self, jobs: list[Job]):

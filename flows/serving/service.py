@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import HTTPException
 
-from flows.serving.live import Follower, Job, score
+from flows.serving.live import Follower, Job, Live, score
 from flows.serving.question import Question
 from mmrl_core.abstain import card_threshold
 from mmrl_core.errors import UserError
@@ -27,6 +27,7 @@ class Service:
 
     def __init__(self, settings: ServingSection, follower: Follower, key_sha256: str | None = None):
         self.settings, self.follower, self.key_sha256 = settings, follower, key_sha256
+        self.in_flight = 0  # questions that are being answered
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decoder")
         self._scorer = ThreadPoolExecutor(1, thread_name_prefix="scorer")
         self.score_one: Callable[[Job], Awaitable[Prediction]] = self._score_alone
@@ -37,6 +38,13 @@ class Service:
         live = self.follower.current
         if live is None:
             raise HTTPException(503, f"no model is loaded: {self.follower.problem}", {"Retry-After": "5"})
+        self.in_flight += 1
+        try:
+            return await self._answer(live, question)
+        finally:
+            self.in_flight -= 1
+
+    async def _answer(self, live: Live, question: Question) -> dict[str, Any]:
         options = question.options
         try:
             threshold = _threshold(options, live.predictor.card)
@@ -56,7 +64,7 @@ class Service:
         return await asyncio.get_running_loop().run_in_executor(threads, function, *arguments)
 
 
-def _prepare(live, question: Question) -> Job:
+def _prepare(live: Live, question: Question) -> Job:
     view = live.predictor.view(question.image, "that was sent")
     return Job(live, view, live.classes(question.options.class_names))
 
