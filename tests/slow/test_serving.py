@@ -1,0 +1,177 @@
+"""`mmrl serve` as a process on loopback, over a real registry: it answers, follows the alias under load, and ends."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import threading
+from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import httpx
+import pytest
+
+from flows import tracking
+from tests import serving
+from tests.processes import processes_with, wait_until
+from tests.serving import NAME, in_base64, picture
+from tests.workspace import BIN, ROOT, environment
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory):
+    """A working directory with two registered versions, the first of them the champion."""
+    folder = tmp_path_factory.mktemp("project")
+    shutil.copy(ROOT / "params.yaml", folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        patch.chdir(folder)
+        assert [serving.register(seed) for seed in (1, 2)] == [1, 2]
+        serving.promote(1)
+        yield folder
+
+
+@pytest.fixture(scope="module")
+def server(project):
+    with serving.serve(project, "--set", "serving.poll_seconds=0.2") as server:
+        yield server
+
+
+def becomes(server: serving.Server, version: int) -> None:
+    serving.promote(version)
+    wait_until(lambda: server.version() == version, 60, lambda: f"version {version}: {server.get('/readyz').text}")
+
+
+def test_questions_and_mistakes_are_answered_over_http(server):
+    assert server.get("/healthz").json() == {"alive": True}
+    assert server.get("/readyz").status_code == 200
+    predictor = serving.predictor(1)
+    for names in (None, ["cat", "dog"]):
+        [expected] = predictor.predict([picture(3)], names)
+        by_json = server.predict(picture(3), class_names=names).json()
+        form = {"class_names": names} if names else {}
+        by_form = httpx.post(f"{server.address}/predict", files={"image": picture(3)}, data=form).json()
+        for answer in (by_json, by_form):
+            assert answer["label"] == expected.label
+            assert answer["probabilities"] == pytest.approx(expected.probabilities, abs=1e-4)
+            assert answer["model"]["adapter_sha256"] == predictor.card["sha256"]
+    assert server.predict(b"no image").status_code == 422
+    assert server.predict(bytes(11_000_000)).status_code == 413
+    assert "<html" in server.get("/").text and server.get("/openapi.json").json()["paths"]["/predict"]
+
+
+def test_while_the_alias_moves_under_load_no_request_is_lost_and_each_has_the_answer_of_the_version_it_names(server):
+    images = [picture(seed) for seed in range(8)]
+    expected = {version: serving.predictor(version).predict(images) for version in (1, 2)}
+    done, found = threading.Event(), []
+
+    def ask(start: int) -> None:
+        with httpx.Client(base_url=server.address, timeout=60) as client:
+            number = start
+            while not done.is_set():
+                number = (number + 1) % len(images)
+                answer = client.post("/predict", json={"image": in_base64(images[number])})
+                found.append((number, answer.status_code, answer.json()))
+
+    with ThreadPoolExecutor(6) as pool:
+        clients = [pool.submit(ask, start) for start in range(6)]
+        try:
+            for version in (2, 1, 2, 1):
+                before = len(found)
+                becomes(server, version)
+                wait_until(lambda before=before: len(found) > before + 20, 60, lambda: "answers")
+        finally:
+            done.set()
+        for client in clients:
+            client.result()
+    assert Counter(status for _, status, _ in found) == {200: len(found)}
+    assert {answer["model"]["version"] for _, _, answer in found} == {1, 2}
+    for number, _, answer in found:
+        named = expected[answer["model"]["version"]][number]
+        assert answer["probabilities"] == pytest.approx(named.probabilities, abs=1e-4)
+
+
+def test_a_version_that_cannot_be_loaded_leaves_the_old_one_serving(server):
+    becomes(server, 1)
+    client = tracking.connect(tracking.absolute("sqlite:///mlflow.db"))
+    source = client.get_model_version_download_uri(NAME, "2").removeprefix("file://")
+    [tensors] = Path(source).rglob("adapter.safetensors")
+    whole = tensors.read_bytes()
+    tensors.write_bytes(whole[:-1])
+    try:
+        serving.promote(2)
+        wait_until(lambda: "problem" in server.get("/readyz").json(), 60, lambda: server.get("/readyz").text)
+        ready = server.get("/readyz")
+        assert (ready.status_code, ready.json()["model"]["version"]) == (200, 1)
+        assert "version 2 of" in ready.json()["problem"]
+        assert server.predict(picture(0)).json()["model"]["version"] == 1
+        assert "mmrl_model_problem_replicas 1.0" in server.get("/metrics").text
+    finally:
+        tensors.write_bytes(whole)
+        serving.promote(1)
+    wait_until(lambda: "problem" not in server.get("/readyz").json(), 60, lambda: server.get("/readyz").text)
+
+
+def test_sigterm_ends_it_in_good_order_and_leaves_no_process(server):
+    server.process.send_signal(signal.SIGTERM)
+    assert server.process.wait(60) == 0
+    wait_until(lambda: not processes_with(server.token), 20, lambda: str(processes_with(server.token)))
+    with pytest.raises(httpx.ConnectError):
+        server.get("/healthz")
+
+
+def test_two_replicas_with_a_key_and_one_killed_go_on_answering(project):
+    options = ("--set", "serving.replicas=2", "--set", "serving.cpus_per_replica=0.5")
+    with serving.serve(project, *options, environment={"MMRL_API_KEY": "sesame"}) as server:
+        assert server.predict(picture(0)).status_code == 401
+        headers = {"X-API-Key": "sesame"}
+        with httpx.Client(base_url=server.address, headers=headers, timeout=60) as client:
+            replicas = [pid for pid in processes_with(server.token) if "ServeReplica" in title(pid)]
+            assert len(replicas) == 2
+            for number in range(20):
+                assert client.post("/predict", json={"image": in_base64(picture(number))}).status_code == 200
+
+            def told() -> str:
+                return client.get("/metrics").text
+
+            everything = 'mmrl_requests_total{path="/predict",status="200"} 20.0'
+            wait_until(lambda: everything in told(), 30, told)
+            wait_until(lambda: 'version="1"} 2.0' in told(), 30, told)
+            os.kill(replicas[0], signal.SIGKILL)
+
+            def answers() -> bool:
+                with contextlib.suppress(httpx.HTTPError):
+                    return client.post("/predict", json={"image": in_base64(picture(0))}).status_code == 200
+                return False
+
+            wait_until(lambda: all(answers() for _ in range(10)), 60, lambda: "ten answers in a row")
+        server.process.send_signal(signal.SIGINT)
+        assert server.process.wait(60) == 0
+        wait_until(lambda: not processes_with(server.token), 20, lambda: str(processes_with(server.token)))
+
+
+def title(pid: int) -> str:
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/cmdline").read_text()
+    return ""
+
+
+def test_what_cannot_be_served_is_one_line_before_anything_is_started(project, tmp_path):
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        for folder, options, says in [
+            (project, ["--model", f"models:/{NAME}@winner"], "no alias 'winner' (known: champion)"),
+            (project, ["--model", "champion"], "not of the form models:/NAME@ALIAS"),
+            (project, ["--port", port], f"cannot listen on 127.0.0.1:{port}"),
+            (tmp_path, ["--params", str(ROOT / "params.yaml")], "there is no MLflow store"),
+        ]:
+            command = [str(BIN / "mmrl"), "serve", "--port", "0", *options]
+            done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=120)
+            assert done.returncode == 2 and says in done.stderr and done.stderr.count("\n") == 1, done.stderr
