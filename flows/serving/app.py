@@ -61,6 +61,7 @@ def _problems(*codes: int) -> dict[int | str, dict[str, Any]]:
     return {code: {"model": Problem, "description": texts[code]} for code in codes}
 
 
+TEXT = {200: {"description": "Lines of text", "content": {"text/plain": {"schema": {"type": "string"}}}}}
 BODY = {
     "requestBody": {
         "required": True,
@@ -87,29 +88,36 @@ def create_app(service: Service, metrics: Metrics) -> FastAPI:
 
 
 def _add_answers(app: FastAPI, service: Service, guard: list, metrics: Metrics) -> None:
-    @app.post("/predict", response_model=Answer, response_model_exclude_none=True, dependencies=guard,
-              responses=_problems(400, 401, 413, 415, 422, 503), openapi_extra=BODY)  # fmt: skip
+    @app.post(
+        "/predict",
+        response_model=Answer,
+        response_description="The answer",
+        response_model_exclude_none=True,
+        dependencies=guard,
+        responses=_problems(400, 401, 413, 415, 422, 503),
+        openapi_extra=BODY,
+    )
     async def predict(request: Request):
-        """Label an image: upload it as `image` of a form, or send it in base64 within JSON."""
+        """Label an image: upload it in a form, or send it in base64 within JSON."""
         question = await read_question(request, service.settings)
         return JSONResponse(await service.answer(question))  # it has the form of Answer; checking that costs 0.1 ms
 
-    @app.get("/metrics", dependencies=guard, responses=_problems(401), response_class=Response)
-    async def prometheus():
+    @app.get("/metrics", dependencies=guard, responses=_problems(401) | TEXT, response_class=Response)
+    async def prometheus() -> Response:
         """Requests, latencies, batches and versions of all replicas, as Prometheus reads them."""
         return Response(await metrics.text(), media_type=CONTENT_TYPE)
 
 
 def _add_states(app: FastAPI, service: Service) -> None:
-    @app.get("/healthz")
+    @app.get("/healthz", response_description="It does")
     async def healthz() -> dict[str, bool]:
         """The process lives."""
         return {"alive": True}
 
-    @app.get("/readyz", response_model=Ready, response_model_exclude_none=True,
+    @app.get("/readyz", response_model=Ready, response_description="One is", response_model_exclude_none=True,
              responses={503: {"model": Ready, "description": "No model is loaded yet"}})  # fmt: skip
     async def readyz():
-        """A model is loaded; with 200 and a `problem` an older one stays since a newer one cannot be loaded."""
+        """Whether a model is loaded; a problem beside it says why a newer version is not."""
         live, problem = service.follower.current, service.follower.problem
         found = {"ready": live is not None, "model": live and live.identity, "problem": problem}
         known = {name: value for name, value in found.items() if value is not None}

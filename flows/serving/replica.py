@@ -3,6 +3,7 @@
 import threading
 
 from ray import serve
+from ray.exceptions import RayError
 
 from flows.serving.app import create_app
 from flows.serving.live import Follower, Job
@@ -45,7 +46,10 @@ class Replica:
         return await self._service.score_batch(jobs)
 
     async def _total(self, families: list[Family]) -> list[Family]:
-        return await self._tally.total.remote(self._name, families)
+        try:
+            return await self._tally.total.remote(self._name, families)
+        except RayError:  # it is being restarted
+            return families
 
     def _keep_telling(self) -> None:
         pause = threading.Event()

@@ -65,7 +65,7 @@ class Service:
 
 
 def _prepare(live: Live, question: Question) -> Job:
-    view = live.predictor.view(question.image, "that was sent")
+    view = live.predictor.view(question.image, "upload")
     return Job(live, view, live.classes(question.options.class_names))
 
 
