@@ -253,6 +253,7 @@ class ServingSection(Section):
     full or its first image has waited for `batch_wait_ms`, at once while no other request is there; size 1 turns
     batching off. Of an image, `max_bytes` counts
     the encoded and `max_pixels` the decoded size. The registry is asked every `poll_seconds` what the alias names.
+    `log_share` of the predictions are written to .mmrl/predictions.
     """
 
     host: str = "127.0.0.1"
@@ -265,6 +266,7 @@ class ServingSection(Section):
     max_pixels: PositiveInt = 50_000_000
     max_classes: PositiveInt = 1000
     poll_seconds: PositiveFloat = 5
+    log_share: Fraction = 0
 
 
 class TrackingSection(Section):

@@ -12,7 +12,7 @@ from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBea
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from flows.serving.metrics import CONTENT_TYPE, Metrics
+from flows.serving.metrics import CONTENT_TYPE
 from flows.serving.question import FormQuestion, JsonQuestion, read_question
 from flows.serving.service import Service
 
@@ -73,21 +73,21 @@ BODY = {
 }
 
 
-def create_app(service: Service, metrics: Metrics) -> FastAPI:
+def create_app(service: Service) -> FastAPI:
     """The application around a service; nothing in it knows of Ray."""
     app = FastAPI(title="MMRL Ops", version=_version(), docs_url=None, redoc_url=None,
                   description="Classes of images by the version that the registry's alias names.")  # fmt: skip
-    app.add_middleware(metrics.middleware)
+    app.add_middleware(service.metrics.middleware)
     app.add_exception_handler(StarletteHTTPException, _one_line)
     app.add_exception_handler(Exception, _unexpected)
     guard = [Depends(_key_check(service.key_sha256))] if service.key_sha256 else []
-    _add_answers(app, service, guard, metrics)
+    _add_answers(app, service, guard)
     _add_states(app, service)
     _add_pages(app)
     return app
 
 
-def _add_answers(app: FastAPI, service: Service, guard: list, metrics: Metrics) -> None:
+def _add_answers(app: FastAPI, service: Service, guard: list) -> None:
     @app.post(
         "/predict",
         response_model=Answer,
@@ -105,7 +105,7 @@ def _add_answers(app: FastAPI, service: Service, guard: list, metrics: Metrics) 
     @app.get("/metrics", dependencies=guard, responses=_problems(401) | TEXT, response_class=Response)
     async def prometheus() -> Response:
         """Requests, latencies, batches and versions of all replicas, as Prometheus reads them."""
-        return Response(await metrics.text(), media_type=CONTENT_TYPE)
+        return Response(await service.metrics.text(), media_type=CONTENT_TYPE)
 
 
 def _add_states(app: FastAPI, service: Service) -> None:

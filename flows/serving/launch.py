@@ -12,11 +12,13 @@ from collections.abc import Callable, Iterator
 
 from flows import registry, tracking
 from flows.cluster import Needs, connected, on_this_node
+from flows.paths import STATE
 from mmrl_core.config import Params
 from mmrl_core.errors import UserError
 from mmrl_core.sections import ServingSection
 
 KEY = "MMRL_API_KEY"
+PREDICTIONS = STATE / "predictions"
 APPLICATION = "mmrl"
 SILENT_SECONDS = 30  # after which a replica that tells nothing counts as gone
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -114,7 +116,8 @@ def _deploy(settings: ServingSection, uri: str, store: str, key_sha256: str | No
     http = {"host": settings.host, "port": settings.port}
     serve.start(proxy_location="EveryNode", http_options=http, logging_config={"log_level": "WARNING"})
     try:
-        serve.run(application(settings, uri, store, key_sha256, tally), name=APPLICATION, route_prefix="/")
+        replicas = application(settings, uri, store, key_sha256, tally, PREDICTIONS.absolute())
+        serve.run(replicas, name=APPLICATION, route_prefix="/")
     except (RuntimeError, TimeoutError) as error:
         raise UserError(f"Ray Serve cannot start the replicas: {tracking.first_line(error)}") from error
 

@@ -7,6 +7,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
+from mmrl_core.abstain import CONFIDENCE
 from mmrl_core.errors import UserError
 
 if TYPE_CHECKING:
@@ -24,6 +25,8 @@ class Live:
     def __init__(self, name: str, version: int, predictor: "Predictor"):
         self.name, self.version, self.predictor = name, version, predictor
         self.trained = predictor.classes()
+        usual = predictor.card.get("abstain") or {}
+        self.abstain = usual if usual.get("confidence") == CONFIDENCE else None  # threshold, and the share it keeps
         self._others: OrderedDict[tuple[str, ...], Classes] = OrderedDict()
         self._lock = threading.Lock()
 

@@ -2,12 +2,15 @@
 
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import Metric
 
-from flows.serving.live import Follower
+from flows.serving.live import Follower, Job
+
+if TYPE_CHECKING:
+    from mmrl_core.predict import Prediction
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PATHS = ("/", "/docs", "/openapi.json", "/predict", "/healthz", "/readyz", "/metrics")
@@ -35,11 +38,24 @@ class Metrics:
         self._failures = Counter("mmrl_follow_failures", "Looks at the registry, or loads, that failed.",
                                  registry=registry)  # fmt: skip
         self._loads = Counter("mmrl_model_loads", "Versions that were loaded.", registry=registry)
+        self._strange = Counter("mmrl_strange_predictions", "Among the trained classes, less confident than the "
+                                "adapter's threshold.", ["version"], registry=registry)  # fmt: skip
+        self._expected = Counter("mmrl_strange_predictions_expected", "As many as there would be of validation images.",
+                                 ["version"], registry=registry)  # fmt: skip
         self._seen_failures = 0
         self.gather: Callable[[list[Family]], Awaitable[list[Family]]] = _alone
 
     def loaded(self, live: Any) -> None:
         self._loads.inc()
+
+    def predicted(self, job: Job, found: "Prediction") -> None:
+        """Count what is unlike the images that the adapter's threshold was set on: a sign of drift."""
+        usual = job.live.abstain
+        if usual is None or job.classes is not job.live.trained:
+            return
+        version = str(job.live.version)
+        self._strange.labels(version).inc(found.confidence < usual["threshold"])
+        self._expected.labels(version).inc(1 - usual["keep"])
 
     async def text(self) -> bytes:
         return generate_latest(_Families(await self.gather(self.families())))

@@ -1,6 +1,7 @@
 """A replica on Ray Serve: the application, its service, and the batches between them."""
 
 import threading
+from pathlib import Path
 
 from ray import serve
 from ray.exceptions import RayError
@@ -8,6 +9,7 @@ from ray.exceptions import RayError
 from flows.serving.app import create_app
 from flows.serving.live import Follower, Job
 from flows.serving.metrics import Family, Metrics
+from flows.serving.sampling import PredictionLog
 from flows.serving.service import Service
 from mmrl_core.sections import ServingSection
 
@@ -16,16 +18,18 @@ QUEUED = 1000  # requests that wait for a replica at a proxy; more are answered 
 
 
 class Replica:
-    """Follows `uri` in the MLflow store; `tally` is the actor that knows the counts of all replicas.
+    """Follows `uri` in the MLflow store; `tally` is the actor that knows the counts of all replicas, `folder` is where
+    predictions are logged.
 
     It starts without a model too, and says in /readyz why it has none.
     """
 
-    def __init__(self, settings: ServingSection, uri: str, store: str, key_sha256: str | None, tally):
+    def __init__(self, settings: ServingSection, uri: str, store: str, key_sha256: str | None, tally, folder: Path):
         self._follower = Follower(uri, store, settings.poll_seconds, lambda live: self._metrics.loaded(live))
         self._metrics, self._tally = Metrics(self._follower), tally
-        self._service = Service(settings, self._follower, key_sha256)
         self._name = serve.get_replica_context().replica_id.unique_id
+        log = PredictionLog(folder / f"{self._name}.jsonl", settings.log_share) if settings.log_share else None
+        self._service = Service(settings, self._follower, self._metrics, key_sha256, log)
         self._score.set_max_batch_size(settings.batch_size)
         self._wait = settings.batch_wait_ms / 1000
         self._service.score_one, self._metrics.gather = self._score_with_others, self._total
@@ -33,7 +37,7 @@ class Replica:
         threading.Thread(target=self._keep_telling, name="tally", daemon=True).start()
 
     def __serve_build_asgi_app__(self):
-        return create_app(self._service, self._metrics)
+        return create_app(self._service)
 
     async def _score_with_others(self, job: Job):
         """Waiting for a fuller batch pays only while others are on their way."""
@@ -42,7 +46,6 @@ class Replica:
 
     @serve.batch
     async def _score(self, jobs: list[Job]):
-        self._metrics.batches.observe(len(jobs))
         return await self._service.score_batch(jobs)
 
     async def _total(self, families: list[Family]) -> list[Family]:
@@ -57,8 +60,8 @@ class Replica:
             self._tally.tell.remote(self._name, self._metrics.families())
 
 
-def application(settings: ServingSection, uri: str, store: str, key_sha256: str | None, tally):
-    """The Ray Serve application: replicas as many as the settings say."""
+def application(settings: ServingSection, *arguments):
+    """The Ray Serve application: as many replicas with these arguments as the settings say."""
     least, most = settings.replicas.min, settings.replicas.max
     number = (
         {"num_replicas": least}
@@ -77,4 +80,4 @@ def application(settings: ServingSection, uri: str, store: str, key_sha256: str 
         logging_config={"enable_access_log": False, "log_level": "WARNING"},
         **number,
     )
-    return deployment.bind(settings, uri, store, key_sha256, tally)
+    return deployment.bind(settings, *arguments)

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any
 from fastapi import HTTPException
 
 from flows.serving.live import Follower, Job, Live, score
+from flows.serving.metrics import Metrics
 from flows.serving.question import Question
+from flows.serving.sampling import PredictionLog
 from mmrl_core.abstain import card_threshold
 from mmrl_core.errors import UserError
 from mmrl_core.sections import ServingSection
@@ -25,8 +27,12 @@ class Service:
     `score_one` takes a job to its prediction, usually by way of a batch; `score_batch` is what scores one.
     """
 
-    def __init__(self, settings: ServingSection, follower: Follower, key_sha256: str | None = None):
-        self.settings, self.follower, self.key_sha256 = settings, follower, key_sha256
+    def __init__(
+        self, settings: ServingSection, follower: Follower, metrics: Metrics, key_sha256: str | None = None,
+        log: PredictionLog | None = None,
+    ):  # fmt: skip
+        self.settings, self.follower, self.metrics, self.key_sha256 = settings, follower, metrics, key_sha256
+        self._log = log
         self.in_flight = 0  # questions that are being answered
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decoder")
         self._scorer = ThreadPoolExecutor(1, thread_name_prefix="scorer")
@@ -52,9 +58,16 @@ class Service:
         except UserError as error:
             raise HTTPException(422, str(error)) from None
         prediction = await self.score_one(job)
+        self._note(job, prediction)
         return _described(prediction, options.top_k, threshold) | {"model": live.identity}
 
+    def _note(self, job: Job, prediction: "Prediction") -> None:
+        self.metrics.predicted(job, prediction)
+        if self._log:
+            self._log.put(job, prediction)
+
     async def score_batch(self, jobs: list[Job]) -> "list[Prediction]":
+        self.metrics.batches.observe(len(jobs))
         return await self._in(self._scorer, score, jobs)
 
     async def _score_alone(self, job: Job) -> "Prediction":

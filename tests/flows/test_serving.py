@@ -19,6 +19,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 
 from flows import tracking
+from flows.serving import sampling
 from flows.serving.app import create_app
 from flows.serving.live import Follower, Job, Live, score
 from flows.serving.metrics import Metrics, Tally
@@ -44,9 +45,9 @@ def app_with_metrics(predictor: Predictor | None, key: str | None = None, **limi
     follower = Follower(URI, "sqlite:///none.db", 1)
     if predictor:
         follower.current, follower.problem = Live(NAME, 3, predictor), None
-    service = Service(ServingSection(**limits), follower, key and hashlib.sha256(key.encode()).hexdigest())
     metrics = Metrics(follower)
-    return create_app(service, metrics), metrics
+    service = Service(ServingSection(**limits), follower, metrics, key and hashlib.sha256(key.encode()).hexdigest())
+    return create_app(service), metrics
 
 
 @pytest.fixture
@@ -221,6 +222,33 @@ def test_metrics_count_requests_by_status_and_name_the_version(client, predictor
     labels = json.dumps({"adapter_sha256": sha256, "name": NAME, "version": "3"})
     assert found["mmrl_model_replicas", labels] == 1
     assert found["mmrl_model_problem_replicas", "{}"] == 0
+
+
+def test_images_less_confident_than_those_of_validation_are_counted_beside_what_is_usual(client):
+    for number in range(4):  # ABSTAIN's threshold is above all of them, and keeps 95%
+        client.post("/predict", json={"image": in_base64(picture(number))})
+        client.post("/predict", json={"image": in_base64(picture(number)), "class_names": ["cat", "dog"]})
+    found = samples(client.get("/metrics").text)
+    assert found["mmrl_strange_predictions_total", '{"version": "3"}'] == 4
+    assert found["mmrl_strange_predictions_expected_total", '{"version": "3"}'] == pytest.approx(0.2)
+
+
+def test_a_share_of_the_predictions_is_logged_in_lines_and_old_ones_make_room(predictor, tmp_path, monkeypatch):
+    monkeypatch.setattr(sampling, "FILE_BYTES", 2000)
+    monkeypatch.setattr(sampling, "OLDER_FILES", 1)
+    live = Live(NAME, 3, predictor)
+    job = Job(live, predictor.view(picture(0), "it"), live.trained)
+    [found] = score([job])
+    always, never = (
+        sampling.PredictionLog(tmp_path / name / "log.jsonl", share) for name, share in (("a", 1), ("n", 0))
+    )
+    for _ in range(30):
+        always.put(job, found)
+        never.put(job, found)
+    assert not list((tmp_path / "n").iterdir())
+    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["log.jsonl", "log.jsonl.1"]
+    row = json.loads((tmp_path / "a" / "log.jsonl").read_text().splitlines()[-1])
+    assert (row["label"], row["version"], row["trained_classes"]) == (found.label, 3, True)
 
 
 def test_counts_of_all_replicas_are_added_and_gauges_of_silent_ones_dropped(predictor):

@@ -38,7 +38,7 @@ def project(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def server(project):
-    with serving.serve(project, "--set", "serving.poll_seconds=0.2") as server:
+    with serving.serve(project, "--set", "serving.poll_seconds=0.2", "--set", "serving.log_share=1") as server:
         yield server
 
 
@@ -60,6 +60,8 @@ def test_questions_and_mistakes_are_answered_over_http(server):
             assert answer["label"] == expected.label
             assert answer["probabilities"] == pytest.approx(expected.probabilities, abs=1e-4)
             assert answer["model"]["adapter_sha256"] == predictor.card["sha256"]
+    [log] = Path(".mmrl/predictions").iterdir()
+    assert len(log.read_text().splitlines()) == 4
     assert server.predict(b"no image").status_code == 422
     assert server.predict(bytes(11_000_000)).status_code == 413
     assert "<html" in server.get("/").text and server.get("/openapi.json").json()["paths"]["/predict"]
