@@ -6,7 +6,9 @@ from pathlib import Path
 
 import kubernetes_validate
 import pytest
+import typer
 import yaml
+from typer.core import TyperGroup
 
 from tests.compose import resolved, variables
 
@@ -90,3 +92,15 @@ def test_pods_run_what_compose_runs_in_the_same_image():
         assert container(name)["image"] == services[name]["image"] == f"mmrl-ops:{version}"
         command = services[name]["command"]
         assert " ".join(container(name)["args"]) in " ".join(command), name
+
+
+@pytest.mark.parametrize("name", ["release", "serving"])
+def test_mmrl_knows_the_commands_and_options(name):
+    from flows.cli import app
+
+    words = [re.sub(r"\$\(\w+\)", "x", word) for word in container(name)["args"]][1:]
+    command, context = typer.main.get_command(app), None
+    while isinstance(command, TyperGroup):
+        context = command.make_context("mmrl", list(words), parent=context)
+        _, command, words = command.resolve_command(context, words)
+    command.make_context(command.name, words, parent=context)  # raises for what it does not know
