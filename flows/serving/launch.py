@@ -2,12 +2,13 @@
 
 import contextlib
 import hashlib
+import http.client
 import logging
 import os
 import signal
 import socket
 import sys
-import threading
+import time
 from collections.abc import Callable, Iterator
 
 from flows import registry, tracking
@@ -21,6 +22,7 @@ KEY = "MMRL_API_KEY"
 PREDICTIONS = STATE / "predictions"
 APPLICATION = "mmrl"
 SILENT_SECONDS = 30  # after which a replica that tells nothing counts as gone
+WATCH_SECONDS, MISSED = 10, 6
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
@@ -36,13 +38,10 @@ def run(params: Params, uri: str, started: Callable[[str], None]) -> None:
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 is for training beside other work
     with _until_signalled() as listen, connected(params.cluster, _needs(settings)):
         listen()
-        try:
-            _deploy(settings, uri, store, key)
+        with _deployed(settings, uri, store, key):
             listen()
             started(f"http://{_bracketed(settings.host)}:{settings.port}")
-            threading.Event().wait()
-        finally:
-            _take_down()
+            _watch(settings)
 
 
 def _with_port(settings: ServingSection) -> ServingSection:
@@ -105,21 +104,62 @@ def _needs(settings: ServingSection) -> Needs:
     return Needs(settings.cpus_per_replica, tasks=settings.replicas.min)
 
 
-def _deploy(settings: ServingSection, uri: str, store: str, key_sha256: str | None) -> None:
+@contextlib.contextmanager
+def _deployed(settings: ServingSection, uri: str, store: str, key_sha256: str | None) -> Iterator[None]:
+    """The application for the block; then requests in flight end. What else a joined cluster serves stays."""
     from ray import serve
 
-    from flows.serving.metrics import Tally
     from flows.serving.replica import application
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    tally = on_this_node(Tally).remote(SILENT_SECONDS)
-    http = {"host": settings.host, "port": settings.port}
-    serve.start(proxy_location="EveryNode", http_options=http, logging_config={"log_level": "WARNING"})
+    tally, where = _tally(), {"host": settings.host, "port": settings.port}
     try:
+        serve.start(proxy_location="EveryNode", http_options=where, logging_config={"log_level": "WARNING"})
         replicas = application(settings, uri, store, key_sha256, tally, PREDICTIONS.absolute())
         serve.run(replicas, name=APPLICATION, route_prefix="/")
+        if not _answers(settings):  # a cluster's Serve keeps the address that it was started with
+            named = f"{settings.host}:{settings.port}"
+            raise UserError(f"Ray Serve runs on this cluster already and not at {named}; say its --host and --port")
+        yield
     except (RuntimeError, TimeoutError) as error:
-        raise UserError(f"Ray Serve cannot start the replicas: {tracking.first_line(error)}") from error
+        raise UserError(f"Ray Serve cannot serve the model: {tracking.first_line(error)}") from error
+    finally:
+        with contextlib.suppress(Exception):  # the cluster may be gone already
+            serve.delete(APPLICATION)
+
+
+def _tally():
+    """The actor that adds up all replicas' counts. It ends with this process: one that is there has a living owner."""
+    from flows.serving.metrics import Tally
+
+    try:
+        return on_this_node(Tally).options(name="tally", namespace=APPLICATION).remote(SILENT_SECONDS)
+    except ValueError:
+        raise UserError("another `mmrl serve` runs on this cluster; end it first") from None
+
+
+def _watch(settings: ServingSection) -> None:
+    """Until nothing has answered for a minute; a supervisor is to start it again. Raises ConnectionError."""
+    missed = 0
+    while missed < MISSED:
+        time.sleep(WATCH_SECONDS)
+        missed = 0 if _answers(settings) else missed + 1
+    raise ConnectionError(
+        f"nothing answers at {settings.host}:{settings.port} any more; the Ray cluster is gone or stuck"
+    )
+
+
+def _answers(settings: ServingSection) -> bool:
+    """Whether anything comes of /healthz, be it that too many requests wait."""
+    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
+    connection = http.client.HTTPConnection(host, settings.port, timeout=30)
+    try:
+        connection.request("GET", "/healthz")
+        return connection.getresponse().status in (200, 503)
+    except (OSError, http.client.HTTPException):
+        return False
+    finally:
+        connection.close()
 
 
 def _take_down() -> None:

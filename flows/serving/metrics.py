@@ -28,6 +28,7 @@ class Metrics:
         self._registry = registry = CollectorRegistry()
         self._follower = follower
         self._requests = Counter("mmrl_requests", "Answered requests.", ["path", "status"], registry=registry)
+        self._in_flight = Gauge("mmrl_requests_in_flight", "Requests that are being answered.", registry=registry)
         self._seconds = Histogram("mmrl_request_seconds", "From a request's head to its answer.", ["path"],
                                   buckets=SECONDS, registry=registry)  # fmt: skip
         self.batches = Histogram("mmrl_batch_images", "Images scored at once.", buckets=SIZES, registry=registry)
@@ -87,6 +88,7 @@ class Metrics:
                 await app(scope, receive, send)
                 return
             began, status = time.perf_counter(), "500"
+            self._in_flight.inc()
 
             async def noting(message):
                 nonlocal status
@@ -97,6 +99,7 @@ class Metrics:
             try:
                 await app(scope, receive, noting)
             finally:
+                self._in_flight.dec()
                 path = scope["path"] if scope["path"] in PATHS else "other"
                 self._requests.labels(path, status).inc()
                 self._seconds.labels(path).observe(time.perf_counter() - began)

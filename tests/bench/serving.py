@@ -127,7 +127,9 @@ def swaps(folder: Path, requests: int = 10_000, changes: int = 20) -> None:
     images = [picture(seed) for seed in range(20)]
     expected = {version: serving.predictor(version).predict(images) for version in (1, 2)}
     with serving.serve(folder, "--set", "serving.poll_seconds=0.5") as server:
+        before = memory(server.token)
         found, moved = asyncio.run(moving(server.address, images, requests, changes, server))
+        print(f"memory before {before} MB, after {memory(server.token)} MB", flush=True)
     statuses, versions, worst = Counter(), Counter(), 0.0
     for number, status, text in found:
         statuses[status] += 1
@@ -172,7 +174,7 @@ async def moving(address: str, images: list[bytes], requests: int, changes: int,
 
 
 def malformed(folder: Path, questions: int = 2000) -> None:
-    """Random bad questions in rounds; their statuses, and the memory of the replica after each round."""
+    """Half against the OpenAPI description, half damaged otherwise: statuses, and the memory after each round."""
     import random
 
     draw, image = random.Random(0), picture(0)
@@ -181,10 +183,29 @@ def malformed(folder: Path, questions: int = 2000) -> None:
             server.predict(image)
         statuses: Counter = Counter()
         print(f"before: {memory(server.token)} MB", flush=True)
-        for number in range(questions):
-            statuses[client.post("/predict", **bad_question(draw, image)).status_code] += 1
-            if (number + 1) % (questions // 5) == 0:
-                print(f"after {number + 1}: {memory(server.token)} MB, {dict(statuses)}", flush=True)
+        for part in range(4):
+            against_the_description(server.address, questions // 8, part, statuses)
+            for _ in range(questions // 8):
+                statuses[client.post("/predict", **bad_question(draw, image)).status_code] += 1
+            print(f"after {statuses.total()}: {memory(server.token)} MB, {dict(statuses)}", flush=True)
+
+
+def against_the_description(address: str, questions: int, seed: int, statuses: Counter) -> None:
+    """Count the statuses of questions that Schemathesis makes to violate the description."""
+    import hypothesis
+    import schemathesis
+    from schemathesis.generation import GenerationMode
+
+    operation = schemathesis.openapi.from_url(f"{address}/openapi.json")["/predict"]["POST"]
+
+    @hypothesis.seed(seed)
+    @hypothesis.given(case=operation.as_strategy(generation_mode=GenerationMode.NEGATIVE))
+    @hypothesis.settings(max_examples=questions, deadline=None, database=None,
+                         suppress_health_check=list(hypothesis.HealthCheck))  # fmt: skip
+    def one(case) -> None:
+        statuses[case.call().status_code] += 1
+
+    one()
 
 
 def bad_question(draw, image: bytes) -> dict:

@@ -119,12 +119,23 @@ def test_a_version_that_cannot_be_loaded_leaves_the_old_one_serving(server):
     wait_until(lambda: "problem" not in server.get("/readyz").json(), 60, lambda: server.get("/readyz").text)
 
 
-def test_sigterm_ends_it_in_good_order_and_leaves_no_process(server):
-    server.process.send_signal(signal.SIGTERM)
+def test_sigterm_lets_what_is_in_flight_end_and_leaves_no_process(server):
+    many = [f"class number {number}" for number in range(1000)]  # takes seconds: all of them are new
+    with ThreadPoolExecutor(1) as pool:
+        slow = pool.submit(server.predict, picture(0), class_names=many)
+        wait_until(lambda: in_flight(server) > 1, 30, lambda: server.get("/metrics").text)
+        server.process.send_signal(signal.SIGTERM)
+        assert slow.result().status_code == 200
     assert server.process.wait(60) == 0
     wait_until(lambda: not processes_with(server.token), 20, lambda: str(processes_with(server.token)))
     with pytest.raises(httpx.ConnectError):
         server.get("/healthz")
+
+
+def in_flight(server: serving.Server) -> float:
+    """Requests that the replica is answering, this one among them."""
+    [line] = [line for line in server.get("/metrics").text.splitlines() if line.startswith("mmrl_requests_in_flight ")]
+    return float(line.split()[1])
 
 
 def test_two_replicas_with_a_key_and_one_killed_go_on_answering(project):
