@@ -1,11 +1,12 @@
 import json
+import os
 import threading
 import urllib.error
 import urllib.request
 
 import pytest
-from mlflow.webhooks.delivery import _generate_hmac_signature as sign
 
+from flows.tracking import ENVIRONMENT
 from flows.webhook import DELIVERY, SIGNATURE, TIMESTAMP, TOLERANCE, Deliveries, Unverified, moved_alias, server
 
 EVENT = {"entity": "model_version_alias", "action": "created", "timestamp": "2026-11-26T00:00:00",
@@ -14,8 +15,12 @@ SECRET, NOW = "a secret of some length", 1_800_000_000
 
 
 def delivery(event=EVENT, number="one", at=NOW, secret=SECRET) -> tuple[dict[str, str], bytes]:
+    for name, value in ENVIRONMENT.items():  # before MLflow is imported, which reads it
+        os.environ.setdefault(name, value)
+    from mlflow.webhooks.delivery import _generate_hmac_signature
+
     body = json.dumps(event)
-    signature = sign(secret, number, str(at), body)  # as MLflow signs it
+    signature = _generate_hmac_signature(secret, number, str(at), body)
     return {DELIVERY: number, TIMESTAMP: str(at), SIGNATURE: signature}, body.encode()
 
 
