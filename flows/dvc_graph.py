@@ -13,6 +13,7 @@ from collections import deque
 from collections.abc import Callable, Collection, Mapping
 from graphlib import TopologicalSorter
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 import yaml
 
@@ -41,6 +42,14 @@ class StageFailed(Failed):
     """A stage or DVC itself failed; the message names the stage, the last error line and the file of its output."""
 
 
+class Ended(NamedTuple):
+    """A DVC command: its exit status and the ends of stdout and stderr."""
+
+    code: int
+    lines: deque[str]
+    errors: deque[str]
+
+
 class Lifeline:
     """Python children that die, with their whole process group, when this closes or this process ends, even by SIGKILL.
 
@@ -56,6 +65,10 @@ class Lifeline:
 
     def __exit__(self, *_) -> None:
         self.close()
+
+    @property
+    def closed(self) -> bool:
+        return self._write.closed
 
     def close(self) -> None:
         self._write.close()  # the read end stays: a child started too late finds the pipe closed and ends at once
@@ -100,31 +113,63 @@ def run_stage(
     log: Callable[[str], object] = lambda line: None,
     env: Mapping[str, str] = os.environ,
     patience: float = 3600,
+    timeout: float | None = None,
 ) -> bool:
     """`dvc repro --single-item`, waiting for what another DVC works on; whether anything was run or restored.
 
-    Its lines go to `log` and to .mmrl/logs. Raises UserError when the stage command exits 2, StageFailed otherwise.
+    Its lines go to `log` and to .mmrl/logs. Raises UserError when the stage command exits 2, StageFailed otherwise and
+    after `timeout` seconds.
     """
-    deadline, pause = time.monotonic() + patience, 0.5
-    path = Path(root) / STATE / "logs" / f"{name.replace('/', '-')}.log"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    while True:
-        code, lines, errors = _repro(root, name, lifeline, log, env, path)
-        if not _busy(errors) or code == 0 or time.monotonic() > deadline:
-            break
-        time.sleep(pause)
-        pause = min(2 * pause, 15)
+    path = _log_file(root, name)
+    code, lines, errors = _patiently(
+        patience, lambda: _dvc(root, ("repro", "--single-item", name), lifeline, log, env, path, timeout)
+    )
     if code:
-        raise _failure(name, errors, path)
+        raise _failure(f"stage {name}", errors, path)
     return not any("didn't change, skipping" in line for line in lines)
 
 
-def _repro(root, name, lifeline, log, env, path: Path) -> tuple[int, deque[str], deque[str]]:
-    """One attempt: exit status and the ends of stdout and stderr. Nothing of the process group outlives it."""
+def transfer(
+    root: Path | str,
+    direction: Literal["pull", "push"],
+    remote: str,
+    lifeline: Lifeline,
+    log: Callable[[str], object] = lambda line: None,
+    env: Mapping[str, str] = os.environ,
+    patience: float = 3600,
+) -> None:
+    """`dvc pull` or `dvc push` with the run cache. A remote that lacks files, as a new one does, is no failure."""
+    args = (direction, "--run-cache", "--remote", remote, *(["--allow-missing"] if direction == "pull" else []))
+    path = _log_file(root, direction)
+    code, _, errors = _patiently(patience, lambda: _dvc(root, args, lifeline, log, env, path, None))
+    if code:
+        raise _failure(f"dvc {direction} with remote {remote!r}", errors, path)
+
+
+def _log_file(root: Path | str, name: str) -> Path:
+    """Where it is to be found later: the folder of logs outlives a worktree."""
+    folder = Path(root) / STATE / "logs"
+    folder.mkdir(parents=True, exist_ok=True)
+    return (folder.resolve() if folder.is_symlink() else folder) / f"{name.replace('/', '-')}.log"
+
+
+def _patiently(patience: float, attempt: Callable[[], Ended]) -> Ended:
+    """Attempts until one did not find another DVC in its way."""
+    deadline, pause = time.monotonic() + patience, 0.5
+    while True:
+        ended = attempt()
+        if not _busy(ended.errors) or ended.code == 0 or time.monotonic() > deadline:
+            return ended
+        time.sleep(pause)
+        pause = min(2 * pause, 15)
+
+
+def _dvc(root, args, lifeline, log, env, path: Path, timeout: float | None) -> Ended:
+    """One attempt. Nothing of the process group outlives it."""
     lines, errors = deque(maxlen=200), deque(maxlen=200)
     with path.open("w") as file:
         process = lifeline.start(
-            "dvc", "--wait-for-lock", "repro", "--single-item", name,
+            "dvc", "--wait-for-lock", *args,
             cwd=root, env=env, text=True, errors="replace", stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         readers = [
@@ -134,7 +179,10 @@ def _repro(root, name, lifeline, log, env, path: Path) -> tuple[int, deque[str],
         try:
             for reader in readers:
                 reader.start()
-            return process.wait(), lines, errors
+            return Ended(process.wait(timeout), lines, errors)
+        except subprocess.TimeoutExpired:
+            errors.append(f"ERROR: it was stopped after {timeout:g} seconds")
+            return Ended(1, lines, errors)
         finally:
             _kill_group(process)
             for reader in readers:
@@ -154,16 +202,16 @@ def _kill_group(process: subprocess.Popen) -> None:
     process.wait()
 
 
-def _failure(name: str, errors: Collection[str], path: Path) -> Exception:
+def _failure(what: str, errors: Collection[str], path: Path) -> Exception:
     """DVC's own line says how the command ended, the one before it is the command's last."""
     own = [line for line in errors if line.startswith("ERROR: ")]
     said = [line for line in errors if line not in own and any(map(str.isalnum, line))]
     code = next((int(found[1]) for line in own if (found := EXIT_CODE.search(line))), None)
     if code == 2 and said:
-        return UserError(f"stage {name}: {said[-1].strip()}")
+        return UserError(f"{what}: {said[-1].strip()}")
     reason = (said if code is not None and said else own or said or ["it was stopped"])[-1].strip()
     ending = "" if code is None else f" (exit {code})"
-    return StageFailed(f"stage {name} failed{ending}: {reason} -- its output is in {path}")
+    return StageFailed(f"{what} failed{ending}: {reason} -- its output is in {path}")
 
 
 def _ask(root: Path | str, *args: str, patience: float = 3600) -> str:

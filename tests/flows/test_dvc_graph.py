@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import zc.lockfile
 
-from flows.dvc_graph import Lifeline, StageFailed, run_stage, source_checks, stage_graph, stale_stages
+from flows.dvc_graph import Lifeline, StageFailed, run_stage, source_checks, stage_graph, stale_stages, transfer
 from mmrl_core.errors import UserError
 
 PIPELINE = """
@@ -199,6 +199,27 @@ def test_closing_the_lifeline_stops_the_stage_and_all_it_started(project):
             running.result(timeout=10)
     pid = int((project / "pid").read_text())
     wait_until(lambda: not alive(pid), 10)  # killed already, but a process takes a moment to die
+
+
+def test_a_stage_that_takes_longer_than_it_may_is_stopped_and_says_so(project):
+    forget(project)
+    (project / "work.py").write_text(HANG)
+    with pytest.raises(StageFailed, match=r"train@a-1 failed: .*stopped after 4 seconds"):
+        run(project, timeout=4)
+    if (project / "pid").exists():
+        wait_until(lambda: not alive(int((project / "pid").read_text())), 10)
+
+
+def test_what_was_pushed_to_a_new_remote_is_restored_where_nothing_was_built(project):
+    dvc(project, f"remote add storage {project.parent / 'storage'}")
+    with Lifeline() as lifeline:
+        transfer(project, "pull", "storage", lifeline)
+        transfer(project, "push", "storage", lifeline)
+        forget(project, "a-1", "b-1")
+        transfer(project, "pull", "storage", lifeline)
+        with pytest.raises(StageFailed, match="dvc pull with remote 'other' failed: .*other"):
+            transfer(project, "pull", "other", lifeline)
+    assert (project / "results/a-1").read_text() == "done"
 
 
 def test_a_killed_parent_leaves_no_child(project):
