@@ -12,6 +12,7 @@ from typing import Any
 from flows import paths
 from flows.backbones import backbone_of
 from flows.features import open_store
+from flows.outputs import locked
 from flows.paths import RunKey
 from flows.progress import progress
 from mmrl_core import METHOD_VERSION
@@ -116,7 +117,9 @@ def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
             beside = f", {workers} workers" if workers > 1 else ""
             bar(epoch + 1, note=f"loss {metrics['loss']:.3f}{beside}")
 
-        adapter, history, precision = _fit(params, key, backbone, settings, data, _identity(card, backbone), report)
+        identity = _identity(card, backbone)
+        with locked(f"run-{identity}", f"another process trains {key.name}"):  # in another worktree of this project
+            adapter, history, precision = _fit(params, key, backbone, settings, data, identity, report)
         card["history"], card["settings"]["train.precision"] = history, precision
         card["abstain"] = _abstain(backbone, adapter, data, key, protocol.trains_on)
         document = save_adapter(out, adapter, backbone, card)
