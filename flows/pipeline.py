@@ -1,46 +1,32 @@
 """The nightly run: every stale item of the DVC pipeline, then registration and promotion, as one Prefect flow."""
 
-import atexit
 import contextlib
-import logging
 import os
-import signal
-import socket
-import subprocess
 import sys
 import time
-import urllib.request
+from collections.abc import Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
 
-CORES = os.cpu_count() or 1
-for name, value in {
-    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
-    "DO_NOT_TRACK": "1",
-    "DVC_NO_ANALYTICS": "1",
-    "PREFECT_HOME": str(Path(".mmrl/prefect").resolve()),
-    "PREFECT_TASKS_RUNNER_THREAD_POOL_MAX_WORKERS": str(min(4, CORES)),  # how many items run side by side
-}.items():
-    os.environ.setdefault(name, value)
+from flows.prefect_server import CORES, SIDE_BY_SIDE, ensure_server, running_server  # sets what Prefect reads on import
 
-# Prefect makes its home when it is imported, but not the folders above it.
-Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+# isort: split
+from prefect import flow, get_run_logger, runtime, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.deployments.runner import EntrypointType
+from prefect.events import emit_event
+from prefect.futures import PrefectFuture, as_completed
+from prefect.task_runners import ThreadPoolTaskRunner
 
-from prefect import flow, get_run_logger, task  # noqa: E402
-from prefect.cache_policies import NO_CACHE  # noqa: E402
-from prefect.client.schemas.schedules import CronSchedule  # noqa: E402
-from prefect.context import refresh_global_settings_context  # noqa: E402
-from prefect.deployments.runner import EntrypointType  # noqa: E402
-from prefect.futures import PrefectFuture, as_completed  # noqa: E402
-from prefect.logging.handlers import PrefectConsoleHandler  # noqa: E402
-from prefect.settings import PREFECT_API_URL, get_current_settings  # noqa: E402
-from prefect.task_runners import ThreadPoolTaskRunner  # noqa: E402
+from flows import artifacts, dvc_graph, worktree
+from flows.dvc_graph import Graph, Lifeline
+from flows.workplace import changed_settings, own_place, this_place, week_seed
+from mmrl_core.config import Params, load_params
+from mmrl_core.errors import UserError
 
-from flows import dvc_graph  # noqa: E402
-from flows.dvc_graph import Graph, Lifeline  # noqa: E402
-from mmrl_core.config import Params, load_params  # noqa: E402
-from mmrl_core.errors import UserError  # noqa: E402
+RETRY_DELAYS = [2, 10]  # seconds
 
 
 class Adapted(NamedTuple):
@@ -63,62 +49,121 @@ class Adapted(NamedTuple):
         )
 
 
-def run_adapt(params_path: str | Path = "params.yaml", datasets: list[str] | None = None) -> Adapted:
+def run_adapt(params_path: str | Path = "params.yaml", datasets: list[str] | None = None, **options) -> Adapted:
     """Run the flow here, on the server that PREFECT_API_URL names or else on one of its own; progress on stderr."""
     _require_pipeline_of(params_path)
     ensure_server()
-    return adapt(str(params_path), datasets)
+    return adapt(str(params_path), datasets, **options)
 
 
-def ensure_server() -> None:
-    """The server that PREFECT_API_URL names, or else one of this process's own; Prefect's lines leave the console."""
-    for handler in logging.getLogger().handlers:
-        if isinstance(handler, PrefectConsoleHandler):
-            handler.setLevel(logging.CRITICAL)
-    if not _running_server():
-        _start_server()
-
-
-def serve_adapt(cron: str, params_path: str | Path = "params.yaml", datasets: list[str] | None = None) -> None:
+def serve_adapt(
+    cron: str, params_path: str | Path = "params.yaml", datasets: list[str] | None = None, **options
+) -> None:
     """Give the running server the deployment `adapt/nightly` and run it on schedule until interrupted."""
     _require_pipeline_of(params_path)
     try:
         CronSchedule(cron=cron)
     except ValueError:
         raise UserError(f"--cron {cron!r} is no schedule; give five fields, such as '0 2 * * *'") from None
-    if not _running_server():
+    if not running_server():
         raise UserError(
             "a schedule needs a server: start one with `prefect server start` and set PREFECT_API_URL to it"
         )
-    parameters = {"params_path": str(params_path), "datasets": datasets}
+    parameters = {"params_path": str(params_path), "datasets": datasets, **options}
     adapt.serve(name="nightly", cron=cron, parameters=parameters, limit=1, entrypoint_type=EntrypointType.MODULE_PATH)
 
 
-@flow(task_runner=ThreadPoolTaskRunner())
-def adapt(params_path: str = "params.yaml", datasets: list[str] | None = None) -> Adapted:
-    """Bring every stage item up to date, then register and promote the candidate of each dataset (by default all)."""
-    params = load_params(params_path)
-    with Lifeline() as lifeline:
-        ran = _run_stages(Path.cwd(), lifeline)
-    chosen = params.datasets if datasets is None else datasets
-    registered = {dataset: register(params, dataset) for dataset in chosen}
-    promoted = {dataset: promote(params, dataset) for dataset in chosen}
-    adapted = Adapted([name for name in ran if ran[name]], sum(not did for did in ran.values()), registered, promoted)
+@flow(task_runner=ThreadPoolTaskRunner(max_workers=int(os.environ[SIDE_BY_SIDE])))
+def adapt(
+    params_path: str = "params.yaml",
+    datasets: list[str] | None = None,
+    seeds: list[int] | None = None,
+    overrides: list[str] = [],
+    remote: str | None = None,
+    in_worktree: bool = False,
+    new_search: bool = False,
+    stage_hours: float = 24,
+) -> Adapted:
+    """Bring every stage item up to date, then register and promote the candidate of each dataset (by default all).
+
+    Args:
+        params_path: the project's params.yaml.
+        datasets: register and promote these alone; in a worktree, build nothing else either.
+        seeds: the matrix list, in place of the one in params.yaml.
+        overrides: settings as key.path=value. They and the seeds are written into params.yaml, which the stages read.
+        remote: a DVC remote to pull from at the start and push to at the end.
+        in_worktree: work on what is committed, in a git worktree of this run's own, instead of in this folder.
+        new_search: search with a seed of this week, so that each week's search draws anew.
+        stage_hours: a stage item that takes longer is stopped.
+    """
+    seed = week_seed(runtime.flow_run.scheduled_start_time) if new_search else None
+    changes = changed_settings(datasets if in_worktree else None, seeds, seed, overrides)
+    name = runtime.flow_run.name
+    place = own_place(params_path, changes, name, _warn) if in_worktree else this_place(params_path, changes)
+    with place, Lifeline() as lifeline:
+        params = load_params(params_path)
+        ran = _build(lifeline, remote, stage_hours * 3600)
+        if in_worktree:
+            record(f"adapt: {name}")
+        chosen = params.datasets if datasets is None else datasets
+        registered = {dataset: register(params, dataset) for dataset in chosen}
+        promoted = {dataset: promote(params, dataset) for dataset in chosen}
+        adapted = Adapted(
+            [name for name in ran if ran[name]], sum(not did for did in ran.values()), registered, promoted
+        )
+        publish(params, adapted)
     _say(adapted.summary)
     get_run_logger().info(adapted.summary)
     return adapted
 
 
 def _retriable(task, run, state) -> bool:
-    return not isinstance(state.data, UserError)
+    """Neither a mistake of the user's nor what ended with the flow is tried again."""
+    return not isinstance(state.data, UserError | Stopped)
 
 
-@task(task_run_name="{name}", retries=1, retry_delay_seconds=2, retry_condition_fn=_retriable, cache_policy=NO_CACHE)
-def run_stage(root: Path, name: str, lifeline: Lifeline, stale: bool) -> float | None:
+class Stopped(RuntimeError):
+    """The flow ended while this ran."""
+
+
+@contextlib.contextmanager
+def _stopping(lifeline: Lifeline) -> Iterator[None]:
+    """Tell what failed from what was stopped: a cancelled flow must not wait for retries."""
+    try:
+        yield
+    except dvc_graph.StageFailed as error:
+        if lifeline.closed:
+            raise Stopped("the flow was stopped") from error
+        raise
+
+
+RETRIED = {
+    "retries": len(RETRY_DELAYS),
+    "retry_delay_seconds": RETRY_DELAYS,
+    "retry_condition_fn": _retriable,
+    "cache_policy": NO_CACHE,
+}
+
+
+@task(task_run_name="{name}", **RETRIED)
+def run_stage(root: Path, name: str, lifeline: Lifeline, stale: bool, timeout: float | None = None) -> float | None:
     """Seconds that the item took; None when it was up to date."""
-    start = time.monotonic()
-    worked = stale and dvc_graph.run_stage(root, name, lifeline, get_run_logger().info, _environment())
+    start, log = time.monotonic(), get_run_logger().info
+    with _stopping(lifeline):
+        worked = stale and dvc_graph.run_stage(root, name, lifeline, log, _environment(), timeout=timeout)
     return time.monotonic() - start if worked else None
+
+
+@task(task_run_name="{direction}", **RETRIED)
+def transfer(root: Path, direction: str, remote: str, lifeline: Lifeline) -> None:
+    with _stopping(lifeline):
+        dvc_graph.transfer(root, direction, remote, lifeline, get_run_logger().info, _environment())
+
+
+@task(task_run_name="record", cache_policy=NO_CACHE)
+def record(message: str) -> None:
+    commit = worktree.record(Path.cwd(), message)
+    get_run_logger().info(f"{worktree.BRANCH} is at {commit}" if commit else "dvc.lock is as it was")
 
 
 @task(task_run_name="register {dataset}", cache_policy=NO_CACHE)
@@ -132,20 +177,47 @@ def register(params: Params, dataset: str) -> NamedTuple:
 def promote(params: Params, dataset: str) -> NamedTuple:
     from flows import promotion
 
-    return promotion.promote(params, dataset)
+    found = promotion.promote(params, dataset)
+    if found.moved:
+        emit_event(MOVED, resource={"prefect.resource.id": f"mmrl.model.{found.name}"})
+    return found
 
 
-def _run_stages(root: Path, lifeline: Lifeline) -> dict[str, bool]:
+@task(cache_policy=NO_CACHE)
+def publish(params: Params, adapted: Adapted) -> None:
+    """Prefect artifacts: for people; what cannot be shown fails no run."""
+    try:
+        artifacts.publish(params, adapted.summary, adapted.registered.values(), adapted.promoted.values())
+    except Exception as error:
+        get_run_logger().warning(f"no artifacts of this run: {error}")
+
+
+def _build(lifeline: Lifeline, remote: str | None, timeout: float) -> dict[str, bool]:
+    """Run the stages between a pull and a push; what was done before one failed is pushed too."""
+    root = Path.cwd()
+    if not remote:
+        return _run_stages(root, lifeline, timeout)
+    transfer(root, "pull", remote, lifeline)
+    try:
+        ran = _run_stages(root, lifeline, timeout)
+    except Exception:  # not when the flow is stopped
+        transfer(root, "push", remote, lifeline)
+        raise
+    transfer(root, "push", remote, lifeline)
+    return ran
+
+
+def _run_stages(root: Path, lifeline: Lifeline, timeout: float) -> dict[str, bool]:
     """Whether each item did work; the source checks, which always do, are not among them."""
     graph = dvc_graph.stage_graph(root)
     checks = dvc_graph.source_checks(root, graph)
-    _run_items(root, {name: [] for name in checks}, set(checks), lifeline)
+    _run_items(root, {name: [] for name in checks}, set(checks), lifeline, timeout)
     stale = dvc_graph.stale_stages(root, graph, checks)
     rest = {name: [other for other in graph[name] if other not in checks] for name in graph if name not in checks}
-    return _run_items(root, rest, stale, lifeline)
+    return _run_items(root, rest, stale, lifeline, timeout)
 
 
-def _run_items(root: Path, graph: Graph, stale: set[str], lifeline: Lifeline) -> dict[str, bool]:
+def _run_items(root: Path, graph: Graph, stale: set[str], lifeline: Lifeline, timeout: float) -> dict[str, bool]:
     """Run all that depends on no failed item, each as soon as its upstream is done; then raise the first failure.
 
     Items are submitted when they are ready: one that waited for its upstream would hold a thread of the task runner.
@@ -155,7 +227,7 @@ def _run_items(root: Path, graph: Graph, stale: set[str], lifeline: Lifeline) ->
     while True:
         for name in sorter.get_ready():
             upstream = [futures[other] for other in graph[name]]
-            futures[name] = run_stage.submit(root, name, lifeline, name in stale, wait_for=upstream)
+            futures[name] = run_stage.submit(root, name, lifeline, name in stale, timeout, wait_for=upstream)
             running[futures[name]] = name
         if not running:
             break
@@ -181,58 +253,8 @@ def _report(name: str, future: PrefectFuture) -> Exception | None:
 
 def _environment() -> dict[str, str]:
     """The stage commands' environment: `mmrl` beside this interpreter, and the cores shared out among the items."""
-    workers = get_current_settings().tasks.runner.thread_pool_max_workers or CORES
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    return {"OMP_NUM_THREADS": str(max(1, CORES // workers)), **os.environ, "PATH": path}
-
-
-def _start_server() -> None:
-    """Give this process a Prefect server of its own. The one that Prefect itself would start outlives a killed flow.
-
-    It outlasts the flow, since Prefect sends the last events and log lines when the process exits; its threads see the
-    environment only.
-    """
-    url, log = f"http://127.0.0.1:{_free_port()}", Path(os.environ["PREFECT_HOME"]) / "server.log"
-    lifeline, output = Lifeline(), log.open("w")
-    argv = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", url.rpartition(":")[2]]
-    process = lifeline.start(*argv, "--no-ui", "--no-scheduler", "--no-late-runs", stdout=output, stderr=output)
-    atexit.register(_stop, process, lifeline)
-    deadline = time.monotonic() + 120
-    while not _answers(url + "/api"):
-        if process.poll() is not None or time.monotonic() > deadline:
-            raise RuntimeError(f"the Prefect server did not start; its output is in {log}")
-        time.sleep(0.1)
-    os.environ["PREFECT_API_URL"] = url + "/api"
-    refresh_global_settings_context()
-
-
-def _stop(process: subprocess.Popen, lifeline: Lifeline) -> None:
-    with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
-        os.killpg(process.pid, signal.SIGTERM)
-        process.wait(timeout=5)
-    lifeline.close()
-
-
-def _answers(url: str) -> bool:
-    try:
-        urllib.request.urlopen(f"{url}/health", timeout=5).close()
-    except OSError:
-        return False
-    return True
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
-
-
-def _running_server() -> str | None:
-    """What PREFECT_API_URL names, if anything."""
-    url = PREFECT_API_URL.value()
-    if url and not _answers(url):
-        raise UserError(f"PREFECT_API_URL={url} does not answer; start that server, or unset it to run without one")
-    return url
+    return {"OMP_NUM_THREADS": str(max(1, CORES // int(os.environ[SIDE_BY_SIDE]))), **os.environ, "PATH": path}
 
 
 def _require_pipeline_of(params_path: str | Path) -> None:
@@ -242,6 +264,11 @@ def _require_pipeline_of(params_path: str | Path) -> None:
             f"--params {params_path}: the DVC pipeline reads the params.yaml of the current directory; "
             "edit that file, or change to the directory of the one you mean"
         )
+
+
+def _warn(line: str) -> None:
+    _say(f"warning: {line}")
+    get_run_logger().warning(line)
 
 
 def _say(line: str) -> None:

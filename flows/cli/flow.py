@@ -10,8 +10,12 @@ from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile
 from mmrl_core.config import load_params
 from mmrl_core.errors import UserError
 
+Remote = Annotated[str | None, typer.Option("--remote", help="DVC remote to pull from first and push to at the end.")]
 
-def adapt(params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False):
+
+def adapt(
+    params: ParamsFile = DEFAULT_PARAMS, remote: Remote = None, set_: Overrides = [], json_: AsJson = False
+):  # fmt: skip
     """Run every stage that is out of date, then register and promote; no server needed. --set edits the settings file,
     which is what the stages read."""
     if set_:
@@ -22,7 +26,7 @@ def adapt(params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJs
     from mmrl_core.files import read_json
     from mmrl_core.report.tables import markdown
 
-    adapted = pipeline.run_adapt(params)
+    adapted = pipeline.run_adapt(params, remote=remote)
     champions = {name: f"models:/{one.name} version {one.version}" for name, one in adapted.promoted.items()}
     if json_:
         print(json.dumps({"ran": adapted.ran, "up_to_date": adapted.up_to_date, "champions": champions}))
@@ -36,13 +40,14 @@ def adapt(params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJs
 
 def serve(
     cron: Annotated[str, typer.Option(help='When to run `adapt`, e.g. "0 2 * * *".')],
-    params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [],
+    worktree: Annotated[bool, typer.Option("--worktree", help="Run what is committed, in a git worktree.")] = False,
+    params: ParamsFile = DEFAULT_PARAMS, remote: Remote = None, set_: Overrides = [],
 ):  # fmt: skip
     """Run `adapt` on a schedule; needs PREFECT_API_URL to name a running server."""
     refuse_overrides(set_)
     from flows import pipeline
 
-    pipeline.serve_adapt(cron, params)
+    pipeline.serve_adapt(cron, params, in_worktree=worktree, remote=remote)
 
 
 def release(
