@@ -1,0 +1,135 @@
+"""Servers of tests on loopback: PostgreSQL, Prefect's server and worker. Each ends with its block, whatever happens."""
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.request
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+POSTGRESQL = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+QUIET = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@contextlib.contextmanager
+def running(command: list[str], log: Path, ready: Callable[[], bool], *, seconds: float = 90, **popen) -> Iterator:
+    """A process in a session of its own, once it is ready; its group is killed at the end. Its output is in `log`."""
+    with log.open("w") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True, **popen)
+    try:
+        deadline = time.monotonic() + seconds
+        while not ready():
+            assert process.poll() is None and time.monotonic() < deadline, f"{command}: {log.read_text()[-3000:]}"
+            time.sleep(0.1)
+        yield process
+    finally:
+        end(process)
+
+
+def end(process: subprocess.Popen, seconds: float = 20) -> None:
+    """Ask it to stop, then kill what is left of its group."""
+    with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+        process.terminate()
+        process.wait(seconds)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+def answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def postgresql(log: Path, *databases: str) -> Iterator[str]:
+    """`postgresql://mmrl@127.0.0.1:PORT`, with empty databases of these names; data in a folder that goes away.
+
+    The server refuses to run as root: then it runs as the user postgres, whom Debian's package makes.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="pg-"))
+    port, root = free_port(), os.geteuid() == 0
+    as_user = ["runuser", "-u", "postgres", "--"] if root else []
+    if root:
+        shutil.chown(folder, "postgres")
+    programs, options = POSTGRESQL[-1], {"cwd": folder, "check": True, "capture_output": True}
+    initdb = ["initdb", "-D", str(folder / "data"), "-U", "mmrl", "-A", "trust", "--no-sync", "-E", "UTF8"]
+    subprocess.run([*as_user, str(programs / initdb[0]), *initdb[1:]], **options)
+    server = [*as_user, str(programs / "postgres"), "-D", str(folder / "data"), "-h", "127.0.0.1", "-p", str(port),
+              "-k", str(folder), "-F", "-c", "max_connections=200"]  # fmt: skip
+    ask = [str(programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
+    try:
+        with running(server, log, lambda: subprocess.run(ask).returncode == 0, cwd=folder):
+            for name in databases:
+                create = ["createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "mmrl", name]
+                subprocess.run([str(programs / create[0]), *create[1:]], **options)
+            yield f"postgresql://mmrl@127.0.0.1:{port}"
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def prefect_server(folder: Path, database: str | None = None) -> Iterator[str]:
+    """The API's URL of a server with its scheduler; a sqlite file in `folder`, or a PostgreSQL URI."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port, env = free_port(), {**os.environ, **QUIET, "PREFECT_HOME": str(folder)}
+    env["PREFECT_SERVER_DATABASE_TIMEOUT"] = "30"
+    env.pop("PREFECT_API_URL", None)
+    if database:
+        env["PREFECT_API_DATABASE_CONNECTION_URL"] = database.replace("postgresql://", "postgresql+asyncpg://")
+    url = f"http://127.0.0.1:{port}/api"
+    command = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "server",
+        "start",
+        "--host",
+        "127.0.0.1",
+        "--port",
+        str(port),
+        "--no-ui",
+    ]
+    with running(command, folder / "server.log", lambda: answers(f"{url}/health"), env=env):
+        yield url
+
+
+@contextlib.contextmanager
+def prefect_worker(folder: Path, api: str, pool: str, **env: str) -> Iterator[subprocess.Popen]:
+    """A worker of a process pool that looks for runs every second; ready when its health page says so."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port = free_port()
+    own = {"PREFECT_HOME": str(folder), "PREFECT_API_URL": api, "PREFECT_WORKER_QUERY_SECONDS": "1",
+           "PREFECT_WORKER_WEBSERVER_PORT": str(port), "PREFECT_WORKER_WEBSERVER_HOST": "127.0.0.1"}  # fmt: skip
+    env = {**os.environ, **QUIET, **own, **env}
+    command = [
+        sys.executable,
+        "-m",
+        "prefect",
+        "worker",
+        "start",
+        "--pool",
+        pool,
+        "--type",
+        "process",
+        "--with-healthcheck",
+    ]
+    with running(
+        command, folder / "worker.log", lambda: answers(f"http://127.0.0.1:{port}/health"), env=env
+    ) as process:
+        yield process
