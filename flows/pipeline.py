@@ -27,6 +27,7 @@ from mmrl_core.config import Params, load_params
 from mmrl_core.errors import UserError
 
 RETRY_DELAYS = [2, 10]  # seconds
+MOVED = "mmrl.champion.moved"  # the event that the deployment `release` waits for
 
 
 class Adapted(NamedTuple):

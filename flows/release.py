@@ -11,15 +11,18 @@ import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
-from flows import pipeline, webhook  # the former first: it settles where Prefect lives
+from flows.prefect_server import ensure_server  # sets what Prefect reads on import
+
+# isort: split
+from prefect import flow, task
+from prefect.artifacts import create_markdown_artifact
+from prefect.cache_policies import NO_CACHE
+
+from flows import webhook
 from flows.bundles import Released, ReleaseFailed
 from flows.registry import registered_name
 from mmrl_core.config import Params, load_params
 from mmrl_core.errors import UserError
-
-from prefect import flow, task  # isort: skip
-from prefect.artifacts import create_markdown_artifact  # isort: skip
-from prefect.cache_policies import NO_CACHE  # isort: skip
 
 
 @task(task_run_name="release {dataset}", cache_policy=NO_CACHE)
@@ -44,14 +47,14 @@ def release(params_path: str = "params.yaml", datasets: list[str] | None = None)
 def run_release(params_path: str, datasets: list[str] | None) -> list[Released]:
     """The flow here, on the server that PREFECT_API_URL names or else on one of its own."""
     _check(params_path, datasets)
-    pipeline.ensure_server()
+    ensure_server()
     return release(params_path, datasets)
 
 
 def watch(params_path: str, datasets: list[str] | None, every: float) -> None:
     """Release what has become champion, looking every so many seconds, until interrupted."""
     _check(params_path, datasets)
-    pipeline.ensure_server()
+    ensure_server()
     _repeat(params_path, datasets, _ticks(every))
 
 
@@ -68,7 +71,7 @@ def listen(params_path: str, datasets: list[str] | None, host: str, port: int) -
         if alias == params.registry.alias and name in names:
             moves.put(None)
 
-    pipeline.ensure_server()
+    ensure_server()
     try:
         server = webhook.server(host, port, secret, on_move)
     except OSError as error:

@@ -7,6 +7,7 @@ run finds and removes what a killed one left.
 import contextlib
 import itertools
 import os
+import re
 import shutil
 import subprocess
 from collections.abc import Iterator
@@ -136,7 +137,8 @@ def _remove(checkout: Path, folder: Path) -> None:
 def _share(checkout: Path, root: Path, name: str) -> None:
     state = root / STATE
     state.mkdir(exist_ok=True)
-    for source, link in [*((part, part) for part in SHARED), (f"logs/{name}", "logs")]:
+    plain = re.sub(r"[^\w-]+", "-", name)  # a person may have named the run
+    for source, link in [*((part, part) for part in SHARED), (f"logs/{plain}", "logs")]:
         (checkout / STATE / source).mkdir(parents=True, exist_ok=True)
         (state / link).symlink_to(checkout / STATE / source)
     if not (root / ".dvc").is_dir():

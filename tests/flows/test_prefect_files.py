@@ -10,30 +10,32 @@ import yaml
 from tests.workspace import ROOT
 
 FOLDER = ROOT / "infra" / "prefect"
-KNOWN = {"name", "description", "entrypoint", "schedules", "parameters", "pull", "work_pool", "concurrency_limit"}
+KNOWN = {"name", "description", "entrypoint", "schedules", "triggers", "parameters", "pull", "work_pool",
+         "concurrency_limit"}  # fmt: skip
 
 
 @pytest.fixture(scope="module")
-def flow(tmp_path_factory):
+def flows(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.chdir(tmp_path_factory.mktemp("home"))  # where Prefect keeps its files
     from flows.pipeline import adapt
+    from flows.release import release
 
-    yield adapt
+    yield {"flows.pipeline.adapt": adapt, "flows.release.release": release}
     patch.undo()
 
 
-def test_every_deployment_is_what_prefect_knows_and_what_the_flow_takes(flow):
+def test_every_deployment_is_what_prefect_knows_and_what_its_flow_takes(flows):
     from prefect.cli.deploy._models import PrefectYamlModel
 
     document = yaml.safe_load((FOLDER / "prefect.yaml").read_text())
     parsed = PrefectYamlModel.model_validate(document)
     assert [one.name for one in parsed.deployments] == [
-        "nightly", "weekly-search", "nightly-cluster", "weekly-search-cluster"
+        "nightly", "weekly-search", "release", "nightly-cluster", "weekly-search-cluster"
     ]  # fmt: skip
     for one in document["deployments"]:
         assert one.keys() <= KNOWN  # Prefect passes over what it does not know
-        assert one["entrypoint"] == f"{flow.fn.__module__}.{flow.fn.__name__}"
+        flow = flows[one["entrypoint"]]
         assert one["parameters"].keys() <= inspect.signature(flow.fn).parameters.keys()
         flow.validate_parameters(one["parameters"])
 
@@ -51,7 +53,14 @@ def test_the_pools_take_what_the_deployments_give_them():
         assert one["work_pool"]["job_variables"].keys() <= takes[kind]
 
 
-def test_the_automation_reacts_to_a_failed_run_of_adapt_and_to_no_other(flow):
+def test_a_release_waits_for_the_event_of_a_champion_that_moved(flows):
+    from flows.pipeline import MOVED
+
+    [one] = [one for one in yaml.safe_load((FOLDER / "prefect.yaml").read_text())["deployments"] if "triggers" in one]
+    assert (one["name"], [trigger["expect"] for trigger in one["triggers"]]) == ("release", [[MOVED]])
+
+
+def test_the_automation_reacts_to_a_failed_run_of_adapt_and_to_no_other(flows):
     from uuid import uuid4
 
     from prefect.events.schemas.automations import AutomationCore

@@ -32,14 +32,14 @@ def project(tmp_path):
 def test_a_worktree_has_what_is_committed_and_vanishes_with_its_block(project):
     (project / "params.yaml").write_text("half-edited")
     assert uncommitted(project) == ["params.yaml"]
-    with worktree(project, "one") as root:
+    with worktree(project, "../one") as root:
         assert load_params(root / "params.yaml").datasets == ["digits"]
         cache = run(root, sys.executable, "-m", "dvc", "cache", "dir").stdout.strip()
         assert Path(cache) == project / ".dvc/cache"
         (root / ".mmrl/searches/seen").touch()
         (root / ".mmrl/logs/train.log").touch()
     assert not root.exists()
-    assert (project / ".mmrl/searches/seen").exists() and (project / ".mmrl/logs/one/train.log").exists()
+    assert (project / ".mmrl/searches/seen").exists() and (project / ".mmrl/logs/-one/train.log").exists()
     assert len(git(project, "worktree", "list").splitlines()) == 1
     assert (project / "params.yaml").read_text() == "half-edited"
 

@@ -197,7 +197,7 @@ def test_the_worker_waits_for_flows_and_is_a_node_without_cores(stack):
     )
     nodes = ast.literal_eval(done.stdout.splitlines()[-1])
     assert sorted("CPU" in node for node in nodes) == [False, True], done.stderr
-    pool = f"http://127.0.0.1:{stack.ports['4200']}/api/work_pools/mmrl"
+    pool = f"http://127.0.0.1:{stack.ports['4200']}/api/work_pools/local"
     assert json.load(urllib.request.urlopen(pool))["status"] == "READY"
 
 
