@@ -8,7 +8,7 @@ import typer
 
 from flows import paths
 from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile, show, text_table
-from mmrl_core.config import load_params
+from mmrl_core.config import Params, load_params
 from mmrl_core.errors import UserError
 from mmrl_core.sections import DataSection, OwnSection
 
@@ -42,11 +42,46 @@ def check(
     _refuse(rows, bool(keys), root or settings.root)
 
 
-def clean(json_: AsJson = False):
-    """Remove what is kept only to save time: frozen features of images, trials of searches. No result depends on it."""
-    from flows.features import clean as remove
+def clean(
+    older_than: Annotated[
+        str | None, typer.Option(metavar="30d", help="Instead: what is older and that nothing kept needs.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="With --older-than: list it and remove nothing.")] = False,
+    params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
+):  # fmt: skip
+    """Remove what is kept only to save time: frozen features of images, trials of searches. No result depends on it.
 
-    show({"freed_bytes": remove()}, json_, str(paths.STATE))
+    With --older-than: run folders, DVC's cache, Ray's folders and MLflow runs that no registered version stands on.
+    """
+    if older_than is None:
+        if dry_run:
+            raise UserError("--dry-run lists what --older-than would remove; give that as well, such as 30d")
+        from flows.features import clean as remove
+
+        show({"freed_bytes": remove()}, json_, str(paths.STATE))
+        return
+    _clean_old(load_params(params, set_), older_than, dry_run, json_)
+
+
+def _clean_old(settings: Params, older_than: str, dry_run: bool, as_json: bool) -> None:
+    from flows import upkeep
+
+    found = upkeep.removable(settings, upkeep.duration(older_than))
+    if not dry_run:
+        for one in found:
+            one.remove()
+    rows = [{"kind": one.kind, "name": one.name, "bytes": one.size} for one in found]
+    total = {"items": len(rows), "bytes": sum(row["bytes"] or 0 for row in rows)}
+    if as_json:
+        print(json.dumps({"removed": not dry_run, **total, "found": rows}))
+        return
+    if rows:
+        print(
+            text_table(
+                ["kind", "bytes", "name"], ([row["kind"], str(row["bytes"] or "-"), row["name"]] for row in rows)
+            )
+        )
+    show(total, False, "would remove" if dry_run else "removed")
 
 
 def _settings(params: Path, overrides: list[str]) -> DataSection:
