@@ -6,7 +6,7 @@ import sys
 import typer
 from typer.exceptions import TyperException
 
-from flows.cli import data, export, flow, models, predict, serve, stages
+from flows.cli import data, export, flow, models, predict, serve, stages, upkeep
 from mmrl_core.errors import Failed, UserError
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C
@@ -16,7 +16,8 @@ app = typer.Typer(help="Adapt CLIP to your own few images, and keep it adapted."
 flow_app = typer.Typer(help="The whole pipeline as a Prefect flow.", no_args_is_help=True)
 for command in (data.datasets, data.check, data.clean, stages.fingerprint, stages.prepare, stages.tune, stages.train,
                 stages.evaluate, stages.summarize, models.register, models.promote, models.rollback, models.history,
-                models.reproduce, predict.predict, export.export, serve.serve):  # fmt: skip
+                models.reproduce, predict.predict, export.export, serve.serve, upkeep.backup,
+                upkeep.restore):  # fmt: skip
     app.command()(command)
 app.command("import")(models.import_)
 app.command()(models.pretrain)
