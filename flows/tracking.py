@@ -9,6 +9,7 @@ import re
 import subprocess
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -31,6 +32,8 @@ ENVIRONMENT = {
 }
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
 LOCK_TIMEOUT = 60  # seconds; the first use of a database migrates it, which takes about two
+PAUSES = (0.5, 60)  # seconds between attempts to reach a server that failed: the first, doubled up to the last
+PATIENCE = 6  # seconds that the end of a stage waits for such a server
 DIGEST_LENGTH = 36  # of a dataset input; the tag data.digest holds the whole one
 
 
@@ -137,15 +140,22 @@ def experiment_id(client, uri: str, name: str) -> str:
 
 
 class Tracked:
-    """One run in the store. After the first failure it warns once, and every later call does nothing."""
+    """One run in the store. The first failure costs one warning.
+
+    What a server misses is kept in order and sent once it answers, tried again after growing pauses while the stage
+    goes on, and for at most PATIENCE seconds when it ends. After a database's failure every later call does nothing.
+    """
 
     def __init__(self, uri: str):
         self.run_id: str | None = None
         self._uri, self._client, self._broken = uri, None, False
+        self._missed: deque[Callable[[], None]] = deque()
+        self._pause, self._again_at, self._warned = PAUSES[0], 0.0, False
 
     def log_metrics(self, metrics: dict[str, Any], step: int = 0) -> None:
         """Log the numbers of a (nested) dictionary under dotted names; anything else in it is passed over."""
-        self._attempt(lambda: self._log_metrics(metrics, step))
+        now = int(time.time() * 1000)
+        self._attempt(lambda: self._log_metrics(metrics, step, now))
 
     def log_artifacts(self, folder: str | Path) -> None:
         """Copy a folder's files to the run's artifacts."""
@@ -160,7 +170,8 @@ class Tracked:
 
         experiment = experiment_id(self._client, self._uri, key.dataset)
         name = key.name.removeprefix(f"{key.dataset}/")
-        self.run_id = self._client.create_run(experiment, run_name=name).info.run_id
+        if self.run_id is None:  # a second attempt goes on with the run of the first
+            self.run_id = self._client.create_run(experiment, run_name=name).info.run_id
         values = [Param(name, str(value)) for name, value in flatten(settings).items()]
         self._client.log_batch(self.run_id, params=values)
         self._set_tags(key._asdict() | _commit_tag() | tags)
@@ -172,10 +183,10 @@ class Tracked:
 
         self._client.log_batch(self.run_id, tags=[RunTag(name, str(value)) for name, value in tags.items()])
 
-    def _log_metrics(self, metrics: dict[str, Any], step: int) -> None:
+    def _log_metrics(self, metrics: dict[str, Any], step: int, now: int) -> None:
         from mlflow.entities import Metric
 
-        now, numbers = int(time.time() * 1000), flatten(metrics)
+        numbers = flatten(metrics)
         numbers = {name: value for name, value in numbers.items() if isinstance(value, int | float)}
         self._client.log_batch(self.run_id, [Metric(name, float(value), now, step) for name, value in numbers.items()])
 
@@ -188,21 +199,44 @@ class Tracked:
         self._client.log_param(self.run_id, "data.digest", digest)
 
     def _attempt(self, call: Callable[[], None]) -> None:
-        if self._broken:
+        """Make a call after those that were missed; never raises."""
+        if self._broken and not self._missed:
             return
+        self._missed.append(call)
+        if time.monotonic() >= self._again_at:
+            self._send()
+
+    def _send(self) -> None:
+        """Make the missed calls in order, up to the first that fails."""
         try:
-            call()
+            while self._missed:
+                self._missed[0]()
+                self._missed.popleft()
+            self._broken, self._pause, self._again_at = False, PAUSES[0], 0.0
         except Exception as error:
-            self._broken = True
-            print(f"warning: this run is not tracked from here on; {why(error, self._uri)}", file=sys.stderr)
+            self._failed(error)
+
+    def _failed(self, error: Exception) -> None:
+        served = self._uri.startswith("http")
+        if not self._warned:
+            later = "for now, what it misses is sent if the store answers before it ends" if served else "from here on"
+            print(f"warning: this run is not tracked {later}; {why(error, self._uri)}", file=sys.stderr)
+        self._broken = self._warned = True
+        self._again_at, self._pause = time.monotonic() + self._pause, min(2 * self._pause, PAUSES[1])
+        if not served:
+            self._missed.clear()
 
     def _end(self, status: str) -> None:
         """Close the run, also one whose tracking failed on the way, without a second warning."""
-        if self.run_id and self._broken:
+        if self._broken and not self._missed:
             with contextlib.suppress(Exception):
                 self._client.set_terminated(self.run_id, status)
-        elif self.run_id:
-            self._attempt(lambda: self._client.set_terminated(self.run_id, status))
+            return
+        self._pause, self._again_at, deadline = PAUSES[0], 0.0, time.monotonic() + PATIENCE
+        self._attempt(lambda: self._client.set_terminated(self.run_id, status))
+        while self._missed and self._again_at < deadline:
+            time.sleep(max(0.0, self._again_at - time.monotonic()))
+            self._send()
 
 
 @contextlib.contextmanager
