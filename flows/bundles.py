@@ -12,11 +12,13 @@ from typing import Any, NamedTuple
 from flows import decisions
 from flows.outputs import building
 from flows.promotion import rollback
-from flows.registry import Fetched, fetch, registered_name, standing
+from flows.registry import CARD, Fetched, fetch, registered_name, standing
 from flows.tracking import connect, store_errors, store_uri
 from mmrl_core.config import Params
 from mmrl_core.errors import Failed, UserError
+from mmrl_core.files import read_json
 from mmrl_core.gate import Decision
+from mmrl_core.licences import licence_line
 
 RELEASED = "released"  # the alias, and the verdict in the history
 RELEASES = Path("releases")
@@ -83,7 +85,9 @@ def _facts(name: str, fetched: Fetched) -> dict[str, Any]:
     tags = fetched.tags
     figures = {key.replace("_", " "): f"{float(tags[key]):.2%}" for key in MEASURED if key in tags}
     recorded = {key.replace("_", " "): tags[key] for key in RECORDED if key in tags}
-    return {"model": name, "version": fetched.version, **figures, **recorded}
+    backbone = read_json(fetched.adapter / CARD, made_by="mmrl register")["backbone"]
+    licence = {"licence of the backbone's weights": licence_line(backbone["name"], backbone["weights"])}
+    return {"model": name, "version": fetched.version, **figures, **recorded, **licence}
 
 
 def _check(folder: Path) -> None:

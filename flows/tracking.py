@@ -44,8 +44,10 @@ def store_uri(params: Params | None = None) -> str:
 
 
 def absolute(uri: str) -> str:
-    """The same store, whatever the working directory becomes."""
+    """The same store, whatever the working directory becomes, by the driver of PostgreSQL that is installed here."""
     database = database_file(uri)
+    if uri.startswith("postgresql://"):  # SQLAlchemy's default is another one
+        return uri.replace("postgresql://", "postgresql+psycopg2://", 1)
     return f"sqlite:///{database}" if database else uri
 
 

@@ -41,6 +41,13 @@ def postgres(host: str = "127.0.0.1") -> Iterator[int]:
             server.wait(timeout=30)
 
 
+def create_database(port: int, name: str) -> str:
+    """An empty database; its URI."""
+    command = [program("createdb"), "--host=127.0.0.1", f"--port={port}", "--username=postgres", name]
+    subprocess.run(command, env=os.environ | {"PGPASSWORD": PASSWORD}, check=True)
+    return f"postgresql://postgres:{PASSWORD}@127.0.0.1:{port}/{name}"
+
+
 def program(name: str) -> Path:
     return INSTALLED[-1].with_name(name)
 

@@ -1,26 +1,18 @@
-"""Servers of tests on loopback: PostgreSQL, Prefect's server and worker. Each ends with its block, whatever happens."""
+"""Servers of tests on loopback: Prefect's server and worker. Each ends with its block, whatever happens."""
 
 import contextlib
 import os
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-POSTGRESQL = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
+from tests.postgres import free_port
+
 QUIET = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
 
 
 @contextlib.contextmanager
@@ -54,33 +46,6 @@ def answers(url: str) -> bool:
     except OSError:
         return False
     return True
-
-
-@contextlib.contextmanager
-def postgresql(log: Path, *databases: str) -> Iterator[str]:
-    """`postgresql://mmrl@127.0.0.1:PORT`, with empty databases of these names; data in a folder that goes away.
-
-    The server refuses to run as root: then it runs as the user postgres, whom Debian's package makes.
-    """
-    folder = Path(tempfile.mkdtemp(prefix="pg-"))
-    port, root = free_port(), os.geteuid() == 0
-    as_user = ["runuser", "-u", "postgres", "--"] if root else []
-    if root:
-        shutil.chown(folder, "postgres")
-    programs, options = POSTGRESQL[-1], {"cwd": folder, "check": True, "capture_output": True}
-    initdb = ["initdb", "-D", str(folder / "data"), "-U", "mmrl", "-A", "trust", "--no-sync", "-E", "UTF8"]
-    subprocess.run([*as_user, str(programs / initdb[0]), *initdb[1:]], **options)
-    server = [*as_user, str(programs / "postgres"), "-D", str(folder / "data"), "-h", "127.0.0.1", "-p", str(port),
-              "-k", str(folder), "-F", "-c", "max_connections=200"]  # fmt: skip
-    ask = [str(programs / "pg_isready"), "-q", "-h", "127.0.0.1", "-p", str(port)]
-    try:
-        with running(server, log, lambda: subprocess.run(ask).returncode == 0, cwd=folder):
-            for name in databases:
-                create = ["createdb", "-h", "127.0.0.1", "-p", str(port), "-U", "mmrl", name]
-                subprocess.run([str(programs / create[0]), *create[1:]], **options)
-            yield f"postgresql://mmrl@127.0.0.1:{port}"
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
 
 
 @contextlib.contextmanager

@@ -189,7 +189,8 @@ def test_the_champion_is_released_once_it_has_been_checked_elsewhere(project):
     first, again = bundles.release(PARAMS, "digits"), bundles.release(PARAMS, "digits")
     assert first.created and again == first._replace(created=False)
     assert aliases() == {"champion": 1, "released": 1}
-    assert (project / first.folder / "README.md").read_text().startswith(f"# {NAME}, version 1")
+    card = (project / first.folder / "README.md").read_text()
+    assert card.startswith(f"# {NAME}, version 1") and "Apache-2.0 (made by this project" in card
     assert promotion.history(PARAMS, "digits")[-1].verdict == "released"
 
 

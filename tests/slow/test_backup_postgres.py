@@ -2,22 +2,20 @@
 
 import os
 import shutil
-import subprocess
 
 import pytest
 
 from flows.backup import backup, restore
+from flows.tracking import absolute
 from mmrl_core.errors import UserError
-from tests.postgres import PASSWORD, postgres, program
+from tests.postgres import PASSWORD, create_database, postgres, program
 from tests.stores import files_of, fill
 
 pytestmark = pytest.mark.slow
 
 
 def new_database(port: int, name: str) -> str:
-    where = {"PGHOST": "127.0.0.1", "PGPORT": str(port), "PGUSER": "postgres", "PGPASSWORD": PASSWORD}
-    subprocess.run([program("createdb"), name], env=os.environ | where, check=True)
-    return f"postgresql+psycopg2://postgres:{PASSWORD}@127.0.0.1:{port}/{name}"
+    return absolute(create_database(port, name))
 
 
 def test_a_registry_moves_to_an_empty_database_and_not_over_one_that_is_used(tmp_path, monkeypatch):

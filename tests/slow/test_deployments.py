@@ -15,8 +15,9 @@ from pathlib import Path
 import pytest
 import yaml
 
+from tests.postgres import create_database, postgres
 from tests.processes import TOKEN, command_of, end_all, processes_with, wait_until
-from tests.servers import postgresql, prefect_server, prefect_worker
+from tests.servers import prefect_server, prefect_worker
 from tests.workspace import QUICK, ROOT, environment, make_workspace, run
 
 pytestmark = pytest.mark.slow
@@ -175,10 +176,8 @@ echo $epochs > work.txt
 def on_postgresql(tmp_path_factory):
     folder = tmp_path_factory.mktemp("postgresql")
     with ExitStack() as stack:
-        uri = stack.enter_context(postgresql(folder / "postgresql.log", "prefect"))
-        yield Place(
-            folder, stack, f"{uri}/prefect", files={"dvc.yaml": PIPELINE, "work.sh": WORK.replace("MEET", str(folder))}
-        )
+        uri = create_database(stack.enter_context(postgres()), "prefect")
+        yield Place(folder, stack, uri, files={"dvc.yaml": PIPELINE, "work.sh": WORK.replace("MEET", str(folder))})
 
 
 def test_on_postgresql_a_weekly_search_has_the_seed_of_its_week(on_postgresql):
