@@ -20,7 +20,7 @@ def publish(params: Params, summary: str, registered: Iterable[NamedTuple], prom
     if paths.SUMMARY.exists():
         found = read_json(paths.SUMMARY, made_by="mmrl summarize")
         lines += [markdown(found["rows"] + found["averages"]), "", f"Report: `{_lasting_report()}`", ""]
-    lines += [f"- champion: `models:/{one.name}` version {one.version}" for one in promoted]
+    lines += [f"- champion: `{one.live}`; {one.decided}" for one in promoted]
     for one in registered:
         link = _training_run(uri, one)
         lines.append(f"- version {one.version} of `{one.name}`: {f'[training run]({link})' if link else 'see MLflow'}")

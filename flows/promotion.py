@@ -39,6 +39,15 @@ class Promoted(NamedTuple):
     verdict: str
     reasons: list[str]
 
+    @property
+    def live(self) -> str:
+        """What is the champion now."""
+        return f"models:/{self.name} version {self.previous if self.verdict in DECLINED else self.version}"
+
+    @property
+    def decided(self) -> str:
+        return f"version {self.version} of {self.name} is {self.verdict}: {'; '.join(self.reasons)}"
+
 
 class _Model:
     """A registered model while its promotion lock is held."""

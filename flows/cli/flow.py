@@ -27,13 +27,17 @@ def adapt(
     from mmrl_core.report.tables import markdown
 
     adapted = pipeline.run_adapt(params, remote=remote)
-    champions = {name: f"models:/{one.name} version {one.version}" for name, one in adapted.promoted.items()}
+    champions = {name: one.live for name, one in adapted.promoted.items()}
     if json_:
-        print(json.dumps({"ran": adapted.ran, "up_to_date": adapted.up_to_date, "champions": champions}))
+        decisions = {name: {"verdict": one.verdict, "reasons": one.reasons} for name, one in adapted.promoted.items()}
+        done = {"ran": adapted.ran, "up_to_date": adapted.up_to_date, "champions": champions, "decisions": decisions}
+        print(json.dumps(done))
         return
     summary = read_json(paths.SUMMARY, made_by="mmrl summarize")
     print(markdown(summary["rows"] + summary["averages"]))
     print(f"champion: {', '.join(champions.values())}")
+    for one in adapted.promoted.values():
+        print(f"decision: {one.decided}")
     print(f"report:   {paths.REPORT}")
     print(f"runs:     mlflow ui --backend-store-uri {load_params(params).tracking.uri}")
 

@@ -78,6 +78,7 @@ def test_the_first_is_live_at_once_a_better_one_follows_and_a_worse_one_is_refus
     assert promote() == (2, "accepted") and aliases() == {"champion": 2, "previous": 1}
     assert register("worse") == 3
     assert promote() == (3, "refused") and promote() == (3, "refused")
+    assert promotion.promote(PARAMS, "digits").live == f"models:/{NAME} version 2"
     assert aliases() == {"champion": 2, "previous": 1, "challenger": 3}
     told = promotion.history(PARAMS, "digits")
     assert [(one.version, one.champion, one.verdict, one.moved) for one in told] == [

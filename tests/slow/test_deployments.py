@@ -92,13 +92,22 @@ def test_a_run_builds_what_is_committed_and_leaves_the_checkout_alone(place):
     before = set(place.project.iterdir())
     state = place.end_of(place.start("nightly", seeds=[2]))
     assert state["type"] == "COMPLETED", (state, place.log.read_text()[-6000:])
-    assert {path.name for path in set(place.project.iterdir()) - before} <= {"mlflow.db", "mlartifacts"}
+    assert {path.name for path in set(place.project.iterdir()) - before} <= {"mlflow.db", "mlartifacts", "releases"}
     assert run(place.project, "git", "status", "--porcelain").stdout == ""
     assert len(run(place.project, "git", "worktree", "list").stdout.splitlines()) == 1
     assert run(place.project, sys.executable, "-c", VERSIONS).stdout.split() == ["2"]
     [artifact] = place.ask("artifacts/filter", artifacts={"key": {"any_": ["results"]}})
-    assert "| digits |" in artifact["data"] and "champion: `models:/digits-base-to-novel`" in artifact["data"]
+    assert "| digits |" in artifact["data"] and "champion: `models:/digits-base-to-novel version 1`" in artifact["data"]
     assert len(list(place.project.glob(".mmrl/logs/*/report.html"))) == 1
+
+
+def test_the_champion_that_it_made_is_released_by_the_event_of_it(place):
+    deployment = place.ask("deployments/name/release/release")["id"]
+    wanted = {"deployments": {"id": {"any_": [deployment]}}}
+    wait_until(lambda: bool(place.ask("flow_runs/filter", **wanted)), 60, lambda: place.log.read_text()[-3000:])
+    [one] = place.ask("flow_runs/filter", **wanted)
+    assert place.end_of(one["id"])["type"] == "COMPLETED", place.log.read_text()[-6000:]
+    assert (place.project / "releases/digits-base-to-novel/1/SHA256SUMS").exists()
 
 
 VERSIONS = """
