@@ -180,7 +180,7 @@ def test_what_cannot_be_served_is_one_line_before_anything_is_started(project, t
         taken.listen()
         port = str(taken.getsockname()[1])
         for folder, options, says in [
-            (project, ["--model", f"models:/{NAME}@winner"], "no alias 'winner' (known: champion)"),
+            (project, ["--model", f"models:/{NAME}@winner"], "no alias 'winner' (known: champion"),
             (project, ["--model", "champion"], "not of the form models:/NAME@ALIAS"),
             (project, ["--port", port], f"cannot listen on 127.0.0.1:{port}"),
             (tmp_path, ["--params", str(ROOT / "params.yaml")], "there is no MLflow store"),
