@@ -88,7 +88,7 @@ def test_one_command_makes_every_deployment(place):
         assert schedule["active"] == (not name.endswith("-cluster"))
 
 
-def test_a_run_builds_what_is_committed_and_leaves_the_checkout_alone(place):
+def test_a_run_builds_what_is_committed_leaves_the_checkout_alone_and_its_champion_is_released(place):
     before = set(place.project.iterdir())
     state = place.end_of(place.start("nightly", seeds=[2]))
     assert state["type"] == "COMPLETED", (state, place.log.read_text()[-6000:])
@@ -100,12 +100,10 @@ def test_a_run_builds_what_is_committed_and_leaves_the_checkout_alone(place):
     [artifact] = place.ask("artifacts/filter", artifacts={"key": {"any_": ["results"]}})
     assert "| digits |" in artifact["data"] and "champion: `models:/digits-base-to-novel version 1`" in artifact["data"]
     assert len(list(place.project.glob(".mmrl/logs/*/report.html"))) == 1
-
-
-def test_the_champion_that_it_made_is_released_by_the_event_of_it(place):
+    # Its event starts the deployment `release`.
     deployment = place.ask("deployments/name/release/release")["id"]
     wanted = {"deployments": {"id": {"any_": [deployment]}}}
-    wait_until(lambda: bool(place.ask("flow_runs/filter", **wanted)), 60, lambda: place.log.read_text()[-3000:])
+    wait_until(lambda: bool(place.ask("flow_runs/filter", **wanted)), 90, lambda: place.log.read_text()[-3000:])
     [one] = place.ask("flow_runs/filter", **wanted)
     assert place.end_of(one["id"])["type"] == "COMPLETED", place.log.read_text()[-6000:]
     assert (place.project / "releases/digits-base-to-novel/1/SHA256SUMS").exists()
