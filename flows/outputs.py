@@ -75,6 +75,17 @@ def locked(name: str, busy: str) -> Iterator[None]:
         lock.release()
 
 
+def is_held(path: Path) -> bool:
+    """Whether a process holds the lock file."""
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        return True
+    lock.release()
+    return False
+
+
 def die_with_dvc() -> None:
     """Under `dvc repro`, ask the kernel to kill this process when dvc dies: dvc itself leaves its child running."""
     if "DVC_STAGE" not in os.environ or not sys.platform.startswith("linux"):

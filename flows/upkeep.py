@@ -16,9 +16,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from filelock import FileLock, Timeout
-
 from flows.decisions import EXPERIMENT as DECISIONS
+from flows.outputs import is_held
 from flows.paths import STATE
 from flows.tracking import connect, database_file, store_errors, store_uri
 from mmrl_core.config import Params
@@ -62,14 +61,7 @@ def removable(params: Params, age: timedelta) -> list[Removable]:
 
 def _busy() -> bool:
     """Whether any process holds a lock of this folder."""
-    for path in (STATE / "locks").glob("*.lock"):
-        lock = FileLock(path)
-        try:
-            lock.acquire(timeout=0)
-        except Timeout:
-            return True
-        lock.release()
-    return False
+    return any(map(is_held, (STATE / "locks").glob("*.lock")))
 
 
 def _folders(before: float) -> Iterator[Removable]:

@@ -11,8 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from filelock import FileLock, Timeout
-
+from flows.outputs import is_held
 from flows.paths import STATE, searches
 from flows.tracking import connect, experiment_id, flatten, git_commit, store_uri, why
 from flows.tuning.ledger import FAILED, LOST, trial_key
@@ -138,13 +137,7 @@ class SearchRuns:
 
 def _is_running(search: str) -> bool:
     """Whether another process holds the search's lock."""
-    lock = FileLock(STATE / "locks" / f"search-{search}.lock")
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
-        return True
-    lock.release()
-    return False
+    return is_held(STATE / "locks" / f"search-{search}.lock")
 
 
 def _metrics(scores: list[dict[str, Any]]) -> list:
