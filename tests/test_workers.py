@@ -1,5 +1,6 @@
 """Several workers train as one: who does what, and the gradients of classes divided among real processes."""
 
+from copy import deepcopy
 from itertools import chain
 
 import pytest
@@ -12,9 +13,11 @@ from mmrl_core.model import AdaptedCLIP
 from mmrl_core.step import TERMS, TrainingStep
 from mmrl_core.training import new_optimizer
 from mmrl_core.workers import Distributed, Workers
+from tests.oracle import Oracle
 from tests.small import CLASSES, random_images, small_adapter, small_backbone
 
 BATCH = 5
+ROUNDING = 5e-5
 
 
 class Place(Workers):
@@ -54,6 +57,15 @@ def in_a_process(rank: int, size: int, method: str, file: str) -> None:
     distributed.destroy_process_group()
 
 
+def exact_gradients(method: str) -> list[torch.Tensor]:
+    """The oracle's, in float64: float32's rounding, alone up to 8e-6 here, differs with every division and machine."""
+    backbone = small_backbone()
+    clip, adapter = deepcopy(backbone.clip).double(), small_adapter(backbone, method).double()
+    oracle, images = Oracle(clip, backbone.tokenizer, adapter, CLASSES, "a {}."), random_images(BATCH).double()
+    loss = oracle.loss(images, torch.arange(BATCH), oracle.zero_shot(images)[1])
+    return list(torch.autograd.grad(loss, list(adapter.parameters())))
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize(("size", "method"), [(2, "mmrl"), (3, "mmrlpp")])
 def test_gradients_of_divided_images_and_classes_are_those_of_one_process(tmp_path, size, method):
@@ -64,8 +76,9 @@ def test_gradients_of_divided_images_and_classes_are_those_of_one_process(tmp_pa
     assert torch.allclose(found["terms"], terms, rtol=1e-5, atol=1e-6), dict(
         zip(TERMS, found["terms"] - terms, strict=True)
     )
-    for theirs, mine in zip(found["grads"], grads, strict=True):
-        assert (theirs - mine).norm() <= 1e-5 * mine.norm()
+    for exact, *others in zip(exact_gradients(method), found["grads"], grads, strict=True):
+        for gradient in others:
+            assert (gradient - exact).norm() <= ROUNDING * exact.norm()
 
 
 def test_the_share_of_a_loss_is_of_images_by_their_number_and_of_classes_evenly():
