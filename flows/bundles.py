@@ -3,6 +3,7 @@
 What fails its check is rolled back. Serving that has to wait for the check follows `released` instead of `champion`.
 """
 
+import contextlib
 import subprocess
 import sys
 from pathlib import Path
@@ -10,8 +11,9 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from flows import decisions
+from flows.locks import exclusive
 from flows.outputs import building
-from flows.promotion import rollback
+from flows.promotion import PATIENCE, rollback
 from flows.registry import CARD, Fetched, fetch, registered_name, standing
 from flows.tracking import connect, store_errors, store_uri
 from mmrl_core.config import Params
@@ -45,14 +47,17 @@ def release(params: Params, dataset: str) -> Released:
     Raises UserError where there is no champion, ReleaseFailed after a rollback.
     """
     uri, name = store_uri(params), registered_name(dataset, params.data.protocol)
+    with exclusive(uri, f"release-{name}", PATIENCE):  # an event, a webhook and a watch may hear of the same move
+        return _release(params, dataset, uri, name)
+
+
+def _release(params: Params, dataset: str, uri: str, name: str) -> Released:
     champion, released = _standing(params, uri, name)
     folder = RELEASES / name / str(champion)
     if champion == released and folder.exists():
         return Released(name, champion, str(folder), False)
     try:
-        with building(folder) as path:
-            _bundle(uri, name, champion, path)
-            _check(path)
+        _build(uri, name, champion, folder)
     except UserError as error:
         raise ReleaseFailed(_take_back(params, dataset, f"release of version {champion} failed: {error}")) from None
     with store_errors(uri):
@@ -71,6 +76,16 @@ def _standing(params: Params, uri: str, name: str) -> tuple[int, int | None]:
     if params.registry.alias not in aliases:
         raise UserError(f"{name} has no {params.registry.alias}; run `mmrl promote` first")
     return aliases[params.registry.alias], aliases.get(RELEASED)
+
+
+def _build(uri: str, name: str, version: int, folder: Path) -> None:
+    """Bundle the version and check what was built; a bundle of an earlier release need only pass the check again."""
+    with contextlib.suppress(UserError):
+        if folder.exists():
+            return _check(folder)
+    with building(folder) as path:
+        _bundle(uri, name, version, path)
+        _check(path)
 
 
 def _bundle(uri: str, name: str, version: int, path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import NamedTuple
 SUMMARY, REPORT = Path("reports/summary.json"), Path("reports/report.html")
 TRAINING = Path("data/training.json")
 STATE = Path(".mmrl")
+PREDICTIONS = STATE / "predictions"  # of serving, by replica
 
 
 class RunKey(NamedTuple):

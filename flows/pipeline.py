@@ -16,18 +16,16 @@ from prefect import flow, get_run_logger, runtime, task
 from prefect.cache_policies import NO_CACHE
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import EntrypointType
-from prefect.events import emit_event
 from prefect.futures import PrefectFuture, as_completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows import artifacts, dvc_graph, worktree
+from flows import artifacts, dvc_graph, events, worktree
 from flows.dvc_graph import Graph, Lifeline
 from flows.workplace import changed_settings, own_place, this_place, week_seed
 from mmrl_core.config import Params, load_params
 from mmrl_core.errors import UserError
 
 RETRY_DELAYS = [2, 10]  # seconds
-MOVED = "mmrl.champion.moved"  # the event that the deployment `release` waits for
 
 
 class Adapted(NamedTuple):
@@ -180,7 +178,7 @@ def promote(params: Params, dataset: str) -> NamedTuple:
 
     found = promotion.promote(params, dataset)
     if found.moved:
-        emit_event(MOVED, resource={"prefect.resource.id": f"mmrl.model.{found.name}"})
+        events.emit(events.MOVED, found.name)
     return found
 
 

@@ -1,4 +1,4 @@
-"""Servers of tests on loopback: Prefect's server and worker. Each ends with its block, whatever happens."""
+"""Servers of tests on loopback: Prefect's server and worker, MLflow's. Each ends with its block, whatever happens."""
 
 import contextlib
 import os
@@ -7,12 +7,14 @@ import subprocess
 import sys
 import time
 import urllib.request
+import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tests.postgres import free_port
+from tests.processes import TOKEN, end_all
 
-QUIET = {"DO_NOT_TRACK": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
+QUIET = {"DO_NOT_TRACK": "1", "MLFLOW_DISABLE_TELEMETRY": "true", "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
 
 
 @contextlib.contextmanager
@@ -53,23 +55,12 @@ def prefect_server(folder: Path, database: str | None = None) -> Iterator[str]:
     """The API's URL of a server with its scheduler; a sqlite file in `folder`, or a PostgreSQL URI."""
     folder.mkdir(parents=True, exist_ok=True)
     port, env = free_port(), {**os.environ, **QUIET, "PREFECT_HOME": str(folder)}
-    env["PREFECT_SERVER_DATABASE_TIMEOUT"] = "30"
+    env |= {"PREFECT_SERVER_DATABASE_TIMEOUT": "30", "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2"}
     env.pop("PREFECT_API_URL", None)
     if database:
         env["PREFECT_API_DATABASE_CONNECTION_URL"] = database.replace("postgresql://", "postgresql+asyncpg://")
     url = f"http://127.0.0.1:{port}/api"
-    command = [
-        sys.executable,
-        "-m",
-        "prefect",
-        "server",
-        "start",
-        "--host",
-        "127.0.0.1",
-        "--port",
-        str(port),
-        "--no-ui",
-    ]
+    command = module("prefect server start --no-ui --host 127.0.0.1 --port", port)
     with running(command, folder / "server.log", lambda: answers(f"{url}/health"), env=env):
         yield url
 
@@ -82,19 +73,28 @@ def prefect_worker(folder: Path, api: str, pool: str, **env: str) -> Iterator[su
     own = {"PREFECT_HOME": str(folder), "PREFECT_API_URL": api, "PREFECT_WORKER_QUERY_SECONDS": "1",
            "PREFECT_WORKER_WEBSERVER_PORT": str(port), "PREFECT_WORKER_WEBSERVER_HOST": "127.0.0.1"}  # fmt: skip
     env = {**os.environ, **QUIET, **own, **env}
-    command = [
-        sys.executable,
-        "-m",
-        "prefect",
-        "worker",
-        "start",
-        "--pool",
-        pool,
-        "--type",
-        "process",
-        "--with-healthcheck",
-    ]
-    with running(
-        command, folder / "worker.log", lambda: answers(f"http://127.0.0.1:{port}/health"), env=env
-    ) as process:
+    command = module("prefect worker start --type process --with-healthcheck --pool", pool)
+    ready = lambda: answers(f"http://127.0.0.1:{port}/health")  # noqa: E731
+    with running(command, folder / "worker.log", ready, env=env) as process:
         yield process
+
+
+@contextlib.contextmanager
+def mlflow_server(folder: Path, database: str, **env: str) -> Iterator[str]:
+    """The URL of a tracking server with one worker, its artifacts in `folder`."""
+    folder.mkdir(parents=True, exist_ok=True)
+    port, token = free_port(), uuid.uuid4().hex
+    command = module("mlflow server --workers 1 --host 127.0.0.1 --port", port)
+    command += ["--backend-store-uri", database, "--artifacts-destination", str(folder)]
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    env = {**os.environ, **QUIET, "PATH": path, TOKEN: token, **env}
+    url = f"http://127.0.0.1:{port}"
+    try:
+        with running(command, folder / "server.log", lambda: answers(f"{url}/health"), env=env, cwd=folder):
+            yield url
+    finally:
+        end_all(token)  # some of it runs in sessions of its own
+
+
+def module(words: str, last: object) -> list[str]:
+    return [sys.executable, "-m", *words.split(), str(last)]

@@ -2,6 +2,7 @@
 
 import base64
 import contextlib
+import hashlib
 import io
 import json
 import subprocess
@@ -16,17 +17,24 @@ from PIL import Image
 
 from flows import promotion, registry
 from flows.paths import RunKey
+from flows.serving.app import create_app
+from flows.serving.live import Follower, Live
+from flows.serving.metrics import Metrics
+from flows.serving.service import Service
 from flows.tracking import absolute
 from mmrl_core.adapter import Adapter, save_adapter
 from mmrl_core.backbone import load_backbone
 from mmrl_core.config import AdapterConfig, Params
 from mmrl_core.files import write_json
+from mmrl_core.predict import Predictor
+from mmrl_core.sections import ServingSection
 from tests.processes import TOKEN, end_all
 from tests.workspace import BIN
 from tests.workspace import environment as workspace_environment
 
 NAME, CLASSES = "digits-base-to-novel", ["zero", "one", "two"]
 URI = f"models:/{NAME}@champion"
+ABSTAIN = {"confidence": "class_cosine", "keep": 0.95, "threshold": 0.99, "images": 5}
 
 
 def make_adapter(folder: Path, seed: int, **card) -> Path:
@@ -40,6 +48,19 @@ def make_adapter(folder: Path, seed: int, **card) -> Path:
             "data": {"dataset": "digits", "digest": "d" * 64}}  # fmt: skip
     save_adapter(folder, adapter, backbone, base | card)
     return folder
+
+
+def app_of(predictor: Predictor | None, key: str | None = None, **limits):
+    return app_with_metrics(predictor, key, **limits)[0]
+
+
+def app_with_metrics(predictor: Predictor | None, key: str | None = None, **limits):
+    follower = Follower(URI, "sqlite:///none.db", 1)
+    if predictor:
+        follower.current, follower.problem = Live(NAME, 3, predictor), None
+    metrics = Metrics(follower)
+    service = Service(ServingSection(**limits), follower, metrics, key and hashlib.sha256(key.encode()).hexdigest())
+    return create_app(service), metrics
 
 
 def settings(**serving) -> Params:

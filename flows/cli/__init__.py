@@ -16,7 +16,7 @@ app = typer.Typer(help="Adapt CLIP to your own few images, and keep it adapted."
 flow_app = typer.Typer(help="The whole pipeline as a Prefect flow.", no_args_is_help=True)
 for command in (data.datasets, data.check, data.clean, stages.fingerprint, stages.prepare, stages.tune, stages.train,
                 stages.evaluate, stages.summarize, models.register, models.promote, models.rollback, models.history,
-                models.reproduce, predict.predict, export.export, serve.serve, upkeep.backup,
+                models.reproduce, predict.predict, export.export, serve.serve, serve.drift, upkeep.backup,
                 upkeep.restore):  # fmt: skip
     app.command()(command)
 app.command("import")(models.import_)

@@ -1,15 +1,19 @@
 """Adapters: register, promote, import, and the backbone that they stand on."""
 
 import json
+from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile, show, show_each, text_table
 from flows.outputs import building, check_out
 from mmrl_core.config import load_params
+
+if TYPE_CHECKING:
+    from flows.promotion import Promoted
 
 
 def register(
@@ -41,6 +45,7 @@ def promote(
         name: promotion.promote(settings, name, version, new_classes=new_classes, force=force) for name in names
     }
     show_each(promoted, json_, lambda one: f"{one.name} version {one.version}: {one.verdict}")
+    _announce(promoted.values())
     if any(one.verdict in promotion.DECLINED for one in promoted.values()):
         raise typer.Exit(1)
 
@@ -55,7 +60,18 @@ def rollback(
 
     settings = load_params(params, set_)
     names = [dataset] if dataset else settings.datasets
-    show_each({name: promotion.rollback(settings, name, reason) for name in names}, json_, lambda one: "rolled back")
+    found = {name: promotion.rollback(settings, name, reason) for name in names}
+    show_each(found, json_, lambda one: f"{one.name} version {one.version}: rolled back")
+    _announce(found.values())
+
+
+def _announce(decisions: Iterable["Promoted"]) -> None:
+    """To Prefect's server, where there is one."""
+    from flows import events
+
+    for one in decisions:
+        if one.moved:
+            events.announce(events.MOVED, one.name, "mmrl flow release")
 
 
 def history(

@@ -44,3 +44,23 @@ def _champion(settings: Params) -> str:
             f"the settings name the datasets {settings.datasets}; say which with --model models:/NAME@ALIAS"
         )
     return f"models:/{registered_name(settings.datasets[0], settings.data.protocol)}@{settings.registry.alias}"
+
+
+def drift(hours: Annotated[float, typer.Option(min=0, help="How far to look back.")] = 24, json_: AsJson = False):
+    """Say whether images have become unlike those of validation, by what `serve` logged of them; exit 1 if so."""
+    from flows import events
+    from flows.paths import PREDICTIONS
+    from flows.serving.drift import drift as look
+
+    found = look(PREDICTIONS, hours)
+    if not found:
+        raise UserError(
+            f"{PREDICTIONS} has no predictions of the last {hours:g} hours among an adapter's trained classes; "
+            "set serving.log_share above 0 where `mmrl serve` runs"
+        )
+    print(json.dumps([one._asdict() for one in found]) if json_ else "\n".join(one.line for one in found))
+    for one in found:
+        if one.drifted:
+            events.announce(events.DRIFTED, one.name, "mmrl flow adapt")
+    if any(one.drifted for one in found):
+        raise typer.Exit(1)

@@ -13,13 +13,12 @@ from collections.abc import Callable, Iterator
 
 from flows import registry, tracking
 from flows.cluster import Needs, connected, on_this_node
-from flows.paths import STATE
+from flows.paths import PREDICTIONS
 from mmrl_core.config import Params
 from mmrl_core.errors import UserError
 from mmrl_core.sections import ServingSection
 
 KEY = "MMRL_API_KEY"
-PREDICTIONS = STATE / "predictions"
 APPLICATION = "mmrl"
 SILENT_SECONDS = 30  # after which a replica that tells nothing counts as gone
 WATCH_SECONDS, MISSED = 10, 6

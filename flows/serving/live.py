@@ -46,6 +46,13 @@ class Live:
                 self._others.popitem(last=False)
         return found
 
+    def unusual(self, job: "Job", found: "Prediction") -> tuple[bool, float] | None:
+        """Whether an image is less confident than the threshold, and the share of validation images that is; None
+        among other classes than the trained ones, and without a threshold."""
+        if self.abstain is None or job.classes is not self.trained:
+            return None
+        return found.confidence < self.abstain["threshold"], 1 - self.abstain["keep"]
+
 
 class Job(NamedTuple):
     """One image for one version: whatever the alias does meanwhile, both stay together."""

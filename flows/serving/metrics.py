@@ -51,12 +51,10 @@ class Metrics:
 
     def predicted(self, job: Job, found: "Prediction") -> None:
         """Count what is unlike the images that the adapter's threshold was set on: a sign of drift."""
-        usual = job.live.abstain
-        if usual is None or job.classes is not job.live.trained:
-            return
-        version = str(job.live.version)
-        self._strange.labels(version).inc(found.confidence < usual["threshold"])
-        self._expected.labels(version).inc(1 - usual["keep"])
+        if unusual := job.live.unusual(job, found):
+            strange, expected = unusual
+            self._strange.labels(str(job.live.version)).inc(strange)
+            self._expected.labels(str(job.live.version)).inc(expected)
 
     async def text(self) -> bytes:
         return generate_latest(_Families(await self.gather(self.families())))

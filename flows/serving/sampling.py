@@ -20,13 +20,17 @@ class PredictionLog:
 
     def __init__(self, file: Path, share: float):
         file.parent.mkdir(parents=True, exist_ok=True)
-        self._share = share
+        self._file, self._share = file, share
         self._handler = RotatingFileHandler(file, maxBytes=FILE_BYTES, backupCount=OLDER_FILES, delay=True)
 
     def put(self, job: "Job", found: "Prediction") -> None:
-        """A line: time, version, label, probability, confidence, and whether it was among the trained classes."""
+        """A line: time, version, label, probability, confidence, whether it was among the trained classes, and there
+        whether it was strange and the share that is expected to be."""
         if random.random() >= self._share:
             return
+        if not self._file.exists():  # cleaned away
+            self._handler.close()
+        strange, expected = job.live.unusual(job, found) or (None, None)
         row = {
             "time": datetime.now(UTC).isoformat(),
             **job.live.identity,
@@ -34,5 +38,7 @@ class PredictionLog:
             "probability": found.probability,
             "confidence": found.confidence,
             "trained_classes": job.classes is job.live.trained,
+            "strange": strange,
+            "expected": expected,
         }
         self._handler.emit(logging.makeLogRecord({"msg": json.dumps(row)}))

@@ -13,19 +13,19 @@ PREPARE = [["fingerprint", "--dataset", "digits"], ["prepare", "--dataset", "dig
 
 
 class Shell:
-    """Runs `mmrl ...` in this process; gives what it printed, on stderr where it fails, and keeps `error`."""
+    """Runs `mmrl ...` in this process; gives what it printed, on stderr where it fails, and keeps both."""
 
     def __init__(self, capsys, monkeypatch):
-        self.capsys, self.monkeypatch, self.error = capsys, monkeypatch, ""
+        self.capsys, self.monkeypatch, self.out, self.error = capsys, monkeypatch, "", ""
 
     def __call__(self, *arguments: str, code: int = 0) -> str:
         self.capsys.readouterr()
         self.monkeypatch.setattr("sys.argv", ["mmrl", *map(str, arguments)])
         with pytest.raises(SystemExit) as ended:
             cli.main()
-        out, self.error = self.capsys.readouterr()
-        assert ended.value.code == code, (out, self.error)
-        return out if code == 0 else self.error
+        self.out, self.error = self.capsys.readouterr()
+        assert ended.value.code == code, (self.out, self.error)
+        return self.out if code == 0 else self.error
 
 
 @pytest.fixture(scope="session")

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from flows.events import DRIFTED, MOVED
 from tests.workspace import ROOT
 
 FOLDER = ROOT / "infra" / "prefect"
@@ -20,8 +21,9 @@ def flows(tmp_path_factory):
     patch.chdir(tmp_path_factory.mktemp("home"))  # where Prefect keeps its files
     from flows.pipeline import adapt
     from flows.release import release
+    from flows.watch import drift
 
-    yield {"flows.pipeline.adapt": adapt, "flows.release.release": release}
+    yield {"flows.pipeline.adapt": adapt, "flows.release.release": release, "flows.watch.drift": drift}
     patch.undo()
 
 
@@ -31,7 +33,7 @@ def test_every_deployment_is_what_prefect_knows_and_what_its_flow_takes(flows):
     document = yaml.safe_load((FOLDER / "prefect.yaml").read_text())
     parsed = PrefectYamlModel.model_validate(document)
     assert [one.name for one in parsed.deployments] == [
-        "nightly", "weekly-search", "release", "nightly-cluster", "weekly-search-cluster"
+        "nightly", "weekly-search", "release", "hourly", "nightly-cluster", "weekly-search-cluster"
     ]  # fmt: skip
     for one in document["deployments"]:
         assert one.keys() <= KNOWN  # Prefect passes over what it does not know
@@ -53,11 +55,11 @@ def test_the_pools_take_what_the_deployments_give_them():
         assert one["work_pool"]["job_variables"].keys() <= takes[kind]
 
 
-def test_a_release_waits_for_the_event_of_a_champion_that_moved(flows):
-    from flows.pipeline import MOVED
-
-    [one] = [one for one in yaml.safe_load((FOLDER / "prefect.yaml").read_text())["deployments"] if "triggers" in one]
-    assert (one["name"], [trigger["expect"] for trigger in one["triggers"]]) == ("release", [[MOVED]])
+def test_a_release_waits_for_a_champion_that_moved_and_a_run_for_predictions_that_drifted():
+    waiting = {}
+    for one in yaml.safe_load((FOLDER / "prefect.yaml").read_text())["deployments"]:
+        waiting[one["name"]] = [event for trigger in one.get("triggers", []) for event in trigger["expect"]]
+    assert {name: events for name, events in waiting.items() if events} == {"nightly": [DRIFTED], "release": [MOVED]}
 
 
 def test_the_automation_reacts_to_a_failed_run_of_adapt_and_to_no_other(flows):

@@ -4,10 +4,7 @@ import os
 import shutil
 import subprocess
 import sys
-import time
-import urllib.request
 from concurrent.futures import ThreadPoolExecutor
-from itertools import count
 from pathlib import Path
 
 import pytest
@@ -18,6 +15,7 @@ from flows.paths import RunKey
 from mmrl_core.config import AdapterConfig, Params
 from mmrl_core.errors import UserError
 from mmrl_core.files import write_json
+from tests.servers import mlflow_server
 
 ROOT = Path(__file__).parents[2]
 NAME, KEY = "digits-base-to-novel", RunKey("digits", "mmrl", 16, 1)
@@ -245,30 +243,8 @@ def test_an_adapter_altered_in_the_artifact_store_is_refused(project, store, mak
 @pytest.fixture
 def server(tmp_path_factory):
     """The address of a real MLflow server with proxied artifacts."""
-    port, folder = 5600 + os.getpid() % 300, tmp_path_factory.mktemp("server")
-    store = ["--backend-store-uri", "sqlite:///server.db", "--artifacts-destination", "./artifacts"]
-    command = [sys.executable, "-m", "mlflow", "server", *store, "--port", str(port), "--workers", "1"]
-    environment = os.environ | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    with (
-        open(folder / "log", "w") as log,
-        subprocess.Popen(command, cwd=folder, env=environment, stdout=log, stderr=log) as process,
-    ):
-        try:
-            wait_for(f"http://127.0.0.1:{port}/health")
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-
-
-def wait_for(url: str) -> None:
-    for attempt in count():
-        try:
-            urllib.request.urlopen(url, timeout=5).close()
-            return
-        except OSError:
-            if attempt > 90:
-                raise
-            time.sleep(1)
+    with mlflow_server(tmp_path_factory.mktemp("server"), "sqlite:///server.db") as url:
+        yield url
 
 
 @pytest.mark.slow

@@ -1,9 +1,7 @@
 """The application that `mmrl serve` puts on Ray Serve, with a real predictor in this process."""
 
 import asyncio
-import hashlib
 import io
-import json
 import struct
 import zlib
 from pathlib import Path
@@ -15,40 +13,19 @@ import schemathesis
 from fastapi.testclient import TestClient
 from hypothesis import given
 from PIL import Image
-from prometheus_client.parser import text_string_to_metric_families
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
 from flows import tracking
-from flows.serving import sampling
-from flows.serving.app import create_app
 from flows.serving.live import Follower, Job, Live, score
-from flows.serving.metrics import Metrics, Tally
-from flows.serving.service import Service
 from mmrl_core.predict import Predictor
-from mmrl_core.sections import ServingSection
 from tests import serving
-from tests.serving import NAME, URI, in_base64, make_adapter, picture
-
-ABSTAIN = {"confidence": "class_cosine", "keep": 0.95, "threshold": 0.99, "images": 5}
+from tests.serving import ABSTAIN, NAME, URI, app_of, in_base64, make_adapter, picture
 
 
 @pytest.fixture(scope="module")
 def predictor(tmp_path_factory) -> Predictor:
     return Predictor.load(make_adapter(tmp_path_factory.mktemp("adapter"), 0, abstain=ABSTAIN))
-
-
-def app_of(predictor: Predictor | None, key: str | None = None, **limits):
-    return app_with_metrics(predictor, key, **limits)[0]
-
-
-def app_with_metrics(predictor: Predictor | None, key: str | None = None, **limits):
-    follower = Follower(URI, "sqlite:///none.db", 1)
-    if predictor:
-        follower.current, follower.problem = Live(NAME, 3, predictor), None
-    metrics = Metrics(follower)
-    service = Service(ServingSection(**limits), follower, metrics, key and hashlib.sha256(key.encode()).hexdigest())
-    return create_app(service), metrics
 
 
 @pytest.fixture
@@ -204,68 +181,6 @@ def test_the_pages_load_nothing_from_elsewhere(client):
         assert page.headers["content-type"] == "text/html; charset=utf-8"
         assert "default-src 'none'" in page.headers["content-security-policy"]
         assert "://" not in page.text and "<script src" not in page.text and "@import" not in page.text
-
-
-def samples(text: str) -> dict[tuple[str, str], float]:
-    found = [sample for family in text_string_to_metric_families(text) for sample in family.samples]
-    return {(one.name, json.dumps(one.labels, sort_keys=True)): one.value for one in found}
-
-
-def test_metrics_count_requests_by_status_and_name_the_version(client, predictor):
-    client.post("/predict", json={"image": GOOD})
-    client.post("/predict", json={"image": "!"})
-    client.get("/strange/path")
-    found = samples(client.get("/metrics").text)
-    for path, status in (("/predict", "200"), ("/predict", "422"), ("other", "404")):
-        assert found["mmrl_requests_total", json.dumps({"path": path, "status": status})] == 1
-    assert found["mmrl_request_seconds_count", '{"path": "/predict"}'] == 2
-    sha256 = predictor.card["sha256"]
-    labels = json.dumps({"adapter_sha256": sha256, "name": NAME, "version": "3"})
-    assert found["mmrl_model_replicas", labels] == 1
-    assert found["mmrl_model_problem_replicas", "{}"] == 0
-
-
-def test_images_less_confident_than_those_of_validation_are_counted_beside_what_is_usual(client):
-    for number in range(4):  # ABSTAIN's threshold is above all of them, and keeps 95%
-        client.post("/predict", json={"image": in_base64(picture(number))})
-        client.post("/predict", json={"image": in_base64(picture(number)), "class_names": ["cat", "dog"]})
-    found = samples(client.get("/metrics").text)
-    assert found["mmrl_strange_predictions_total", '{"version": "3"}'] == 4
-    assert found["mmrl_strange_predictions_expected_total", '{"version": "3"}'] == pytest.approx(0.2)
-
-
-def test_a_share_of_the_predictions_is_logged_in_lines_and_old_ones_make_room(predictor, tmp_path, monkeypatch):
-    monkeypatch.setattr(sampling, "FILE_BYTES", 2000)
-    monkeypatch.setattr(sampling, "OLDER_FILES", 1)
-    live = Live(NAME, 3, predictor)
-    job = Job(live, predictor.view(picture(0), "it"), live.trained)
-    [found] = score([job])
-    always, never = (
-        sampling.PredictionLog(tmp_path / name / "log.jsonl", share) for name, share in (("a", 1), ("n", 0))
-    )
-    for _ in range(30):
-        always.put(job, found)
-        never.put(job, found)
-    assert not list((tmp_path / "n").iterdir())
-    assert sorted(path.name for path in (tmp_path / "a").iterdir()) == ["log.jsonl", "log.jsonl.1"]
-    row = json.loads((tmp_path / "a" / "log.jsonl").read_text().splitlines()[-1])
-    assert (row["label"], row["version"], row["trained_classes"]) == (found.label, 3, True)
-
-
-def test_counts_of_all_replicas_are_added_and_gauges_of_silent_ones_dropped(predictor):
-    told = []
-    for _ in range(2):
-        app, metrics = app_with_metrics(predictor)
-        TestClient(app).post("/predict", json={"image": GOOD})
-        told.append(metrics.families())
-    tally, silent = Tally(silent_after=1e9), Tally(silent_after=-1)
-    tally.tell("one", told[0])
-    both = {name: samples for name, _, _, samples in tally.total("two", told[1])}
-    assert both["mmrl_requests"] == [("mmrl_requests_total", (("path", "/predict"), ("status", "200")), 2.0)]
-    assert [value for _, _, value in both["mmrl_model_replicas"]] == [2.0]
-    silent.tell("one", told[0])
-    kept = {name: samples for name, _, _, samples in silent.total("two", told[1])}
-    assert kept["mmrl_requests"] == both["mmrl_requests"] and "mmrl_model_replicas" not in kept
 
 
 def test_a_batch_across_a_change_answers_each_image_by_its_own_version(predictor, tmp_path):

@@ -1,0 +1,68 @@
+"""Whether images have become unlike those that an adapter was validated on, from the predictions that serving logged.
+
+An adapter's threshold leaves the share `expected` (5%) of its validation images below it. Drift is said where, of the
+predictions of a version among its trained classes, more are below it than chance gives (one-sided binomial test), and
+at least twice as many: of thousands of predictions any difference is beyond chance, and not every one matters.
+"""
+
+import json
+from collections.abc import Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any, NamedTuple
+
+SIGNIFICANCE, FACTOR = 0.001, 2.0
+
+
+class Drift(NamedTuple):
+    """`strange` of the `n` predictions of a version were below its threshold; `expected` of n would be."""
+
+    name: str
+    version: int
+    n: int
+    strange: int
+    expected: float
+    p_value: float
+    drifted: bool
+
+    @property
+    def line(self) -> str:
+        found = f"{self.strange} of {self.n} predictions are strange, {self.expected:.1f} would be usual"
+        verdict = "drift" if self.drifted else "no drift"
+        return f"{self.name} version {self.version}: {verdict}; {found} (p {self.p_value:.2g})"
+
+
+def drift(folder: Path, hours: float) -> list[Drift]:
+    """For each model, of its version that answered last, by what was logged in the last hours; [] where nothing was."""
+    since = datetime.now(UTC) - timedelta(hours=hours)
+    rows = [row for row in _rows(folder) if row.get("expected") and datetime.fromisoformat(row["time"]) >= since]
+    latest = {row["name"]: row["version"] for row in sorted(rows, key=lambda row: row["time"])}
+    return [
+        measured(name, version, [row for row in rows if (row["name"], row["version"]) == (name, version)])
+        for name, version in latest.items()
+    ]
+
+
+def measured(name: str, version: int, rows: list[dict[str, Any]]) -> Drift:
+    """From a version's rows: `strange`, and the share `expected` to be."""
+    from scipy.stats import binomtest
+
+    n, strange = len(rows), sum(row["strange"] for row in rows)
+    share = rows[-1]["expected"]
+    p_value = float(binomtest(strange, n, share, alternative="greater").pvalue)
+    drifted = p_value < SIGNIFICANCE and strange >= FACTOR * n * share
+    return Drift(name, version, n, strange, n * share, p_value, drifted)
+
+
+def _rows(folder: Path) -> Iterator[dict[str, Any]]:
+    """Every whole line of every file; a replica may be writing its last one."""
+    for file in sorted(folder.glob("*.jsonl*")):
+        yield from _whole_lines(file.read_text(errors="replace").splitlines())
+
+
+def _whole_lines(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+    for line in lines:
+        try:
+            yield json.loads(line)
+        except ValueError:
+            continue

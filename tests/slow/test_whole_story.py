@@ -1,0 +1,196 @@
+"""The whole story, with real servers on loopback: data changes, a scheduled run makes a challenger, a gate decides, the
+winner is released, serving follows it under traffic, a worse one is refused, and a bad champion is taken back.
+
+PostgreSQL keeps what MLflow and Prefect know; Prefect's worker runs the flows; Ray Serve answers.
+"""
+
+import contextlib
+import json
+import re
+import subprocess
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import httpx
+import pytest
+from cryptography.fernet import Fernet
+
+from flows import webhook
+from flows.bundles import RELEASED
+from mmrl_core.data import digits
+from tests import serving
+from tests.deployments import Place
+from tests.postgres import create_database, free_port, postgres
+from tests.processes import wait_until
+from tests.servers import mlflow_server, running
+from tests.serving import in_base64
+from tests.workspace import BIN
+
+pytestmark = pytest.mark.slow
+NAME = "photos-base-to-novel"
+SETTINGS = {
+    "datasets": ["photos"],
+    "data": {"own": {"photos": {"images": "photos", "template": "a photo of the digit {}."}}},
+    "methods": ["mmrl"], "seeds": [1], "shots": [8], "train": {"epochs": 4}, "search": {"enabled": False},
+}  # fmt: skip
+ON_LOOPBACK = {"MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http", "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
+               "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": Fernet.generate_key().decode()}  # fmt: skip
+SECRET = "known to MLflow and to the listener"
+
+
+def test_the_whole_story(tmp_path):
+    with ExitStack() as stack:
+        story = Story(tmp_path, stack)
+        story.a_scheduled_run_makes_the_first_champion_and_its_release()
+        story.prefect_shows_the_results_and_the_way_to_mlflow()
+        with story.traffic() as answers:
+            story.corrected_data_makes_a_challenger_that_wins_and_goes_live()
+            story.a_worse_challenger_is_refused()
+            story.the_champion_before_is_live_again_after_a_rollback()
+            story.mlflow_itself_tells_of_a_champion()
+        assert Counter(status for status, _ in answers) == {200: len(answers)}
+        live = [version for _, version in answers]
+        assert [one for one, before in zip(live, [None, *live], strict=False) if one != before] == [1, 2, 1, 2]
+
+
+class Story:
+    def __init__(self, folder: Path, stack: ExitStack):
+        port = stack.enter_context(postgres())
+        stores = [create_database(port, name) for name in ("mlflow", "prefect")]
+        store = stores[0].replace("postgresql://", "postgresql+psycopg2://")
+        self.mlflow = stack.enter_context(mlflow_server(folder / "mlflow", store, **ON_LOOPBACK))
+        self.place = Place(folder, stack, stores[1], **SETTINGS, tracking={"uri": self.mlflow})
+        self.project, self.stack = self.place.project, stack
+        write_photos(self.project / "photos")
+
+    def a_scheduled_run_makes_the_first_champion_and_its_release(self):
+        self.swap("eight", "one")  # a mistake that nobody has seen yet
+        before = set(self.project.iterdir())
+        self.scheduled_run()
+        assert {path.name for path in set(self.project.iterdir()) - before} == {".mmrl", "releases"}
+        assert self.aliases() == {"champion": 1, RELEASED: 1}
+        assert self.verdicts() == [(1, "first"), (1, RELEASED)]
+
+    def prefect_shows_the_results_and_the_way_to_mlflow(self):
+        [results] = self.place.ask("artifacts/filter", artifacts={"key": {"any_": ["results"]}})
+        assert "| photos |" in results["data"] and f"champion: `models:/{NAME} version 1`" in results["data"]
+        [link] = re.findall(r"\[training run\]\((.*)\)", results["data"])
+        assert link.startswith(self.mlflow) and httpx.get(link).status_code == 200
+        assert len(list(self.project.glob(".mmrl/logs/*/report.html"))) == 1
+
+    def corrected_data_makes_a_challenger_that_wins_and_goes_live(self):
+        self.swap("eight", "one")
+        self.scheduled_run()
+        assert self.aliases() == {"champion": 2, "previous": 1, RELEASED: 2}
+        assert self.verdicts()[2:] == [(2, "accepted"), (2, RELEASED)]
+        self.becomes_live(2)
+
+    def a_worse_challenger_is_refused(self):
+        known = self.place.runs("adapt/nightly")
+        self.place.prefect("deployment", "run", "adapt/nightly", "--param", 'overrides=["train.lr=0.3"]')
+        self.ended("adapt/nightly", known)
+        assert self.aliases() == {"champion": 2, "previous": 1, "challenger": 3, RELEASED: 2}
+        assert self.verdicts()[4:] == [(3, "refused")]
+
+    def the_champion_before_is_live_again_after_a_rollback(self):
+        known = self.place.runs("release/release")
+        self.mmrl("rollback", "wrong on night shots")
+        self.ended("release/release", known)
+        assert self.verdicts()[5:] == [(1, "rolled back"), (1, RELEASED)]
+        self.becomes_live(1)
+
+    def mlflow_itself_tells_of_a_champion(self):
+        """By a signed webhook, where no Prefect server is told."""
+        with self.listener() as address:
+            self.place.python("-c", WEBHOOK, self.mlflow, address, SECRET)
+            self.mmrl("promote", "--version", "2", "--force", "it was the lamps", PREFECT_API_URL="")
+            self.becomes_live(2)
+        assert self.verdicts()[7:] == [(2, "forced"), (2, RELEASED)]
+
+    def swap(self, one: str, other: str) -> None:
+        photos = self.project / "photos"
+        for source, target in ((one, "aside"), (other, one), ("aside", other)):
+            (photos / source).rename(photos / target)
+
+    def scheduled_run(self) -> None:
+        """In ten seconds instead of at two in the morning; then the release that its champion starts."""
+        known = {name: self.place.runs(name) for name in ("adapt/nightly", "release/release")}
+        self.place.schedule("adapt/nightly", 10)
+        for name in known:
+            self.ended(name, known[name])
+
+    def ended(self, name: str, known: list[str]) -> None:
+        run = self.place.next_run(name, known)
+        assert self.place.end_of(run)["type"] == "COMPLETED", self.place.log.read_text()[-6000:]
+
+    def mmrl(self, *words: str, **env: str) -> str:
+        command, env = [str(BIN / "mmrl"), *words], {**self.place.env, **env}
+        done = subprocess.run(command, cwd=self.project, env=env, text=True, capture_output=True)
+        assert done.returncode == 0, done.stdout + done.stderr
+        return done.stdout
+
+    def aliases(self) -> dict[str, int]:
+        asked = {"name": NAME}
+        url = f"{self.mlflow}/api/2.0/mlflow/registered-models/get"
+        found = httpx.get(url, params=asked).json()["registered_model"]["aliases"]
+        return {one["alias"]: int(one["version"]) for one in found}
+
+    def verdicts(self) -> list[tuple[int, str]]:
+        [entries] = json.loads(self.mmrl("history", "--json")).values()
+        return [(one["version"], one["verdict"]) for one in entries]
+
+    @contextlib.contextmanager
+    def traffic(self) -> Iterator[list[tuple[int, int]]]:
+        """Status and version of every answer that a client got who never stopped asking."""
+        options = ("--model", f"models:/{NAME}@{RELEASED}", "--set", "serving.poll_seconds=0.5")
+        self.server = self.stack.enter_context(serving.serve(self.project, *options))
+        image = {"image": in_base64(next((self.project / "photos" / "zero").iterdir()).read_bytes())}
+        done, answers = threading.Event(), []
+
+        def ask() -> None:
+            with httpx.Client(base_url=self.server.address, timeout=60) as client:
+                while not done.wait(0.1):
+                    answer = client.post("/predict", json=image)
+                    answers.append((answer.status_code, answer.json()["model"]["version"]))
+
+        client = threading.Thread(target=ask)
+        client.start()
+        try:
+            yield answers
+        finally:
+            done.set()
+            client.join()
+
+    def becomes_live(self, version: int) -> None:
+        wait_until(lambda: self.server.version() == version, 90, lambda: self.server.get("/readyz").text)
+        time.sleep(0.5)  # a few answers of its own
+
+    @contextlib.contextmanager
+    def listener(self) -> Iterator[str]:
+        address, log = f"127.0.0.1:{free_port()}", self.project.parent / "listener.log"
+        command = [str(BIN / "mmrl"), "flow", "release", "--listen", address]
+        env = {**self.place.env, webhook.SECRET: SECRET}
+        ready = lambda: "listening on" in log.read_text()  # noqa: E731
+        with running(command, log, ready, cwd=self.project, env=env):
+            yield f"http://{address}"
+
+
+def write_photos(folder: Path) -> None:
+    source = digits.open_source()
+    for item in (*source.train, *source.val, *source.test):
+        file = folder / item.class_name / Path(item.path).name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(source.read(item))
+
+
+WEBHOOK = """
+import sys
+from mlflow import MlflowClient
+uri, url, secret = sys.argv[1:]
+events = ["model_version_alias.created"]
+MlflowClient(uri).create_webhook(name="release", url=url, events=events, secret=secret)
+"""
