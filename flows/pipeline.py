@@ -21,6 +21,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import artifacts, dvc_graph, events, worktree
 from flows.dvc_graph import Graph, Lifeline
+from flows.tracking import StoreFailed
 from flows.workplace import changed_settings, own_place, this_place, week_seed
 from mmrl_core.config import Params, load_params
 from mmrl_core.errors import UserError
@@ -121,6 +122,10 @@ def _retriable(task, run, state) -> bool:
     return not isinstance(state.data, UserError | Stopped)
 
 
+def _store_failed(task, run, state) -> bool:
+    return isinstance(state.data, StoreFailed)
+
+
 class Stopped(RuntimeError):
     """The flow ended while this ran."""
 
@@ -140,6 +145,12 @@ RETRIED = {
     "retries": len(RETRY_DELAYS),
     "retry_delay_seconds": RETRY_DELAYS,
     "retry_condition_fn": _retriable,
+    "cache_policy": NO_CACHE,
+}
+OUTLASTING = {  # a store that is down for a minute
+    "retries": 2,
+    "retry_delay_seconds": [10, 60],
+    "retry_condition_fn": _store_failed,
     "cache_policy": NO_CACHE,
 }
 
@@ -165,14 +176,14 @@ def record(message: str) -> None:
     get_run_logger().info(f"{worktree.BRANCH} is at {commit}" if commit else "dvc.lock is as it was")
 
 
-@task(task_run_name="register {dataset}", cache_policy=NO_CACHE)
+@task(task_run_name="register {dataset}", **OUTLASTING)
 def register(params: Params, dataset: str) -> NamedTuple:
     from flows import registry
 
     return registry.register(params, registry.candidate(params, dataset))
 
 
-@task(task_run_name="promote {dataset}", cache_policy=NO_CACHE)
+@task(task_run_name="promote {dataset}", **OUTLASTING)
 def promote(params: Params, dataset: str) -> NamedTuple:
     from flows import promotion
 

@@ -37,6 +37,10 @@ PATIENCE = 6  # seconds that the end of a stage waits for such a server
 DIGEST_LENGTH = 36  # of a dataset input; the tag data.digest holds the whole one
 
 
+class StoreFailed(UserError):
+    """The store cannot be used, now or at all."""
+
+
 def store_uri(params: Params | None = None) -> str:
     """MLFLOW_TRACKING_URI where it is set, else tracking.uri; the path of a sqlite file is made absolute."""
     uri = os.environ.get("MLFLOW_TRACKING_URI") or (params.tracking if params else TrackingSection()).uri
@@ -82,13 +86,13 @@ def connect(uri: str, *, create: bool = True):
 
 @contextlib.contextmanager
 def store_errors(uri: str) -> Iterator[None]:
-    """What a store, its driver or the way to it raises, as a UserError with one line."""
+    """What a store, its driver or the way to it raises, as StoreFailed with one line."""
     try:
         yield
     except Exception as error:
         if not isinstance(error, _store_failures()):
             raise
-        raise UserError(
+        raise StoreFailed(
             f"the MLflow store {redacted(uri)} cannot be used: {first_line(error)}; "
             "check tracking.uri and MLFLOW_TRACKING_URI"
         ) from error
@@ -144,13 +148,13 @@ def experiment_id(client, uri: str, name: str) -> str:
 class Tracked:
     """One run in the store. The first failure costs one warning.
 
-    What a server misses is kept in order and sent once it answers, tried again after growing pauses while the stage
-    goes on, and for at most PATIENCE seconds when it ends. After a database's failure every later call does nothing.
+    What the store misses is kept in order and sent once it answers, tried again after growing pauses while the stage
+    goes on, and for at most PATIENCE seconds when it ends.
     """
 
     def __init__(self, uri: str):
         self.run_id: str | None = None
-        self._uri, self._client, self._broken = uri, None, False
+        self._uri, self._client = uri, None
         self._missed: deque[Callable[[], None]] = deque()
         self._pause, self._again_at, self._warned = PAUSES[0], 0.0, False
 
@@ -202,8 +206,6 @@ class Tracked:
 
     def _attempt(self, call: Callable[[], None]) -> None:
         """Make a call after those that were missed; never raises."""
-        if self._broken and not self._missed:
-            return
         self._missed.append(call)
         if time.monotonic() >= self._again_at:
             self._send()
@@ -214,26 +216,19 @@ class Tracked:
             while self._missed:
                 self._missed[0]()
                 self._missed.popleft()
-            self._broken, self._pause, self._again_at = False, PAUSES[0], 0.0
+            self._pause, self._again_at = PAUSES[0], 0.0
         except Exception as error:
             self._failed(error)
 
     def _failed(self, error: Exception) -> None:
-        served = self._uri.startswith("http")
         if not self._warned:
-            later = "for now, what it misses is sent if the store answers before it ends" if served else "from here on"
-            print(f"warning: this run is not tracked {later}; {why(error, self._uri)}", file=sys.stderr)
-        self._broken = self._warned = True
+            later = "what it misses is sent if the store answers before it ends"
+            print(f"warning: this run is not tracked for now, {later}; {why(error, self._uri)}", file=sys.stderr)
+        self._warned = True
         self._again_at, self._pause = time.monotonic() + self._pause, min(2 * self._pause, PAUSES[1])
-        if not served:
-            self._missed.clear()
 
     def _end(self, status: str) -> None:
         """Close the run, also one whose tracking failed on the way, without a second warning."""
-        if self._broken and not self._missed:
-            with contextlib.suppress(Exception):
-                self._client.set_terminated(self.run_id, status)
-            return
         self._pause, self._again_at, deadline = PAUSES[0], 0.0, time.monotonic() + PATIENCE
         self._attempt(lambda: self._client.set_terminated(self.run_id, status))
         while self._missed and self._again_at < deadline:

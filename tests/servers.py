@@ -80,10 +80,10 @@ def prefect_worker(folder: Path, api: str, pool: str, **env: str) -> Iterator[su
 
 
 @contextlib.contextmanager
-def mlflow_server(folder: Path, database: str, **env: str) -> Iterator[str]:
+def mlflow_server(folder: Path, database: str, port: int | None = None, **env: str) -> Iterator[str]:
     """The URL of a tracking server with one worker, its artifacts in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
-    port, token = free_port(), uuid.uuid4().hex
+    port, token = port or free_port(), uuid.uuid4().hex
     command = module("mlflow server --workers 1 --host 127.0.0.1 --port", port)
     command += ["--backend-store-uri", database, "--artifacts-destination", str(folder)]
     path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
