@@ -32,14 +32,17 @@ DVC_PATHS = ("url", "dir", "credentialpath", "keyfile")
 def worktree(checkout: Path, name: str) -> Iterator[Path]:
     """What `checkout`, a project's folder, has committed, in a folder of its own that is removed at the end.
 
-    Shares DVC's cache and the state that saves time; logs go to .mmrl/logs/<name> of the checkout. Raises UserError
-    where git can make no worktree: no repository, no commit, read-only.
+    Shares DVC's cache and the state that saves time; logs go to .mmrl/logs/<name> of the checkout. Where git's own folder
+    is read-only it is a clone instead. Raises UserError where there is no repository or no commit.
     """
     checkout = checkout.resolve()
     inside = _inside_repository(checkout)
     with _slot(checkout) as folder:
         try:
-            _git(checkout, "worktree", "add", "--quiet", "--detach", str(folder), "HEAD")
+            if os.access(_common(checkout), os.W_OK):
+                _git(checkout, "worktree", "add", "--quiet", "--detach", str(folder), "HEAD")
+            else:
+                _clone(checkout, folder)
             root = folder / inside
             _share(checkout, root, name)
             yield root
@@ -65,11 +68,14 @@ def link_inputs(params: Params, checkout: Path, root: Path) -> None:
 
 
 def record(root: Path, message: str) -> str | None:
-    """Commit dvc.lock and params.yaml to the branch mmrl/adapted; the commit, or None where nothing is new.
+    """Commit dvc.lock and params.yaml to the branch mmrl/adapted; the commit, or None where nothing is new, or where git
+    is read-only: a registered version holds both files in its settings.
 
     Its first parent is what the run started from, the second the branch's last one. The branch moves only from the
     commit that was seen, so two runs that end at once both stay in its history.
     """
+    if _git(root, "rev-parse", "--path-format=absolute", "--git-dir") == str(_common(root)):  # a clone
+        return None
     _git(root, "add", "--force", "--", *(name for name in RECORDED if (root / name).exists()))
     start, tree = _git(root, "rev-parse", "HEAD"), _git(root, "write-tree")
     if tree == _git(root, "rev-parse", "HEAD^{tree}"):
@@ -91,15 +97,24 @@ def _inside_repository(checkout: Path) -> str:
     try:
         inside = _git(checkout, "rev-parse", "--show-prefix")
         _git(checkout, "rev-parse", "--verify", "HEAD")
-        common = Path(_git(checkout, "rev-parse", "--path-format=absolute", "--git-common-dir"))
     except (UserError, OSError) as error:
         raise UserError(
             f"{checkout} is no git repository with a commit, and a worktree starts from one: commit the project, "
             f"or run without a worktree ({error})"
         ) from None
-    if not os.access(common, os.W_OK):
-        raise UserError(f"{common} cannot be written to: run without a worktree, in a clone of this run's own")
     return inside
+
+
+def _common(checkout: Path) -> Path:
+    """Git's folder, that of the main work tree."""
+    return Path(_git(checkout, "rev-parse", "--path-format=absolute", "--git-common-dir"))
+
+
+def _clone(checkout: Path, folder: Path) -> None:
+    """HEAD in a repository of its own that reads the other's objects: nothing is written there."""
+    commit = _git(checkout, "rev-parse", "HEAD")
+    _git(checkout.parent, "clone", "--quiet", "--shared", "--no-checkout", str(_common(checkout)), str(folder))
+    _git(folder, "checkout", "--quiet", "--detach", commit)
 
 
 @contextlib.contextmanager

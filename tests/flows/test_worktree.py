@@ -1,6 +1,7 @@
 """Worktrees of deployed runs, on real git and DVC repositories."""
 
 import datetime
+import os
 import subprocess
 import sys
 import threading
@@ -42,6 +43,25 @@ def test_a_worktree_has_what_is_committed_and_vanishes_with_its_block(project):
     assert (project / ".mmrl/searches/seen").exists() and (project / ".mmrl/logs/-one/train.log").exists()
     assert len(git(project, "worktree", "list").splitlines()) == 1
     assert (project / "params.yaml").read_text() == "half-edited"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(os.geteuid() != 0, reason="mounting a folder read-only needs root")
+def test_where_git_is_read_only_a_run_works_in_a_clone_and_records_nothing(project):
+    git(project, "worktree", "add", "-q", "--detach", "other")  # one of git's own, whose folder is elsewhere
+    mount = ["mount", "--bind", project / ".git", project / ".git"]
+    subprocess.run(mount, check=True)
+    try:
+        subprocess.run(["mount", "-o", "remount,bind,ro", project / ".git"], check=True)
+        for checkout in (project, project / "other"):
+            with worktree(checkout, "one") as root:
+                edit_params(root / "params.yaml", ["train.epochs=3"])
+                assert record(root, "a run") is None
+                assert git(root, "status", "--porcelain") == "M params.yaml"
+            assert not root.exists()
+    finally:
+        subprocess.run(["umount", "-l", project / ".git"], check=True)
+    assert git(project, "branch", "--list", BRANCH) == ""
 
 
 def test_two_at_once_have_folders_of_their_own_and_both_stay_in_the_history(project):
