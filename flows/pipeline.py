@@ -173,7 +173,7 @@ def transfer(root: Path, direction: str, remote: str, lifeline: Lifeline) -> Non
 @task(task_run_name="record", cache_policy=NO_CACHE)
 def record(message: str) -> None:
     commit = worktree.record(Path.cwd(), message)
-    get_run_logger().info(f"{worktree.BRANCH} is at {commit}" if commit else "nothing new to record, or git is read-only")
+    get_run_logger().info(f"{worktree.BRANCH} is at {commit}" if commit else "nothing is new, or git is read-only")
 
 
 @task(task_run_name="register {dataset}", **OUTLASTING)

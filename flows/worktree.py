@@ -32,7 +32,7 @@ DVC_PATHS = ("url", "dir", "credentialpath", "keyfile")
 def worktree(checkout: Path, name: str) -> Iterator[Path]:
     """What `checkout`, a project's folder, has committed, in a folder of its own that is removed at the end.
 
-    Shares DVC's cache and the state that saves time; logs go to .mmrl/logs/<name> of the checkout. Where git's own folder
+    Shares DVC's cache and the state that saves time; logs go to .mmrl/logs/<name> of the checkout. Where git's folder
     is read-only it is a clone instead. Raises UserError where there is no repository or no commit.
     """
     checkout = checkout.resolve()
@@ -68,8 +68,9 @@ def link_inputs(params: Params, checkout: Path, root: Path) -> None:
 
 
 def record(root: Path, message: str) -> str | None:
-    """Commit dvc.lock and params.yaml to the branch mmrl/adapted; the commit, or None where nothing is new, or where git
-    is read-only: a registered version holds both files in its settings.
+    """Commit dvc.lock and params.yaml to the branch mmrl/adapted; the commit, or None where nothing is new.
+
+    None too where git is read-only: a registered version holds both files in its settings.
 
     Its first parent is what the run started from, the second the branch's last one. The branch moves only from the
     commit that was seen, so two runs that end at once both stay in its history.
