@@ -2,6 +2,7 @@ import os
 import shutil
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow.parquet
@@ -184,15 +185,32 @@ def test_two_that_race_leave_one_champion_and_a_true_history(project):
     assert aliases() == {"champion": told[-1].version, "previous": told[-2].version}
 
 
-def test_the_champion_is_released_once_it_has_been_checked_elsewhere(project):
+def test_the_champion_is_released_once_however_many_hear_of_it(project):
     register("good")
     promote()
-    first, again = bundles.release(PARAMS, "digits"), bundles.release(PARAMS, "digits")
-    assert first.created and again == first._replace(created=False)
+    with ThreadPoolExecutor(2) as pool:  # an event and a webhook
+        found = list(pool.map(lambda _: bundles.release(PARAMS, "digits"), range(2)))
+    assert sorted(one.created for one in found) == [False, True]
     assert aliases() == {"champion": 1, "released": 1}
-    card = (project / first.folder / "README.md").read_text()
+    card = (project / found[0].folder / "README.md").read_text()
     assert card.startswith(f"# {NAME}, version 1") and "Apache-2.0 (made by this project" in card
-    assert promotion.history(PARAMS, "digits")[-1].verdict == "released"
+    assert [one.verdict for one in promotion.history(PARAMS, "digits")] == ["first", "released"]
+
+
+def test_a_bundle_of_an_earlier_release_is_checked_again_and_built_anew_if_it_was_damaged(project):
+    folder = project / "releases" / NAME / "1"
+    register("good")
+    promote()
+    bundles.release(PARAMS, "digits")
+    client = tracking.connect(tracking.store_uri(PARAMS))
+    built = (folder / "SHA256SUMS").stat().st_mtime_ns
+    for damage in (False, True):
+        client.delete_registered_model_alias(NAME, bundles.RELEASED)  # as if another had been released meanwhile
+        if damage:
+            (folder / "README.md").write_text("another card")
+        bundles.release(PARAMS, "digits")
+        assert ((folder / "SHA256SUMS").stat().st_mtime_ns == built) is not damage
+    assert (folder / "README.md").read_text().startswith(f"# {NAME}, version 1")
 
 
 def test_a_champion_that_fails_its_check_is_rolled_back_and_nothing_of_it_is_released(project):
