@@ -9,49 +9,44 @@ from pathlib import Path
 import pytest
 
 from tests.photographs import needs_photographs
-from tests.workspace import make_workspace, run
+from tests.workspace import make_workspace, run, write_params
 
 pytestmark = pytest.mark.slow
 
-QUICK = {"methods": ["mmrlpp"], "seeds": [1, 2], "shots": [2], "train": {"epochs": 1}, "search": {"enabled": False}}
-CASES = {
-    "base-to-novel": {},
-    "joint": {},
-    "few-shot": {"shots": [1, 2]},
-    "cross-dataset": {"targets": ["letters"]},
-    "domain-generalization": {"targets": ["digits_inverted", "digits_outlines"]},
-}
+QUICK = {"methods": ["mmrlpp"], "seeds": [1], "shots": [2], "train": {"epochs": 1}, "search": {"enabled": False}}
+JOINT = {"data": {"protocol": "joint"}}
+CROSS = {"data": {"protocol": "cross-dataset"}, "targets": ["letters"]}
+SHIFTS = {"data": {"protocol": "domain-generalization"}, "targets": ["digits_inverted", "digits_outlines"]}
+FEW_SHOT = {"data": {"protocol": "few-shot"}, "shots": [1, 2], "seeds": [1, 2]}
 
 
-@pytest.fixture(scope="module", params=CASES)
-def project(request, tmp_path_factory):
-    changes = {**QUICK, **CASES[request.param], "data": {"protocol": request.param}}
-    folder = make_workspace(tmp_path_factory.mktemp("protocol"), dvc=True, **changes)
-    run(folder, "dvc", "repro")
-    return folder, request.param, changes
+def workspace(folder: Path, changes: dict) -> Path:
+    return make_workspace(folder / "project", dvc=True, **QUICK | changes)
 
 
 def metrics_of(folder: Path) -> list[dict]:
     return [json.loads(path.read_text()) for path in sorted(folder.glob("results/*/*/*/metrics.json"))]
 
 
-def test_every_run_is_measured_on_every_data_set_of_the_protocol(project):
-    folder, protocol, changes = project
-    found = metrics_of(folder)
-    targets = ["digits", *changes.get("targets", [])]
-    assert len(found) == len(targets) * len(changes["shots"]) * len(changes["seeds"])
+def check(folder: Path, changes: dict) -> list[dict]:
+    """Every run is measured on every data set of the protocol, and the summary has a row a target and number of shots;
+    the metrics."""
+    settings = QUICK | changes
+    protocol = settings.get("data", {}).get("protocol", "base-to-novel")
+    targets, found = ["digits", *settings.get("targets", [])], metrics_of(folder)
+    assert len(found) == len(targets) * len(settings["shots"]) * len(settings["seeds"])
     assert {one["target"] for one in found} == set(targets) and {one["protocol"] for one in found} == {protocol}
     parts = ["base", "novel"] if protocol in ("base-to-novel", "joint") else ["all"]
     for one in found:
         assert one["parts"] == parts and ("harmonic_mean" in one) is (len(parts) == 2)
         assert one["n"] == 1197 or one["target"] == "letters"
         assert bool(one["validation"]) is (one["target"] == "digits")
+    check_summary(folder, protocol, {(target, shots) for target in targets for shots in settings["shots"]})
+    return found
 
 
-def test_the_summary_has_a_row_a_target_and_number_of_shots(project):
-    folder, protocol, changes = project
+def check_summary(folder: Path, protocol: str, expected: set[tuple[str, int]]) -> None:
     summary = json.loads((folder / "reports/summary.json").read_text())
-    expected = {(t, s) for t in ["digits", *changes.get("targets", [])] for s in changes["shots"]}
     assert summary["protocol"] == protocol and summary["stale"] == []
     assert {(row["target"], row["shots"]) for row in summary["rows"]} == expected
     assert {row["method"] for row in summary["rows"]} == {"zero_shot", "mmrlpp"}
@@ -59,36 +54,46 @@ def test_the_summary_has_a_row_a_target_and_number_of_shots(project):
     assert protocol in page and "http" not in page.replace("http://www.w3.org", "")
 
 
-def test_it_is_up_to_date_afterwards(project):
-    folder, *_ = project
-    assert json.loads(run(folder, "dvc", "status", "--json").stdout or "{}").keys() <= {
-        f"{stage}@{name}" for stage in ("fingerprint", "fingerprint_target")
-        for name in ("digits", "letters", "digits_inverted", "digits_outlines")
-    }  # fmt: skip
-
-
-def test_dvc_shows_plots_and_compares_metrics(project):
-    folder, *_ = project
+def check_dvc(folder: Path) -> None:
+    """It is up to date but for what always looks at its source; plots and differences can be had."""
+    status = json.loads(run(folder, "dvc", "status", "--json").stdout or "{}")
+    assert {name.partition("@")[0] for name in status} <= {"fingerprint", "fingerprint_target"}
     run(folder, "git", "add", "-A")
     run(folder, "git", "-c", "user.name=t", "-c", "user.email=t@t", "commit", "-qm", "one")
-    run(folder, "dvc", "plots", "show", "--json")
-    page = run(folder, "dvc", "plots", "show").stdout
-    assert "index.html" in page
+    assert "index.html" in run(folder, "dvc", "plots", "show").stdout
     run(folder, "dvc", "metrics", "diff", "HEAD")
+
+
+def test_the_few_shot_protocol(tmp_path):
+    folder = workspace(tmp_path, FEW_SHOT)
+    run(folder, "dvc", "repro")
+    check(folder, FEW_SHOT)
+    check_dvc(folder)
+
+
+def test_domain_generalisation_is_another_evaluation_of_the_cross_dataset_adapter(tmp_path):
+    folder = workspace(tmp_path, CROSS)
+    run(folder, "dvc", "repro")
+    first = check(folder, CROSS)
+    write_params(folder, **QUICK | SHIFTS)
+    assert "train@" not in run(folder, "dvc", "repro").stdout
+    assert {one["adapter_sha256"] for one in (*first, *check(folder, SHIFTS))} == {first[0]["adapter_sha256"]}
+    check_dvc(folder)
 
 
 def test_joint_asks_more_of_the_same_adapter_than_base_to_novel(tmp_path):
     """Among all classes nothing is easier than among half of them."""
-    folder = make_workspace(tmp_path / "both", dvc=True, **{**QUICK, "seeds": [1]})
+    folder = workspace(tmp_path, {})
     run(folder, "dvc", "repro")
-    (apart,) = metrics_of(folder)
+    [apart] = check(folder, {})
     done = run(folder, "mmrl", "flow", "adapt", "--set", "data.protocol=joint")
-    (joint,) = metrics_of(folder)
-    assert joint["protocol"] == "joint" and "train@" not in done.stderr  # nothing is trained or searched again
+    [joint] = check(folder, JOINT)
+    assert "train@" not in done.stderr  # nothing is trained or searched again
     assert joint["adapter_sha256"] == apart["adapter_sha256"]
     for part in ("base", "novel"):
         assert joint["zero_shot"][part]["accuracy"] <= apart["zero_shot"][part]["accuracy"]
         assert joint[part]["accuracy"] <= apart[part]["accuracy"] + 0.01
+    check_dvc(folder)
 
 
 @needs_photographs
@@ -96,7 +101,7 @@ def test_a_folder_of_photographs_becomes_predictions_in_three_commands(tmp_path)
     photographs = Path(os.environ["MMRL_TEST_DATA"]) / "caltech-101" / "101_ObjectCategories"
     for name in ("sunflower", "stop_sign", "yin_yang"):
         shutil.copytree(photographs / name, tmp_path / "pictures" / name)
-    folder = make_workspace(tmp_path / "project", dvc=True, **{**QUICK, "seeds": [1]})
+    folder = make_workspace(tmp_path / "project", dvc=True, **QUICK)
     own = ["--set", "datasets=[mine]", "--set", f"data.own.mine.images={tmp_path / 'pictures'}"]
     checked = json.loads(run(folder, "mmrl", "check", *own, "--dataset", "mine", "--json").stdout)
     assert checked["datasets"][0]["state"] == "complete"
