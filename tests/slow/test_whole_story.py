@@ -42,6 +42,7 @@ ON_LOOPBACK = {"MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http", "MLFLOW_WEBHOOK_ALLOW_P
 SECRET = "known to MLflow and to the listener"
 
 
+@pytest.mark.timeout(1800)
 def test_the_whole_story(tmp_path):
     with ExitStack() as stack:
         story = Story(tmp_path, stack)
