@@ -4,6 +4,8 @@ import datetime
 import json
 import subprocess
 import sys
+import time
+import urllib.error
 import urllib.request
 import uuid
 from contextlib import ExitStack
@@ -54,8 +56,14 @@ class Place:
         data = json.dumps(body).encode() if body else None
         kind = {"Content-Type": "application/json"}
         request = urllib.request.Request(f"{self.api}/{path}", data, kind, method=method)
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            return json.loads(answer.read() or "null")
+        for patience in (5, 20, 0):  # as Prefect's own client: a busy server on sqlite says 503
+            try:
+                with urllib.request.urlopen(request, timeout=60) as answer:
+                    return json.loads(answer.read() or "null")
+            except urllib.error.HTTPError as error:
+                if error.code != 503 or not patience:
+                    raise
+                time.sleep(patience)
 
     def deployment(self, name: str) -> str:
         return self.ask(f"deployments/name/{name}")["id"]
