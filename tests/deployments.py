@@ -86,9 +86,14 @@ class Place:
 
     def next_run(self, name: str, known: list[str]) -> str:
         """The id of a run that is not known yet, once there is one."""
-        new = lambda: [one for one in self.runs(name) if one not in known]  # noqa: E731
-        wait_until(lambda: bool(new()), 120, lambda: f"a run of {name}: {self.log.read_text()[-3000:]}")
-        return new()[0]
+        new: list[str] = []
+
+        def seen() -> bool:
+            new[:] = [one for one in self.runs(name) if one not in known]
+            return bool(new)
+
+        wait_until(seen, 120, lambda: f"a run of {name}: {self.log.read_text()[-3000:]}")
+        return new[0]
 
     def state(self, run_id: str) -> dict:
         return self.ask(f"flow_runs/{run_id}")["state"]

@@ -9,6 +9,7 @@ import time
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from tests.postgres import free_port
@@ -79,7 +80,7 @@ def prefect_worker(folder: Path, api: str, pool: str, **env: str) -> Iterator[su
            "PREFECT_WORKER_WEBSERVER_PORT": str(port), "PREFECT_WORKER_WEBSERVER_HOST": "127.0.0.1"}  # fmt: skip
     env = {**os.environ, **QUIET, **own, **env}
     command = module("prefect worker start --type process --with-healthcheck --pool", pool)
-    ready = lambda: answers(f"http://127.0.0.1:{port}/health")  # noqa: E731
+    ready = partial(answers, f"http://127.0.0.1:{port}/health")
     with running(command, folder / "worker.log", ready, env=env) as process:
         yield process
 

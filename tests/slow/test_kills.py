@@ -74,9 +74,11 @@ MOMENTS = {
 }  # fmt: skip
 TERM, KILL = signal.SIGTERM, signal.SIGKILL
 CASES = [
-    ("shards half-written", "dvc", KILL), ("search under way", "stage", KILL), ("search under way", "dvc", TERM),
-    ("first checkpoint kept", "dvc", KILL), ("first checkpoint kept", "stage", TERM),
-    ("evaluation begun", "stage", KILL),
+    ("shards half-written", "dvc", KILL), ("shards half-written", "stage", TERM),
+    ("search under way", "dvc", KILL), ("search under way", "stage", KILL),
+    ("first checkpoint kept", "dvc", TERM), ("first checkpoint kept", "dvc", KILL),
+    ("first checkpoint kept", "stage", TERM), ("first checkpoint kept", "stage", KILL),
+    ("evaluation begun", "dvc", TERM), ("evaluation begun", "stage", KILL),
 ]  # fmt: skip
 
 

@@ -17,7 +17,7 @@ QUICK = {"methods": ["mmrlpp"], "seeds": [1], "shots": [2], "train": {"epochs": 
 JOINT = {"data": {"protocol": "joint"}}
 CROSS = {"data": {"protocol": "cross-dataset"}, "targets": ["letters"]}
 SHIFTS = {"data": {"protocol": "domain-generalization"}, "targets": ["digits_inverted", "digits_outlines"]}
-FEW_SHOT = {"data": {"protocol": "few-shot"}, "shots": [1, 2]}
+FEW_SHOT = {"data": {"protocol": "few-shot"}, "shots": [1, 2], "seeds": [1, 2]}
 
 
 def workspace(folder: Path, changes: dict) -> Path:

@@ -175,8 +175,7 @@ class Story:
         address, log = f"127.0.0.1:{free_port()}", self.project.parent / "listener.log"
         command = [str(BIN / "mmrl"), "flow", "release", "--listen", address]
         env = {**self.place.env, webhook.SECRET: SECRET}
-        ready = lambda: "listening on" in log.read_text()  # noqa: E731
-        with running(command, log, ready, cwd=self.project, env=env):
+        with running(command, log, lambda: "listening on" in log.read_text(), cwd=self.project, env=env):
             yield f"http://{address}"
 
 
