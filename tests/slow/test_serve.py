@@ -16,7 +16,7 @@ import pytest
 
 from flows import tracking
 from tests import serving
-from tests.processes import processes_with, wait_until
+from tests.processes import PATIENCE, processes_with, wait_until
 from tests.serving import NAME, in_base64, picture
 from tests.workspace import BIN, ROOT, environment
 
@@ -144,7 +144,7 @@ def test_two_replicas_with_a_key_and_one_killed_go_on_answering(project):
         assert server.predict(picture(0)).status_code == 401
         headers = {"X-API-Key": "sesame"}
         with httpx.Client(base_url=server.address, headers=headers, timeout=60) as client:
-            replicas = [pid for pid in processes_with(server.token) if "ServeReplica" in title(pid)]
+            replicas = replicas_of(server)
             assert len(replicas) == 2
             for number in range(20):
                 assert client.post("/predict", json={"image": in_base64(picture(number))}).status_code == 200
@@ -166,6 +166,32 @@ def test_two_replicas_with_a_key_and_one_killed_go_on_answering(project):
         server.process.send_signal(signal.SIGINT)
         assert server.process.wait(60) == 0
         wait_until(lambda: not processes_with(server.token), 20, lambda: str(processes_with(server.token)))
+
+
+def test_a_second_replica_comes_when_questions_wait_for_the_first(project):
+    options = ("replicas={min: 1, max: 2}", "cpus_per_replica=0.5", "batch_size=1")
+    with serving.serve(project, *(part for one in options for part in ("--set", f"serving.{one}"))) as server:
+        assert len(replicas_of(server)) == 1
+        statuses, enough = Counter(), threading.Event()
+
+        def ask(number: int) -> None:
+            with httpx.Client(base_url=server.address, timeout=60) as client:
+                while not enough.is_set():
+                    statuses[client.post("/predict", json={"image": in_base64(picture(number))}).status_code] += 1
+
+        with ThreadPoolExecutor(8) as clients:
+            asking = [clients.submit(ask, number) for number in range(8)]
+            try:
+                wait_until(lambda: 'version="1"} 2.0' in server.get("/metrics").text, PATIENCE, lambda: str(statuses))
+            finally:
+                enough.set()
+        for one in asking:
+            one.result()
+        assert len(replicas_of(server)) == 2 and set(statuses) == {200}
+
+
+def replicas_of(server: serving.Server) -> list[int]:
+    return [pid for pid in processes_with(server.token) if "ServeReplica" in title(pid)]
 
 
 def title(pid: int) -> str:
