@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 TOKEN = "MMRL_TEST_TOKEN"
+PATIENCE = 300  # seconds for what only has to come: a busy machine takes its time
 
 
 def processes_with(token: str) -> list[int]:

@@ -43,6 +43,24 @@ def environment() -> dict[str, str]:
     return {**os.environ, "PATH": path, "OMP_NUM_THREADS": "1", "OMP_WAIT_POLICY": "PASSIVE"}
 
 
+IN_TURN = """
+import shlex, sys
+from flows.cli import main
+for command in sys.argv[1:]:
+    sys.argv = ["mmrl", *shlex.split(command)]
+    try:
+        main()
+    except SystemExit as ended:
+        if ended.code:
+            raise
+"""
+
+
+def run_in_turn(folder: Path, *commands: str) -> None:
+    """Commands of `mmrl` one after the other in one process, which pays the heavy imports once."""
+    run(folder, sys.executable, "-c", IN_TURN, *commands)
+
+
 def run(folder: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess:
     done = subprocess.run(command, cwd=folder, env=environment(), text=True, capture_output=True)
     assert not check or done.returncode == 0, f"{command}: {done.stdout}\n{done.stderr}"

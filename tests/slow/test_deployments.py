@@ -13,7 +13,7 @@ import yaml
 
 from tests.deployments import Place
 from tests.postgres import create_database, postgres
-from tests.processes import command_of, processes_with, wait_until
+from tests.processes import PATIENCE, command_of, processes_with, wait_until
 from tests.workspace import QUICK, ROOT, run
 
 pytestmark = pytest.mark.slow
@@ -123,7 +123,7 @@ def test_a_failed_stage_sends_a_message_that_says_what_to_act_on(place, tmp_path
         state = place.end_of(place.start("nightly", overrides=["train.epochs=6"]))
         assert state["type"] == "FAILED"
         assert "stage work: data/photos is missing; put it there" in state["message"]
-        wait_until(lambda: bool(received), 60, lambda: "the message of the automation")
+        wait_until(lambda: bool(received), PATIENCE, lambda: "the message of the automation")
     assert received[0]["subject"].startswith("adapt failed: ")
     assert state["message"] in received[0]["body"]
 
@@ -157,7 +157,7 @@ def sleepers(place) -> list[int]:
 def test_a_cancelled_run_leaves_no_process_and_no_worktree(on_postgresql):
     place = on_postgresql
     one = place.start("nightly", datasets=[], overrides=["train.epochs=5000"])
-    wait_until(lambda: bool(sleepers(place)), 90, lambda: place.log.read_text()[-3000:])
+    wait_until(lambda: bool(sleepers(place)), PATIENCE, lambda: place.log.read_text()[-3000:])
     place.prefect("flow-run", "cancel", one)
     assert place.end_of(one)["type"] == "CANCELLED"
     wait_until(lambda: not sleepers(place), 20, lambda: "the stage's processes to end")

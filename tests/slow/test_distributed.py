@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import shlex
 import signal
 import subprocess
 import uuid
@@ -12,11 +13,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.processes import TOKEN, command_of, end_all, processes_with, wait_until
-from tests.workspace import BIN, environment, make_workspace, run
+from tests.processes import PATIENCE, TOKEN, command_of, end_all, processes_with, wait_until
+from tests.workspace import BIN, environment, make_workspace, run, run_in_turn
 
 pytestmark = pytest.mark.slow
 RUN = ["--dataset", "digits", "--method", "mmrlpp", "--shots", "2", "--seed", "1"]
+PREPARE = ["fingerprint --dataset digits", "prepare --dataset digits", "prepare --dataset digits --shots 2 --seed 1",
+           "tune --dataset digits --method mmrlpp"]  # fmt: skip
 TRAIN = [str(BIN / "mmrl"), "train", *RUN]
 EPOCHS = 6
 MARK = 123.0
@@ -31,15 +34,7 @@ def project(tmp_path_factory) -> Path:
     """Prepared data, and adapters trained by one process and by two workers."""
     folder = make_workspace(tmp_path_factory.mktemp("project"), methods=["mmrlpp"], shots=[2], seeds=[1],
                             train={"epochs": EPOCHS}, search={"enabled": False})  # fmt: skip
-    for command in (
-        ["fingerprint", *RUN[:2]],
-        ["prepare", *RUN[:2]],
-        ["prepare", *RUN[:2], *RUN[4:]],
-        ["tune", *RUN[:4]],
-    ):
-        run(folder, str(BIN / "mmrl"), *command)
-    run(folder, *TRAIN)
-    run(folder, *on("2", "two"))
+    run_in_turn(folder, *PREPARE, *(shlex.join(command[1:]) for command in (TRAIN, on("2", "two"))))
     return folder
 
 
@@ -75,7 +70,7 @@ def checkpoints(project: Path) -> set[str]:
 
 
 def wait_for_checkpoint(project: Path, process, but: set[str] = frozenset()) -> None:
-    wait_until(lambda: checkpoints(project) - but or process.poll() is not None, 120, lambda: "a checkpoint")
+    wait_until(lambda: checkpoints(project) - but or process.poll() is not None, PATIENCE, lambda: "a checkpoint")
     assert process.poll() is None, process.stdout.read()
 
 
@@ -102,7 +97,9 @@ def test_a_killed_worker_and_then_a_killed_driver_cost_no_bit(project):
 
 def test_a_damaged_checkpoint_costs_one_epoch_and_not_the_run(project):
     with training(project, "2", "damaged") as (process, token):
-        wait_until(lambda: len(checkpoints(project)) == 2 or process.poll() is not None, 120, lambda: "two checkpoints")
+        wait_until(
+            lambda: len(checkpoints(project)) == 2 or process.poll() is not None, PATIENCE, lambda: "two checkpoints"
+        )
         process.kill()
         process.wait()
         wait_until(lambda: not processes_with(token), 30, lambda: "the end of its cluster")
@@ -137,9 +134,9 @@ def test_a_shard_whose_process_is_killed_is_scored_again(project):
         return [pid for pid in processes_with(token) if command_of(pid).startswith("ray::_score_shard")]
 
     try:
-        wait_until(lambda: scoring() or evaluation.poll() is not None, 90, lambda: "a task")
+        wait_until(lambda: scoring() or evaluation.poll() is not None, PATIENCE, lambda: "a task")
         os.kill(scoring()[0], signal.SIGKILL)
-        said, _ = evaluation.communicate(timeout=120)
+        said, _ = evaluation.communicate(timeout=PATIENCE)
     finally:
         end_all(token)
     assert evaluation.returncode == 0, said

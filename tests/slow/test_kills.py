@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.processes import TOKEN, command_of, end_all, processes_with, trial_workers, wait_until
+from tests.processes import PATIENCE, TOKEN, command_of, end_all, processes_with, trial_workers, wait_until
 from tests.workspace import environment, make_workspace, run
 
 pytestmark = pytest.mark.slow
@@ -95,7 +95,7 @@ def test_a_kill_leaves_no_child_and_no_half_and_the_rerun_ends_with_the_same_bit
         stderr=subprocess.DEVNULL, start_new_session=True,
     )  # fmt: skip
     try:
-        wait_until(lambda: stage_process(token, stage) is not None and reached(folder, token), 90, lambda: moment)
+        wait_until(lambda: stage_process(token, stage) is not None and reached(folder, token), PATIENCE, lambda: moment)
         os.kill(dvc.pid if victim == "dvc" else stage_process(token, stage), kill)
         dvc.wait(30)
         wait_until(lambda: not processes_with(token), 20, lambda: f"the end of {commands_with(token)}")

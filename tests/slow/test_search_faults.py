@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import TOKEN, end_all, processes_with, trial_workers, wait_until
+from tests.processes import PATIENCE, TOKEN, end_all, processes_with, trial_workers, wait_until
 from tests.workspace import ROOT, environment
 
 pytestmark = pytest.mark.slow
@@ -40,12 +40,12 @@ class Driver:
         return lines(self.folder)
 
     def wait_for(self, count: int) -> None:
-        wait_until(lambda: len(self.evaluations()) >= count or self.process.poll() is not None, 60,
+        wait_until(lambda: len(self.evaluations()) >= count or self.process.poll() is not None, PATIENCE,
                    lambda: f"{count} evaluations, {len(self.evaluations())} done")  # fmt: skip
 
     def finish(self) -> tuple[list[dict], str]:
         """The records, and what it said on stderr."""
-        out, said = self.process.communicate(timeout=120)
+        out, said = self.process.communicate(timeout=PATIENCE)
         assert self.process.returncode == 0, said
         return json.loads(out)["records"], said
 

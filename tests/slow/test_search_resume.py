@@ -9,8 +9,8 @@ import uuid
 import pytest
 
 from flows import tracking
-from tests.processes import TOKEN, end_all, processes_with, wait_until
-from tests.workspace import BIN, environment, make_workspace, run
+from tests.processes import PATIENCE, TOKEN, end_all, processes_with, wait_until
+from tests.workspace import BIN, environment, make_workspace, run, run_in_turn
 
 pytestmark = pytest.mark.slow
 TUNE = [str(BIN / "mmrl"), "tune", "--dataset", "digits", "--method", "mmrl"]
@@ -29,12 +29,12 @@ def project(tmp_path_factory):
     """A project in which a search was killed when it had two whole trials, and then started again."""
     folder = make_workspace(tmp_path_factory.mktemp("project"), methods=["mmrl"], shots=[2], seeds=[1, 2],
                             train={"epochs": 2}, search=SEARCH)  # fmt: skip
-    for command in ("fingerprint", "prepare", "prepare --shots 2 --seed 1", "prepare --shots 2 --seed 2"):
-        run(folder, str(BIN / "mmrl"), *command.split(), "--dataset", "digits")
+    shards = ("fingerprint", "prepare", "prepare --shots 2 --seed 1", "prepare --shots 2 --seed 2")
+    run_in_turn(folder, *(f"{command} --dataset digits" for command in shards))
     token = uuid.uuid4().hex
     search = subprocess.Popen(TUNE, cwd=folder, env={**environment(), TOKEN: token}, stderr=subprocess.DEVNULL)
     try:
-        wait_until(lambda: len(ended(folder)) >= 2, 120, lambda: "two trials")
+        wait_until(lambda: len(ended(folder)) >= 2, PATIENCE, lambda: "two trials")
         os.kill(search.pid, signal.SIGKILL)
         search.wait()
         wait_until(lambda: not processes_with(token), 20, lambda: "the end of its cluster")

@@ -8,14 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import wait_until
+from tests.processes import PATIENCE, wait_until
 from tests.two_nodes import POSSIBLE, two_nodes
-from tests.workspace import BIN, ROOT, make_workspace, run
+from tests.workspace import BIN, ROOT, make_workspace, run, run_in_turn
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not POSSIBLE, reason="network namespaces need root and iproute2"),
-    pytest.mark.timeout(600),  # they wait for one another
+    pytest.mark.timeout(1800),  # they wait for one another
 ]
 TRIALS, PARTITIONS = 32, 2
 SETTINGS = {"trials": TRIALS, "searcher": "random", "concurrent": None}
@@ -54,7 +54,7 @@ def test_a_second_node_halves_a_search_and_its_death_only_costs_what_ran_there(t
         assert sum(shares.values()) / max(shares.values()) >= 1.7  # sleeping trials: the time is the larger share
         driver = start(cluster, tmp_path / "killed", 0.25)
         records = tmp_path / "killed/.mmrl/searches/simulated"
-        wait_until(lambda: len(list(records.glob("*.json"))) > 8, 60, lambda: "some trials")
+        wait_until(lambda: len(list(records.glob("*.json"))) > 8, PATIENCE, lambda: "some trials")
         cluster.end_second()
         found = finish(driver)
         assert len(whole(found)) == TRIALS and by_node(found)[1] > by_node(found)[2]
@@ -64,8 +64,8 @@ def test_a_real_search_needs_nothing_on_the_second_node_and_writes_the_file_that
     search = {"trials": 6, "partitions": 1, "searcher": "random", "scheduler": "none", "concurrent": None}
     project = make_workspace(tmp_path / "project", methods=["mmrl"], shots=[2], seeds=[1, 2], train={"epochs": 2},
                              search={**search, "enabled": True})  # fmt: skip
-    for command in ("fingerprint", "prepare", "prepare --shots 2 --seed 1", "prepare --shots 2 --seed 2"):
-        run(project, str(BIN / "mmrl"), *command.split(), "--dataset", "digits")
+    shards = ("fingerprint", "prepare", "prepare --shots 2 --seed 1", "prepare --shots 2 --seed 2")
+    run_in_turn(project, *(f"{command} --dataset digits" for command in shards))
     tune = [str(BIN / "mmrl"), "tune", "--dataset", "digits", "--method", "mmrl"]
     run(project, *tune)
     alone = (project / "results/digits/search/mmrl.json").read_text()

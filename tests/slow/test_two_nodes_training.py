@@ -10,16 +10,18 @@ import boto3
 import pytest
 from safetensors.torch import load_file
 
-from tests.processes import command_of, processes_with, wait_until
+from tests.processes import PATIENCE, command_of, processes_with, wait_until
 from tests.two_nodes import HEAD, POSSIBLE, two_nodes
-from tests.workspace import BIN, make_workspace, run
+from tests.workspace import BIN, make_workspace, run, run_in_turn
 
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(not POSSIBLE, reason="network namespaces need root and iproute2"),
-    pytest.mark.timeout(600),  # they wait for one another
+    pytest.mark.timeout(1800),  # they wait for one another
 ]
 RUN = ["--dataset", "digits", "--method", "mmrlpp", "--shots", "2", "--seed", "1"]
+PREPARE = ["fingerprint --dataset digits", "prepare --dataset digits", "prepare --dataset digits --shots 2 --seed 1",
+           "tune --dataset digits --method mmrlpp"]  # fmt: skip
 MMRL = str(BIN / "mmrl")
 QUICK = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5"}
 STORE = f"http://{HEAD}:6398"
@@ -40,9 +42,7 @@ def project(tmp_path_factory) -> Path:
         train=TRAIN,
         search={"enabled": False},
     )
-    few_shot = ["prepare", *RUN[:2], *RUN[4:]]
-    for command in (["fingerprint", *RUN[:2]], ["prepare", *RUN[:2]], few_shot, ["tune", *RUN[:4]], ["train", *RUN]):
-        run(folder, MMRL, *command)
+    run_in_turn(folder, *PREPARE, f"train {' '.join(RUN)}")
     return folder
 
 
@@ -76,7 +76,7 @@ def start(cluster, project: Path, command: str, *settings: str, out: str) -> sub
 
 
 def finished(process: subprocess.Popen) -> str:
-    said, _ = process.communicate(timeout=240)
+    said, _ = process.communicate(timeout=PATIENCE)
     assert process.returncode == 0, said
     return said
 
@@ -92,7 +92,7 @@ class Waits:
         return {one["Key"] for one in found if one["Key"].endswith("state.pt")}
 
     def until(self, condition, what: str) -> None:
-        wait_until(lambda: condition() or self.training.poll() is not None, 90, lambda: what)
+        wait_until(lambda: condition() or self.training.poll() is not None, PATIENCE, lambda: what)
         assert self.training.poll() is None, f"ended before {what}: {self.training.stdout.read()}"
 
 
@@ -108,7 +108,7 @@ def test_training_survives_its_node_grows_back_and_evaluation_needs_no_data_ther
     with two_nodes(tmp_path, cpus=1, variables=KEYS | QUICK) as cluster, store(tmp_path) as s3:
         assert (
             "cluster.storage is null, but the cluster has several nodes"
-            in (start(cluster, project, "train", "cluster.workers=2", out="refused").communicate(timeout=120)[0])
+            in (start(cluster, project, "train", "cluster.workers=2", out="refused").communicate(timeout=PATIENCE)[0])
         )
         where = f"cluster.storage=s3://runs/checkpoints?scheme=http&endpoint_override={STORE.removeprefix('http://')}"
         training = start(cluster, project, "train", "cluster.workers={min: 1, max: 2}", where, out="elastic")
@@ -135,7 +135,9 @@ def test_training_survives_its_node_grows_back_and_evaluation_needs_no_data_ther
                 assert (project / "here" / name).read_bytes() == (project / out / name).read_bytes()
 
         runs = [start(cluster, project, "train", where, f"train.lr={lr}", out=str(lr)) for lr in (0.001, 0.002)]
-        wait_until(lambda: len(workers(cluster)) == 2 and workers_on_second(cluster), 90, lambda: "runs side by side")
+        wait_until(
+            lambda: len(workers(cluster)) == 2 and workers_on_second(cluster), PATIENCE, lambda: "runs side by side"
+        )
         for one in runs:
             finished(one)
 
