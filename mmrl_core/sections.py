@@ -6,6 +6,7 @@ A null under `adapter` or `train` means "the search's choice, else the preset"; 
 import math
 import re
 from typing import Annotated, Any, Literal
+from urllib.parse import urlsplit
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
 
@@ -253,7 +254,8 @@ class ServingSection(Section):
     full or its first image has waited for `batch_wait_ms`, at once while no other request is there; size 1 turns
     batching off. Of an image, `max_bytes` counts
     the encoded and `max_pixels` the decoded size. The registry is asked every `poll_seconds` what the alias names.
-    `log_share` of the predictions are written to .mmrl/predictions.
+    `log_share` of the predictions are written to .mmrl/predictions. Images named by a URL are fetched where it is below
+    one of `url_prefixes`.
     """
 
     host: str = "127.0.0.1"
@@ -265,8 +267,19 @@ class ServingSection(Section):
     max_bytes: PositiveInt = 10_000_000
     max_pixels: PositiveInt = 50_000_000
     max_classes: PositiveInt = 1000
+    url_prefixes: list[str] = []
     poll_seconds: PositiveFloat = 5
     log_share: Fraction = 0
+
+    @field_validator("url_prefixes")
+    @classmethod
+    def _are_folders(cls, prefixes: list[str]) -> list[str]:
+        for prefix in prefixes:
+            parts = urlsplit(prefix)
+            plain = parts.hostname and not (parts.username or parts.query or parts.fragment)
+            if parts.scheme not in ("http", "https") or not plain or not parts.path.endswith("/"):
+                raise ValueError(f"{prefix!r} is no http(s) address that ends with a slash, as https://HOST/FOLDER/")
+        return prefixes
 
 
 class TrackingSection(Section):

@@ -12,8 +12,9 @@ from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBea
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
+from flows.serving.fetching import Fetcher
 from flows.serving.metrics import CONTENT_TYPE
-from flows.serving.question import FormQuestion, JsonQuestion, read_question
+from flows.serving.question import FormQuestion, JsonQuestion, UrlQuestion, read_question
 from flows.serving.service import Service
 
 PAGES = Path(__file__).parent / "pages"
@@ -62,15 +63,16 @@ def _problems(*codes: int) -> dict[int | str, dict[str, Any]]:
 
 
 TEXT = {200: {"description": "Lines of text", "content": {"text/plain": {"schema": {"type": "string"}}}}}
-BODY = {
-    "requestBody": {
-        "required": True,
-        "content": {
-            "multipart/form-data": {"schema": FormQuestion.model_json_schema()},
-            "application/json": {"schema": JsonQuestion.model_json_schema()},
-        },
+
+
+def _body(urls: bool) -> dict[str, Any]:
+    """The two forms of a question in the description; with `urls`, JSON may name its image by URL."""
+    by_json = [kind.model_json_schema() for kind in ((JsonQuestion, UrlQuestion) if urls else (JsonQuestion,))]
+    content = {
+        "multipart/form-data": {"schema": FormQuestion.model_json_schema()},
+        "application/json": {"schema": {"oneOf": by_json} if urls else by_json[0]},
     }
-}
+    return {"requestBody": {"required": True, "content": content}}
 
 
 def create_app(service: Service) -> FastAPI:
@@ -88,6 +90,8 @@ def create_app(service: Service) -> FastAPI:
 
 
 def _add_answers(app: FastAPI, service: Service, guard: list) -> None:
+    fetcher = Fetcher(service.settings)
+
     @app.post(
         "/predict",
         response_model=Answer,
@@ -95,11 +99,11 @@ def _add_answers(app: FastAPI, service: Service, guard: list) -> None:
         response_model_exclude_none=True,
         dependencies=guard,
         responses=_problems(400, 401, 413, 415, 422, 503),
-        openapi_extra=BODY,
+        openapi_extra=_body(bool(service.settings.url_prefixes)),
     )
     async def predict(request: Request):
         """Label an image: upload it in a form, or send it in base64 within JSON."""
-        question = await read_question(request, service.settings)
+        question = await read_question(request, service.settings, fetcher)
         return JSONResponse(await service.answer(question))  # it has the form of Answer; checking that costs 0.1 ms
 
     @app.get("/metrics", dependencies=guard, responses=_problems(401) | TEXT, response_class=Response)

@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, Validation
 from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 
+from flows.serving.fetching import Fetcher
 from mmrl_core.data.images import FORMATS
 from mmrl_core.sections import ServingSection
 
@@ -48,6 +49,12 @@ class JsonQuestion(Options):
                                 json_schema_extra={"contentEncoding": "base64"})]  # fmt: skip
 
 
+class UrlQuestion(Options):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    url: Annotated[str, Field(min_length=1, max_length=2000, description="Where the encoded image file is.")]
+
+
 class FormQuestion(Options):
     """As the OpenAPI description shows it."""
 
@@ -59,14 +66,14 @@ class Question(NamedTuple):
     options: Options
 
 
-async def read_question(request: Request, limits: ServingSection) -> Question:
-    """The question in a request's body, which is JSON or a multipart form."""
+async def read_question(request: Request, limits: ServingSection, fetcher: Fetcher) -> Question:
+    """The question in a request's body, which is JSON or a multipart form; an image that it names by URL is fetched."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in ("application/json", "multipart/form-data"):
         raise HTTPException(415, f"the content type is {kind or 'not given'}; send multipart/form-data with a file "
                                  "`image`, or application/json with `image` in base64")  # fmt: skip
     body = await _read(request, limits.max_bytes * 4 // 3 + ENVELOPE)
-    question = _of_json(body) if kind == "application/json" else await _of_form(request, body)
+    question = await (_of_json(body, fetcher) if kind == "application/json" else _of_form(request, body))
     _check(question, limits)
     return question
 
@@ -91,13 +98,14 @@ def _too_large(what: str, limit: int) -> HTTPException:
     return HTTPException(413, f"{what}, the limit is {limit} bytes; send a smaller image")
 
 
-def _of_json(body: bytes) -> Question:
+async def _of_json(body: bytes, fetcher: Fetcher) -> Question:
     try:
         values = json.loads(body)
     except (ValueError, RecursionError):
         raise HTTPException(400, "the body is not valid JSON; correct it") from None
     if isinstance(values, dict) and "url" in values:
-        raise HTTPException(422, "images are not fetched from a URL; send the file itself as `image` in base64")
+        named = _validated(UrlQuestion, values)
+        return Question(await fetcher.image(named.url), named)
     asked = _validated(JsonQuestion, values)
     try:
         return Question(base64.b64decode(asked.image, validate=True), asked)
