@@ -59,7 +59,7 @@ class Fetcher:
 
 def _is_below(address: httpx.URL, prefix: httpx.URL) -> bool:
     same = (address.scheme, address.netloc, address.userinfo) == (prefix.scheme, prefix.netloc, prefix.userinfo)
-    return same and address.path.startswith(prefix.path) and ".." not in address.path.split("/")
+    return same and address.raw_path.startswith(prefix.raw_path) and ".." not in address.path.split("/")
 
 
 def _unusable(what: str) -> HTTPException:

@@ -62,6 +62,7 @@ def test_an_image_below_a_prefix_is_answered_as_the_same_image_sent(client, site
 
 @pytest.mark.parametrize("path", [
     "/secret/digit.png", "/open", "/open/../secret/digit.png", "/open/%2e%2e/secret/digit.png", "/opened/digit.png",
+    "/open%2Fdigit.png",
 ])  # fmt: skip
 def test_nothing_beside_the_prefix_is_asked_for(client, site, path):
     refused(client, f"{site}{path}", 422, f"url is not below {site}/open/; send the file itself as `image` in base64")
