@@ -146,11 +146,14 @@ def _fetch(client, uri: str, folder: Path) -> list[dict[str, str]]:
 
 
 def _unpacked(file: Path, folder: Path) -> dict[str, Any]:
-    """Fill `folder` with an archive's files, all of them and nothing else as its manifest says."""
+    """Fill `folder` with the content of an archive's files, all of them and nothing else as its manifest says."""
     try:
         with tarfile.open(file, "r:") as archive:
             for member in _plain(archive, file):
-                archive.extract(member, folder, filter="data")
+                path = folder / member.name
+                path.parent.mkdir(parents=True, exist_ok=True)
+                with archive.extractfile(member) as source, open(path, "xb") as target:
+                    shutil.copyfileobj(source, target)
     except (OSError, tarfile.TarError) as error:
         raise UserError(f"{file} is no backup that can be read ({error}); name another") from error
     manifest = read_json(folder / MANIFEST, made_by="mmrl backup", keys=("kind", "versions", "sha256"))
