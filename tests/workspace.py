@@ -56,9 +56,10 @@ for command in sys.argv[1:]:
 """
 
 
-def run_in_turn(folder: Path, *commands: str) -> None:
-    """Commands of `mmrl` one after the other in one process, which pays the heavy imports once."""
-    run(folder, sys.executable, "-c", IN_TURN, *commands)
+def prepare_digits(folder: Path, *commands: str, seeds: tuple[int, ...] = (1,)) -> None:
+    """Shards of two shots a class, then more commands of `mmrl`, all in one process, so that imports are paid once."""
+    shards = ("fingerprint", "prepare", *(f"prepare --shots 2 --seed {seed}" for seed in seeds))
+    run(folder, sys.executable, "-c", IN_TURN, *(f"{command} --dataset digits" for command in shards), *commands)
 
 
 def run(folder: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess:

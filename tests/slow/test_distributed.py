@@ -14,12 +14,10 @@ import torch
 from safetensors.torch import load_file
 
 from tests.processes import PATIENCE, TOKEN, command_of, end_all, processes_with, wait_until
-from tests.workspace import BIN, environment, make_workspace, run, run_in_turn
+from tests.workspace import BIN, environment, make_workspace, prepare_digits, run
 
 pytestmark = pytest.mark.slow
 RUN = ["--dataset", "digits", "--method", "mmrlpp", "--shots", "2", "--seed", "1"]
-PREPARE = ["fingerprint --dataset digits", "prepare --dataset digits", "prepare --dataset digits --shots 2 --seed 1",
-           "tune --dataset digits --method mmrlpp"]  # fmt: skip
 TRAIN = [str(BIN / "mmrl"), "train", *RUN]
 EPOCHS = 6
 MARK = 123.0
@@ -34,7 +32,8 @@ def project(tmp_path_factory) -> Path:
     """Prepared data, and adapters trained by one process and by two workers."""
     folder = make_workspace(tmp_path_factory.mktemp("project"), methods=["mmrlpp"], shots=[2], seeds=[1],
                             train={"epochs": EPOCHS}, search={"enabled": False})  # fmt: skip
-    run_in_turn(folder, *PREPARE, *(shlex.join(command[1:]) for command in (TRAIN, on("2", "two"))))
+    more = (["mmrl", "tune", *RUN[:4]], TRAIN, on("2", "two"))
+    prepare_digits(folder, *(shlex.join(command[1:]) for command in more))
     return folder
 
 

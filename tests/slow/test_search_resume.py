@@ -10,7 +10,7 @@ import pytest
 
 from flows import tracking
 from tests.processes import PATIENCE, TOKEN, end_all, processes_with, wait_until
-from tests.workspace import BIN, environment, make_workspace, run, run_in_turn
+from tests.workspace import BIN, environment, make_workspace, prepare_digits, run
 
 pytestmark = pytest.mark.slow
 TUNE = [str(BIN / "mmrl"), "tune", "--dataset", "digits", "--method", "mmrl"]
@@ -29,8 +29,7 @@ def project(tmp_path_factory):
     """A project in which a search was killed when it had two whole trials, and then started again."""
     folder = make_workspace(tmp_path_factory.mktemp("project"), methods=["mmrl"], shots=[2], seeds=[1, 2],
                             train={"epochs": 2}, search=SEARCH)  # fmt: skip
-    shards = ("fingerprint", "prepare", "prepare --shots 2 --seed 1", "prepare --shots 2 --seed 2")
-    run_in_turn(folder, *(f"{command} --dataset digits" for command in shards))
+    prepare_digits(folder, seeds=(1, 2))
     token = uuid.uuid4().hex
     search = subprocess.Popen(TUNE, cwd=folder, env={**environment(), TOKEN: token}, stderr=subprocess.DEVNULL)
     try:

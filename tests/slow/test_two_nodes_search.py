@@ -10,7 +10,7 @@ import pytest
 
 from tests.processes import PATIENCE, wait_until
 from tests.two_nodes import POSSIBLE, two_nodes
-from tests.workspace import BIN, ROOT, make_workspace, run, run_in_turn
+from tests.workspace import BIN, ROOT, make_workspace, prepare_digits, run
 
 pytestmark = [
     pytest.mark.slow,
@@ -64,8 +64,7 @@ def test_a_real_search_needs_nothing_on_the_second_node_and_writes_the_file_that
     search = {"trials": 6, "partitions": 1, "searcher": "random", "scheduler": "none", "concurrent": None}
     project = make_workspace(tmp_path / "project", methods=["mmrl"], shots=[2], seeds=[1, 2], train={"epochs": 2},
                              search={**search, "enabled": True})  # fmt: skip
-    shards = ("fingerprint", "prepare", "prepare --shots 2 --seed 1", "prepare --shots 2 --seed 2")
-    run_in_turn(project, *(f"{command} --dataset digits" for command in shards))
+    prepare_digits(project, seeds=(1, 2))
     tune = [str(BIN / "mmrl"), "tune", "--dataset", "digits", "--method", "mmrl"]
     run(project, *tune)
     alone = (project / "results/digits/search/mmrl.json").read_text()

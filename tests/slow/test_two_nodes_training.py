@@ -1,6 +1,7 @@
 """Training and evaluation on a cluster of two nodes that share nothing but an S3-compatible store for checkpoints."""
 
 import contextlib
+import shlex
 import shutil
 import socket
 import subprocess
@@ -12,7 +13,7 @@ from safetensors.torch import load_file
 
 from tests.processes import PATIENCE, command_of, processes_with, wait_until
 from tests.two_nodes import HEAD, POSSIBLE, two_nodes
-from tests.workspace import BIN, make_workspace, run, run_in_turn
+from tests.workspace import BIN, make_workspace, prepare_digits, run
 
 pytestmark = [
     pytest.mark.slow,
@@ -20,8 +21,6 @@ pytestmark = [
     pytest.mark.timeout(1800),  # they wait for one another
 ]
 RUN = ["--dataset", "digits", "--method", "mmrlpp", "--shots", "2", "--seed", "1"]
-PREPARE = ["fingerprint --dataset digits", "prepare --dataset digits", "prepare --dataset digits --shots 2 --seed 1",
-           "tune --dataset digits --method mmrlpp"]  # fmt: skip
 MMRL = str(BIN / "mmrl")
 QUICK = {"RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "5"}
 STORE = f"http://{HEAD}:6398"
@@ -42,7 +41,7 @@ def project(tmp_path_factory) -> Path:
         train=TRAIN,
         search={"enabled": False},
     )
-    run_in_turn(folder, *PREPARE, f"train {' '.join(RUN)}")
+    prepare_digits(folder, shlex.join(["tune", *RUN[:4]]), shlex.join(["train", *RUN]))
     return folder
 
 
