@@ -1,11 +1,9 @@
 """Stage outputs: built aside under a lock, renamed into place at the end, by a process that dies with its parent."""
 
 import contextlib
-import ctypes
 import hashlib
 import os
 import shutil
-import signal
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,10 +11,10 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from flows.paths import STATE
+from flows.under_dvc import die_with_dvc
 from mmrl_core.errors import UserError
 
 RESERVED = ("data", "models", "results", "reports", ".dvc", ".git", ".mmrl")
-PR_SET_PDEATHSIG = 1
 
 
 @contextlib.contextmanager
@@ -84,22 +82,6 @@ def is_held(path: Path) -> bool:
         return True
     lock.release()
     return False
-
-
-def die_with_dvc() -> None:
-    """Under `dvc repro`, ask the kernel to kill this process when dvc dies: dvc itself leaves its child running."""
-    if "DVC_STAGE" not in os.environ or not sys.platform.startswith("linux"):
-        return
-    ctypes.CDLL(None).prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
-    if not any("dvc" in command for command in _ancestors()):  # it died before the call above
-        os.kill(os.getpid(), signal.SIGKILL)
-
-
-def _ancestors() -> Iterator[str]:
-    pid = os.getppid()
-    while pid > 1:
-        yield Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
-        pid = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
 
 
 def check_out(out: Path | None, changed: bool) -> None:

@@ -90,10 +90,10 @@ def test_a_kill_leaves_no_child_and_no_half_and_the_rerun_ends_with_the_same_bit
     folder, token = tmp_path / "project", uuid.uuid4().hex
     keep_done(unbroken, folder, before=stage)
     command = [sys.executable, "-m", "dvc", "repro", *targets]
+    variables = {**environment(), TOKEN: token, "SHELL": "/bin/sh"}  # often one that stays beside the stage
     dvc = subprocess.Popen(
-        command, cwd=folder, env={**environment(), TOKEN: token}, stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL, start_new_session=True,
-    )  # fmt: skip
+        command, cwd=folder, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+    )
     try:
         wait_until(lambda: stage_process(token, stage) is not None and reached(folder, token), PATIENCE, lambda: moment)
         os.kill(dvc.pid if victim == "dvc" else stage_process(token, stage), kill)
