@@ -11,7 +11,7 @@ import uuid
 from contextlib import ExitStack
 from pathlib import Path
 
-from tests.processes import TOKEN, end_all, wait_until
+from tests.processes import PATIENCE, TOKEN, end_all, wait_until
 from tests.servers import prefect_server, prefect_worker
 from tests.workspace import ROOT, environment, make_workspace, run
 
@@ -92,12 +92,12 @@ class Place:
             new[:] = [one for one in self.runs(name) if one not in known]
             return bool(new)
 
-        wait_until(seen, 120, lambda: f"a run of {name}: {self.log.read_text()[-3000:]}")
+        wait_until(seen, PATIENCE, lambda: f"a run of {name}: {self.log.read_text()[-3000:]}")
         return new[0]
 
     def state(self, run_id: str) -> dict:
         return self.ask(f"flow_runs/{run_id}")["state"]
 
     def end_of(self, run_id: str) -> dict:
-        wait_until(lambda: self.state(run_id)["type"] in ENDED, 300, lambda: self.log.read_text()[-3000:])
+        wait_until(lambda: self.state(run_id)["type"] in ENDED, PATIENCE, lambda: self.log.read_text()[-3000:])
         return self.state(run_id)

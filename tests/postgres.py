@@ -11,7 +11,7 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from tests.processes import wait_until
+from tests.processes import PATIENCE, wait_until
 
 INSTALLED = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))  # where Debian and Ubuntu put it
 PASSWORD = "of-the-superuser"
@@ -34,11 +34,11 @@ def postgres(host: str = "127.0.0.1") -> Iterator[int]:
             command = [program("postgres"), "-D", folder / "data", "-p", str(port), *options]
             server = subprocess.Popen(command, stdout=log, stderr=log, cwd=folder, **_unprivileged())
         try:
-            wait_until(lambda: _answers(host, port), 60, lambda: (folder / "log").read_text())
+            wait_until(lambda: _answers(host, port), PATIENCE, lambda: (folder / "log").read_text())
             yield port
         finally:
             server.send_signal(signal.SIGINT)  # ends its sessions
-            server.wait(timeout=30)
+            server.wait(timeout=PATIENCE)
 
 
 def create_database(port: int, name: str) -> str:

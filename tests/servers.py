@@ -13,7 +13,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.postgres import free_port
-from tests.processes import TOKEN, end_all
+from tests.processes import PATIENCE, TOKEN, end_all
 
 QUIET = {
     "DO_NOT_TRACK": "1",
@@ -24,12 +24,12 @@ QUIET = {
 
 
 @contextlib.contextmanager
-def running(command: list[str], log: Path, ready: Callable[[], bool], *, seconds: float = 90, **popen) -> Iterator:
+def running(command: list[str], log: Path, ready: Callable[[], bool], **popen) -> Iterator:
     """A process in a session of its own, once it is ready; its group is killed at the end. Its output is in `log`."""
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True, **popen)
     try:
-        deadline = time.monotonic() + seconds
+        deadline = time.monotonic() + PATIENCE
         while not ready():
             assert process.poll() is None and time.monotonic() < deadline, f"{command}: {log.read_text()[-3000:]}"
             time.sleep(0.1)

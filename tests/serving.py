@@ -124,10 +124,10 @@ class Server(NamedTuple):
     token: str
 
     def get(self, path: str) -> httpx.Response:
-        return httpx.get(self.address + path, timeout=30)
+        return httpx.get(self.address + path, timeout=120)
 
     def predict(self, image: bytes, **asked) -> httpx.Response:
-        return httpx.post(f"{self.address}/predict", json={"image": in_base64(image), **asked}, timeout=30)
+        return httpx.post(f"{self.address}/predict", json={"image": in_base64(image), **asked}, timeout=120)
 
     def version(self) -> int:
         return self.get("/readyz").json()["model"]["version"]

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from filelock import FileLock
 
-from tests.processes import TOKEN, end_all, processes_with, wait_until
+from tests.processes import PATIENCE, TOKEN, end_all, processes_with, wait_until
 from tests.workspace import ROOT, environment
 
 HEAD, SECOND, PORT = "10.213.7.1", "10.213.7.2", 6399
@@ -71,11 +71,11 @@ class Cluster:
 
         def alive() -> bool:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=20)
+                done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60)
                 return done.stdout.strip() == str(nodes)
             return False
 
-        wait_until(alive, 60, lambda: f"{nodes} nodes: {(self.folder / 'second.log').read_text()[-2000:]}"
+        wait_until(alive, PATIENCE, lambda: f"{nodes} nodes: {(self.folder / 'second.log').read_text()[-2000:]}"
                    if nodes == 2 else (self.folder / "head.log").read_text()[-2000:])  # fmt: skip
 
     def second_processes(self) -> list[int]:

@@ -14,6 +14,7 @@ import zc.lockfile
 
 from flows.dvc_graph import Lifeline, StageFailed, run_stage, source_checks, stage_graph, stale_stages, transfer
 from mmrl_core.errors import UserError
+from tests.processes import PATIENCE
 
 PIPELINE = """
 stages:
@@ -91,7 +92,7 @@ def run(root, name="train@a-1", **options):
         return run_stage(root, name, lifeline, **options)
 
 
-def wait_until(condition, seconds=30.0):
+def wait_until(condition, seconds=PATIENCE):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline

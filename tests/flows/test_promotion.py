@@ -13,6 +13,7 @@ from flows.paths import RunKey
 from mmrl_core.config import Params
 from mmrl_core.errors import UserError
 from mmrl_core.files import read_json, write_json
+from tests.processes import PATIENCE
 
 NAME, KEY = "digits-base-to-novel", RunKey("digits", "mmrlpp", 2, 1)
 PARAMS = Params(datasets=["digits"], methods=["mmrlpp"], shots=[2], seeds=[1], backbone={"name": "tiny"})
@@ -179,7 +180,7 @@ def test_two_that_race_leave_one_champion_and_a_true_history(project):
     root = Path(__file__).parents[2]
     environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     racing = [subprocess.Popen([sys.executable, "-c", RACE, version], env=environment) for version in ("2", "3")]
-    assert [one.wait(120) for one in racing] == [0, 0]
+    assert [one.wait(PATIENCE) for one in racing] == [0, 0]
     told = promotion.history(PARAMS, "digits")
     assert [one.champion for one in told] == [None, *(one.version for one in told[:-1])]  # each replaced the one before
     assert aliases() == {"champion": told[-1].version, "previous": told[-2].version}

@@ -20,7 +20,7 @@ from moto.server import ThreadedMotoServer
 
 from tests.compose import FILE, resolved, variables
 from tests.postgres import INSTALLED, free_port, postgres, program, psql
-from tests.processes import TOKEN, end_all, wait_until
+from tests.processes import PATIENCE, TOKEN, end_all, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not INSTALLED, reason="needs PostgreSQL")]
 
@@ -55,7 +55,7 @@ class Stack:
             assert self.processes[name].poll() is None, f"{name} ended: {log.read_text()[-3000:]}"
             return self.is_well(name)
 
-        wait_until(well, 120, lambda: f"{name}: {log.read_text()[-3000:]}")
+        wait_until(well, PATIENCE, lambda: f"{name}: {log.read_text()[-3000:]}")
 
     def is_well(self, name: str) -> bool:
         """By the health check in the file."""

@@ -102,7 +102,7 @@ def test_a_damaged_checkpoint_costs_one_epoch_and_not_the_run(project):
         process.kill()
         process.wait()
         wait_until(lambda: not processes_with(token), 30, lambda: "the end of its cluster")
-    older, newest = sorted((project / ".mmrl/runs").glob("*/checkpoint_*/state.pt"))
+    *_, older, newest = sorted((project / ".mmrl/runs").glob("*/checkpoint_*/state.pt"))
     newest.write_bytes(newest.read_bytes()[:-1000])
     state = torch.load(older, weights_only=True)
     state["history"][0]["loss"] = MARK

@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from flows.dvc_graph import source_checks, stage_graph, stale_stages
+from tests.processes import PATIENCE
 
 pytestmark = pytest.mark.slow
 
@@ -90,11 +91,11 @@ def start(project, *code_or_module, **env):
 
 def flow(project, **env):
     process, log = start(project, "-c", RUN, **env)
-    assert process.wait(timeout=110) in (0, 1)
+    assert process.wait(timeout=PATIENCE) in (0, 1)
     return process.returncode, log.read_text()
 
 
-def wait_until(condition, seconds=60.0):
+def wait_until(condition, seconds=PATIENCE):
     deadline = time.monotonic() + seconds
     while not (answer := condition()):
         assert time.monotonic() < deadline
@@ -166,11 +167,17 @@ def api(url, path, **body):
         return json.load(answer)
 
 
-def answer_or_none(url, path):
+def answer_or_none(url, path, **body):
     try:
-        return api(url, path)
-    except OSError:
+        return api(url, path, **body)
+    except OSError:  # it is not there yet, or its database is busy
         return None
+
+
+def final_state(url, run):
+    """The state in which a run ends; None before."""
+    state = (answer_or_none(url, f"flow_runs/{run}") or {"state_type": "PENDING"})["state_type"]
+    return None if state in UNFINISHED else state
 
 
 @pytest.fixture
@@ -185,7 +192,7 @@ def server(project):
     wait_until(lambda: answer_or_none(url, "health"))
     yield url
     process.terminate()
-    process.wait(timeout=20)
+    process.wait(timeout=PATIENCE)
 
 
 def test_a_served_flow_has_its_schedule_and_runs_when_it_is_triggered(project, server):
@@ -194,9 +201,9 @@ def test_a_served_flow_has_its_schedule_and_runs_when_it_is_triggered(project, s
     deployment = wait_until(lambda: answer_or_none(server, "deployments/name/adapt/nightly"))
     assert [item["schedule"]["cron"] for item in deployment["schedules"]] == ["0 2 * * *"]
 
-    run = api(server, f"deployments/{deployment['id']}/create_flow_run", state={"type": "SCHEDULED"})
-    state = wait_until(lambda: (now := api(server, f"flow_runs/{run['id']}")["state_type"]) not in UNFINISHED and now)
-    assert state == "COMPLETED", log.read_text()
+    asked = {"state": {"type": "SCHEDULED"}, "idempotency_key": "once"}
+    run = wait_until(lambda: answer_or_none(server, f"deployments/{deployment['id']}/create_flow_run", **asked))
+    assert wait_until(lambda: final_state(server, run["id"])) == "COMPLETED", log.read_text()
     assert (project / "summary.txt").read_text() == "ab"
 
     process.send_signal(signal.SIGINT)
@@ -215,7 +222,7 @@ def test_a_schedule_that_cannot_be_is_the_users_mistake(project, cron, url, mess
     env = {"PREFECT_API_URL": url} if url else {}
     code = f"from flows.pipeline import serve_adapt; serve_adapt({cron!r})"
     process, log = start(project, "-c", code, **env)
-    assert process.wait(timeout=60) == 1
+    assert process.wait(timeout=PATIENCE) == 1
     last = log.read_text().splitlines()[-1]
     assert last.startswith("mmrl_core.errors.UserError: ")
     assert message in last

@@ -11,6 +11,7 @@ from flows.locks import exclusive
 from flows.tracking import connect, store_uri
 from mmrl_core.errors import UserError
 from tests.postgres import create_database, postgres
+from tests.processes import PATIENCE
 from tests.serving import NAME, register, settings
 from tests.workspace import ROOT
 
@@ -50,7 +51,7 @@ def test_racing_promotions_leave_one_champion_and_a_true_history_and_a_killed_ho
         folder.mkdir()
     racing = [subprocess.Popen([sys.executable, "-c", RACE, version], cwd=folder, env=environment)
               for version, folder in zip("23", folders, strict=True)]  # fmt: skip
-    assert [one.wait(120) for one in racing] == [0, 0]
+    assert [one.wait(PATIENCE) for one in racing] == [0, 0]
     told = promotion.history(settings(), "digits")
     assert [one.champion for one in told] == [None, *(one.version for one in told[:-1])]
     aliases = registry.standing(connect(store), NAME)

@@ -5,7 +5,6 @@ import os
 import shutil
 import signal
 import socket
-import subprocess
 import threading
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
@@ -18,7 +17,7 @@ from flows import tracking
 from tests import serving
 from tests.processes import PATIENCE, processes_with, wait_until
 from tests.serving import NAME, in_base64, picture
-from tests.workspace import BIN, ROOT, environment
+from tests.workspace import BIN, ROOT, run
 
 pytestmark = pytest.mark.slow
 
@@ -212,5 +211,5 @@ def test_what_cannot_be_served_is_one_line_before_anything_is_started(project, t
             (tmp_path, ["--params", str(ROOT / "params.yaml")], "there is no MLflow store"),
         ]:
             command = [str(BIN / "mmrl"), "serve", "--port", "0", *options]
-            done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=120)
+            done = run(folder, *command, check=False)
             assert done.returncode == 2 and says in done.stderr and done.stderr.count("\n") == 1, done.stderr

@@ -31,7 +31,7 @@ def start(cluster, folder: Path, seconds: float) -> subprocess.Popen:
 
 
 def finish(driver: subprocess.Popen) -> dict:
-    out, said = driver.communicate(timeout=150)
+    out, said = driver.communicate(timeout=PATIENCE)
     assert driver.returncode == 0, said
     return json.loads(out)
 

@@ -52,7 +52,7 @@ def store(folder: Path):
     with open(folder / "store.log", "w") as log:
         server = subprocess.Popen([str(BIN / "moto_server"), "-H", host, "-p", port], stdout=log, stderr=log)
     try:
-        wait_until(lambda: answers(host, int(port)), 30, lambda: "the store")
+        wait_until(lambda: answers(host, int(port)), PATIENCE, lambda: "the store")
         client = boto3.client("s3", endpoint_url=STORE, aws_access_key_id="test", aws_secret_access_key="test",
                               region_name="us-east-1")  # fmt: skip
         client.create_bucket(Bucket="runs")
