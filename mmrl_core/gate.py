@@ -7,10 +7,10 @@ novel), b of them right by the challenger alone, c by the champion alone.
 import hashlib
 from collections.abc import Mapping
 from math import sqrt
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
-from scipy.stats import binom, norm
 
 from mmrl_core.protocols import harmonic_mean
 
@@ -103,6 +103,8 @@ def discordant(pair: Pair) -> tuple[int, int]:
 
 def _mcnemar(parts: Mapping[str, Pair], bounds: Bounds) -> _Finding:
     """Exact, one-sided either way: P(X >= b) of X ~ Binomial(b + c, 1/2)."""
+    from scipy.stats import binom  # a second, which who only asks for the gate's images need not wait
+
     counts = np.array([discordant(pair) for pair in parts.values()]).sum(axis=0)
     b, c, n = int(counts[0]), int(counts[1]), sum(len(pair.champion) for pair in parts.values())
     better, worse = float(binom.sf(b - 1, b + c, 0.5)), float(binom.sf(c - 1, b + c, 0.5))
@@ -136,7 +138,7 @@ def loss_bound(pair: Pair, significance: float) -> tuple[float, float]:
     n, (b, c) = len(pair.champion), discordant(pair)
     total, difference = n + 2, (c - b) / (n + 2)
     error = sqrt(((b + c + 1) / total - difference**2) / total)
-    return (c - b) / n, min(1.0, difference + float(norm.ppf(1 - significance)) * error)
+    return (c - b) / n, min(1.0, difference + NormalDist().inv_cdf(1 - significance) * error)
 
 
 def _latency(ratio: float, bounds: Bounds) -> _Finding:

@@ -5,10 +5,14 @@ import importlib.util
 import io
 import random
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 from mmrl_core.data.source import Source
 from mmrl_core.data.splits import Item
 from mmrl_core.files import sha256_file
+
+if TYPE_CHECKING:
+    import numpy as np
 
 KEY = "digits"
 CLASS_NAMES = ["zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine"]
@@ -18,11 +22,8 @@ TRAIN, VAL = 40, 20  # a class; the rest is test
 
 def open_source(key: str = KEY) -> Source:
     """The dataset. 40 train and 20 val items a class, drawn with a fixed seed; the other 1,197 are test."""
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    splits = _split(digits.target.tolist())
-    pixels = digits.images  # (1797, 8, 8), 0 to 16, light on dark
+    pixels, labels = _load()
+    splits = _split(labels)
 
     def read(item: Item) -> bytes:
         return _png(pixels[int(PurePosixPath(item.path).stem)])
@@ -33,6 +34,14 @@ def open_source(key: str = KEY) -> Source:
 def fingerprint(key: str = KEY) -> dict:
     """Digest of scikit-learn's data file."""
     return {"dataset": KEY, "digest": hashlib.sha256(f"{KEY}{sha256_file(_file())}".encode()).hexdigest()}
+
+
+def _load() -> tuple["np.ndarray", list[int]]:
+    """Pixels (1797, 8, 8), 0 to 16, light on dark, and labels: what sklearn.datasets reads, without its imports."""
+    import numpy as np
+
+    table = np.loadtxt(_file(), delimiter=",")  # a row an image, its label last
+    return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(int).tolist()
 
 
 def _split(labels: list[int]) -> dict[str, list[Item]]:

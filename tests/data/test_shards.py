@@ -105,6 +105,16 @@ def test_any_webdataset_reader_can_read_the_shards(pool):
     assert json.loads(samples[0]["json"]) == {"path": "cat/val_0.JPG", "label": 0, "class_name": "cat"}
 
 
+def test_webdatasets_own_writer_would_write_the_same_bytes(pool, tmp_path):
+    for path in pool.glob("*.tar"):
+        copy = tmp_path / path.name
+        header = {"mtime": 0, "user": "", "group": "", "mode": 0o644}
+        with open(copy, "wb") as file, webdataset.TarWriter(file, encoder=False, **header) as tar:
+            for sample in webdataset.WebDataset(str(path), shardshuffle=False):
+                tar.write({key: value for key, value in sample.items() if key == "__key__" or key[0] != "_"})
+        assert copy.read_bytes() == path.read_bytes()
+
+
 def test_a_folder_whose_name_looks_like_a_url_or_a_pattern_is_just_a_folder(pets, tmp_path):
     folder = written(write_pool, pets.open(), to=tmp_path / "pipe: 100%d#a?b::{1..3}")
     assert len(read_examples(folder, "test", "base")) == 4

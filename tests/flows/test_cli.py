@@ -130,7 +130,15 @@ def test_what_people_keep_beside_the_report_stays(project, mmrl):
 
 
 @pytest.mark.parametrize(
-    "command", [["fingerprint", "--dataset", "digits"], ["summarize"], ["datasets"], ["check"], ["--help"]]
+    "command",
+    [
+        ["fingerprint", "--dataset", "digits"],
+        ["prepare", "--dataset", "digits"],
+        ["summarize"],
+        ["datasets"],
+        ["check"],
+        ["--help"],
+    ],
 )
 def test_light_commands_do_not_import_torch(project, command):
     script = (
