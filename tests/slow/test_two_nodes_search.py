@@ -48,7 +48,7 @@ def test_a_second_node_halves_a_search_and_its_death_only_costs_what_ran_there(t
     (tmp_path / "shared").mkdir(), (tmp_path / "killed").mkdir()
     with two_nodes(tmp_path, cpus=2) as cluster:
         assert not cluster.sees(ROOT / "params.yaml") and not cluster.sees(tmp_path)
-        found = finish(start(cluster, tmp_path / "shared", 1.0))
+        found = finish(start(cluster, tmp_path / "shared", 2.0))
         shares = by_node(found)
         assert len(whole(found)) == TRIALS and set(shares) == {1, 2}
         assert sum(shares.values()) / max(shares.values()) >= 1.7  # sleeping trials: the time is the larger share
