@@ -99,5 +99,5 @@ class Place:
         return self.ask(f"flow_runs/{run_id}")["state"]
 
     def end_of(self, run_id: str) -> dict:
-        wait_until(lambda: self.state(run_id)["type"] in ENDED, PATIENCE, lambda: self.log.read_text()[-3000:])
+        wait_until(lambda: self.state(run_id)["type"] in ENDED, 4 * PATIENCE, lambda: self.log.read_text()[-3000:])
         return self.state(run_id)
