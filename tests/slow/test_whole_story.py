@@ -25,7 +25,7 @@ from mmrl_core.data import digits
 from tests import serving
 from tests.deployments import Place
 from tests.postgres import create_database, free_port, postgres
-from tests.processes import PATIENCE, wait_until
+from tests.processes import wait_until
 from tests.servers import mlflow_server, running
 from tests.serving import in_base64
 from tests.workspace import BIN
@@ -167,7 +167,7 @@ class Story:
             client.join()
 
     def becomes_live(self, version: int) -> None:
-        wait_until(lambda: self.server.version() == version, PATIENCE, lambda: self.server.get("/readyz").text)
+        wait_until(lambda: self.server.version() == version, 90, lambda: self.server.get("/readyz").text)
         time.sleep(0.5)  # a few answers of its own
 
     @contextlib.contextmanager
