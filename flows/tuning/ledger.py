@@ -12,6 +12,7 @@ from mmrl_core.files import canonical_json, read_json, write_json
 
 RUNNING, COMPLETE, STOPPED, FAILED = "running", "complete", "stopped", "failed"
 LOST = "lost"  # by no fault of its settings: its process died again and again; a resumed search tries it again
+DIED = "its process died again and again"
 KEYS = ("number", "params", "scores", "seconds", "state", "failure")
 
 

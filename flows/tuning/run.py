@@ -1,50 +1,26 @@
-"""The driver of a search: resume or begin it, run its trials on Ray Tune, and make its document."""
+"""A search: resume or begin it, run its trials, and make its document."""
 
 import contextlib
-import shutil
 import sys
-from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from flows.backbones import backbone_of
-from flows.cluster import Needs, connected, on_this_node
 from flows.features import open_store
 from flows.outputs import locked
-from flows.paths import STATE
 from flows.tuning.identity import earlier, facts, open_folder
-from flows.tuning.ledger import FAILED, LOST, Ledger, trial_key
-from flows.tuning.space import (
-    Space,
-    check_depths,
-    first_points,
-    open_dimensions,
-    param_space,
-    published_point,
-    searcher,
-)
+from flows.tuning.ledger import FAILED, LOST, Ledger
+from flows.tuning.space import Space, check_depths, first_points, open_dimensions, published_point
 from flows.tuning.tracking import UNTRACKED, SearchRuns
-from flows.tuning.trial import Evaluate, PartitionScores, run_trial
+from flows.tuning.trial import PartitionScores
+from flows.tuning.trials import Plan, run_trials
 from mmrl_core.choice import choose, comparisons, overall, pareto_front
 from mmrl_core.config import Params
 from mmrl_core.errors import UserError
 from mmrl_core.files import read_json, write_json
-from mmrl_core.sections import ClusterSection, SearchSection
+from mmrl_core.sections import SearchSection
 
-RETRIES = 5  # of a trial whose process or node died
 DONE, TRIALS, POINTS = "done.json", "trials", "points.json"
-
-
-class Plan(NamedTuple):
-    """What Ray Tune has to know of a search."""
-
-    label: str
-    search: SearchSection
-    cluster: ClusterSection
-    space: Space
-    points: list[dict[str, Any]]  # tried first
-    n_partitions: int
-    folder: Path  # of its ledger
 
 
 def tune(params: Params, dataset: str, method: str) -> dict[str, Any]:
@@ -157,67 +133,3 @@ def _say_what_was_short(params: Params, store) -> None:
     if store is not None and store.is_full:  # the workers' own warnings stay in Ray's logs
         print(f"features.budget_gb {params.features.budget_gb:g} was used up: the search computed the rest each time; "
               f"raise it, or `mmrl clean`", file=sys.stderr)  # fmt: skip
-
-
-def run_trials(plan: Plan, evaluate: Evaluate, runs: SearchRuns | None = None) -> list[dict[str, Any]]:
-    """Run all trials on the plan's cluster; their records, in the order in which they were drawn."""
-    import ray
-    from ray import tune as ray_tune
-
-    from flows.tuning.schedulers import scheduler
-    from flows.tuning.watch import Watch
-
-    search = plan.search
-    cluster, needs = plan.cluster, Needs(plan.cluster.cpus_per_trial, plan.cluster.gpus_per_trial)
-    with connected(cluster, needs), _storage(plan) as storage:
-        ledger = on_this_node(Ledger).remote(plan.folder.absolute())
-        trainable = ray_tune.with_parameters(
-            run_trial, evaluate=evaluate, n_partitions=plan.n_partitions, ledger=ledger
-        )
-        resources = {"cpu": plan.cluster.cpus_per_trial, "gpu": plan.cluster.gpus_per_trial}
-        tuner = ray_tune.Tuner(
-            ray_tune.with_resources(trainable, resources),
-            param_space=param_space(search, plan.space),
-            tune_config=ray_tune.TuneConfig(
-                num_samples=1 if search.searcher == "grid" else search.trials,
-                reuse_actors=True,
-                search_alg=searcher(search, plan.points, _begun(plan)),
-                scheduler=scheduler(search, plan.n_partitions),
-            ),
-            run_config=ray_tune.RunConfig(
-                name="search",
-                storage_path=str(storage),
-                verbose=0,
-                failure_config=ray_tune.FailureConfig(max_failures=RETRIES),
-                callbacks=[Watch(plan.label, search.trials, plan.n_partitions, ledger, runs)],
-            ),
-        )
-        configs = [result.config for result in tuner.fit()]
-        drawn = list(dict.fromkeys(trial_key(config) for config in configs if config))
-        records, trouble = ray.get([ledger.all.remote(), ledger.trouble.remote()])
-    if trouble:
-        print(f"warning: trials were not kept for a resume ({trouble}); free some space", file=sys.stderr)
-    by_key = {trial_key(record["params"]): record for record in records}
-    return [by_key[key] for key in drawn if key in by_key]
-
-
-def _begun(plan: Plan) -> list[dict[str, Any]]:
-    """What a broken-off search had drawn, where the order of its trials depended on timing: it is proposed again.
-
-    Without timing, a seeded searcher proposes the same by itself.
-    """
-    if plan.search.searcher != "optuna" or plan.search.concurrent == 1:
-        return []
-    return [record["params"] for record in Ledger(plan.folder).all() if record["params"] not in plan.points]
-
-
-@contextlib.contextmanager
-def _storage(plan: Plan) -> Iterator[Path]:
-    """Tune's own files, which nobody needs after the search; what a killed one left goes first."""
-    folder = STATE / "runs" / f"{plan.label.replace(' ', '-')}-{plan.folder.parent.name}"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        yield folder.absolute()
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)

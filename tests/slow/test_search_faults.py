@@ -126,6 +126,14 @@ def test_trials_side_by_side_resume_without_repeating_what_is_done(tmp_path):
     assert {record["state"] for record in records} <= {"complete", "stopped", "failed"}
 
 
+def test_a_process_that_dies_as_it_is_handed_its_next_trial_costs_nothing(tmp_path):
+    (tmp_path / "fuse").touch()
+    with driver(tmp_path, searcher="random") as search:
+        records, _ = search.finish()
+    assert not (tmp_path / "fuse").exists() and not done_twice(tmp_path)
+    assert [(one["state"], len(one["scores"])) for one in records] == [("complete", PARTITIONS)] * TRIALS
+
+
 def test_a_trial_that_cannot_be_trained_fails_alone(tmp_path):
     space = {"searcher": "random", "trials": 12, "concurrent": None, "seed": 3}
     with driver(tmp_path, **space) as search:
