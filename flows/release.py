@@ -1,14 +1,14 @@
 """The flow `release`: bundle, check and release every champion that is not released yet; once, or whenever one moves.
 
-A move is heard of by MLflow's webhook, or by looking every so often. What is done is in bundles.py.
+A move is heard of by MLflow's webhook, and seen by looking every so often. What is done is in bundles.py.
 """
 
+import contextlib
 import os
 import queue
 import sys
 import threading
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from flows.prefect_server import ensure_server  # sets what Prefect reads on import
@@ -55,11 +55,14 @@ def watch(params_path: str, datasets: list[str] | None, every: float) -> None:
     """Release what has become champion, looking every so many seconds, until interrupted."""
     _check(params_path, datasets)
     ensure_server()
-    _repeat(params_path, datasets, _ticks(every))
+    _repeat(params_path, datasets, looks(queue.Queue(), every))
 
 
-def listen(params_path: str, datasets: list[str] | None, host: str, port: int) -> None:
-    """Release whenever a verified webhook of MLflow says that a champion moved, until interrupted."""
+def listen(params_path: str, datasets: list[str] | None, host: str, port: int, every: float) -> None:
+    """Release whenever a verified webhook of MLflow says that a champion moved, until interrupted.
+
+    A delivery can be lost, and a release can fail: it looks every so many seconds, too.
+    """
     params = _check(params_path, datasets)
     secret = os.environ.get(webhook.SECRET)
     if not secret:
@@ -79,20 +82,15 @@ def listen(params_path: str, datasets: list[str] | None, host: str, port: int) -
     with server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         _say(f"listening on http://{host}:{server.server_address[1]}")
-        _repeat(params_path, datasets, _moves(moves))
+        _repeat(params_path, datasets, looks(moves, every))
 
 
-def _ticks(every: float) -> Iterable[None]:
+def looks(moves: "queue.Queue[None]", every: float) -> Iterator[None]:
+    """When to look: at once, then after every move, several that came meanwhile being one, or after so many seconds."""
     while True:
         yield
-        time.sleep(every)
-
-
-def _moves(moves: "queue.Queue[None]") -> Iterable[None]:
-    """At once, for what moved before; then after every move, several that came meanwhile counting as one."""
-    while True:
-        yield
-        moves.get()
+        with contextlib.suppress(queue.Empty):
+            moves.get(timeout=every)
         while not moves.empty():
             moves.get_nowait()
 

@@ -56,23 +56,21 @@ def serve(
 
 def release(
     dataset: Annotated[list[str] | None, typer.Option(help="By default every dataset. Repeatable.")] = None,
-    watch: Annotated[float | None, typer.Option(min=1, help="Look again every so many seconds.")] = None,
+    watch: Annotated[float | None, typer.Option(min=1, help="Look every so many seconds; --listen: 300.")] = None,
     listen: Annotated[str | None, typer.Option(help="HOST:PORT, for MLflow's webhook.")] = None,
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
 ):  # fmt: skip
     """Bundle the champions that are not released yet, check them, and point the alias `released` at them."""
     refuse_overrides(set_)
-    if watch and listen:
-        raise UserError("--watch and --listen are two ways to hear of a new champion; choose one")
     from flows import release as flow
 
-    if watch:
-        return flow.watch(str(params), dataset, watch)
     if listen:
         host, colon, port = listen.rpartition(":")
         if not colon or not port.isdigit():
             raise UserError(f"--listen {listen} is not of the form HOST:PORT, such as 127.0.0.1:8090")
-        return flow.listen(str(params), dataset, host, int(port))
+        return flow.listen(str(params), dataset, host, int(port), watch or 300)
+    if watch:
+        return flow.watch(str(params), dataset, watch)
     released = flow.run_release(str(params), dataset)
     if json_:
         print(json.dumps([one._asdict() for one in released]))

@@ -38,6 +38,7 @@ SETTINGS = {
     "methods": ["mmrl"], "seeds": [1], "shots": [8], "train": {"epochs": 4}, "search": {"enabled": False},
 }  # fmt: skip
 ON_LOOPBACK = {"MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http", "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
+               "MLFLOW_WEBHOOK_CACHE_TTL": "1",  # 60 s: until then MLflow does not know of a new webhook
                "MLFLOW_WEBHOOK_SECRET_ENCRYPTION_KEY": Fernet.generate_key().decode()}  # fmt: skip
 SECRET = "known to MLflow and to the listener"
 
