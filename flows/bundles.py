@@ -15,7 +15,7 @@ from flows.locks import exclusive
 from flows.outputs import building
 from flows.promotion import PATIENCE, rollback
 from flows.registry import CARD, Fetched, fetch, registered_name, standing
-from flows.tracking import connect, store_errors, store_uri
+from flows.tracking import StoreFailed, connect, store_errors, store_uri
 from mmrl_core.config import Params
 from mmrl_core.errors import Failed, UserError
 from mmrl_core.files import read_json
@@ -44,7 +44,7 @@ class Released(NamedTuple):
 def release(params: Params, dataset: str) -> Released:
     """Bundle, check and release the dataset's champion; costs nothing when that is done already.
 
-    Raises UserError where there is no champion, ReleaseFailed after a rollback.
+    Raises UserError where there is no champion, StoreFailed where it cannot be fetched, ReleaseFailed after a rollback.
     """
     uri, name = store_uri(params), registered_name(dataset, params.data.protocol)
     with exclusive(uri, f"release-{name}", PATIENCE):  # an event, a webhook and a watch may hear of the same move
@@ -58,6 +58,8 @@ def _release(params: Params, dataset: str, uri: str, name: str) -> Released:
         return Released(name, champion, str(folder), False)
     try:
         _build(uri, name, champion, folder)
+    except StoreFailed:  # no fault of the champion's
+        raise
     except UserError as error:
         raise ReleaseFailed(_take_back(params, dataset, f"release of version {champion} failed: {error}")) from None
     with store_errors(uri):

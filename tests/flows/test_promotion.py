@@ -229,3 +229,19 @@ def test_a_champion_that_fails_its_check_is_rolled_back_and_nothing_of_it_is_rel
     assert aliases() == {"champion": 1, "released": 1}
     assert not (project / "releases" / NAME / "2").exists()
     assert promote(version=2) == (2, "refused")
+
+
+def test_a_store_that_does_not_hand_out_the_champion_leaves_it_the_champion(project):
+    register("bad")
+    promote()
+    bundles.release(PARAMS, "digits")
+    register("good")
+    promote()
+    artifacts = project / "mlartifacts"
+    artifacts.rename(project / "away")
+    with pytest.raises(tracking.StoreFailed, match="cannot be used"):
+        bundles.release(PARAMS, "digits")
+    assert aliases() == {"champion": 2, "previous": 1, "released": 1}
+    shutil.rmtree(artifacts, ignore_errors=True)  # MLflow may have made it anew
+    (project / "away").rename(artifacts)
+    assert bundles.release(PARAMS, "digits").version == 2
