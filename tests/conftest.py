@@ -4,6 +4,8 @@ import pytest
 
 # Before torch is imported: a barrier of spinning threads stalls whenever another process has the core.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# At Ray's own 15 its workers hardly run while the other test process is busy.
+os.environ.setdefault("RAY_worker_niceness", "0")
 
 # The only tests that may skip in CI: where MMRL_TEST_DATA names no folder of photographs, and where there is no GPU.
 # Elsewhere those that mount disks or make network namespaces skip too, for want of root; CI runs them.

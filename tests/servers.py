@@ -61,7 +61,7 @@ def prefect_server(folder: Path, database: str | None = None) -> Iterator[str]:
     """The API's URL of a server with its scheduler; a sqlite file in `folder`, or a PostgreSQL URI."""
     folder.mkdir(parents=True, exist_ok=True)
     port, env = free_port(), {**os.environ, **QUIET, "PREFECT_HOME": str(folder)}
-    env |= {"PREFECT_SERVER_DATABASE_TIMEOUT": "30", "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "2"}
+    env |= {"PREFECT_SERVER_DATABASE_TIMEOUT": "30", "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5"}
     env.pop("PREFECT_API_URL", None)
     if database:
         env["PREFECT_API_DATABASE_CONNECTION_URL"] = database.replace("postgresql://", "postgresql+asyncpg://")
