@@ -14,12 +14,15 @@ from typing import NamedTuple
 from mmrl_core.errors import UserError
 from mmrl_core.sections import ClusterSection
 
+THREAD_TIMEOUT = "TUNE_FUNCTION_THREAD_TIMEOUT_S"
+
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # also how long a checkpoint waits to be taken
 os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")  # then an elastic training starts with fewer
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+os.environ.setdefault(THREAD_TIMEOUT, "60")  # Tune's 2 s for a trial to end are too few on a busy machine
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # it would pass a broken-off search for a finished one
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new reporter prints to stdout even when told to be silent
 
@@ -113,7 +116,8 @@ def _runtime_env() -> dict:
     import mmrl_core
 
     packages = [str(Path(package.__file__).parent) for package in (flows, mmrl_core)]
-    return {"py_modules": packages, "env_vars": {"OMP_WAIT_POLICY": "PASSIVE"}, "excludes": ["__pycache__"]}
+    variables = {"OMP_WAIT_POLICY": "PASSIVE", THREAD_TIMEOUT: os.environ[THREAD_TIMEOUT]}
+    return {"py_modules": packages, "env_vars": variables, "excludes": ["__pycache__"]}
 
 
 @contextlib.contextmanager

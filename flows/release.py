@@ -21,7 +21,6 @@ from prefect.cache_policies import NO_CACHE
 from flows import webhook
 from flows.bundles import Released, ReleaseFailed
 from flows.registry import registered_name
-from flows.tracking import first_line
 from mmrl_core.config import Params, load_params
 from mmrl_core.errors import UserError
 
@@ -98,18 +97,16 @@ def looks(moves: "queue.Queue[None]", every: float) -> Iterator[None]:
 
 def _repeat(params_path: str, datasets: list[str] | None, times: Iterable[None]) -> None:
     for _ in times:
-        for line in attempt(lambda: release(params_path, datasets)):
+        for line in _attempt(lambda: release(params_path, datasets)):
             _say(line)
 
 
-def attempt(run: Callable[[], list[Released]]) -> list[str]:
-    """What came of it, for people; a failure of whatever kind ends this attempt, not the watch."""
+def _attempt(run: Callable[[], list[Released]]) -> list[str]:
+    """What came of it, for people; a failure ends this attempt, not the watch."""
     try:
         return [f"released {one.name} version {one.version}: {one.folder}" for one in run() if one.created]
     except (ReleaseFailed, UserError) as error:
         return [str(error)]
-    except Exception as error:  # Prefect's server may be down for a while
-        return [f"no release, until the next look: {type(error).__name__}: {first_line(error)}"]
 
 
 def _check(params_path: str, datasets: list[str] | None) -> Params:

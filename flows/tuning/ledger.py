@@ -30,6 +30,12 @@ class Ledger:
         self.folder, self.unwritten = Path(folder), None
         self.records = {path.stem: record for path in self.folder.glob("*.json") if (record := _read(path))}
 
+    def reopen(self) -> None:
+        """Let the trials that were lost be tried again."""
+        for record in self.records.values():
+            if record["state"] == LOST:
+                record |= {"state": RUNNING, "failure": None}
+
     def open(self, params: dict[str, Any]) -> dict[str, Any]:
         """The trial's record, a new one where there is none."""
         key = trial_key(params)
@@ -37,8 +43,6 @@ class Ledger:
             blank = {"scores": [], "seconds": [], "state": RUNNING, "failure": None}
             self.records[key] = {"number": len(self.records), "params": params, **blank}
             self._write(key)
-        elif self.records[key]["state"] == LOST:
-            self.records[key] |= {"state": RUNNING, "failure": None}
         return self.records[key]
 
     def add(self, params: dict[str, Any], index: int, scores: dict[str, Any], seconds: float) -> None:

@@ -1,4 +1,4 @@
-"""The trials of a search on Ray Tune: each until it is done, or until its process has died too often."""
+"""The trials of a search on Ray Tune: each until it is done, or its process has died too often."""
 
 import contextlib
 import shutil
@@ -37,11 +37,12 @@ def run_trials(plan: Plan, evaluate: Evaluate, runs: SearchRuns | None = None) -
 
     with connected(plan.cluster, Needs(plan.cluster.cpus_per_trial, plan.cluster.gpus_per_trial)):
         ledger = on_this_node(Ledger).remote(plan.folder.absolute())
-        drawn = _fit(plan, evaluate, ledger, runs)
-        for _ in range(RETRIES):
-            if again := _unfinished(ledger, drawn):
-                _fit(_only(plan, again), evaluate, ledger, runs)
-        ray.get([ledger.end.remote(settings, LOST, DIED) for settings in _unfinished(ledger, drawn)])
+        ray.get(ledger.reopen.remote())
+        for _ in range(1 + RETRIES):
+            drawn = _fit(plan, evaluate, ledger, runs)
+            if not (left := _unfinished(ledger, drawn)):
+                break
+        ray.get([ledger.end.remote(settings, LOST, DIED) for settings in left])
         records, trouble = ray.get([ledger.all.remote(), ledger.trouble.remote()])
     if trouble:
         print(f"warning: trials were not kept for a resume ({trouble}); free some space", file=sys.stderr)
@@ -50,13 +51,14 @@ def run_trials(plan: Plan, evaluate: Evaluate, runs: SearchRuns | None = None) -
 
 
 def _fit(plan: Plan, evaluate: Evaluate, ledger, runs: SearchRuns | None) -> list[Settings]:
-    """One run of Ray Tune; the settings of its trials, in the order in which they were drawn."""
+    """One run of Ray Tune, which begins or resumes the search; its trials' settings as they were drawn."""
+    import ray
     from ray import tune
 
     from flows.tuning.schedulers import scheduler
-    from flows.tuning.watch import Watch
+    from flows.tuning.watch import Halt, Held, Watch
 
-    search, drawn = plan.search, {}
+    search, held = plan.search, Held(ledger, runs)
     resources = {"cpu": plan.cluster.cpus_per_trial, "gpu": plan.cluster.gpus_per_trial}
     trainable = tune.with_parameters(run_trial, evaluate=evaluate, n_partitions=plan.n_partitions, ledger=ledger)
     with _storage(plan) as storage:
@@ -66,42 +68,40 @@ def _fit(plan: Plan, evaluate: Evaluate, ledger, runs: SearchRuns | None) -> lis
             tune_config=tune.TuneConfig(
                 num_samples=1 if search.searcher == "grid" else search.trials,
                 reuse_actors=True,
-                search_alg=searcher(search, plan.points, _begun(plan)),
+                search_alg=searcher(search, plan.points, _begun(plan, ray.get(ledger.all.remote()))),
                 scheduler=scheduler(search, plan.n_partitions),
             ),
             run_config=tune.RunConfig(
                 name="search",
                 storage_path=str(storage),
                 verbose=0,
+                stop=Halt(plan.label) if search.concurrent == 1 else None,
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
-                callbacks=[Watch(plan.label, search.trials, plan.n_partitions, ledger, runs, drawn)],
+                callbacks=[Watch(plan.label, search.trials, plan.n_partitions, held)],
             ),
         ).fit()
-    return list(drawn.values())
+    return list(held.drawn.values())
 
 
 def _unfinished(ledger, drawn: list[Settings]) -> list[Settings]:
-    """What Ray Tune gave up although retries were left: a trial whose reused process died as it was handed over."""
+    """Trials that Tune gave up with retries left, which it does where a reused process dies as it is handed a trial.
+
+    The next run resumes the search with them, as the next process does after a kill.
+    """
     import ray
 
     ended = {trial_key(one["params"]) for one in ray.get(ledger.all.remote()) if one["state"] != RUNNING}
     return [settings for settings in drawn if trial_key(settings) not in ended]
 
 
-def _only(plan: Plan, points: list[Settings]) -> Plan:
-    """The plan with these trials and no others."""
-    search = plan.search.model_copy(update={"searcher": "random", "trials": len(points)})
-    return plan._replace(search=search, points=points)
-
-
-def _begun(plan: Plan) -> list[Settings]:
-    """What a broken-off search had drawn, where the order of its trials depended on timing: it is proposed again.
+def _begun(plan: Plan, records: list[dict[str, Any]]) -> list[Settings]:
+    """What a broken-off run had drawn, where the order of its trials depended on timing: it is proposed again.
 
     Without timing, a seeded searcher proposes the same by itself.
     """
     if plan.search.searcher != "optuna" or plan.search.concurrent == 1:
         return []
-    return [record["params"] for record in Ledger(plan.folder).all() if record["params"] not in plan.points]
+    return [record["params"] for record in records if record["params"] not in plan.points]
 
 
 @contextlib.contextmanager
@@ -109,7 +109,7 @@ def _storage(plan: Plan) -> Iterator[Path]:
     """Tune's own files, which nobody needs after the search; what a killed one left goes first."""
     folder = STATE / "runs" / f"{plan.label.replace(' ', '-')}-{plan.folder.parent.name}"
     shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     try:
         yield folder.absolute()
     finally:

@@ -1,40 +1,69 @@
 """What the driver does as trials end: close them in the ledger, log them, move the progress bar."""
 
+from dataclasses import dataclass, field
+from typing import Any
+
 import ray
 from ray import tune
 
 from flows.progress import progress
 from flows.tuning.ledger import COMPLETE, DIED, LOST, STOPPED
 
-_held: dict[str, tuple] = {}  # what cannot be copied: Tune copies a callback by pickle before it uses it
+
+@dataclass
+class Held:
+    """What cannot be copied: the ledger's actor, the search in MLflow or None, settings by trial as they are drawn.
+
+    `given_up`: Tune ended a trial although retries were left.
+    """
+
+    ledger: Any
+    runs: Any
+    drawn: dict[str, dict] = field(default_factory=dict)
+    given_up: bool = False
+
+
+_held: dict[str, Held] = {}  # by label, since Tune copies callbacks and stoppers by pickle before it uses them
+
+
+class Halt(tune.Stopper):
+    """Ends a run of Tune once a trial was given up: in a search in order, what comes next depends on that trial."""
+
+    def __init__(self, label: str):
+        self.label = label
+
+    def __call__(self, trial_id, result):
+        return False
+
+    def stop_all(self):
+        return _held[self.label].given_up
 
 
 class Watch(tune.Callback):
-    """`ledger` is the actor, `runs` the search in MLflow or None, `drawn` takes settings by trial as they are drawn."""
-
-    def __init__(self, label: str, trials: int, n_partitions: int, ledger, runs, drawn: dict):
+    def __init__(self, label: str, trials: int, n_partitions: int, held: Held):
         self.label, self.trials, self.n_partitions = label, trials, n_partitions
-        _held[label] = ledger, runs, drawn
+        _held[label] = held
 
     def setup(self, **info):
         self.done, self.bars = 0, progress(self.label, self.trials)
         self.report = self.bars.__enter__()
 
     def on_step_begin(self, iteration, trials, **info):
-        _, _, drawn = _held[self.label]
-        for trial in trials:  # a trial that is tried again moves to the end of them
-            drawn.setdefault(trial.trial_id, trial.config)
+        for trial in trials:  # early, since a trial that is tried again moves to the end of them
+            _held[self.label].drawn.setdefault(trial.trial_id, trial.config)
 
     def on_trial_complete(self, iteration, trials, trial, **info):
         seen = len((trial.last_result or {}).get("scores", []))
         self._end(trial.config, COMPLETE if seen == self.n_partitions else STOPPED)
 
     def on_trial_error(self, iteration, trials, trial, **info):
-        if not trial.should_recover():  # else Ray Tune gave it up too early, and it is tried once more
+        if trial.should_recover():
+            _held[self.label].given_up = True
+        else:
             self._end(trial.config, LOST, DIED)
 
     def _end(self, config, state, failure=None):
-        ledger, runs, _ = _held[self.label]
+        ledger, runs = _held[self.label].ledger, _held[self.label].runs
         record = ray.get(ledger.end.remote(config, state, failure))
         if runs:
             runs.trial(record)
@@ -42,4 +71,5 @@ class Watch(tune.Callback):
         self.report(self.done)
 
     def on_experiment_end(self, trials, **info):
+        self.on_step_begin(0, trials)  # one may have been drawn in the last step
         self.bars.__exit__(None, None, None)

@@ -37,6 +37,14 @@ def test_a_ledger_is_read_back_as_it_was_and_knows_a_trial_by_its_settings(tmp_p
     assert found.open(PUBLISHED)["number"] == 1 and found.all()[0]["state"] == "complete"
 
 
+def test_a_lost_trial_stays_lost_until_the_search_is_started_again(tmp_path):
+    filled(tmp_path, "lost")
+    found = Ledger(tmp_path)
+    assert found.open(POINT)["state"] == "lost"
+    found.reopen()
+    assert found.open(POINT)["state"] == "running" and found.open(POINT)["scores"] == [SCORES]
+
+
 def test_what_is_done_is_entered_once(tmp_path):
     ledger = filled(tmp_path)
     before = (tmp_path / f"{trial_key(POINT)}.json").read_bytes()

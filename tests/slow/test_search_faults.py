@@ -126,12 +126,14 @@ def test_trials_side_by_side_resume_without_repeating_what_is_done(tmp_path):
     assert {record["state"] for record in records} <= {"complete", "stopped", "failed"}
 
 
-def test_a_process_that_dies_as_it_is_handed_its_next_trial_costs_nothing(tmp_path):
-    (tmp_path / "fuse").touch()
-    with driver(tmp_path, searcher="random") as search:
+@pytest.mark.parametrize("after", [0, 13], ids=["second trial", "last trial"])
+def test_a_process_that_dies_as_it_is_handed_a_trial_changes_nothing(tmp_path, unbroken, after):
+    with driver(tmp_path) as search:
+        search.wait_for(after)
+        (tmp_path / "fuse").touch()
         records, _ = search.finish()
-    assert not (tmp_path / "fuse").exists() and not done_twice(tmp_path)
-    assert [(one["state"], len(one["scores"])) for one in records] == [("complete", PARTITIONS)] * TRIALS
+    assert (tmp_path / "fuse.burnt").exists()
+    assert comparable(records) == unbroken and not done_twice(tmp_path)
 
 
 def test_a_trial_that_cannot_be_trained_fails_alone(tmp_path):

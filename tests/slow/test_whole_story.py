@@ -25,7 +25,7 @@ from mmrl_core.data import digits
 from tests import serving
 from tests.deployments import Place
 from tests.postgres import create_database, free_port, postgres
-from tests.processes import wait_until
+from tests.processes import PATIENCE, wait_until
 from tests.servers import mlflow_server, running
 from tests.serving import in_base64
 from tests.workspace import BIN
@@ -177,7 +177,13 @@ class Story:
         command = [str(BIN / "mmrl"), "flow", "release", "--listen", address]
         env = {**self.place.env, webhook.SECRET: SECRET}
         with running(command, log, lambda: "listening on" in log.read_text(), cwd=self.project, env=env):
+            wait_until(self.has_looked, PATIENCE, log.read_text)
             yield f"http://{address}"
+
+    def has_looked(self) -> bool:
+        """Whether the listener's own first look is over: what is released then, it has been told of."""
+        runs = self.place.ask("flow_runs/filter", flows={"name": {"any_": ["release"]}})
+        return any(run["deployment_id"] is None and run["state_type"] == "COMPLETED" for run in runs)
 
 
 def write_photos(folder: Path) -> None:
