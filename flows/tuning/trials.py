@@ -3,6 +3,7 @@
 import contextlib
 import shutil
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,11 +39,12 @@ def run_trials(plan: Plan, evaluate: Evaluate, runs: SearchRuns | None = None) -
     with connected(plan.cluster, Needs(plan.cluster.cpus_per_trial, plan.cluster.gpus_per_trial)):
         ledger = on_this_node(Ledger).remote(plan.folder.absolute())
         ray.get(ledger.reopen.remote())
-        for _ in range(1 + RETRIES):
+        drawn, given_up = _fit(plan, evaluate, ledger, runs), Counter()
+        while left := _unfinished(ledger, drawn):
+            given_up.update(map(trial_key, left))
+            lost = [settings for settings in left if given_up[trial_key(settings)] > RETRIES]
+            ray.get([ledger.end.remote(settings, LOST, DIED) for settings in lost])
             drawn = _fit(plan, evaluate, ledger, runs)
-            if not (left := _unfinished(ledger, drawn)):
-                break
-        ray.get([ledger.end.remote(settings, LOST, DIED) for settings in left])
         records, trouble = ray.get([ledger.all.remote(), ledger.trouble.remote()])
     if trouble:
         print(f"warning: trials were not kept for a resume ({trouble}); free some space", file=sys.stderr)
