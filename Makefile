@@ -7,7 +7,7 @@ STAMP := $(VENV)/.installed
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: setup demo test test-slow lint bench
+.PHONY: setup demo test test-slow test-endurance lint bench
 
 setup: $(STAMP)
 
@@ -21,15 +21,20 @@ $(STAMP): requirements.lock pyproject.toml
 demo: setup
 	mmrl flow adapt
 
-# Two processes of one thread each; a file's tests stay together, since they share what is dear to set up.
-test test-slow: export OMP_NUM_THREADS ?= 1
-PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile
+# Two processes of one thread each; a file's tests stay together, since they share what is dear to set up. Files come in
+# the order of tests/conftest.py.
+test test-slow test-endurance: export OMP_NUM_THREADS ?= 1
+PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
 
 test: setup
 	$(PYTEST) -m "not slow"
 
 test-slow: setup
-	$(PYTEST) -m slow
+	$(PYTEST) -m "slow and not endurance"
+
+# Before a release: long sweeps of what `make test-slow` does once of each kind.
+test-endurance: setup
+	$(PYTEST) -m endurance
 
 lint: setup
 	$(BIN)/ruff check .
