@@ -20,6 +20,15 @@ NEED_PHOTOGRAPHS = {
 skipped: set[str] = set()
 
 
+@pytest.fixture(scope="session")
+def ray_cluster():
+    """Started once a test process, by the first test that asks for it; see tests/ray_cluster.py."""
+    from tests.ray_cluster import started
+
+    with started() as cluster:
+        yield cluster
+
+
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     if report.skipped:
         skipped.add(report.nodeid.split("[")[0])

@@ -1,0 +1,53 @@
+"""One real Ray cluster a test process, for every test that is not about the death of a cluster of its own.
+
+A test takes the fixture `ray_cluster` and gives its driver the cluster's `address` (`--set cluster.address=...`) and
+`environment`. Workers inherit the cluster's environment, not the driver's, and see this machine's files.
+"""
+
+import contextlib
+import shutil
+import subprocess
+import sys
+import tempfile
+import uuid
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from tests.processes import TOKEN, end_all
+from tests.workspace import environment
+
+# A head node that says its address once it is up, and ends when its standard input closes: at the latest with pytest.
+HEAD = """
+import sys
+import ray
+
+ray.init(num_cpus=int(sys.argv[1]), _temp_dir=sys.argv[2], include_dashboard=False,
+         log_to_driver=False, logging_level="ERROR")
+print(ray.get_runtime_context().gcs_address, flush=True)
+sys.stdin.read()
+"""
+
+
+class RayCluster(NamedTuple):
+    """`environment`: what a driver needs. `token`: of all the cluster's processes; see tests/processes.py."""
+
+    address: str
+    environment: dict[str, str]
+    token: str
+
+
+@contextlib.contextmanager
+def started(cpus: int = 2) -> Iterator[RayCluster]:
+    """A cluster of one node, which asks its drivers for a token. It ends with the block."""
+    token, folder = uuid.uuid4().hex, tempfile.mkdtemp(prefix="mmrl-test-", dir="/tmp")  # sockets need a short path
+    variables = {**environment(), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex}
+    head = subprocess.Popen([sys.executable, "-c", HEAD, str(cpus), folder], cwd="/", env={**variables, TOKEN: token},
+                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # fmt: skip
+    try:
+        address = head.stdout.readline().strip()
+        assert address, "Ray did not start: see above"
+        yield RayCluster(address, variables, token)
+    finally:
+        head.communicate()
+        end_all(token)
+        shutil.rmtree(folder, ignore_errors=True)
