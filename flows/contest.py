@@ -1,6 +1,5 @@
 """Champion and challenger on the same images, those that are kept for the gate, and the decision on what came out."""
 
-import statistics
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +15,7 @@ from mmrl_core.config import Params
 from mmrl_core.data.shards import Example, read_manifest, stream_examples
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation import Scores, score
-from mmrl_core.gate import REFUSED, Bounds, Decision, Pair, decide, is_gate_image
+from mmrl_core.gate import REFUSED, Bounds, Decision, Pair, decide, is_gate_image, latency_ratio
 from mmrl_core.model import AdaptedCLIP
 from mmrl_core.predict import Predictor
 from mmrl_core.protocols import HALVES, PROTOCOLS, TestSet, labels_of
@@ -111,14 +110,14 @@ def _rows(part: str, champion: dict[str, Scores], challenger: dict[str, Scores])
 
 
 def _latency_ratio(champion: Fetched, challenger: Fetched, dataset: str) -> float:
-    """The challenger's time for one image over the champion's, in turn in this process; medians."""
+    """The challenger's time for one image over the champion's, in turn in this process."""
     images = [one.image for _, one in zip(range(TIMED_IMAGES), _gate_images(dataset, HALVES, set()), strict=False)]
     predictors = [Predictor.load(one.adapter) for one in (champion, challenger)]
-    times: tuple[list[float], list[float]] = ([], [])
-    for image in images * (ROUNDS + 1):
-        for predictor, found in zip(predictors, times, strict=True):
-            start = time.perf_counter()
-            predictor.predict([image])
-            found.append(time.perf_counter() - start)
-    first, second = (statistics.median(found[len(images) :]) if images else 1.0 for found in times)
-    return second / first
+    seconds = [[[_seconds(one, image) for one in predictors] for image in images] for _ in range(ROUNDS + 1)]
+    return latency_ratio(np.array(seconds[1:])) if images else 1.0  # the first round warms up
+
+
+def _seconds(predictor: Predictor, image: bytes) -> float:
+    start = time.perf_counter()
+    predictor.predict([image])
+    return time.perf_counter() - start

@@ -57,6 +57,15 @@ class Decision(NamedTuple):
         return self.verdict == ACCEPTED
 
 
+def latency_ratio(seconds: np.ndarray) -> float:
+    """The challenger's time for an image over the champion's, of `seconds` (rounds, images, [champion, challenger]).
+
+    An image's time is its fastest, for what else the machine does can only add to it; medians over images.
+    """
+    champion, challenger = np.median(seconds.min(axis=0), axis=0)
+    return float(challenger / champion)
+
+
 class _Finding(NamedTuple):
     verdict: str
     reason: str

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from mmrl_core.gate import Bounds, Pair, decide, discordant, is_gate_image, loss_bound
+from mmrl_core.gate import Bounds, Pair, decide, discordant, is_gate_image, latency_ratio, loss_bound
 
 
 def pair(both: int, challenger: int, champion: int, neither: int = 0) -> Pair:
@@ -51,6 +51,13 @@ def test_margin_and_latency_are_bounds_of_their_own():
     assert verdict(CLEAR_WIN, NO_CHANGE, margin=0.2) == "refused"
     assert verdict(CLEAR_WIN, NO_CHANGE, latency_ratio=1.6) == "refused"
     assert verdict(CLEAR_WIN, NO_CHANGE, latency_ratio=1.6, latency=2.0) == "accepted"
+
+
+def test_what_else_the_machine_does_makes_no_challenger_slow():
+    seconds = np.full((5, 8, 2), 0.01)
+    seconds[1:, :, 1] = 0.03  # the other process had the core while the challenger answered, in all rounds but one
+    assert latency_ratio(seconds) == pytest.approx(1.0)
+    assert latency_ratio(seconds * [1.0, 2.0]) == pytest.approx(2.0)
 
 
 @given(st.lists(st.tuples(st.booleans(), st.booleans()), min_size=1, max_size=60))
