@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import onnxruntime
 import torch
-from onnxscript.ir.passes.common import ClearMetadataAndDocStringPass
 from torch import Tensor, nn
 
 from mmrl_core.backbone import LOGIT_SCALE, Backbone
@@ -89,6 +88,8 @@ def export_onnx(
 @torch.no_grad()
 def trace(scorer: Scorer) -> torch.onnx.ONNXProgram:
     """The graph, for batches of any size, without the exporter's notes of where in which source each node arose."""
+    from onnxscript.ir.passes.common import ClearMetadataAndDocStringPass  # 0.7 s, which a bundle's check does not need
+
     size = scorer.model.backbone.image_size
     with _quiet():
         program = torch.onnx.export(
