@@ -2,6 +2,8 @@
 
 import colorsys
 import json
+from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import pytest
@@ -79,34 +81,43 @@ def test_the_loss_is_lowest_when_all_pictures_of_a_concept_agree_with_its_captio
     assert contrastive_loss(agreeing, positives) < contrastive_loss(mixed, positives)
 
 
+class Trained(NamedTuple):
+    """Two folders, the steps that were reported, and the caller's random state and threads before and after."""
+
+    folders: list[Path]
+    steps: list[tuple]
+    before: tuple[torch.Tensor, int]
+    after: tuple[torch.Tensor, int]
+
+
 @pytest.fixture(scope="module")
 def trained_twice(tmp_path_factory):
     folders = [tmp_path_factory.mktemp("pretrain") for _ in range(2)]
+    torch.manual_seed(1)
+    steps, before = [], (torch.random.get_rng_state(), torch.get_num_threads())
     for workers, folder in enumerate(folders):  # the second run renders in a worker process
-        pretrain(folder, steps=3, workers=workers)
-    return folders
+        pretrain(folder, steps=2, workers=workers, report=lambda *step: steps.append(step))
+    return Trained(folders, steps, before, (torch.random.get_rng_state(), torch.get_num_threads()))
 
 
 def test_pretraining_twice_gives_the_same_bytes_whoever_renders(trained_twice):
-    first, second = trained_twice
+    first, second = trained_twice.folders
     for name in ("tiny.safetensors", "tiny.json"):
         assert (first / name).read_bytes() == (second / name).read_bytes()
 
 
 def test_the_card_describes_the_weights_and_they_load_strictly(trained_twice):
-    weights = trained_twice[0] / "tiny.safetensors"
+    weights = trained_twice.folders[0] / "tiny.safetensors"
     card = json.loads(weights.with_suffix(".json").read_text())
     assert card["sha256"] == sha256_file(weights)
-    assert card["command"] == "mmrl pretrain --out DIR --steps 3 --seed 0"
+    assert card["command"] == "mmrl pretrain --out DIR --steps 2 --seed 0"
     state = {name: value.float() for name, value in load_file(weights).items()}
     ids, rows = state.pop("token_embedding.ids").long(), state.pop("token_embedding.rows")
     clip = new_clip(card["model_cfg"])
     clip.load_state_dict({**state, "token_embedding.weight": clip.token_embedding.weight.index_copy(0, ids, rows)})
 
 
-def test_pretraining_leaves_the_callers_threads_and_random_state_alone_and_reports_each_step(tmp_path):
-    torch.manual_seed(1)
-    expected, threads, seen = torch.random.get_rng_state(), torch.get_num_threads(), []
-    pretrain(tmp_path, steps=1, workers=0, report=lambda *step: seen.append(step))
-    assert torch.equal(torch.random.get_rng_state(), expected) and torch.get_num_threads() == threads
-    assert [step[:2] for step in seen] == [(1, 1)]
+def test_pretraining_leaves_the_callers_threads_and_random_state_alone_and_reports_each_step(trained_twice):
+    (state, threads), (state_after, threads_after) = trained_twice.before, trained_twice.after
+    assert torch.equal(state_after, state) and threads_after == threads
+    assert [step[:2] for step in trained_twice.steps] == [(1, 2), (2, 2)] * 2
