@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import subprocess
 import sys
 import warnings
@@ -115,9 +116,18 @@ def test_a_csv_line_a_row_and_part(runs):
     assert float(lines[3]["mean"]) == 0.875 and float(lines[3]["gain"]) == pytest.approx(0.375) and not lines[0]["gain"]
 
 
+@pytest.fixture(scope="module")
+def digits_pool(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("pool")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        write_digits_pool(open_source("digits", ""))
+    return folder
+
+
 @pytest.fixture
-def whole(folder):
-    write_digits_pool(open_source("digits", ""))
+def whole(folder, digits_pool):
+    shutil.copytree(digits_pool, folder, dirs_exist_ok=True)
     write_runs()
     write_search(RUNS[0][0], {"adapter.reg_weight": 0.5, "adapter.insertion_depth": 3}, 1)
     for key, _ in RUNS:
@@ -233,8 +243,8 @@ def test_settings_tell_what_a_target_was_met_with(whole):
     assert ("beta on letters", 0.3, "results/digits-to-letters/mmrl-16shot/seed1/metrics.json") in found.values
 
 
-def test_several_shots_make_a_curve(folder):
-    write_digits_pool(open_source("digits", ""))
+def test_several_shots_make_a_curve(folder, digits_pool):
+    shutil.copytree(digits_pool, folder, dirs_exist_ok=True)
     keys = [RunKey("digits", "mmrl", shots, 1) for shots in (1, 4)]
     for key, right in zip(keys, (2, 3), strict=True):
         write_run(key, {"all": right})

@@ -1,10 +1,11 @@
 """A project that went through every stage once, and `mmrl` run in this process."""
 
 import shutil
+from pathlib import Path
 
 import pytest
 
-from flows import cli
+from flows import cli, tracking
 from tests.workspace import QUICK, make_workspace
 
 RUN = ["--dataset", "digits", "--method", "mmrl", "--shots", "2", "--seed", "1"]
@@ -40,6 +41,14 @@ def prepared(tmp_path_factory):
                 cli.main()
             assert ended.value.code == 0, command
     return folder
+
+
+@pytest.fixture(scope="session")
+def empty_store(tmp_path_factory) -> Path:
+    """A database with MLflow's tables: creating them takes seconds, copying them none."""
+    database = tmp_path_factory.mktemp("store") / "mlflow.db"
+    tracking.connect(f"sqlite:///{database}")
+    return database
 
 
 @pytest.fixture

@@ -65,7 +65,9 @@ def template(tmp_path_factory):
     for dataset in "ab":
         (root / f"raw/{dataset}.txt").write_text(dataset)
     subprocess.run(["git", "init", "-q"], cwd=root, check=True)
-    for command in ("init -q", "config core.analytics false", "add -q weights.bin", "repro -q"):
+    dvc(root, "init -q")
+    (root / ".dvc/config").write_text("[core]\n    analytics = false\n")
+    for command in ("add -q weights.bin", "repro -q"):
         dvc(root, command)
     return root
 
@@ -96,7 +98,7 @@ def wait_until(condition, seconds=PATIENCE):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline
-        time.sleep(0.05)
+        time.sleep(0.02)
 
 
 def alive(pid):

@@ -45,14 +45,6 @@ def make_adapter(tmp_path_factory):
     return make
 
 
-@pytest.fixture(scope="session")
-def empty_store(tmp_path_factory) -> Path:
-    """A database with MLflow's tables: creating them takes seconds, copying them none."""
-    database = tmp_path_factory.mktemp("store") / "mlflow.db"
-    tracking.connect(f"sqlite:///{database}")
-    return database
-
-
 @pytest.fixture
 def project(tmp_path, monkeypatch, make_adapter):
     """A working directory with one run, its adapter number 0, and no store yet."""

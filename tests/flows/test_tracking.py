@@ -1,4 +1,5 @@
 import os
+import shutil
 import socket
 import sqlite3
 import subprocess
@@ -25,6 +26,12 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
     return tmp_path
+
+
+@pytest.fixture
+def store(folder, empty_store):
+    """The folder's database, its tables made already."""
+    shutil.copy(empty_store, folder)
 
 
 def params(uri: str = "sqlite:///mlflow.db") -> Params:
@@ -58,7 +65,7 @@ def test_a_run_holds_settings_metrics_artifacts_and_the_datasets_digest(folder):
 
 
 @pytest.mark.parametrize(("error", "status"), [(ValueError, "FAILED"), (KeyboardInterrupt, "KILLED")])
-def test_an_exception_ends_the_run_and_passes_through(error, status):
+def test_an_exception_ends_the_run_and_passes_through(store, error, status):
     with pytest.raises(error), tracked_run(params(), KEY, "train", {}) as run:
         raise error
     assert read(run).info.status == status
@@ -97,7 +104,7 @@ def test_a_store_that_cannot_be_used_costs_one_warning_and_seconds_but_not_the_s
     assert time.monotonic() - start < 15
 
 
-def test_what_a_database_that_breaks_on_the_way_missed_is_there_at_the_end_after_one_warning(folder, capsys):
+def test_what_a_database_that_breaks_on_the_way_missed_is_there_at_the_end_after_one_warning(folder, store, capsys):
     with tracked_run(params(), KEY, "train", {}) as run, sqlite3.connect(folder / "mlflow.db") as database:
         run.log_metrics({"loss": 2.0}, 0)
         database.execute("alter table metrics rename to hidden")

@@ -2,6 +2,7 @@
 
 import datetime
 import os
+import shutil
 import subprocess
 import sys
 import threading
@@ -21,13 +22,18 @@ def git(folder, *args):
     return run(folder, "git", "-c", "user.name=a", "-c", "user.email=a@b", *args).stdout.strip()
 
 
-@pytest.fixture
-def project(tmp_path):
-    folder = make_workspace(tmp_path / "project", dvc=True)
+@pytest.fixture(scope="module")
+def committed(tmp_path_factory):
+    folder = make_workspace(tmp_path_factory.mktemp("committed") / "project", dvc=True)
     (folder / "dvc.lock").write_text("schema: '2.0'\n")
     git(folder, "add", ".")
     git(folder, "commit", "-qm", "start")
     return folder
+
+
+@pytest.fixture
+def project(committed, tmp_path):
+    return shutil.copytree(committed, tmp_path / "project")
 
 
 def test_a_worktree_has_what_is_committed_and_vanishes_with_its_block(project):
