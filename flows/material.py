@@ -23,7 +23,7 @@ from mmrl_core.report.searches import Search
 from mmrl_core.report.tables import METHOD_TITLES
 
 SHOWN = 8  # images in a grid
-PACKAGES = ("mmrl-ops", "torch", "open_clip_torch", "ray", "dvc", "mlflow", "prefect", "webdataset", "numpy")
+PACKAGES = ("mmrl-ops", "torch", "open_clip_torch", "ray", "dvc", "mlflow", "prefect", "numpy")
 COLUMNS = ["item", "part", "label", "prediction", "zero_shot_prediction"]
 
 
@@ -130,7 +130,7 @@ def _images(dataset: str, items: set[str]) -> dict[str, bytes]:
 
 
 def _images_of(shard: Path, items: set[str]) -> dict[str, bytes]:
-    """By tarfile: WebDataset's reader, which streams them for evaluation, would import torch."""
+    """Of the others only what is said of them is read."""
     found = {}
     with tarfile.open(shard) as tar:
         for _, members in groupby(tar, key=lambda member: member.name.partition(".")[0]):

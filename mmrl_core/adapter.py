@@ -33,6 +33,7 @@ class Adapter(nn.Module):
                 f"adapter.insertion_depth {config.insertion_depth} is beyond the {backbone.depth} layers of "
                 f"backbone {backbone.name}; choose 1 to {backbone.depth}"
             )
+        self.made_for = _measures(backbone)
         self.space = nn.Parameter(torch.randn(config.n_tokens, config.rep_dim) * 0.02)
         self.image_aligner = self._aligner(backbone.image_width)
         self.text_aligner = self._aligner(backbone.text_width)
@@ -63,10 +64,13 @@ class Adapter(nn.Module):
         return sum(tensor.numel() for tensor in self.parameters())
 
     def check_fits(self, backbone: Backbone) -> None:
-        """Raise UserError unless the tensors have the backbone's widths and depth."""
-        with torch.device("meta"):  # shapes only
-            expected = Adapter(self.config, backbone).state_dict()
-        self._check_shapes(expected, f"backbone {backbone.name}")
+        """Raise UserError unless the adapter was made for a backbone of these widths and this depth."""
+        for name, measure in _measures(backbone).items():
+            if self.made_for[name] != measure:
+                raise UserError(
+                    f"the adapter is made for {name} {self.made_for[name]} but backbone {backbone.name} has {measure}; "
+                    f"use the adapter settings and backbone that belong together"
+                )
 
     def load_published(self, state_dict: dict[str, Tensor]) -> None:
         """Take over the learnable tensors of the authors' code, by their names; other tensors are passed over."""
@@ -82,6 +86,11 @@ class Adapter(nn.Module):
                     f"adapter tensor {name} is {tuple(tensor.shape)} but {what} has {found}; "
                     f"use the adapter settings and backbone that belong together"
                 )
+
+
+def _measures(backbone: Backbone) -> dict[str, int]:
+    """What the shapes of an adapter's tensors depend on, beside its settings."""
+    return {name: getattr(backbone, name) for name in ("depth", "image_width", "text_width", "embed_dim")}
 
 
 def save_adapter(folder: str | Path, adapter: Adapter, backbone: Backbone, card: dict[str, Any]) -> dict[str, Any]:

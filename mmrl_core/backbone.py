@@ -5,16 +5,14 @@ import json
 from functools import cached_property
 from pathlib import Path
 
-import open_clip
 import torch
-from open_clip.model import CLIP, CLIPTextCfg, CLIPVisionCfg, CustomTextCLIP
-from open_clip.transformer import ResidualAttentionBlock, VisionTransformer
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mmrl_core.blocks import Block, freeze
 from mmrl_core.errors import UserError
 from mmrl_core.files import sha256_file
+from mmrl_core.openclip import ResidualAttentionBlock, VisionTransformer, open_clip
 from mmrl_core.pretrained import TESTED, Loaded, load_clip
 from mmrl_core.towers import ImageTower, TextTower
 
@@ -194,12 +192,12 @@ def tokenizer_for(name: str):
     return open_clip.get_tokenizer(name if name in open_clip.list_models() else "ViT-B-16")
 
 
-def new_clip(model_cfg: dict) -> CLIP:
+def new_clip(model_cfg: dict) -> open_clip.CLIP:
     """A randomly initialised open_clip CLIP of the given shape (embed_dim, vision_cfg, text_cfg, quick_gelu)."""
-    return CLIP(
+    return open_clip.CLIP(
         model_cfg["embed_dim"],
-        CLIPVisionCfg(**model_cfg["vision_cfg"]),
-        CLIPTextCfg(**model_cfg["text_cfg"]),
+        open_clip.CLIPVisionCfg(**model_cfg["vision_cfg"]),
+        open_clip.CLIPTextCfg(**model_cfg["text_cfg"]),
         quick_gelu=model_cfg.get("quick_gelu", False),
     )
 
@@ -226,7 +224,7 @@ def _bundled_clip(name: str) -> Loaded:
     return Loaded(expand(load_file(path), card["model_cfg"], card["token_seed"]), card["sha256"])
 
 
-def expand(state: dict[str, Tensor], model_cfg: dict, token_seed: int) -> CLIP:
+def expand(state: dict[str, Tensor], model_cfg: dict, token_seed: int) -> open_clip.CLIP:
     """A CLIP from half-precision weights that hold only some rows of the token table; the others follow from a seed."""
     clip = new_clip(model_cfg)
     state = {key: value.float() for key, value in state.items()}
@@ -260,7 +258,7 @@ def _image_tower_problem(clip: nn.Module) -> str | None:
 
 
 def _text_tower_problem(clip: nn.Module) -> str | None:
-    if not isinstance(clip, CLIP | CustomTextCLIP):
+    if not isinstance(clip, open_clip.CLIP | open_clip.CustomTextCLIP):
         return f"{type(clip).__name__} is not a CLIP of open_clip"
     text = getattr(clip, "text", clip)
     if not hasattr(text, "token_embedding") or not hasattr(text, "transformer"):

@@ -17,12 +17,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import open_clip
 import torch
 from torch import Tensor, nn
 
 from mmrl_core.errors import UserError
 from mmrl_core.files import sha256_file
+from mmrl_core.openclip import open_clip
 from mmrl_core.torchscript import is_torchscript, read_tensors
 
 # open_clip's names and tags whose towers and activation the tests check; other plain CLIP ViTs should do as well.

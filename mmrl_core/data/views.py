@@ -10,12 +10,14 @@ from collections.abc import Sequence
 import torch
 from PIL.Image import Image
 from torch import Tensor
-from torchvision.transforms import InterpolationMode, RandomResizedCrop
-from torchvision.transforms import functional as F
 
 from mmrl_core.data.images import decode
+from mmrl_core.deferred import import_deferring
 
 __all__ = ["decode", "test_view", "test_views", "train_view", "train_views"]
+
+transforms = import_deferring("torchvision.transforms", "torchvision")
+F, BICUBIC = transforms.functional, transforms.InterpolationMode.BICUBIC
 
 CROP_SCALE = (0.5, 1.0)  # of the image's area
 CROP_RATIO = (3 / 4, 4 / 3)  # torchvision's default
@@ -32,7 +34,7 @@ def train_view(
     A pure function: the same arguments give the same view in any process, and torch's global RNG is left as it was.
     """
     box, flip = draw_crop_and_flip(image, seed, epoch, item)
-    view = F.resized_crop(image, *box, [size, size], InterpolationMode.BICUBIC, antialias=True)
+    view = F.resized_crop(image, *box, [size, size], BICUBIC, antialias=True)
     return _normalise(F.hflip(view) if flip else view, mean, std)
 
 
@@ -41,7 +43,7 @@ def draw_crop_and_flip(image: Image, seed: int, epoch: int, item: str) -> tuple[
     with _rng_lock, torch.random.fork_rng(devices=[]):
         # Not torch.manual_seed: that would reseed the GPU's generator too, which this block does not restore.
         torch.random.default_generator.manual_seed(view_seed(seed, epoch, item))
-        box = RandomResizedCrop.get_params(image, CROP_SCALE, CROP_RATIO)
+        box = transforms.RandomResizedCrop.get_params(image, CROP_SCALE, CROP_RATIO)
         flip = torch.rand(1).item() < FLIP_PROBABILITY
     return box, flip
 
@@ -53,7 +55,7 @@ def view_seed(seed: int, epoch: int, item: str) -> int:
 
 def test_view(image: Image, size: int, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """(3, S, S) float32: short side resized to S (bicubic), centre crop, normalised, as CLIP and open_clip do."""
-    resized = F.resize(image, size, InterpolationMode.BICUBIC, antialias=True)
+    resized = F.resize(image, size, BICUBIC, antialias=True)
     return _normalise(F.center_crop(resized, [size, size]), mean, std)
 
 
