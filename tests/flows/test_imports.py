@@ -9,11 +9,11 @@ from tests.flows.conftest import RUN
 from tests.workspace import run
 
 # Packages whose own import is dear; of timm and torchvision a few files of little cost belong to open_clip.
-DEAR = set(
-    """dvc fastapi matplotlib mlflow onnx onnxruntime onnxscript open_clip optuna pandas prefect pyarrow ray scipy sklearn
-    sympy timm timm.layers timm.models torch torch._dynamo torchvision torchvision.models torchvision.ops transformers
-    webdataset""".split()
-)
+DEAR = {
+    "dvc", "fastapi", "matplotlib", "mlflow", "onnx", "onnxruntime", "onnxscript", "open_clip", "optuna", "pandas",
+    "prefect", "pyarrow", "ray", "scipy", "sklearn", "sympy", "timm", "timm.layers", "timm.models", "torch",
+    "torch._dynamo", "torchvision", "torchvision.models", "torchvision.ops", "transformers", "webdataset",
+}  # fmt: skip
 TRACKING = {"mlflow", "fastapi", "pandas", "pyarrow", "scipy"}  # all of it MLflow's
 MODEL = ["--model", "models/digits/mmrl-2shot/seed1"]
 
