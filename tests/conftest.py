@@ -1,4 +1,5 @@
 import os
+from collections.abc import Callable, Iterator
 
 import pytest
 
@@ -45,3 +46,21 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if os.environ.get("CI") and unexpected:
         print(f"\nunexpectedly skipped: {sorted(unexpected)}")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+@pytest.fixture(scope="session")
+def postgres_port() -> Iterator[int]:
+    """Where the one PostgreSQL server of this process's tests listens; each test makes databases of its own in it."""
+    from tests.postgres import postgres
+
+    with postgres() as port:
+        yield port
+
+
+@pytest.fixture(scope="session")
+def mlflow_database(postgres_port) -> Callable[[], str]:
+    """Makes databases with MLflow's tables and nothing in them, on that server; gives their URIs."""
+    from flows import tracking
+    from tests.postgres import copies
+
+    return copies(postgres_port, lambda uri: tracking.connect(tracking.absolute(uri)))

@@ -5,9 +5,9 @@ import json
 import subprocess
 import sys
 import time
-import urllib.error
 import urllib.request
 import uuid
+from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -22,9 +22,7 @@ ENDED = ("COMPLETED", "FAILED", "CRASHED", "CANCELLED")
 class Place:
     """A committed project with a server, a worker and every deployment of the file."""
 
-    def __init__(
-        self, folder: Path, stack: ExitStack, database: str | None = None, files: dict[str, str] = {}, **changes
-    ):
+    def __init__(self, folder: Path, stack: ExitStack, database: str, files: dict[str, str] = {}, **changes):
         self.token = uuid.uuid4().hex
         stack.callback(end_all, self.token)
         self.project = make_workspace(folder / "project", dvc=True, **changes)
@@ -36,12 +34,17 @@ class Place:
         self.api = stack.enter_context(prefect_server(folder / "server", database))
         self.env = {**environment(), "PYTHONPATH": str(ROOT), "PWD": str(self.project), TOKEN: self.token,
                     "PREFECT_API_URL": self.api, "PREFECT_HOME": str(folder / "home")}  # fmt: skip
-        self.prefect("work-pool", "create", "local", "--type", "process")
-        self.prefect("work-pool", "create", "cluster", "--type", "kubernetes")
+        kinds = self.ask("collections/views/aggregate-worker-metadata")
+        self._create_pool("local", kinds["prefect"]["process"])
+        self._create_pool("cluster", kinds["prefect-kubernetes"]["kubernetes"])
         self.deployed = self.prefect("--no-prompt", "deploy", "--all", "--prefect-file", FILE)
         own = {key: self.env[key] for key in ("PYTHONPATH", "PATH", TOKEN)}
         self.worker = stack.enter_context(prefect_worker(folder / "worker", self.api, "local", **own))
         self.log = folder / "worker" / "worker.log"
+
+    def _create_pool(self, name: str, kind: dict) -> None:
+        """As `prefect work-pool create` does."""
+        self.ask("work_pools/", name=name, type=kind["type"], base_job_template=kind["default_base_job_configuration"])
 
     def prefect(self, *words: str) -> str:
         return self.python("-m", "prefect", *words)
@@ -56,14 +59,8 @@ class Place:
         data = json.dumps(body).encode() if body else None
         kind = {"Content-Type": "application/json"}
         request = urllib.request.Request(f"{self.api}/{path}", data, kind, method=method)
-        for patience in (5, 20, 0):  # as Prefect's own client: a busy server on sqlite says 503
-            try:
-                with urllib.request.urlopen(request, timeout=60) as answer:
-                    return json.loads(answer.read() or "null")
-            except urllib.error.HTTPError as error:
-                if error.code != 503 or not patience:
-                    raise
-                time.sleep(patience)
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            return json.loads(answer.read() or "null")
 
     def deployment(self, name: str) -> str:
         return self.ask(f"deployments/name/{name}")["id"]
@@ -72,11 +69,23 @@ class Place:
         deployment, state = self.deployment(f"adapt/{name}"), {"type": "SCHEDULED"}
         return self.ask(f"deployments/{deployment}/create_flow_run", state=state, parameters=parameters)["id"]
 
-    def schedule(self, name: str, seconds: float) -> None:
-        """In place of its schedules: once a day, for the first time in so many seconds."""
-        first = datetime.datetime.now(datetime.UTC) + datetime.timedelta(seconds=seconds)
-        daily = {"interval": 86400, "anchor_date": first.isoformat()}
-        self.ask(f"deployments/{self.deployment(name)}", "PATCH", schedules=[{"active": True, "schedule": daily}])
+    def schedule(self, name: str) -> None:
+        """In place of its schedules: once a day, for the first time as soon as the scheduler has seen it."""
+        deployment, day = self.deployment(name), datetime.timedelta(days=1)
+        for seconds in (2, 10, 50):  # a busy server may see it too late, and then it starts tomorrow
+            first = datetime.datetime.now(datetime.UTC).replace(microsecond=0) + datetime.timedelta(seconds=seconds)
+            daily = {"interval": day.total_seconds(), "anchor_date": first.isoformat()}
+            self.ask(f"deployments/{deployment}", "PATCH", schedules=[{"active": True, "schedule": daily}])
+            wait_until(lambda: self._starts(deployment, first, first + day), PATIENCE, lambda: f"a schedule of {name}")  # noqa: B023
+            if self._starts(deployment, first, first):
+                return
+        raise AssertionError(f"{name} was never scheduled in time")
+
+    def _starts(self, deployment: str, after: datetime.datetime, before: datetime.datetime) -> bool:
+        """Whether the scheduler has made a run of it for that time."""
+        between = {"after_": after.isoformat(), "before_": before.isoformat()}
+        wanted = {"deployments": {"id": {"any_": [deployment]}}, "flow_runs": {"expected_start_time": between}}
+        return bool(self.ask("flow_runs/filter", **wanted))
 
     def runs(self, name: str) -> list[str]:
         """Ids of the runs of a deployment that have started."""
@@ -92,12 +101,26 @@ class Place:
             new[:] = [one for one in self.runs(name) if one not in known]
             return bool(new)
 
-        wait_until(seen, PATIENCE, lambda: f"a run of {name}: {self.log.read_text()[-3000:]}")
+        self.wait_until(seen, PATIENCE)
         return new[0]
 
     def state(self, run_id: str) -> dict:
         return self.ask(f"flow_runs/{run_id}")["state"]
 
     def end_of(self, run_id: str) -> dict:
-        wait_until(lambda: self.state(run_id)["type"] in ENDED, 4 * PATIENCE, lambda: self.log.read_text()[-3000:])
+        self.wait_until(lambda: self.state(run_id)["type"] in ENDED, 4 * PATIENCE)
         return self.state(run_id)
+
+    def wait_until(self, condition: Callable[[], bool], seconds: float) -> None:
+        """Ask whenever the worker has said something, and every second: a server that is asked all the time is slow."""
+        heard, due = -1, 0.0
+
+        def told() -> bool:
+            nonlocal heard, due
+            size, now = self.log.stat().st_size, time.monotonic()
+            if size == heard and now < due:
+                return False
+            heard, due = size, now + 1
+            return condition()
+
+        wait_until(told, seconds, lambda: self.log.read_text()[-3000:])

@@ -5,7 +5,6 @@ import os
 import signal
 import subprocess
 import sys
-import time
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
@@ -13,7 +12,7 @@ from functools import partial
 from pathlib import Path
 
 from tests.postgres import free_port
-from tests.processes import PATIENCE, TOKEN, end_all
+from tests.processes import PATIENCE, TOKEN, end_all, wait_until
 
 QUIET = {
     "DO_NOT_TRACK": "1",
@@ -28,21 +27,23 @@ def running(command: list[str], log: Path, ready: Callable[[], bool], **popen) -
     """A process in a session of its own, once it is ready; its group is killed at the end. Its output is in `log`."""
     with log.open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output, start_new_session=True, **popen)
+
+    def said() -> str:
+        return f"{command}: {log.read_text()[-3000:]}"
+
+    def up() -> bool:
+        assert process.poll() is None, said()
+        return ready()
+
     try:
-        deadline = time.monotonic() + PATIENCE
-        while not ready():
-            assert process.poll() is None and time.monotonic() < deadline, f"{command}: {log.read_text()[-3000:]}"
-            time.sleep(0.1)
+        wait_until(up, PATIENCE, said)
         yield process
     finally:
         end(process)
 
 
-def end(process: subprocess.Popen, seconds: float = 20) -> None:
-    """Ask it to stop, then kill what is left of its group."""
-    with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
-        process.terminate()
-        process.wait(seconds)
+def end(process: subprocess.Popen) -> None:
+    """Kill its group at once: what a server would still do for a while, nobody waits for."""
     with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
     process.wait()
@@ -64,6 +65,7 @@ def prefect_server(folder: Path, database: str | None = None) -> Iterator[str]:
     env |= {"PREFECT_SERVER_DATABASE_TIMEOUT": "30", "PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS": "5"}
     env.pop("PREFECT_API_URL", None)
     if database:
+        env["PREFECT_SERVER_SERVICES_SCHEDULER_LOOP_SECONDS"] = "0.5"  # that often, sqlite would be too busy to answer
         env["PREFECT_API_DATABASE_CONNECTION_URL"] = database.replace("postgresql://", "postgresql+asyncpg://")
     url = f"http://127.0.0.1:{port}/api"
     command = module("prefect server start --no-ui --host 127.0.0.1 --port", port)
@@ -73,10 +75,10 @@ def prefect_server(folder: Path, database: str | None = None) -> Iterator[str]:
 
 @contextlib.contextmanager
 def prefect_worker(folder: Path, api: str, pool: str, **env: str) -> Iterator[subprocess.Popen]:
-    """A worker of a process pool that looks for runs every second; ready when its health page says so."""
+    """A worker of a process pool that looks for runs several times a second; ready when its health page says so."""
     folder.mkdir(parents=True, exist_ok=True)
     port = free_port()
-    own = {"PREFECT_HOME": str(folder), "PREFECT_API_URL": api, "PREFECT_WORKER_QUERY_SECONDS": "1",
+    own = {"PREFECT_HOME": str(folder), "PREFECT_API_URL": api, "PREFECT_WORKER_QUERY_SECONDS": "0.3",
            "PREFECT_WORKER_WEBSERVER_PORT": str(port), "PREFECT_WORKER_WEBSERVER_HOST": "127.0.0.1"}  # fmt: skip
     env = {**os.environ, **QUIET, **own, **env}
     command = module("prefect worker start --type process --with-healthcheck --pool", pool)

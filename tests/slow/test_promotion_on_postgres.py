@@ -10,7 +10,6 @@ from flows import promotion, registry
 from flows.locks import exclusive
 from flows.tracking import connect, store_uri
 from mmrl_core.errors import UserError
-from tests.postgres import create_database, postgres
 from tests.processes import PATIENCE
 from tests.serving import NAME, register, settings
 from tests.workspace import ROOT
@@ -32,13 +31,12 @@ with exclusive(sys.argv[1], "x"):
 
 
 @pytest.fixture
-def store(tmp_path, monkeypatch):
+def store(tmp_path, monkeypatch, mlflow_database):
     monkeypatch.chdir(tmp_path)
-    with postgres() as port:
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", create_database(port, "mlflow"))
-        connect(store_uri()).create_experiment("digits", artifact_location=(tmp_path / "artifacts").as_uri())
-        connect(store_uri()).create_experiment("promotions", artifact_location=(tmp_path / "decisions").as_uri())
-        yield store_uri()
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", mlflow_database())
+    connect(store_uri()).create_experiment("digits", artifact_location=(tmp_path / "artifacts").as_uri())
+    connect(store_uri()).create_experiment("promotions", artifact_location=(tmp_path / "decisions").as_uri())
+    return store_uri()
 
 
 def test_racing_promotions_leave_one_champion_and_a_true_history_and_a_killed_holder_no_lock(store, tmp_path):

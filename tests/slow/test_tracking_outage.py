@@ -1,20 +1,18 @@
 """A real MLflow server, or a PostgreSQL database, that is gone in the middle of a training and comes back."""
 
-import contextlib
+import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
-import psycopg2
 import pytest
 
 from flows import stages, tracking
 from flows.paths import RunKey
 from mmrl_core.config import load_params
-from tests.flows.conftest import PREPARE, RUN, Shell
-from tests.postgres import PASSWORD, create_database, free_port, postgres
+from tests.postgres import free_port, open_again, shut
 from tests.servers import mlflow_server
-from tests.workspace import QUICK, make_workspace
+from tests.workspace import QUICK, make_workspace, prepare_digits
 
 pytestmark = pytest.mark.slow
 KEY = RunKey("digits", "mmrl", 2, 1)
@@ -38,38 +36,43 @@ class Server:
 class Database:
     """One of PostgreSQL that lets nobody in and throws out who is."""
 
-    def __init__(self, folder: Path):
-        self.running = ExitStack()
-        self.port = self.running.enter_context(postgres())
-        self.uri = create_database(self.port, "mlflow")
+    def __init__(self, uri: str):
+        self.uri = uri
 
     def start(self) -> None:
-        self._sql("ALTER DATABASE mlflow ALLOW_CONNECTIONS true")
+        open_again(self.uri)
 
     def stop(self) -> None:
-        self._sql("ALTER DATABASE mlflow ALLOW_CONNECTIONS false")
-        self._sql("SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'mlflow'")
-
-    def _sql(self, statement: str) -> None:
-        where = {"host": "127.0.0.1", "port": self.port, "user": "postgres", "password": PASSWORD}
-        with contextlib.closing(psycopg2.connect(dbname="postgres", **where)) as connection:
-            connection.autocommit = True
-            connection.cursor().execute(statement)
+        shut(self.uri)
 
 
-@pytest.fixture(params=[Server, Database])
-def store(request, tmp_path) -> Iterator[Server | Database]:
-    store = request.param(tmp_path)
-    with store.running:
-        yield store
+@pytest.fixture
+def server(tmp_path) -> Iterator[Server]:
+    server = Server(tmp_path)
+    with server.running:
+        yield server
 
 
-def test_what_a_store_missed_of_a_training_is_there_when_it_comes_back(store, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(make_workspace(tmp_path / "project", **QUICK, shots=[2]))
+@pytest.fixture
+def database(mlflow_database) -> Database:
+    return Database(mlflow_database())
+
+
+@pytest.fixture(scope="module")
+def prepared(tmp_path_factory) -> Path:
+    folder = make_workspace(tmp_path_factory.mktemp("project"), **QUICK, shots=[2])
+    prepare_digits(folder, "tune --dataset digits --method mmrl")
+    return folder
+
+
+@pytest.fixture(params=["server", "database"])
+def store(request) -> Server | Database:
+    return request.getfixturevalue(request.param)
+
+
+def test_what_a_store_missed_of_a_training_is_there_when_it_comes_back(prepared, store, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(shutil.copytree(prepared, tmp_path / "project"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    mmrl = Shell(capsys, monkeypatch)
-    for command in [*PREPARE, ["tune", *RUN[:4]]]:
-        mmrl(*command)
     epochs, log_metrics = [], tracking.Tracked.log_metrics
 
     def at_epoch(run, metrics, step=0):

@@ -9,7 +9,6 @@ import json
 import re
 import subprocess
 import threading
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -21,10 +20,11 @@ from cryptography.fernet import Fernet
 
 from flows import webhook
 from flows.bundles import RELEASED
+from flows.tracking import absolute, connect
 from mmrl_core.data import digits
 from tests import serving
 from tests.deployments import Place
-from tests.postgres import create_database, free_port, postgres
+from tests.postgres import create_database, free_port
 from tests.processes import PATIENCE, wait_until
 from tests.servers import mlflow_server, running
 from tests.serving import in_base64
@@ -44,9 +44,9 @@ SECRET = "known to MLflow and to the listener"
 
 
 @pytest.mark.timeout(1800)
-def test_the_whole_story(tmp_path):
+def test_the_whole_story(tmp_path, postgres_port, mlflow_database):
     with ExitStack() as stack:
-        story = Story(tmp_path, stack)
+        story = Story(tmp_path, stack, mlflow_database(), create_database(postgres_port))
         story.a_scheduled_run_makes_the_first_champion_and_its_release()
         story.prefect_shows_the_results_and_the_way_to_mlflow()
         with story.traffic() as answers:
@@ -55,27 +55,29 @@ def test_the_whole_story(tmp_path):
             story.the_champion_before_is_live_again_after_a_rollback()
             story.mlflow_itself_tells_of_a_champion()
         assert Counter(status for status, _ in answers) == {200: len(answers)}
+        assert story.verdicts() == [
+            (1, "first"), (1, RELEASED), (2, "accepted"), (2, RELEASED), (3, "refused"),
+            (1, "rolled back"), (1, RELEASED), (2, "forced"), (2, RELEASED),
+        ]  # fmt: skip
         live = [version for _, version in answers]
         assert [one for one, before in zip(live, [None, *live], strict=False) if one != before] == [1, 2, 1, 2]
 
 
 class Story:
-    def __init__(self, folder: Path, stack: ExitStack):
-        port = stack.enter_context(postgres())
-        stores = [create_database(port, name) for name in ("mlflow", "prefect")]
-        store = stores[0].replace("postgresql://", "postgresql+psycopg2://")
-        self.mlflow = stack.enter_context(mlflow_server(folder / "mlflow", store, **ON_LOOPBACK))
-        self.place = Place(folder, stack, stores[1], **SETTINGS, tracking={"uri": self.mlflow})
+    def __init__(self, folder: Path, stack: ExitStack, store: str, prefect: str):
+        self.mlflow = stack.enter_context(mlflow_server(folder / "mlflow", absolute(store), **ON_LOOPBACK))
+        self.place = Place(folder, stack, prefect, **SETTINGS, tracking={"uri": self.mlflow})
         self.project, self.stack = self.place.project, stack
         write_photos(self.project / "photos")
 
     def a_scheduled_run_makes_the_first_champion_and_its_release(self):
+        """On schedule, which is now instead of at two in the morning."""
         self.swap("eight", "one")  # a mistake that nobody has seen yet
         before = set(self.project.iterdir())
-        self.scheduled_run()
+        with self.ending("adapt/nightly", "release/release"):
+            self.place.schedule("adapt/nightly")
         assert {path.name for path in set(self.project.iterdir()) - before} == {".mmrl", "releases"}
         assert self.aliases() == {"champion": 1, RELEASED: 1}
-        assert self.verdicts() == [(1, "first"), (1, RELEASED)]
 
     def prefect_shows_the_results_and_the_way_to_mlflow(self):
         [results] = self.place.ask("artifacts/filter", artifacts={"key": {"any_": ["results"]}})
@@ -86,48 +88,42 @@ class Story:
 
     def corrected_data_makes_a_challenger_that_wins_and_goes_live(self):
         self.swap("eight", "one")
-        self.scheduled_run()
+        with self.ending("adapt/nightly", "release/release"):
+            self.place.start("nightly")
         assert self.aliases() == {"champion": 2, "previous": 1, RELEASED: 2}
-        assert self.verdicts()[2:] == [(2, "accepted"), (2, RELEASED)]
         self.becomes_live(2)
 
     def a_worse_challenger_is_refused(self):
-        known = self.place.runs("adapt/nightly")
-        self.place.prefect("deployment", "run", "adapt/nightly", "--param", 'overrides=["train.lr=0.3"]')
-        self.ended("adapt/nightly", known)
+        with self.ending("adapt/nightly"):
+            self.place.start("nightly", overrides=["train.lr=0.3"])
         assert self.aliases() == {"champion": 2, "previous": 1, "challenger": 3, RELEASED: 2}
-        assert self.verdicts()[4:] == [(3, "refused")]
 
     def the_champion_before_is_live_again_after_a_rollback(self):
-        known = self.place.runs("release/release")
-        self.mmrl("rollback", "wrong on night shots")
-        self.ended("release/release", known)
-        assert self.verdicts()[5:] == [(1, "rolled back"), (1, RELEASED)]
+        with self.ending("release/release"):
+            self.mmrl("rollback", "wrong on night shots")
         self.becomes_live(1)
 
     def mlflow_itself_tells_of_a_champion(self):
         """By a signed webhook, where no Prefect server is told."""
         with self.listener() as address:
-            self.place.python("-c", WEBHOOK, self.mlflow, address, SECRET)
+            events = ["model_version_alias.created"]
+            connect(self.mlflow).create_webhook(name="release", url=address, events=events, secret=SECRET)
             self.mmrl("promote", "--version", "2", "--force", "it was the lamps", PREFECT_API_URL="")
             self.becomes_live(2)
-        assert self.verdicts()[7:] == [(2, "forced"), (2, RELEASED)]
 
     def swap(self, one: str, other: str) -> None:
         photos = self.project / "photos"
         for source, target in ((one, "aside"), (other, one), ("aside", other)):
             (photos / source).rename(photos / target)
 
-    def scheduled_run(self) -> None:
-        """In ten seconds instead of at two in the morning; then the release that its champion starts."""
-        known = {name: self.place.runs(name) for name in ("adapt/nightly", "release/release")}
-        self.place.schedule("adapt/nightly", 10)
-        for name in known:
-            self.ended(name, known[name])
-
-    def ended(self, name: str, known: list[str]) -> None:
-        run = self.place.next_run(name, known)
-        assert self.place.end_of(run)["type"] == "COMPLETED", self.place.log.read_text()[-6000:]
+    @contextlib.contextmanager
+    def ending(self, *names: str) -> Iterator[None]:
+        """What the block starts ends well: a run of each of these deployments."""
+        known = {name: self.place.runs(name) for name in names}
+        yield
+        for name in names:
+            run = self.place.next_run(name, known[name])
+            assert self.place.end_of(run)["type"] == "COMPLETED", self.place.log.read_text()[-6000:]
 
     def mmrl(self, *words: str, **env: str) -> str:
         command, env = [str(BIN / "mmrl"), *words], {**self.place.env, **env}
@@ -151,25 +147,27 @@ class Story:
         options = ("--model", f"models:/{NAME}@{RELEASED}", "--set", "serving.poll_seconds=0.5")
         self.server = self.stack.enter_context(serving.serve(self.project, *options))
         image = {"image": in_base64(next((self.project / "photos" / "zero").iterdir()).read_bytes())}
-        done, answers = threading.Event(), []
+        done, self.answers = threading.Event(), []
 
         def ask() -> None:
             with httpx.Client(base_url=self.server.address, timeout=60) as client:
                 while not done.wait(0.25):
                     answer = client.post("/predict", json=image)
-                    answers.append((answer.status_code, answer.json()["model"]["version"]))
+                    self.answers.append((answer.status_code, answer.json()["model"]["version"]))
 
         client = threading.Thread(target=ask)
         client.start()
         try:
-            yield answers
+            yield self.answers
         finally:
             done.set()
             client.join()
 
     def becomes_live(self, version: int) -> None:
-        wait_until(lambda: self.server.version() == version, 90, lambda: self.server.get("/readyz").text)
-        time.sleep(0.5)  # a few answers of its own
+        seen = len(self.answers)
+        wait_until(
+            lambda: version in [live for _, live in self.answers[seen:]], 90, lambda: self.server.get("/readyz").text
+        )
 
     @contextlib.contextmanager
     def listener(self) -> Iterator[str]:
@@ -192,12 +190,3 @@ def write_photos(folder: Path) -> None:
         file = folder / item.class_name / Path(item.path).name
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_bytes(source.read(item))
-
-
-WEBHOOK = """
-import sys
-from mlflow import MlflowClient
-uri, url, secret = sys.argv[1:]
-events = ["model_version_alias.created"]
-MlflowClient(uri).create_webhook(name="release", url=url, events=events, secret=secret)
-"""
