@@ -72,7 +72,7 @@ def test_of_dvcs_cache_only_old_files_go_that_no_commit_and_no_work_tree_uses(tm
     project = make_workspace(tmp_path / "project", dvc=True)
     monkeypatch.chdir(project)
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    cached = {name: track(project, name) for name in ("committed", "replaced", "in_use", "dropped", "young")}
+    cached = track(project, "committed", "replaced", "in_use", "dropped", "young")
     run(project, "git", "add", "committed.dvc", "replaced.dvc")
     run(project, "git", *COMMITTER, "commit", "-qm", "x")
     for name in ("replaced", "dropped", "young"):  # the first is still in the commit
@@ -87,13 +87,12 @@ def test_of_dvcs_cache_only_old_files_go_that_no_commit_and_no_work_tree_uses(tm
 COMMITTER = ["-c", "user.name=t", "-c", "user.email=t@example.org"]
 
 
-def track(project: Path, name: str) -> Path:
-    """Add a file to DVC; where the cache holds it."""
-    before = set((project / ".dvc/cache").rglob("*"))
-    (project / name).write_text(name)
-    run(project, sys.executable, "-m", "dvc", "add", "-q", name)
-    [path] = [path for path in set((project / ".dvc/cache").rglob("*")) - before if path.is_file()]
-    return path
+def track(project: Path, *names: str) -> dict[str, Path]:
+    """Add files to DVC, each of which holds its name; where the cache holds them."""
+    for name in names:
+        (project / name).write_text(name)
+    run(project, sys.executable, "-m", "dvc", "add", "-q", *names)
+    return {path.read_text(): path for path in (project / ".dvc/cache/files").rglob("*") if path.is_file()}
 
 
 def test_old_runs_go_with_their_artifacts_but_not_those_that_a_version_stands_on_nor_decisions(folder, mmrl):
