@@ -4,6 +4,7 @@ import shutil
 from pathlib import Path
 
 import pytest
+from filelock import FileLock
 
 from flows import cli, tracking
 from tests.workspace import QUICK, make_workspace
@@ -30,9 +31,21 @@ class Shell:
 
 
 @pytest.fixture(scope="session")
-def prepared(tmp_path_factory):
-    """A project with shards of two shots a class, and one adapter trained, tuned, evaluated and summarised."""
-    folder = make_workspace(tmp_path_factory.mktemp("project"), **QUICK, shots=[2])
+def prepared(tmp_path_factory, worker_id):
+    """A project with shards of two shots a class, and one adapter trained, tuned, evaluated and summarised.
+
+    Whichever test process needs it first makes it, for all of them.
+    """
+    base = tmp_path_factory.getbasetemp()
+    folder = (base if worker_id == "master" else base.parent) / "prepared"
+    with FileLock(f"{folder}.lock"):
+        if not folder.exists():
+            prepare(folder)
+    return folder
+
+
+def prepare(folder: Path) -> None:
+    make_workspace(folder, **QUICK, shots=[2])
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for command in [*PREPARE, ["tune", *RUN[:4]], ["train", *RUN], ["evaluate", *RUN], ["summarize"]]:
@@ -40,7 +53,6 @@ def prepared(tmp_path_factory):
             with pytest.raises(SystemExit) as ended:
                 cli.main()
             assert ended.value.code == 0, command
-    return folder
 
 
 @pytest.fixture(scope="session")
