@@ -35,6 +35,7 @@ def run(params: Params, uri: str, started: Callable[[str], None]) -> None:
         registry.resolve(tracking.connect(store, create=False), uri)
     key = _key_sha256(settings.host)
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 is for training beside other work
+    os.environ.setdefault("RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S", "1")  # Ray's 10 delays every replica
     with _until_signalled() as listen, connected(params.cluster, _needs(settings)):
         listen()
         with _deployed(settings, uri, store, key):
@@ -159,11 +160,3 @@ def _answers(settings: ServingSection) -> bool:
         return False
     finally:
         connection.close()
-
-
-def _take_down() -> None:
-    """Let requests in flight end. What others serve on a joined cluster stays."""
-    from ray import serve
-
-    with contextlib.suppress(Exception):  # the cluster may be gone already
-        serve.delete(APPLICATION)

@@ -15,6 +15,7 @@ from mmrl_core.sections import ServingSection
 
 TELL_SECONDS = 2  # between two tellings of a replica's counts
 QUEUED = 1000  # requests that wait for a replica at a proxy; more are answered 503
+UPSCALE_SECONDS = 5  # of too many requests before a replica is added; Ray Serve's 30 are long beside a start of 5
 
 
 class Replica:
@@ -67,7 +68,8 @@ def application(settings: ServingSection, *arguments):
         {"num_replicas": least}
         if least == most
         else {"autoscaling_config": {"min_replicas": least, "max_replicas": most,
-                                     "target_ongoing_requests": settings.batch_size}}
+                                     "target_ongoing_requests": settings.batch_size,
+                                     "upscale_delay_s": UPSCALE_SECONDS}}
     )  # fmt: skip
     deployment = serve.deployment(
         serve.ingress()(Replica),
