@@ -2,6 +2,8 @@
 
 import asyncio
 import io
+import shutil
+import socket
 import struct
 import zlib
 from pathlib import Path
@@ -21,6 +23,7 @@ from flows.serving.live import Follower, Job, Live, score
 from mmrl_core.predict import Predictor
 from tests import serving
 from tests.serving import ABSTAIN, NAME, URI, app_of, in_base64, make_adapter, picture
+from tests.workspace import ROOT
 
 
 @pytest.fixture(scope="module")
@@ -206,10 +209,11 @@ def test_features_of_other_classes_are_kept_while_there_is_room(predictor):
 
 
 @pytest.fixture
-def store(tmp_path, monkeypatch):
+def store(tmp_path, monkeypatch, empty_store):
     """A registry with two versions of which the alias names the first."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.chdir(tmp_path)
+    shutil.copy(empty_store, tmp_path)
     versions = [serving.register(seed) for seed in (1, 2)]
     serving.promote(versions[0])
     return tracking.absolute("sqlite:///mlflow.db")
@@ -257,6 +261,22 @@ def test_while_the_registry_cannot_be_asked_the_loaded_version_stays(store, tmp_
     serving.promote(1)
     follower.look()
     assert follower.problem is None
+
+
+def test_what_cannot_be_served_is_one_line_before_anything_is_started(store, tmp_path, mmrl):
+    shutil.copy(ROOT / "params.yaml", tmp_path)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        port = str(taken.getsockname()[1])
+        for options, says in [
+            (["--model", f"models:/{NAME}@winner"], "no alias 'winner' (known: champion"),
+            (["--model", "champion"], "not of the form models:/NAME@ALIAS"),
+            (["--port", port], f"cannot listen on 127.0.0.1:{port}"),
+            (["--set", "tracking.uri=sqlite:///none.db"], "there is no MLflow store"),
+        ]:
+            error = mmrl("serve", "--port", "0", *options, code=2)
+            assert says in error and error.count("\n") == 1, error
 
 
 def test_fuzzed_against_its_description_no_question_fails_the_server(predictor):

@@ -4,10 +4,9 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
-import subprocess
 import threading
 from collections import Counter
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from flows import tracking
 from tests import serving
 from tests.processes import PATIENCE, processes_with, wait_until
 from tests.serving import NAME, in_base64, picture
-from tests.workspace import BIN, ROOT, environment
+from tests.workspace import ROOT
 
 pytestmark = pytest.mark.slow
 
@@ -138,23 +137,23 @@ def in_flight(server: serving.Server) -> float:
     return float(line.split()[1])
 
 
-def test_two_replicas_with_a_key_and_one_killed_go_on_answering(project):
-    options = ("--set", "serving.replicas=2", "--set", "serving.cpus_per_replica=0.5")
-    with serving.serve(project, *options, environment={"MMRL_API_KEY": "sesame"}) as server:
+def test_a_second_replica_comes_when_questions_wait_for_the_first_and_with_one_killed_they_go_on_answering(project):
+    options = ("replicas={min: 1, max: 2}", "cpus_per_replica=0.5", "batch_size=1")
+    settings = [part for one in options for part in ("--set", f"serving.{one}")]
+    with serving.serve(project, *settings, environment={"MMRL_API_KEY": "sesame"}) as server:
         assert server.predict(picture(0)).status_code == 401
-        headers = {"X-API-Key": "sesame"}
-        with httpx.Client(base_url=server.address, headers=headers, timeout=60) as client:
-            replicas = replicas_of(server)
-            assert len(replicas) == 2
-            for number in range(20):
-                assert client.post("/predict", json={"image": in_base64(picture(number))}).status_code == 200
+        assert len(replicas_of(server)) == 1
+        with httpx.Client(base_url=server.address, headers={"X-API-Key": "sesame"}, timeout=60) as client:
 
             def told() -> str:
                 return client.get("/metrics").text
 
-            everything = 'mmrl_requests_total{path="/predict",status="200"} 20.0'
+            statuses = asked_until(lambda: 'version="1"} 2.0' in told(), client)
+            assert set(statuses) == {200}
+            replicas = replicas_of(server)
+            assert len(replicas) == 2
+            everything = f'mmrl_requests_total{{path="/predict",status="200"}} {len(statuses)}.0'
             wait_until(lambda: everything in told(), 30, told)
-            wait_until(lambda: 'version="1"} 2.0' in told(), 30, told)
             os.kill(replicas[0], signal.SIGKILL)
 
             def answers() -> bool:
@@ -168,26 +167,24 @@ def test_two_replicas_with_a_key_and_one_killed_go_on_answering(project):
         wait_until(lambda: not processes_with(server.token), 20, lambda: str(processes_with(server.token)))
 
 
-def test_a_second_replica_comes_when_questions_wait_for_the_first(project):
-    options = ("replicas={min: 1, max: 2}", "cpus_per_replica=0.5", "batch_size=1")
-    with serving.serve(project, *(part for one in options for part in ("--set", f"serving.{one}"))) as server:
-        assert len(replicas_of(server)) == 1
-        statuses, enough = Counter(), threading.Event()
+def asked_until(condition: Callable[[], bool], client: httpx.Client, clients: int = 3) -> list[int]:
+    """The statuses of all answers to several who asked without a pause until the condition held."""
+    statuses, enough = [], threading.Event()
 
-        def ask(number: int) -> None:
-            with httpx.Client(base_url=server.address, timeout=60) as client:
-                while not enough.is_set():
-                    statuses[client.post("/predict", json={"image": in_base64(picture(number))}).status_code] += 1
+    def ask(number: int) -> None:
+        question = {"image": in_base64(picture(number))}
+        while not enough.is_set():
+            statuses.append(client.post("/predict", json=question).status_code)
 
-        with ThreadPoolExecutor(8) as clients:
-            asking = [clients.submit(ask, number) for number in range(8)]
-            try:
-                wait_until(lambda: 'version="1"} 2.0' in server.get("/metrics").text, PATIENCE, lambda: str(statuses))
-            finally:
-                enough.set()
+    with ThreadPoolExecutor(clients) as pool:
+        asking = [pool.submit(ask, number) for number in range(clients)]
+        try:
+            wait_until(condition, PATIENCE, lambda: str(Counter(statuses)))
+        finally:
+            enough.set()
         for one in asking:
             one.result()
-        assert len(replicas_of(server)) == 2 and set(statuses) == {200}
+    return statuses
 
 
 def replicas_of(server: serving.Server) -> list[int]:
@@ -198,19 +195,3 @@ def title(pid: int) -> str:
     with contextlib.suppress(OSError):
         return Path(f"/proc/{pid}/cmdline").read_text()
     return ""
-
-
-def test_what_cannot_be_served_is_one_line_before_anything_is_started(project, tmp_path):
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        port = str(taken.getsockname()[1])
-        for folder, options, says in [
-            (project, ["--model", f"models:/{NAME}@winner"], "no alias 'winner' (known: champion"),
-            (project, ["--model", "champion"], "not of the form models:/NAME@ALIAS"),
-            (project, ["--port", port], f"cannot listen on 127.0.0.1:{port}"),
-            (tmp_path, ["--params", str(ROOT / "params.yaml")], "there is no MLflow store"),
-        ]:
-            command = [str(BIN / "mmrl"), "serve", "--port", "0", *options]
-            done = subprocess.run(command, cwd=folder, env=environment(), capture_output=True, text=True, timeout=120)
-            assert done.returncode == 2 and says in done.stderr and done.stderr.count("\n") == 1, done.stderr
