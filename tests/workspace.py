@@ -11,6 +11,10 @@ import yaml
 ROOT = Path(__file__).parents[1]
 BIN = Path(sys.executable).parent
 QUICK = {"methods": ["mmrl"], "seeds": [1], "train": {"epochs": 2}, "search": {"enabled": False}}
+ADAPTED = {  # of the fixture `adapted`; its search and training are long enough to be killed half-way
+    "methods": ["mmrl"], "seeds": [1], "shots": [4], "train": {"epochs": 8, "batch_size": 2},
+    "search": {"trials": 2, "space": {"adapter.insertion_depth": {"choice": [4, 5, 6]}}},
+}  # fmt: skip
 
 
 def write_params(folder: Path, **changes) -> None:
@@ -56,10 +60,23 @@ for command in sys.argv[1:]:
 """
 
 
+def in_turn(folder: Path, *commands: str) -> str:
+    """What these commands of `mmrl` print, all in one process, so that imports are paid once."""
+    return run(folder, sys.executable, "-c", IN_TURN, *commands).stdout
+
+
 def prepare_digits(folder: Path, *commands: str, seeds: tuple[int, ...] = (1,)) -> None:
-    """Shards of two shots a class, then more commands of `mmrl`, all in one process, so that imports are paid once."""
+    """Shards of two shots a class, then more commands of `mmrl`."""
     shards = ("fingerprint", "prepare", *(f"prepare --shots 2 --seed {seed}" for seed in seeds))
-    run(folder, sys.executable, "-c", IN_TURN, *(f"{command} --dataset digits" for command in shards), *commands)
+    in_turn(folder, *(f"{command} --dataset digits" for command in shards), *commands)
+
+
+def run_stages(folder: Path) -> None:
+    """Every stage that dvc.yaml has for these settings, in one process; `dvc repro` would start one for each."""
+    from dvc.repo import Repo
+
+    with Repo(str(folder), uninitialized=True) as repo:
+        in_turn(folder, *(stage.cmd.removeprefix("mmrl ") for stage in repo.index.stages))
 
 
 def run(folder: Path, *command: str, check: bool = True) -> subprocess.CompletedProcess:

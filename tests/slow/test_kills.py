@@ -7,20 +7,17 @@ import signal
 import subprocess
 import sys
 import uuid
+from itertools import starmap
 from pathlib import Path
 
 import pytest
 import yaml
 
 from tests.processes import PATIENCE, TOKEN, command_of, end_all, processes_with, trial_workers, wait_until
-from tests.workspace import environment, make_workspace, run
+from tests.workspace import environment, run
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("adapted")]
 
-SETTINGS = {
-    "methods": ["mmrl"], "seeds": [1], "shots": [4], "train": {"epochs": 8, "batch_size": 2},
-    "search": {"trials": 2, "space": {"adapter.insertion_depth": {"choice": [4, 5, 6]}}},
-}  # fmt: skip
 ADAPTER = Path("models/digits/mmrl-4shot/seed1/adapter.safetensors")
 METRICS = Path("results/digits-to-digits/mmrl-4shot/seed1/metrics.json")
 PREDICTIONS = METRICS.with_name("predictions.parquet")
@@ -28,12 +25,9 @@ SEARCH = Path("results/digits/search/mmrl.json")
 OUTPUTS = [Path("data/digits/pool"), SEARCH, ADAPTER.parent, METRICS]
 
 
-@pytest.fixture(scope="module")
-def unbroken(tmp_path_factory) -> Path:
-    """A project on which `dvc repro` has run through."""
-    folder = make_workspace(tmp_path_factory.mktemp("unbroken") / "project", dvc=True, **SETTINGS)
-    run(folder, sys.executable, "-m", "dvc", "repro")
-    return folder
+@pytest.fixture
+def unbroken(adapted) -> Path:
+    return adapted[0]
 
 
 def stage_process(token: str, stage: str) -> int | None:
@@ -66,7 +60,7 @@ def commands_with(token: str) -> list[str]:
 MOMENTS = {
     "shards half-written": ("prepare", lambda folder, token: any((folder / ".mmrl/aside").glob("*/*/*.tar")),
                             ["prepare", "prepare_pool"]),
-    "search under way": ("tune", lambda folder, token: bool(trial_workers(token)), ["train"]),
+    "search under way": ("tune", lambda folder, token: bool(trial_workers(token)), ["tune"]),
     "first checkpoint kept": ("train", lambda folder, token: any((folder / ".mmrl/runs").glob("*/checkpoint-*.pt")),
                               ["train"]),
     "evaluation begun": ("evaluate", lambda folder, token: any((folder / ".mmrl/aside").glob("*/seed1")),
@@ -74,15 +68,23 @@ MOMENTS = {
 }  # fmt: skip
 TERM, KILL = signal.SIGTERM, signal.SIGKILL
 CASES = [
-    ("shards half-written", "dvc", KILL), ("shards half-written", "stage", TERM),
-    ("search under way", "dvc", KILL), ("search under way", "stage", KILL),
-    ("first checkpoint kept", "dvc", TERM), ("first checkpoint kept", "dvc", KILL),
+    ("shards half-written", "stage", TERM), ("search under way", "dvc", KILL),
+    ("first checkpoint kept", "dvc", TERM), ("evaluation begun", "stage", KILL),
+]  # fmt: skip
+MORE_CASES = [
+    ("shards half-written", "dvc", KILL), ("search under way", "stage", KILL), ("first checkpoint kept", "dvc", KILL),
     ("first checkpoint kept", "stage", TERM), ("first checkpoint kept", "stage", KILL),
-    ("evaluation begun", "dvc", TERM), ("evaluation begun", "stage", KILL),
+    ("evaluation begun", "dvc", TERM),
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("moment", "victim", "kill"), CASES, ids=[f"{m}, {v}, {k.name}" for m, v, k in CASES])
+def case(moment: str, victim: str, kill: signal.Signals, *marks: pytest.MarkDecorator):
+    return pytest.param(moment, victim, kill, marks=marks, id=f"{moment}, {victim}, {kill.name}")
+
+
+@pytest.mark.parametrize(
+    ("moment", "victim", "kill"), [*starmap(case, CASES), *(case(*one, pytest.mark.endurance) for one in MORE_CASES)]
+)
 def test_a_kill_leaves_no_child_and_no_half_and_the_rerun_ends_with_the_same_bits(
     unbroken, tmp_path, moment, victim, kill
 ):

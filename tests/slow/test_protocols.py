@@ -1,4 +1,4 @@
-"""Every protocol from `dvc repro` to the report, on embedded data; and a folder of photographs to predictions."""
+"""Every protocol from its stages to the report, on embedded data; and a folder of photographs to predictions."""
 
 import csv
 import json
@@ -9,12 +9,11 @@ from pathlib import Path
 import pytest
 
 from tests.photographs import needs_photographs
-from tests.workspace import make_workspace, run, write_params
+from tests.workspace import ADAPTED, make_workspace, run, run_stages, write_params
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(1200)]
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("adapted")]
 
 QUICK = {"methods": ["mmrlpp"], "seeds": [1], "shots": [2], "train": {"epochs": 1}, "search": {"enabled": False}}
-JOINT = {"data": {"protocol": "joint"}}
 CROSS = {"data": {"protocol": "cross-dataset"}, "targets": ["letters"]}
 SHIFTS = {"data": {"protocol": "domain-generalization"}, "targets": ["digits_inverted", "digits_outlines"]}
 FEW_SHOT = {"data": {"protocol": "few-shot"}, "shots": [1, 2], "seeds": [1, 2]}
@@ -22,6 +21,10 @@ FEW_SHOT = {"data": {"protocol": "few-shot"}, "shots": [1, 2], "seeds": [1, 2]}
 
 def workspace(folder: Path, changes: dict) -> Path:
     return make_workspace(folder / "project", dvc=True, **QUICK | changes)
+
+
+def protocol_of(settings: dict) -> str:
+    return settings.get("data", {}).get("protocol", "base-to-novel")
 
 
 def metrics_of(folder: Path) -> list[dict]:
@@ -32,7 +35,7 @@ def check(folder: Path, changes: dict) -> list[dict]:
     """Every run is measured on every data set of the protocol, and the summary has a row a target and number of shots;
     the metrics."""
     settings = QUICK | changes
-    protocol = settings.get("data", {}).get("protocol", "base-to-novel")
+    protocol = protocol_of(settings)
     targets, found = ["digits", *settings.get("targets", [])], metrics_of(folder)
     assert len(found) == len(targets) * len(settings["shots"]) * len(settings["seeds"])
     assert {one["target"] for one in found} == set(targets) and {one["protocol"] for one in found} == {protocol}
@@ -41,15 +44,15 @@ def check(folder: Path, changes: dict) -> list[dict]:
         assert one["parts"] == parts and ("harmonic_mean" in one) is (len(parts) == 2)
         assert one["n"] == 1197 or one["target"] == "letters"
         assert bool(one["validation"]) is (one["target"] == "digits")
-    check_summary(folder, protocol, {(target, shots) for target in targets for shots in settings["shots"]})
+    check_summary(folder, settings, {(target, shots) for target in targets for shots in settings["shots"]})
     return found
 
 
-def check_summary(folder: Path, protocol: str, expected: set[tuple[str, int]]) -> None:
-    summary = json.loads((folder / "reports/summary.json").read_text())
+def check_summary(folder: Path, settings: dict, expected: set[tuple[str, int]]) -> None:
+    protocol, summary = protocol_of(settings), json.loads((folder / "reports/summary.json").read_text())
     assert summary["protocol"] == protocol and summary["stale"] == []
     assert {(row["target"], row["shots"]) for row in summary["rows"]} == expected
-    assert {row["method"] for row in summary["rows"]} == {"zero_shot", "mmrlpp"}
+    assert {row["method"] for row in summary["rows"]} == {"zero_shot", *settings["methods"]}
     page = (folder / "reports/report.html").read_text()
     assert protocol in page and "http" not in page.replace("http://www.w3.org", "")
 
@@ -66,14 +69,16 @@ def check_dvc(folder: Path) -> None:
 
 def test_the_few_shot_protocol(tmp_path):
     folder = workspace(tmp_path, FEW_SHOT)
-    run(folder, "dvc", "repro")
+    run_stages(folder)
+    run(folder, "dvc", "commit", "--force")
     check(folder, FEW_SHOT)
     check_dvc(folder)
 
 
 def test_domain_generalisation_is_another_evaluation_of_the_cross_dataset_adapter(tmp_path):
     folder = workspace(tmp_path, CROSS)
-    run(folder, "dvc", "repro")
+    run_stages(folder)
+    run(folder, "dvc", "commit", "--force")
     first = check(folder, CROSS)
     shutil.rmtree(folder / "results/digits-to-letters")  # no target of the other protocol
     write_params(folder, **QUICK | SHIFTS)
@@ -82,14 +87,14 @@ def test_domain_generalisation_is_another_evaluation_of_the_cross_dataset_adapte
     check_dvc(folder)
 
 
-def test_joint_asks_more_of_the_same_adapter_than_base_to_novel(tmp_path):
+def test_joint_asks_more_of_the_same_adapter_than_base_to_novel(adapted, tmp_path):
     """Among all classes nothing is easier than among half of them."""
-    folder = workspace(tmp_path, {})
-    run(folder, "dvc", "repro")
-    [apart] = check(folder, {})
+    folder = tmp_path / "project"
+    shutil.copytree(adapted[0], folder, symlinks=True)
+    [apart] = check(folder, ADAPTED)
     done = run(folder, "mmrl", "flow", "adapt", "--set", "data.protocol=joint")
-    [joint] = check(folder, JOINT)
-    assert "train@" not in done.stderr  # nothing is trained or searched again
+    [joint] = check(folder, ADAPTED | {"data": {"protocol": "joint"}})
+    assert "train@" not in done.stderr and "tune@" not in done.stderr  # nothing is trained or searched again
     assert joint["adapter_sha256"] == apart["adapter_sha256"]
     for part in ("base", "novel"):
         assert joint["zero_shot"][part]["accuracy"] <= apart["zero_shot"][part]["accuracy"]
@@ -101,12 +106,19 @@ def test_joint_asks_more_of_the_same_adapter_than_base_to_novel(tmp_path):
 def test_a_folder_of_photographs_becomes_predictions_in_three_commands(tmp_path):
     photographs = Path(os.environ["MMRL_TEST_DATA"]) / "caltech-101" / "101_ObjectCategories"
     for name in ("sunflower", "stop_sign", "yin_yang"):
-        shutil.copytree(photographs / name, tmp_path / "pictures" / name)
-    folder = make_workspace(tmp_path / "project", dvc=True, **QUICK)
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        for path in sorted((photographs / name).iterdir())[:15]:
+            shutil.copy(path, tmp_path / "pictures" / name)
+    folder = make_workspace(tmp_path / "project", dvc=True, **QUICK | {"methods": ["mmrl", "mmrlpp"]})
     own = ["--set", "datasets=[mine]", "--set", f"data.own.mine.images={tmp_path / 'pictures'}"]
     checked = json.loads(run(folder, "mmrl", "check", *own, "--dataset", "mine", "--json").stdout)
     assert checked["datasets"][0]["state"] == "complete"
-    run(folder, "mmrl", "flow", "adapt", *own, "--set", "data.protocol=few-shot")
+    done = run(folder, "mmrl", "flow", "adapt", *own, "--set", "data.protocol=few-shot")
+    # fingerprint, what to train on, pool, few-shot set, 2 searches, 2 trainings, 2 evaluations, summary
+    assert len([line for line in done.stderr.splitlines() if line.endswith(" s")]) == 11
+    assert "1 adapters registered, 1 promoted" in done.stderr  # the better of the two methods
+    rows = json.loads((folder / "reports/summary.json").read_text())["rows"]
+    assert [row["method"] for row in rows] == ["zero_shot", "mmrl", "mmrlpp"]
     run(folder, "mmrl", "predict", str(tmp_path / "pictures"), "--out", "labels.csv")
     with (folder / "labels.csv").open() as file:
         rows = list(csv.DictReader(file))
