@@ -27,7 +27,7 @@ COLUMNS = [
     Column("now MB", "now_peak", ".0f"),
     Column("ratio", "peak", ".2f"),
 ]
-IMPORT = [sys.executable, "-c", "import mmrl_core.backbone"]
+IMPORT = [sys.executable, "-P", "-c", "import mmrl_core.backbone"]  # -P: a project has a folder of that name
 ADAPT = [str(BIN / "mmrl"), "flow", "adapt"]
 REPRO = [str(BIN / "dvc"), "repro"]
 
