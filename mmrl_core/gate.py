@@ -7,12 +7,13 @@ novel), b of them right by the challenger alone, c by the champion alone.
 import hashlib
 from collections.abc import Mapping
 from math import sqrt
-from statistics import NormalDist
-from typing import NamedTuple
-
-import numpy as np
+from statistics import NormalDist, fmean
+from typing import TYPE_CHECKING, NamedTuple
 
 from mmrl_core.protocols import harmonic_mean
+
+if TYPE_CHECKING:
+    import numpy as np
 
 ACCEPTED, REFUSED, INCONCLUSIVE = "accepted", "refused", "inconclusive"
 
@@ -41,8 +42,8 @@ SHIPPED = Bounds()
 class Pair(NamedTuple):
     """One part's images: whether each was classified rightly, (n,) bool each."""
 
-    champion: np.ndarray
-    challenger: np.ndarray
+    champion: "np.ndarray"
+    challenger: "np.ndarray"
 
 
 class Decision(NamedTuple):
@@ -57,11 +58,13 @@ class Decision(NamedTuple):
         return self.verdict == ACCEPTED
 
 
-def latency_ratio(seconds: np.ndarray) -> float:
+def latency_ratio(seconds: "np.ndarray") -> float:
     """The challenger's time for an image over the champion's, of `seconds` (rounds, images, [champion, challenger]).
 
     An image's time is its fastest, for what else the machine does can only add to it; medians over images.
     """
+    import numpy as np
+
     champion, challenger = np.median(seconds.min(axis=0), axis=0)
     return float(challenger / champion)
 
@@ -101,21 +104,21 @@ def _mean(parts: Mapping[str, Pair], bounds: Bounds) -> _Finding:
 
 def _means(parts: Mapping[str, Pair], which: int) -> float:
     """0: of the champion, 1: of the challenger."""
-    means = {part: float(np.mean(pair[which])) if len(pair[which]) else 0.0 for part, pair in parts.items()}
-    return harmonic_mean(means["base"], means["novel"]) if "novel" in means else float(np.mean([*means.values()]))
+    means = {part: float(pair[which].mean()) if len(pair[which]) else 0.0 for part, pair in parts.items()}
+    return harmonic_mean(means["base"], means["novel"]) if "novel" in means else fmean(means.values())
 
 
 def discordant(pair: Pair) -> tuple[int, int]:
     """b, c: the images that only the challenger, and only the champion, classified rightly."""
-    return int(np.sum(pair.challenger & ~pair.champion)), int(np.sum(pair.champion & ~pair.challenger))
+    return int((pair.challenger & ~pair.champion).sum()), int((pair.champion & ~pair.challenger).sum())
 
 
 def _mcnemar(parts: Mapping[str, Pair], bounds: Bounds) -> _Finding:
     """Exact, one-sided either way: P(X >= b) of X ~ Binomial(b + c, 1/2)."""
     from scipy.stats import binom  # a second, which who only asks for the gate's images need not wait
 
-    counts = np.array([discordant(pair) for pair in parts.values()]).sum(axis=0)
-    b, c, n = int(counts[0]), int(counts[1]), sum(len(pair.champion) for pair in parts.values())
+    b, c = map(sum, zip(*(discordant(pair) for pair in parts.values()), strict=True))
+    n = sum(len(pair.champion) for pair in parts.values())
     better, worse = float(binom.sf(b - 1, b + c, 0.5)), float(binom.sf(c - 1, b + c, 0.5))
     seen = f"of {n} images {b} only by the challenger, {c} only by the champion"
     figures = {"n": n, "only_challenger": b, "only_champion": c, "p_better": better, "p_worse": worse}
