@@ -22,31 +22,12 @@ from prefect.task_runners import ThreadPoolTaskRunner
 from flows import artifacts, dvc_graph, events, worktree
 from flows.dvc_graph import Graph, Lifeline
 from flows.tracking import StoreFailed
+from flows.up_to_date import Adapted
 from flows.workplace import changed_settings, own_place, this_place, week_seed
 from mmrl_core.config import Params, load_params
 from mmrl_core.errors import UserError
 
 RETRY_DELAYS = [2, 10]  # seconds
-
-
-class Adapted(NamedTuple):
-    """`ran` holds the items that did work; source checks always run and are not among them."""
-
-    ran: list[str]
-    up_to_date: int
-    registered: dict[str, NamedTuple]
-    promoted: dict[str, NamedTuple]
-
-    @property
-    def summary(self) -> str:
-        created = [version for version in self.registered.values() if version.created]
-        moved = [alias for alias in self.promoted.values() if alias.moved]
-        if not (self.ran or created or moved):
-            return "nothing to do"
-        return (
-            f"{len(self.ran)} stages ran, {self.up_to_date} were up to date; "
-            f"{len(created)} adapters registered, {len(moved)} promoted"
-        )
 
 
 def run_adapt(params_path: str | Path = "params.yaml", datasets: list[str] | None = None, **options) -> Adapted:

@@ -106,15 +106,14 @@ def promote(
         with store_errors(model.uri):
             version = known_version(model.client, model.name, version)
             tags = model.tags(version)
-        if version == model.champion:
-            return model.said(version, Decision(UNCHANGED, ["it is the champion"], {}))
-        question = _question(model, tags, new_classes)
-        if not force and (known := _known(tags, question)):
+        known = settled(params, version, model.champion, tags, new_classes)
+        if known and (known.verdict == UNCHANGED or not force):
             return model.said(version, known)
         with store_errors(model.uri):
             model.client.set_registered_model_alias(model.name, CHALLENGER, str(version))
         decision, rows = _contest(model, version, tags, new_classes, force)
         with store_errors(model.uri):
+            question = _question(params, model.champion, tags, new_classes)
             answer = {"verdict": decision.verdict, "reasons": decision.reasons}
             model.tag(version, GATE, json.dumps(question | answer))
             if decision.verdict in MOVES:
@@ -173,10 +172,20 @@ def _contest(
         return hold(model.params, model.dataset, *rivals, new_classes=new_classes)
 
 
-def _question(model: _Model, tags: dict[str, str], new_classes: bool) -> dict:
+def settled(
+    params: Params, version: int, champion: int | None, tags: dict[str, str], new_classes: bool = False
+) -> Decision | None:
+    """What is said of a version, by its tags, without a look at an image: it is the champion, or was declined before
+    on this very question. None where there is something to decide."""
+    if version == champion:
+        return Decision(UNCHANGED, ["it is the champion"], {})
+    return _known(tags, _question(params, champion, tags, new_classes))
+
+
+def _question(params: Params, champion: int | None, tags: dict[str, str], new_classes: bool) -> dict:
     """What a decision is about beside the version: asked again, it need not be answered again."""
-    bounds = model.params.registry.model_dump(exclude={"alias"})
-    return {"champion": model.champion, "bounds": bounds, "pool": tags.get("pool_digest"), "new_classes": new_classes}
+    bounds = params.registry.model_dump(exclude={"alias"})
+    return {"champion": champion, "bounds": bounds, "pool": tags.get("pool_digest"), "new_classes": new_classes}
 
 
 def _known(tags: dict[str, str], question: dict) -> Decision | None:

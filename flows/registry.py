@@ -5,6 +5,7 @@ A registered version is known by the sha256 of its adapter's tensors, so registe
 
 import itertools
 import re
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -82,7 +83,7 @@ def register(params: Params, key: RunKey) -> Registered:
     Raises UserError when the run's files do not belong together or the registry cannot be used.
     """
     uri, name = store_uri(params), registered_name(key.dataset, params.data.protocol)
-    tags = _tags(key)
+    tags = facts(key, git_commit())
     sha256 = tags["adapter_sha256"]
     with exclusive(uri, f"registry-{name}"), store_errors(uri):
         client = connect(uri)
@@ -95,12 +96,12 @@ def register(params: Params, key: RunKey) -> Registered:
     return Registered(name, version, sha256, created)
 
 
-def _tags(key: RunKey) -> dict[str, str]:
-    """What is to be known of a version without opening its files; metrics of the run's own dataset among it."""
+def facts(key: RunKey, commit: str | None) -> dict[str, str]:
+    """What is to be known of a version without opening its files, as its tags; metrics of the run's own dataset among
+    it. Raises UserError when the run's files do not belong together."""
     card, metrics = read_json(key.model / CARD, made_by="dvc repro"), _metrics(key)
     if sha256_file(key.model / TENSORS) != card["sha256"] or metrics["adapter_sha256"] != card["sha256"]:
         raise UserError(f"{key.model} and {key.results()} hold different adapters; run `dvc repro`")
-    commit = git_commit()
     values = {
         **key._asdict(),
         "protocol": metrics["protocol"],
@@ -173,7 +174,12 @@ def known_version(client, name: str, version: int | None) -> int:
     if not versions or (version is not None and version not in versions):
         known = ", ".join(map(str, sorted(versions))) or "none"
         raise UserError(f"{name} has no version {version}; registered: {known}")
-    return version or max(versions, key=lambda number: (versions[number].get("candidate_at", ""), number))
+    return version or named_last(versions)
+
+
+def named_last(versions: Mapping[int, Mapping[str, str]]) -> int:
+    """Of versions and their tags, the one that `register` named last."""
+    return max(versions, key=lambda number: (versions[number].get("candidate_at", ""), number))
 
 
 def open_predictor(params: Params, model: str | None = None) -> "Predictor":

@@ -46,8 +46,12 @@ def write_bytes(path: str | Path, content: bytes, *, sync: bool = True) -> None:
 
 def write_json(path: str | Path, value: dict) -> None:
     """Write `value` with `schema_version` first, indented for people, atomically."""
-    document = {"schema_version": SCHEMA_VERSION, **value}
-    write_bytes(path, (json.dumps(document, indent=2, ensure_ascii=False) + "\n").encode())
+    write_bytes(path, json_document(value))
+
+
+def json_document(value: dict) -> bytes:
+    """The bytes that `write_json` writes."""
+    return (json.dumps({"schema_version": SCHEMA_VERSION, **value}, indent=2, ensure_ascii=False) + "\n").encode()
 
 
 def read_json(path: str | Path, *, made_by: str, keys: Iterable[str] = ()) -> dict:

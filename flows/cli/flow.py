@@ -1,7 +1,8 @@
 """`mmrl flow`: the whole pipeline."""
 
 import json
-from typing import Annotated
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
@@ -9,6 +10,9 @@ from flows import paths
 from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile
 from mmrl_core.config import load_params
 from mmrl_core.errors import UserError
+
+if TYPE_CHECKING:
+    from flows.up_to_date import Adapted
 
 Remote = Annotated[str | None, typer.Option("--remote", help="DVC remote to pull from first and push to at the end.")]
 
@@ -22,11 +26,10 @@ def adapt(
         from flows.edit import edit_params
 
         edit_params(params, set_)
-    from flows import pipeline
     from mmrl_core.files import read_json
     from mmrl_core.report.tables import markdown
 
-    adapted = pipeline.run_adapt(params, remote=remote)
+    adapted = _adapted(params, remote)
     champions = {name: one.live for name, one in adapted.promoted.items()}
     if json_:
         decisions = {name: {"verdict": one.verdict, "reasons": one.reasons} for name, one in adapted.promoted.items()}
@@ -40,6 +43,16 @@ def adapt(
         print(f"decision: {one.decided}")
     print(f"report:   {paths.REPORT}")
     print(f"runs:     mlflow ui --backend-store-uri {load_params(params).tracking.uri}")
+
+
+def _adapted(params: Path, remote: str | None) -> "Adapted":
+    from flows.up_to_date import up_to_date
+
+    if not remote and (adapted := up_to_date(params)):
+        return adapted
+    from flows import pipeline
+
+    return pipeline.run_adapt(params, remote=remote)
 
 
 def serve(

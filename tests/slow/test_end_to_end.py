@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,16 @@ from tests.workspace import BIN, environment, in_turn, make_workspace, run, run_
 
 pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("adapted")]
 MMRL = str(BIN / "mmrl")
+# Python imports this by itself at start-up: it tells at the end what heavy was loaded and which processes were started.
+WATCH = """
+import atexit, os, sys
+STARTS = ("subprocess.Popen", "os.posix_spawn", "os.fork", "os.forkpty", "os.exec", "os.system")
+seen = []
+sys.addaudithook(lambda event, arguments: seen.append(event) if event in STARTS else None)
+HEAVY = ("torch", "ray", "mlflow", "prefect", "sqlalchemy", "pandas")
+tell = lambda: print(seen + [name for name in HEAVY if name in sys.modules], file=open(os.environ["SEEN"], "a"))
+atexit.register(tell)
+"""
 
 
 def test_the_flow_ends_with_every_stage_done_and_a_champion(adapted):
@@ -28,13 +39,34 @@ def test_the_flow_ends_with_every_stage_done_and_a_champion(adapted):
     assert done.stdout.count("| digits |") == 2
 
 
-def test_the_flow_run_again_says_that_there_was_nothing_to_do(adapted):
-    folder, _ = adapted
+def test_the_flow_run_again_says_at_once_that_there_was_nothing_to_do(adapted, tmp_path):
+    folder, first = adapted
     before = {path: path.stat().st_mtime_ns for path in (folder / "models").rglob("*")}
-    again = run(folder, MMRL, "flow", "adapt", "--json")
-    assert "nothing to do" in again.stderr
-    assert json.loads(again.stdout)["ran"] == []
+    (tmp_path / "sitecustomize.py").write_text(WATCH)
+    variables = {**environment(), "PYTHONPATH": str(tmp_path), "SEEN": str(tmp_path / "seen")}
+    command = [MMRL, "flow", "adapt"]
+    again = subprocess.run(command, cwd=folder, env=variables, text=True, capture_output=True, check=True)
+    assert (tmp_path / "seen").read_text() == "[]\n"  # by one process
+    check, summary = again.stderr.splitlines()
+    assert check.startswith("fingerprint@digits  ") and summary == "nothing to do"
+    unchanged = "version 1 of digits-base-to-novel is unchanged: it is the champion"
+    assert again.stdout == re.sub("(?<=^decision: ).*", unchanged, first.stdout, flags=re.M)
     assert {path: path.stat().st_mtime_ns for path in (folder / "models").rglob("*")} == before
+
+
+def test_the_whole_flow_says_the_same_where_nothing_is_to_be_done(adapted):
+    folder, _ = adapted
+    log = folder / ".mmrl/logs/fingerprint@digits.log"
+    log.unlink()
+    by_itself = run(folder, MMRL, "flow", "adapt", "--json")
+    assert not log.exists()
+    (folder / "prefect.toml").touch()  # Prefect's settings could name a server, where the run would be looked for
+    whole = run(folder, MMRL, "flow", "adapt", "--json")
+    (folder / "prefect.toml").unlink()
+    assert log.exists()  # its stage ran
+    assert whole.stdout == by_itself.stdout and json.loads(whole.stdout)["ran"] == []
+    lines = [re.sub(r"[\d.]+ s$", "", one.stderr, flags=re.M) for one in (by_itself, whole)]
+    assert lines[0] == lines[1]
 
 
 def test_the_champion_can_be_trained_again_from_what_the_registry_says_alone(adapted, tmp_path):
