@@ -27,8 +27,6 @@ from flows.workplace import changed_settings, own_place, this_place, week_seed
 from mmrl_core.config import Params, load_params
 from mmrl_core.errors import UserError
 
-RETRY_DELAYS = [2, 10]  # seconds
-
 
 def run_adapt(params_path: str | Path = "params.yaml", datasets: list[str] | None = None, **options) -> Adapted:
     """Run the flow here, on the server that PREFECT_API_URL names or else on one of its own; progress on stderr."""
@@ -123,8 +121,7 @@ def _stopping(lifeline: Lifeline) -> Iterator[None]:
 
 
 RETRIED = {
-    "retries": len(RETRY_DELAYS),
-    "retry_delay_seconds": RETRY_DELAYS,
+    "retries": 2,  # after the default delays, which prefect_server.py sets
     "retry_condition_fn": _retriable,
     "cache_policy": NO_CACHE,
 }

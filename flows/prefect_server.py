@@ -19,6 +19,7 @@ for name, value in {
     "DVC_NO_ANALYTICS": "1",
     "PREFECT_HOME": str(Path(".mmrl/prefect").resolve()),
     SIDE_BY_SIDE: str(min(4, CORES)),  # how many items run at a time
+    "PREFECT_TASKS_DEFAULT_RETRY_DELAY_SECONDS": "[2, 10]",
 }.items():
     os.environ.setdefault(name, value)
 

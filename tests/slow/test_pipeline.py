@@ -1,8 +1,8 @@
 import json
 import os
 import re
+import shutil
 import signal
-import socket
 import subprocess
 import sys
 import time
@@ -14,6 +14,7 @@ import pytest
 
 from flows.dvc_graph import source_checks, stage_graph, stale_stages
 from tests.processes import PATIENCE
+from tests.servers import prefect_server
 
 pytestmark = pytest.mark.slow
 
@@ -45,6 +46,7 @@ print(os.environ["OMP_NUM_THREADS"], "threads")
 """
 FAIL = """
 import sys
+print("tried", file=open("attempts", "a"))
 if sys.argv[1] == "a":
     sys.exit("data/raw/a/images is empty; put photographs there")
 """
@@ -59,19 +61,32 @@ def prefect_home(tmp_path_factory):
     return tmp_path_factory.mktemp("prefect")
 
 
-@pytest.fixture
-def project(tmp_path, prefect_home):
-    for folder in ("raw", "started"):
-        (tmp_path / folder).mkdir()
+@pytest.fixture(scope="module")
+def server(tmp_path_factory):
+    """The API of a running server, for the flows that are not about a server of their own."""
+    with prefect_server(tmp_path_factory.mktemp("server")) as api:
+        yield api
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("repository")
+    for name in ("raw", "started", ".mmrl"):
+        (folder / name).mkdir()
     for dataset in "ab":
-        (tmp_path / f"raw/{dataset}.txt").write_text(dataset)
-    (tmp_path / "dvc.yaml").write_text(PIPELINE.replace("python", sys.executable))
-    (tmp_path / "params.yaml").write_text("datasets: [a, b]\nmethods: [mmrl]\nshots: [4]\nseeds: [1]\n")
-    (tmp_path / "work.py").write_text(TRAIN)
-    subprocess.run(["git", "init", "-q"], cwd=tmp_path, check=True)
+        (folder / f"raw/{dataset}.txt").write_text(dataset)
+    (folder / "dvc.yaml").write_text(PIPELINE.replace("python", sys.executable))
+    (folder / "params.yaml").write_text("datasets: [a, b]\nmethods: [mmrl]\nshots: [4]\nseeds: [1]\n")
+    (folder / "work.py").write_text(TRAIN)
+    subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
     for command in ("init -q", "config core.analytics false"):
-        subprocess.run([sys.executable, "-m", "dvc", *command.split()], cwd=tmp_path, check=True)
-    (tmp_path / ".mmrl").mkdir()
+        subprocess.run([sys.executable, "-m", "dvc", *command.split()], cwd=folder, check=True)
+    return folder
+
+
+@pytest.fixture
+def project(tmp_path, repository, prefect_home):
+    shutil.copytree(repository, tmp_path, dirs_exist_ok=True)
     (tmp_path / ".mmrl/prefect").symlink_to(prefect_home)
     return tmp_path
 
@@ -99,7 +114,7 @@ def wait_until(condition, seconds=PATIENCE):
     deadline = time.monotonic() + seconds
     while not (answer := condition()):
         assert time.monotonic() < deadline
-        time.sleep(0.1)
+        time.sleep(0.05)
     return answer
 
 
@@ -129,10 +144,11 @@ def test_the_flow_runs_what_is_stale_and_the_second_time_finds_nothing_to_do(pro
     assert not processes_in(project)
 
 
-def test_a_failed_stage_fails_the_flow_and_leaves_the_other_results(project):
+def test_a_failed_stage_fails_the_flow_and_leaves_the_other_results(project, server):
     (project / "work.py").write_text(FAIL + TRAIN.replace("< 2", "< 1"))
-    code, output = flow(project)
+    code, output = flow(project, PREFECT_API_URL=server, PREFECT_TASKS_DEFAULT_RETRY_DELAY_SECONDS="0")
     assert code == 1
+    assert (project / "attempts").read_text() == 4 * "tried\n"  # three of a, one of b
     assert "stage train@a failed (exit 1): data/raw/a/images is empty; put photographs there" in output.splitlines()[-1]
     assert (project / "results/b").exists()
     assert not re.search("^summarize", output, re.M)
@@ -180,24 +196,9 @@ def final_state(url, run):
     return None if state in UNFINISHED else state
 
 
-@pytest.fixture
-def server(project):
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    options = ("--host", "127.0.0.1", "--port", str(port), "--no-ui")
-    settings = {"PREFECT_HOME": str(project / ".mmrl/prefect"), "PREFECT_SERVER_ANALYTICS_ENABLED": "false"}
-    process, _ = start(project, "-m", "prefect", "server", "start", *options, **settings)
-    url = f"http://127.0.0.1:{port}/api"
-    wait_until(lambda: answer_or_none(url, "health"))
-    yield url
-    process.terminate()
-    process.wait(timeout=PATIENCE)
-
-
 def test_a_served_flow_has_its_schedule_and_runs_when_it_is_triggered(project, server):
     code = "from flows.pipeline import serve_adapt; serve_adapt('0 2 * * *', datasets=[])"
-    process, log = start(project, "-c", code, PREFECT_API_URL=server)
+    process, log = start(project, "-c", code, PREFECT_API_URL=server, PREFECT_RUNNER_POLL_FREQUENCY="1")
     deployment = wait_until(lambda: answer_or_none(server, "deployments/name/adapt/nightly"))
     assert [item["schedule"]["cron"] for item in deployment["schedules"]] == ["0 2 * * *"]
 
@@ -210,19 +211,23 @@ def test_a_served_flow_has_its_schedule_and_runs_when_it_is_triggered(project, s
     process.wait(timeout=30)
 
 
-@pytest.mark.parametrize(
-    ("cron", "url", "message"),
-    [
-        ("0 2 * * *", None, "prefect server start"),
-        ("0 2 * * *", "http://127.0.0.1:9/api", "does not answer"),
-        ("at night", None, "five fields"),
-    ],
-)
-def test_a_schedule_that_cannot_be_is_the_users_mistake(project, cron, url, message):
-    env = {"PREFECT_API_URL": url} if url else {}
-    code = f"from flows.pipeline import serve_adapt; serve_adapt({cron!r})"
-    process, log = start(project, "-c", code, **env)
-    assert process.wait(timeout=PATIENCE) == 1
-    last = log.read_text().splitlines()[-1]
-    assert last.startswith("mmrl_core.errors.UserError: ")
-    assert message in last
+SCHEDULES = """
+from prefect.settings import PREFECT_API_URL, temporary_settings
+from flows.pipeline import serve_adapt
+from mmrl_core.errors import UserError
+for cron, url in (("0 2 * * *", None), ("0 2 * * *", "http://127.0.0.1:9/api"), ("at night", None)):
+    try:
+        with temporary_settings({PREFECT_API_URL: url}):
+            serve_adapt(cron)
+    except UserError as error:
+        print(error)
+"""
+
+
+def test_a_schedule_that_cannot_be_is_the_users_mistake(project):
+    process, log = start(project, "-c", SCHEDULES)
+    assert process.wait(timeout=PATIENCE) == 0, log.read_text()
+    lines = log.read_text().splitlines()
+    assert len(lines) == 3
+    for line, message in zip(lines, ("prefect server start", "does not answer", "five fields"), strict=True):
+        assert message in line
