@@ -19,7 +19,7 @@ import pytest
 from moto.server import ThreadedMotoServer
 
 from tests.compose import FILE, resolved, variables
-from tests.postgres import INSTALLED, free_port, postgres, program, psql
+from tests.postgres import INSTALLED, free_port, program, psql
 from tests.processes import PATIENCE, TOKEN, end_all, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not INSTALLED, reason="needs PostgreSQL")]
@@ -35,7 +35,7 @@ class Stack:
         self.folder, self.token = folder, uuid.uuid4().hex
         self.processes: dict[str, subprocess.Popen] = {}
         self.ports = {port: str(free_port()) for port in PORTS} | {"5432": str(postgres_port)}
-        self.secrets = {name: f"secret0{name.replace('_', '0')}" for name in variables()}
+        self.services = resolved({name: f"secret0{name.replace('_', '0')}" for name in variables()})["services"]
 
     @property
     def mlflow(self) -> str:
@@ -43,7 +43,7 @@ class Stack:
 
     def start(self, name: str) -> None:
         with (self.folder / f"{name}.log").open("w") as log:
-            command = self.command(self.service(name)["command"])
+            command = self.command(self.services[name]["command"])
             self.processes[name] = subprocess.Popen(
                 command, env=self.environment(name), cwd=self.folder, stdout=log, stderr=log, start_new_session=True
             )
@@ -59,14 +59,11 @@ class Stack:
 
     def is_well(self, name: str) -> bool:
         """By the health check in the file."""
-        check = self.command(self.service(name)["healthcheck"]["test"][1:])
+        check = self.command(self.services[name]["healthcheck"]["test"][1:])
         return subprocess.run(check, env=self.environment(name), capture_output=True).returncode == 0
 
-    def service(self, name: str) -> dict:
-        return resolved(self.secrets)["services"][name]
-
     def environment(self, name: str) -> dict[str, str]:
-        own = {key: self.here(value) for key, value in self.service(name)["environment"].items()}
+        own = {key: self.here(value) for key, value in self.services[name]["environment"].items()}
         here = {
             TOKEN: self.token,
             "PATH": f"{Path(sys.executable).parent}:{program('psql').parent}:{os.environ['PATH']}",
@@ -95,13 +92,10 @@ IMAGE = image()
 
 
 @pytest.fixture(scope="module")
-def stack():
-    with (
-        tempfile.TemporaryDirectory(prefix="mmrl-", dir="/tmp") as folder,
-        postgres() as port,
-    ):  # Ray wants a short path
-        stack = Stack(Path(folder), port)
-        done = psql(port, FILE.parent / "postgres" / "databases.sql", **stack.environment("postgres"))
+def stack(postgres_port):
+    with tempfile.TemporaryDirectory(prefix="mmrl-", dir="/tmp") as folder:  # Ray wants a short path
+        stack = Stack(Path(folder), postgres_port)
+        done = psql(postgres_port, FILE.parent / "postgres" / "databases.sql", **stack.environment("postgres"))
         assert done.returncode == 0, done.stderr
         store = ThreadedMotoServer(ip_address="127.0.0.1", port=int(stack.ports["8333"]), verbose=False)
         store.start()
@@ -130,7 +124,7 @@ def bucket_store(stack: Stack):
 
 def bucket_of(stack: Stack) -> str:
     """The one that SeaweedFS makes when it starts."""
-    (found,) = [word.removeprefix("-bucket=") for word in stack.service("s3")["command"] if "-bucket=" in word]
+    (found,) = [word.removeprefix("-bucket=") for word in stack.services["s3"]["command"] if "-bucket=" in word]
     return found
 
 
@@ -203,5 +197,5 @@ def test_the_worker_waits_for_flows_and_is_a_node_without_cores(stack):
 
 def test_ray_answers_nobody_without_the_token(stack):
     environment = stack.environment("ray") | {"RAY_AUTH_TOKEN": "another"}
-    check = stack.command(stack.service("ray")["healthcheck"]["test"][1:])
+    check = stack.command(stack.services["ray"]["healthcheck"]["test"][1:])
     assert subprocess.run(check, env=environment, capture_output=True).returncode != 0
