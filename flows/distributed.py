@@ -4,25 +4,21 @@ Only the process that DVC started writes outputs: data, metrics and adapter trav
 """
 
 import contextlib
-import os
-import shutil
-import tempfile
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from flows.cluster import Needs, connected, on_this_node
-from mmrl_core.checkpoints import Folder
+from flows.inbox import Inbox, Trained
+from flows.storage import open_storage, reached_storage
 from mmrl_core.config import AdapterConfig, TrainConfig
 from mmrl_core.data.shards import Example
 from mmrl_core.errors import UserError
 from mmrl_core.sections import BackboneSection, ClusterSection
 
 RETRIES = 20  # of a training whose workers or nodes die; each goes on from the last checkpoint
-PATIENCE = 5.0  # seconds that Ray may take to settle which checkpoints there are; then what it knows counts
 RESIZE_SECONDS = 10.0  # between looks at whether an elastic training could grow
-STATE = "state.pt"
 
 
 class Job(NamedTuple):
@@ -36,40 +32,6 @@ class Job(NamedTuple):
     labels: list[int]
     class_names: list[str]
     template: str
-
-
-class Inbox:
-    """What the workers have said so far; an actor on the driver's node."""
-
-    def __init__(self):
-        self.epochs: list[dict[str, float]] = []
-        self.trained, self.failure, self.workers = None, None, 0
-
-    def epoch(self, epoch: int, metrics: dict[str, float], workers: int) -> None:
-        self.workers = workers
-        if epoch == len(self.epochs):
-            self.epochs.append(metrics)
-
-    def finish(self, trained: "Trained") -> None:
-        self.trained = trained
-
-    def fail(self, reason: str) -> None:
-        self.failure = reason
-
-    def news(self, known: int) -> tuple[list[dict[str, float]], int]:
-        """Epochs beyond the known ones, and how many workers there are."""
-        return self.epochs[known:], self.workers
-
-    def result(self) -> tuple["Trained | None", str | None]:
-        return self.trained, self.failure
-
-
-class Trained(NamedTuple):
-    """An adapter's tensors as safetensors bytes, the metrics of all epochs, the precision that the workers had."""
-
-    adapter: bytes
-    history: list[dict[str, float]]
-    precision: str
 
 
 def train_on_cluster(
@@ -91,7 +53,7 @@ def train_on_cluster(
         trained, failure = ray.get(inbox.result.remote())
         if failure or trained is None:
             raise UserError(failure or "training ended without an adapter; see Ray's logs, and start it again")
-        _remove(where, job.name)
+        open_storage(where, job.name).remove()
         return trained
 
 
@@ -108,7 +70,7 @@ def _local_storage(folder: Path) -> str:
 
 def _run(cluster: ClusterSection, job: Job, storage: str, inbox) -> None:
     import ray
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig, ScalingConfig
+    from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
     from flows.rendezvous import OverRaysNetwork
@@ -120,16 +82,10 @@ def _run(cluster: ClusterSection, job: Job, storage: str, inbox) -> None:
         resources_per_worker={"CPU": cluster.cpus_per_worker, "GPU": cluster.gpus_per_worker},
         **({} if least == most else {"elastic_resize_monitor_interval_s": RESIZE_SECONDS}),
     )
-    run = RunConfig(
-        name=job.name,
-        storage_path=storage,
-        checkpoint_config=CheckpointConfig(num_to_keep=2),
-        failure_config=FailureConfig(max_failures=RETRIES),
-    )
-    here = str(Path(storage) / job.name) if Path(storage).is_absolute() else None
-    loop = {"job": ray.put(job), "inbox": inbox, "folder": here}
+    run = RunConfig(name=job.name, storage_path=storage, failure_config=FailureConfig(max_failures=RETRIES))
+    loop = {"job": ray.put(job), "inbox": inbox, "storage": storage}
     try:
-        TorchTrainer(  # looks at the storage first
+        TorchTrainer(  # looks at the storage first, and makes the folder
             _work, train_loop_config=loop, torch_config=OverRaysNetwork(), scaling_config=scaling, run_config=run
         ).fit()
     except (ray.train.TrainingFailedError, OSError, ValueError, RuntimeError) as error:
@@ -149,9 +105,10 @@ def _work(config: dict[str, Any]) -> None:
 
     job: Job = ray.get(config["job"])
     inbox, workers = config["inbox"], Distributed()
-    backbone = _loaded(job.backbone, inbox, workers, ray_train.torch.get_device())
-    if backbone is None:
+    needed = _needed(job, config["storage"], inbox, workers, ray_train.torch.get_device())
+    if needed is None:
         return
+    backbone, checkpoints = needed
     data = image_set(job.examples, job.labels, job.class_names, job.template)
 
     def report(epoch: int, metrics: dict[str, float]) -> None:
@@ -159,10 +116,7 @@ def _work(config: dict[str, Any]) -> None:
             ray.get(inbox.epoch.remote(epoch, metrics, workers.size))
 
     try:
-        fitted = fit(
-            backbone, job.adapter, job.train, data,
-            report=report, checkpoints=RayCheckpoints(workers.rank, config["folder"]), workers=workers,
-        )  # fmt: skip
+        fitted = fit(backbone, job.adapter, job.train, data, report=report, checkpoints=checkpoints, workers=workers)
     except UserError as error:  # every worker meets it: trying again would not help
         ray.get(inbox.fail.remote(str(error)))
         return
@@ -171,52 +125,20 @@ def _work(config: dict[str, Any]) -> None:
         ray.get(inbox.finish.remote(Trained(save(state), fitted.history, fitted.precision)))
 
 
-def _loaded(section: BackboneSection, inbox, workers, device):
-    """The backbone; None, on every worker, where one of them cannot have it: the others would wait for it for ever."""
+def _needed(job: Job, storage: str, inbox, workers, device):
+    """Backbone and checkpoints; None, on every worker, where one of them lacks either: the others would wait for it."""
     import ray
     import torch
 
     from flows.backbones import backbone_of
 
-    backbone, failed = None, 0.0
+    needed, failed = None, 0.0
     try:
-        backbone = backbone_of(section)
+        needed = backbone_of(job.backbone), reached_storage(storage, job.name)
     except UserError as error:
         failed = 1.0
         ray.get(inbox.fail.remote(f"{ray.util.get_node_ip_address()}: {error}"))
-    return None if float(workers.sum(torch.tensor([failed], device=device))) else backbone
-
-
-class RayCheckpoints:
-    """Checkpoints through Ray Train: the first worker's file, all workers report.
-
-    Where Ray has none, those that a training in one process left in `folder` are gone on from.
-    """
-
-    def __init__(self, rank: int, folder: str | None):
-        self.rank, self.folder = rank, folder
-
-    def save(self, content: bytes, epoch: int, step: int) -> None:
-        from ray import train as ray_train
-
-        if self.rank:
-            ray_train.report({"epoch": epoch, "step": step})
-            return
-        with tempfile.TemporaryDirectory() as folder:
-            (Path(folder) / STATE).write_bytes(content)
-            checkpoint = ray_train.Checkpoint.from_directory(folder)
-            ray_train.report({"epoch": epoch, "step": step}, checkpoint=checkpoint)
-
-    def load(self) -> Iterator[tuple[str, bytes]]:
-        from ray import train as ray_train
-
-        if ray_train.get_checkpoint():
-            kept = [one.checkpoint for one in ray_train.get_all_reported_checkpoints(timeout_s=PATIENCE)]
-            for checkpoint in sorted(kept, key=lambda one: one.path, reverse=True):  # they are named by time
-                with checkpoint.as_directory() as folder:
-                    yield checkpoint.path, (Path(folder) / STATE).read_bytes()
-        elif self.folder:
-            yield from Folder(self.folder).load()
+    return None if float(workers.sum(torch.tensor([failed], device=device))) else needed
 
 
 @contextlib.contextmanager
@@ -245,15 +167,3 @@ def _reporting(inbox, report: Callable[[int, dict, int], None]) -> Iterator[None
         done.set()
         thread.join()
     pass_on()
-
-
-def _remove(storage: str, name: str) -> None:
-    """The checkpoints of a training that is through."""
-    if Path(storage).is_absolute():
-        shutil.rmtree(Path(storage) / name, ignore_errors=True)
-        return
-    import pyarrow.fs
-
-    with contextlib.suppress(OSError, ValueError):
-        system, path = pyarrow.fs.FileSystem.from_uri(storage)
-        system.delete_dir(os.path.join(path, name))

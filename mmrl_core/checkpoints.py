@@ -14,14 +14,15 @@ from mmrl_core.files import write_bytes
 KEPT = 2
 EVERY = 500  # steps within an epoch, beside the end of every epoch
 NAME = "checkpoint-{:08d}-{:08d}.pt"  # epochs that are through, steps of the next one
+PATTERN = re.compile(r"checkpoint-\d{8}-\d{8}\.pt")
 log = logging.getLogger(__name__)
 
 
 class Checkpoints(Protocol):
-    """A store of checkpoints."""
+    """A store of checkpoints; of several workers, only the first one's is used."""
 
     def save(self, content: bytes, epoch: int, step: int) -> None:
-        """Keep the state after so many whole epochs and so many steps of the next one. Every worker calls it."""
+        """Keep the state after so many whole epochs and so many steps of the next one."""
 
     def load(self) -> Iterable[tuple[str, bytes]]:
         """What is kept, the newest first, each with a name for messages."""
@@ -40,25 +41,46 @@ class Nowhere:
 class Folder:
     """Files in a folder, each written aside and renamed.
 
-    It also reads what Ray Train left there, in folders of one file each, so that a run may leave its cluster.
+    Their names say how far the training was: no clock orders them. Those ahead of the state that was gone on from are
+    damaged, or of a worker that is thought dead; the training comes to write them again.
     """
 
     def __init__(self, folder: str | Path):
-        self.folder = Path(folder)
+        self.folder = folder
+        self._latest: list[str] = []  # what was gone on from, then what was written
 
     def save(self, content: bytes, epoch: int, step: int) -> None:
-        write_bytes(self.folder / NAME.format(epoch, step), content)
-        for path in self._kept()[KEPT:]:
-            path.unlink(missing_ok=True)
+        name = NAME.format(epoch, step)
+        self._write(name, content)
+        self._latest = [*self._latest, name][-KEPT:]
+        for other in self._checkpoints():
+            if other < min(self._latest):
+                self._delete(other)
 
     def load(self) -> Iterator[tuple[str, bytes]]:
-        foreign = self.folder.glob("checkpoint_*/*.pt")
-        for path in sorted([*self._kept(), *foreign], key=lambda path: path.stat().st_mtime, reverse=True):
-            yield str(path), path.read_bytes()
+        for name in self._checkpoints():
+            try:
+                content = self._read(name)
+            except FileNotFoundError:  # of a worker that is thought dead, and goes on
+                continue
+            self._latest = [name]
+            yield f"{self.folder}/{name}", content
 
-    def _kept(self) -> list[Path]:
-        pattern = re.escape(NAME).replace(r"\{:08d\}", r"\d{8}")
-        return sorted((path for path in self.folder.glob("*.pt") if re.fullmatch(pattern, path.name)), reverse=True)
+    def _checkpoints(self) -> list[str]:
+        """Names, the newest first."""
+        return sorted(filter(PATTERN.fullmatch, self._names()), reverse=True)
+
+    def _names(self) -> Iterable[str]:
+        return [path.name for path in Path(self.folder).glob("*")]
+
+    def _read(self, name: str) -> bytes:
+        return (Path(self.folder) / name).read_bytes()
+
+    def _write(self, name: str, content: bytes) -> None:
+        write_bytes(Path(self.folder) / name, content)
+
+    def _delete(self, name: str) -> None:
+        (Path(self.folder) / name).unlink(missing_ok=True)
 
 
 def opened(where: "str | Path | Checkpoints | None") -> Checkpoints:
@@ -74,12 +96,19 @@ def pack(state: dict[str, Any]) -> bytes:
     return buffer.getvalue()
 
 
-def newest(checkpoints: Checkpoints, device: torch.device, keys: Iterable[str]) -> dict[str, Any] | None:
-    """The newest whole state that holds `keys`; None where there is none. Nothing of it is run."""
+def unpack(content: bytes, device: torch.device, keys: Iterable[str]) -> dict[str, Any]:
+    """Those keys of a packed state. Raises where it is damaged or lacks one; nothing of it is run."""
+    state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
+    return {key: state[key] for key in keys}
+
+
+def newest(checkpoints: Checkpoints, keys: Iterable[str]) -> bytes:
+    """The newest whole state that holds `keys`, packed; nothing where there is none."""
     for name, content in checkpoints.load():
         try:
-            state = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
-            return {key: state[key] for key in keys}
+            unpack(content, torch.device("cpu"), keys)
         except Exception as error:  # whatever damage makes of it, going on from an older one is right
             log.warning("%s is damaged (%s): going back", name, type(error).__name__)
-    return None
+        else:
+            return content
+    return b""

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from mmrl_core.adapter import Adapter
 from mmrl_core.backbone import Backbone
-from mmrl_core.checkpoints import EVERY, Checkpoints, Nowhere, newest, opened, pack
+from mmrl_core.checkpoints import EVERY, Checkpoints, Nowhere, newest, opened, pack, unpack
 from mmrl_core.config import AdapterConfig, TrainConfig
 from mmrl_core.data.features import FeatureStore, FrozenFeatures, Loaded, image_digest, training_key
 from mmrl_core.data.parallel import map_in_order
@@ -130,8 +130,8 @@ class Run:
     """A training under way: how far it is, and the state that a checkpoint holds."""
 
     def __init__(self, step: TrainingStep, views: "TrainingViews", train: TrainConfig, checkpoints: Checkpoints):
-        self.step, self.views, self.train, self.checkpoints = step, views, train, checkpoints
-        self.workers = step.workers
+        self.step, self.views, self.train, self.workers = step, views, train, step.workers
+        self.checkpoints = Nowhere() if self.workers.rank else checkpoints  # two lists of what is kept might differ
         self.history: list[dict[str, float]] = []  # of whole epochs
         self.rows = torch.empty(0, len(TERMS))  # terms of the present epoch's steps, of all workers together
 
@@ -178,9 +178,11 @@ class Run:
                 "optimizer": step.optimizer.state_dict(), "scaler": step.scaler.state_dict()}  # fmt: skip
 
     def _restore(self) -> None:
-        state = newest(self.checkpoints, self.step.model.adapter.space.device, self._state())
-        if state is None:
+        device, keys = self.step.model.adapter.space.device, self._state()
+        content = self.workers.same(newest(self.checkpoints, keys), device)
+        if not content:
             return
+        state = unpack(content, device, keys)
         self.step.model.adapter.load_state_dict(state["adapter"])
         self.step.optimizer.load_state_dict(state["optimizer"])
         self.step.scaler.load_state_dict(state["scaler"])

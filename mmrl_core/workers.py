@@ -49,6 +49,10 @@ class Workers:
     def agree(self, tensors: Sequence[Tensor]) -> None:
         """Take over the first worker's values."""
 
+    def same(self, content: bytes, device: torch.device) -> bytes:
+        """The first worker's bytes, by way of `device`."""
+        return content
+
 
 class Distributed(Workers):
     """The processes of torch.distributed's default group."""
@@ -74,6 +78,15 @@ class Distributed(Workers):
     def agree(self, tensors: Sequence[Tensor]) -> None:
         for tensor in tensors:
             distributed.broadcast(tensor, src=0)
+
+    def same(self, content: bytes, device: torch.device) -> bytes:
+        length = torch.tensor(len(content), device=device)
+        self.agree([length])
+        if not length:
+            return b""
+        values = torch.frombuffer(bytearray(content or int(length)), dtype=torch.uint8).to(device)
+        self.agree([values])
+        return values.cpu().numpy().tobytes()
 
 
 class _Gather(torch.autograd.Function):

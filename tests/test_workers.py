@@ -1,17 +1,21 @@
 """Several workers train as one: who does what, and the gradients of classes divided among real processes."""
 
+import shutil
 from copy import deepcopy
 from itertools import chain
 
 import pytest
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from torch import distributed, multiprocessing
 
+from mmrl_core.config import AdapterConfig, TrainConfig
+from mmrl_core.data.sets import ImageSet
 from mmrl_core.losses import mmrl_loss
 from mmrl_core.model import AdaptedCLIP
 from mmrl_core.step import TERMS, TrainingStep
-from mmrl_core.training import new_optimizer
+from mmrl_core.training import fit, new_optimizer
 from mmrl_core.workers import Distributed, Workers
 from tests.oracle import Oracle
 from tests.small import CLASSES, random_images, small_adapter, small_backbone
@@ -48,9 +52,21 @@ def first_step(method: str, workers: Workers) -> tuple[torch.Tensor, list[torch.
     return workers.sum(terms), [parameter.grad for parameter in step.parameters]
 
 
+def trained(method: str, workers: Workers, folder: str, epochs: int) -> list[float]:
+    """Losses of all epochs, those behind the newest checkpoint in `folder` included."""
+    images = [Image.new("RGB", (20, 16), (40 * i, 0, 0)) for i in range(BATCH)]
+    data = ImageSet([str(i) for i in range(BATCH)], images, list(range(BATCH)), CLASSES[:BATCH], "a {}.")
+    config = AdapterConfig(method=method, insertion_depth=2, n_tokens=2, rep_dim=8, projection_rank=4)
+    train = TrainConfig(epochs=epochs, batch_size=BATCH)
+    fitted = fit(small_backbone(), config, train, data, checkpoints=folder, workers=workers)
+    return [epoch["loss"] for epoch in fitted.history]
+
+
 def in_a_process(rank: int, size: int, method: str, file: str) -> None:
     distributed.init_process_group("gloo", init_method=f"file://{file}", rank=rank, world_size=size)
     terms, grads = first_step(method, Distributed())
+    losses = trained(method, Distributed(), f"{file}.{rank}", epochs=3)
+    torch.save(losses, f"{file}.{method}.{rank}.pt")
     if rank == size - 1:
         torch.save({"terms": terms, "grads": grads}, f"{file}.{method}.pt")
     distributed.destroy_process_group()
@@ -67,9 +83,16 @@ def exact_gradients(method: str) -> list[torch.Tensor]:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("size", "method"), [(2, "mmrl"), (3, "mmrlpp")])
-def test_gradients_of_divided_images_and_classes_are_those_of_one_process(tmp_path, size, method):
+def test_processes_take_the_steps_of_one_and_go_on_from_what_the_first_of_them_finds(tmp_path, size, method):
     file = str(tmp_path / "meeting")
+    for rank in range(size):  # the others find an epoch more: as where one lists what is kept a moment later
+        trained(method, Workers(), f"{file}.{rank}", epochs=1 + bool(rank))
+    shutil.copytree(f"{file}.0", f"{file}.alone")
     multiprocessing.spawn(in_a_process, (size, method, file), nprocs=size)
+    alone = trained(method, Workers(), f"{file}.alone", epochs=3)
+    for rank in range(size):
+        assert torch.load(f"{file}.{method}.{rank}.pt") == pytest.approx(alone, rel=1e-5)
+
     found = torch.load(f"{file}.{method}.pt", weights_only=True)
     terms, grads = first_step(method, Workers())
     assert torch.allclose(found["terms"], terms, rtol=1e-5, atol=1e-6), dict(
