@@ -10,7 +10,6 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 import uuid
 from collections.abc import Iterator
 from pathlib import Path
@@ -50,33 +49,23 @@ class Cluster:
     def start_head(self, cpus: int) -> None:
         options = [f"--port={PORT}", f"--node-ip-address={HEAD}", f"--num-cpus={cpus}", "--include-dashboard=false"]
         self._start([sys.executable, *RAY, "--head", *options, f"--temp-dir={self.sockets}"], "head")
-        self._wait_for(1)
 
     def start_second(self, cpus: int) -> None:
         hidden = {str(ROOT), "/tmp", os.environ.get("MMRL_TEST_DATA", "/tmp")}
         enter = ["ip", "netns", "exec", self.namespace, "unshare", "-m", "--propagation", "private"]
         command = [*enter, "sh", "-c", ENTER, "sh", *sorted(hidden)]
         self.second = self._start(command, "second", CPUS=str(cpus))
-        self._wait_for(2)
 
     def _start(self, command: list[str], name: str, **variables: str) -> subprocess.Popen:
-        with open(self.folder / f"{name}.log", "w") as log:
-            return subprocess.Popen(command, cwd="/", env={**self.environment, **variables, "NODE": name}, stdout=log,
-                                    stderr=log)  # fmt: skip
-
-    def _wait_for(self, nodes: int) -> None:
-        script = f"import ray; ray.init('{self.address}', log_to_driver=False, logging_level='ERROR'); print(len(" \
-                 "[node for node in ray.nodes() if node['Alive']]))"  # fmt: skip
-        command = [sys.executable, "-c", script]
-
-        def alive() -> bool:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                done = subprocess.run(command, env=self.environment, capture_output=True, text=True, timeout=60)
-                return done.stdout.strip() == str(nodes)
-            return False
-
-        wait_until(alive, PATIENCE, lambda: f"{nodes} nodes: {(self.folder / 'second.log').read_text()[-2000:]}"
-                   if nodes == 2 else (self.folder / "head.log").read_text()[-2000:])  # fmt: skip
+        """A node's process, once Ray has said that the cluster knows the node."""
+        path, env = self.folder / f"{name}.log", {**self.environment, **variables, "NODE": name}
+        with path.open("w") as log:
+            process = subprocess.Popen(command, cwd="/", env=env, stdout=log, stderr=log)
+        wait_until(
+            lambda: process.poll() is not None or "Ray runtime started" in path.read_text(), PATIENCE, path.read_text
+        )
+        assert process.poll() is None, path.read_text()
+        return process
 
     def second_processes(self) -> list[int]:
         """Everything that runs on the second node."""
@@ -136,6 +125,5 @@ def _two_nodes(cluster: Cluster, cpus: int) -> Iterator[Cluster]:
     finally:
         end_all(cluster.token)
         shutil.rmtree(cluster.sockets, ignore_errors=True)
+        subprocess.run(["ip", "link", "del", outside], capture_output=True)  # none where its making failed
         ip("netns", "del", cluster.namespace)
-        time.sleep(0.2)
-        subprocess.run(["ip", "link", "del", outside], capture_output=True)
