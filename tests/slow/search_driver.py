@@ -5,7 +5,6 @@ Every evaluation sleeps and then writes one line, so that what was done twice ca
 
 import argparse
 import json
-import time
 from pathlib import Path
 
 from flows.tuning.trials import Plan, run_trials
@@ -14,10 +13,11 @@ from mmrl_core.sections import ClusterSection, SearchSection
 SPACE = {"train.lr": {"loguniform": [1e-4, 1e-2]}, "adapter.insertion_depth": {"choice": [3, 5]}}
 
 
-def make_evaluate(log: str, seconds: float):
+def make_evaluate(log: str, seconds: float, gate: tuple[str, int] | None):
     """A function of its own, which Ray sends whole: a node that lacks this file runs it too.
 
-    The process that finds a file named `fuse` beside the log dies as it is handed its next trial.
+    While someone listens at `gate`, an evaluation goes on once its connection there is closed. The process that finds a
+    file named `fuse` beside the log dies as it is handed its next trial.
     """
     fuse = str(Path(log).with_name("fuse"))
 
@@ -26,6 +26,7 @@ def make_evaluate(log: str, seconds: float):
         import math
         import os
         import signal
+        import socket
         import time
 
         import ray
@@ -35,6 +36,9 @@ def make_evaluate(log: str, seconds: float):
 
         if config["train.lr"] > 8e-3:
             raise UserError("training diverged; lower train.lr")
+        if gate:
+            with contextlib.suppress(OSError), socket.create_connection(gate) as connection:
+                connection.recv(1)
         time.sleep(seconds)
 
         def burn(**_) -> None:
@@ -57,8 +61,9 @@ def make_evaluate(log: str, seconds: float):
 def parsed() -> argparse.Namespace:
     parser = argparse.ArgumentParser()
     parser.add_argument("--address", default="local")
-    parser.add_argument("--seconds", type=float, default=0.3)
-    parser.add_argument("--partitions", type=int, default=4)
+    parser.add_argument("--seconds", type=float, default=0.1)
+    parser.add_argument("--partitions", type=int, default=3)
+    parser.add_argument("--gate", type=lambda text: (text.split(":")[0], int(text.split(":")[1])))
     parser.add_argument("--search", type=json.loads, default={})
     return parser.parse_args()
 
@@ -68,9 +73,8 @@ def main() -> None:
     search = SearchSection(space=SPACE, **{"scheduler": "none", **options.search})
     folder = Path(".mmrl/searches/simulated")
     plan = Plan("simulated", search, ClusterSection(address=options.address), SPACE, [], options.partitions, folder)
-    start = time.monotonic()
-    records = run_trials(plan, make_evaluate(str(Path("evaluations.txt").absolute()), options.seconds))
-    print(json.dumps({"records": records, "seconds": time.monotonic() - start}))
+    log = str(Path("evaluations.txt").absolute())
+    print(json.dumps(run_trials(plan, make_evaluate(log, options.seconds, options.gate))))
 
 
 if __name__ == "__main__":

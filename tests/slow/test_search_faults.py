@@ -14,25 +14,25 @@ import pytest
 
 from flows.tuning.ledger import Ledger
 from tests.processes import PATIENCE, TOKEN, end_all, processes_with, trial_workers, wait_until
+from tests.ray_cluster import RayCluster
 from tests.workspace import ROOT, environment
 
 pytestmark = pytest.mark.slow
-TRIALS, PARTITIONS = 5, 4
+TRIALS, PARTITIONS = 5, 3
 
 
 class Driver:
-    """The simulated search in `folder`, as a process of its own."""
+    """The simulated search in `folder`, as a process of its own; without `cluster` it has its own one, too."""
 
-    def __init__(self, folder: Path, **search):
-        self.folder, self.token = folder, uuid.uuid4().hex
-        command = [
-            sys.executable,
-            "-m",
-            "tests.slow.search_driver",
-            "--search",
-            json.dumps({"trials": TRIALS, **search}),
-        ]
-        variables = {**environment(), TOKEN: self.token, "PYTHONPATH": str(ROOT)}
+    def __init__(self, folder: Path, cluster: RayCluster | None, variables: dict[str, str] = {}, **search):
+        self.folder, self.own = folder, uuid.uuid4().hex
+        self.token = cluster.token if cluster else self.own  # of the trials' processes
+        options = {"search": json.dumps({"trials": TRIALS, **search}), "partitions": str(PARTITIONS)}
+        options |= {"address": cluster.address} if cluster else {}
+        command = [sys.executable, "-m", "tests.slow.search_driver"]
+        command += [part for name, value in options.items() for part in (f"--{name}", value)]
+        inherited = cluster.environment if cluster else environment()
+        variables = {**inherited, TOKEN: self.own, "PYTHONPATH": str(ROOT), **variables}
         self.process = subprocess.Popen(
             command, cwd=folder, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
         )
@@ -48,21 +48,21 @@ class Driver:
         """The records, and what it said on stderr."""
         out, said = self.process.communicate(timeout=PATIENCE)
         assert self.process.returncode == 0, said
-        return json.loads(out)["records"], said
+        return json.loads(out), said
 
     def kill(self) -> None:
         self.process.kill()
         self.process.communicate()
-        wait_until(lambda: not processes_with(self.token), 20, lambda: "the end of its cluster")
+        wait_until(lambda: not processes_with(self.own), PATIENCE, lambda: "the end of its cluster")
 
 
 @contextlib.contextmanager
-def driver(folder: Path, **search):
-    running = Driver(folder, **search)
+def driver(folder: Path, cluster: RayCluster | None, variables: dict[str, str] = {}, **search):
+    running = Driver(folder, cluster, variables, **search)
     try:
         yield running
     finally:
-        end_all(running.token)
+        end_all(running.own)
         running.process.communicate()
 
 
@@ -88,37 +88,37 @@ def comparable(records: list[dict]) -> list[dict]:
 
 
 @pytest.fixture(scope="module")
-def unbroken(tmp_path_factory) -> list[dict]:
+def unbroken(tmp_path_factory, ray_cluster) -> list[dict]:
     folder = tmp_path_factory.mktemp("unbroken")
-    with driver(folder) as search:
+    with driver(folder, ray_cluster) as search:
         records, _ = search.finish()
     assert len(records) == TRIALS and not done_twice(folder)
     return comparable(records)
 
 
-def test_a_killed_trial_process_costs_its_partition_and_a_killed_driver_costs_the_same(tmp_path, unbroken):
-    with driver(tmp_path) as search:
-        search.wait_for(3)
+def test_a_killed_trial_process_costs_its_partition_and_a_killed_driver_costs_the_same(tmp_path, unbroken, ray_cluster):
+    with driver(tmp_path, None) as search:
+        search.wait_for(2)
         safe = kept(tmp_path)
         os.kill(trial_workers(search.token)[0], signal.SIGKILL)
-        search.wait_for(6)
+        search.wait_for(5)
         search.kill()
     safe, done = safe | kept(tmp_path), len(lines(tmp_path))
-    with driver(tmp_path) as search:
+    with driver(tmp_path, ray_cluster) as search:
         records, _ = search.finish()
     assert comparable(records) == unbroken
     assert done < len(lines(tmp_path)) and safe.isdisjoint(done_twice(tmp_path))
     assert len(done_twice(tmp_path)) <= 2  # what was under way at either kill
 
 
-def test_trials_side_by_side_resume_without_repeating_what_is_done(tmp_path):
+def test_trials_side_by_side_resume_without_repeating_what_is_done(tmp_path, ray_cluster):
     settings = {"concurrent": 2, "scheduler": "asha", "trials": 8}
-    with driver(tmp_path, **settings) as search:
+    with driver(tmp_path, None, **settings) as search:
         search.wait_for(7)
         search.kill()
     safe = kept(tmp_path)
     begun = {path.name for path in tmp_path.glob(".mmrl/searches/simulated/*.json")}
-    with driver(tmp_path, **settings) as search:
+    with driver(tmp_path, ray_cluster, **settings) as search:
         records, _ = search.finish()
     assert len(records) == 8 and len(safe) >= 5  # two may have been under way
     assert safe.isdisjoint(done_twice(tmp_path)) and len(done_twice(tmp_path)) <= 2
@@ -126,9 +126,12 @@ def test_trials_side_by_side_resume_without_repeating_what_is_done(tmp_path):
     assert {record["state"] for record in records} <= {"complete", "stopped", "failed"}
 
 
-@pytest.mark.parametrize("after", [0, 13], ids=["second trial", "last trial"])
-def test_a_process_that_dies_as_it_is_handed_a_trial_changes_nothing(tmp_path, unbroken, after):
-    with driver(tmp_path) as search:
+@pytest.mark.parametrize("after", [
+    pytest.param(0, id="second trial", marks=pytest.mark.endurance),
+    pytest.param(PARTITIONS * (TRIALS - 2) + 1, id="last trial"),
+])  # fmt: skip
+def test_a_process_that_dies_as_it_is_handed_a_trial_changes_nothing(tmp_path, unbroken, ray_cluster, after):
+    with driver(tmp_path, ray_cluster) as search:
         search.wait_for(after)
         (tmp_path / "fuse").touch()
         records, _ = search.finish()
@@ -136,9 +139,9 @@ def test_a_process_that_dies_as_it_is_handed_a_trial_changes_nothing(tmp_path, u
     assert comparable(records) == unbroken and not done_twice(tmp_path)
 
 
-def test_a_trial_that_cannot_be_trained_fails_alone(tmp_path):
+def test_a_trial_that_cannot_be_trained_fails_alone(tmp_path, ray_cluster):
     space = {"searcher": "random", "trials": 12, "concurrent": None, "seed": 3}
-    with driver(tmp_path, **space) as search:
+    with driver(tmp_path, ray_cluster, **space) as search:
         records, _ = search.finish()
     failed = [record for record in records if record["params"]["train.lr"] > 8e-3]
     assert failed and len(records) == 12
@@ -147,13 +150,13 @@ def test_a_trial_that_cannot_be_trained_fails_alone(tmp_path):
 
 
 @pytest.mark.skipif(os.geteuid() != 0, reason="mounting a small disk needs root")
-def test_a_full_disk_costs_a_warning_and_the_search_goes_on(tmp_path, unbroken):
+def test_a_full_disk_costs_a_warning_and_the_search_goes_on(tmp_path, unbroken, ray_cluster):
     state = tmp_path / ".mmrl"
     state.mkdir()
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(state)], check=True)
     try:
         (state / "filler").write_bytes(bytes(200_000))
-        with driver(tmp_path) as search:
+        with driver(tmp_path, ray_cluster) as search:
             search.wait_for(2)
             with contextlib.suppress(OSError), open(state / "rest", "wb") as file:
                 while True:

@@ -1,6 +1,7 @@
 """The search on a real cluster of two nodes, the second without repository, data or shared file system."""
 
 import json
+import socket
 import subprocess
 import sys
 from collections import Counter
@@ -9,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.processes import PATIENCE, wait_until
-from tests.two_nodes import POSSIBLE, two_nodes
+from tests.two_nodes import HEAD, POSSIBLE, SECOND, two_nodes
 from tests.workspace import BIN, ROOT, make_workspace, prepare_digits, run
 
 pytestmark = [
@@ -17,12 +18,34 @@ pytestmark = [
     pytest.mark.skipif(not POSSIBLE, reason="network namespaces need root and iproute2"),
     pytest.mark.timeout(1800),  # they wait for one another
 ]
-TRIALS, PARTITIONS = 32, 2
+TRIALS, PARTITIONS, CPUS = 16, 2, 2
 SETTINGS = {"trials": TRIALS, "searcher": "random", "concurrent": None}
+SEARCH = {"trials": 4, "partitions": 1, "searcher": "random", "scheduler": "none", "concurrent": None, "enabled": True}
 
 
-def start(cluster, folder: Path, seconds: float) -> subprocess.Popen:
-    options = ["--partitions", str(PARTITIONS), "--seconds", str(seconds), "--search", json.dumps(SETTINGS)]
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory):
+    with two_nodes(tmp_path_factory.mktemp("cluster"), cpus=CPUS) as started:
+        yield started
+
+
+@pytest.fixture
+def gate():
+    """Where evaluations report and wait."""
+    with socket.create_server((HEAD, 0)) as listening:
+        listening.settimeout(PATIENCE)
+        yield listening
+
+
+def start(cluster, folder: Path, gate: socket.socket) -> subprocess.Popen:
+    options = [
+        "--partitions",
+        str(PARTITIONS),
+        "--search",
+        json.dumps(SETTINGS),
+        "--gate",
+        f"{HEAD}:{gate.getsockname()[1]}",
+    ]
     command = [sys.executable, "-m", "tests.slow.search_driver", "--address", cluster.address, *options]
     variables = {**cluster.environment, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
@@ -30,48 +53,57 @@ def start(cluster, folder: Path, seconds: float) -> subprocess.Popen:
     )
 
 
-def finish(driver: subprocess.Popen) -> dict:
+def let_through(gate: socket.socket, count: int) -> Counter:
+    """Wait for so many evaluations side by side, then open the gate for good; how many of them came from which node."""
+    waiting = [gate.accept() for _ in range(count)]
+    gate.close()
+    for connection, _ in waiting:
+        connection.close()
+    return Counter(address for _, (address, _) in waiting)
+
+
+def finish(driver: subprocess.Popen) -> list[dict]:
     out, said = driver.communicate(timeout=PATIENCE)
     assert driver.returncode == 0, said
     return json.loads(out)
 
 
-def by_node(found: dict) -> Counter:
-    return Counter(int(scores["node"]) for record in found["records"] for scores in record["scores"])
+def by_node(records: list[dict]) -> Counter:
+    return Counter(int(scores["node"]) for record in records for scores in record["scores"])
 
 
-def whole(found: dict) -> list[dict]:
-    return [one for one in found["records"] if one["state"] == "failed" or len(one["scores"]) == PARTITIONS]
+def whole(records: list[dict]) -> list[dict]:
+    return [one for one in records if one["state"] == "failed" or len(one["scores"]) == PARTITIONS]
 
 
-def test_a_second_node_halves_a_search_and_its_death_only_costs_what_ran_there(tmp_path):
-    (tmp_path / "shared").mkdir(), (tmp_path / "killed").mkdir()
-    with two_nodes(tmp_path, cpus=2) as cluster:
-        assert not cluster.sees(ROOT / "params.yaml") and not cluster.sees(tmp_path)
-        found = finish(start(cluster, tmp_path / "shared", 2.0))
-        shares = by_node(found)
-        assert len(whole(found)) == TRIALS and set(shares) == {1, 2}
-        assert sum(shares.values()) / max(shares.values()) >= 1.7  # sleeping trials: the time is the larger share
-        driver = start(cluster, tmp_path / "killed", 0.25)
-        records = tmp_path / "killed/.mmrl/searches/simulated"
-        wait_until(lambda: len(list(records.glob("*.json"))) > 8, PATIENCE, lambda: "some trials")
-        cluster.end_second()
-        found = finish(driver)
-        assert len(whole(found)) == TRIALS and by_node(found)[1] > by_node(found)[2]
-
-
-def test_a_real_search_needs_nothing_on_the_second_node_and_writes_the_file_that_one_machine_writes(tmp_path):
-    search = {"trials": 6, "partitions": 1, "searcher": "random", "scheduler": "none", "concurrent": None}
+def test_a_real_search_needs_nothing_on_the_second_node_and_writes_the_file_that_one_machine_writes(
+    tmp_path, cluster, ray_cluster
+):
     project = make_workspace(tmp_path / "project", methods=["mmrl"], shots=[2], seeds=[1, 2], train={"epochs": 2},
-                             search={**search, "enabled": True})  # fmt: skip
+                             search=SEARCH)  # fmt: skip
     prepare_digits(project, seeds=(1, 2))
-    tune = [str(BIN / "mmrl"), "tune", "--dataset", "digits", "--method", "mmrl"]
-    run(project, *tune)
-    alone = (project / "results/digits/search/mmrl.json").read_text()
+    search_on(ray_cluster, project, "alone.json")
     run(project, str(BIN / "mmrl"), "clean")
-    with two_nodes(tmp_path, cpus=1) as cluster:
-        on_cluster = [*tune, "--set", f"cluster.address={cluster.address}", "--out", "elsewhere.json"]
-        done = subprocess.run(on_cluster, cwd=project, env=cluster.environment, capture_output=True, text=True)
-        assert done.returncode == 0, done.stderr
-        assert cluster.sees("/tmp/mmrl-features")  # it trained there, and kept what all its trials share
-    assert (project / "elsewhere.json").read_text() == alone
+    search_on(cluster, project, "together.json")
+    assert cluster.sees("/tmp/mmrl-features")  # it trained there, and kept what all its trials share
+    assert (project / "together.json").read_text() == (project / "alone.json").read_text()
+
+
+def search_on(cluster, project: Path, out: str) -> None:
+    """A trial a node at a time."""
+    settings = (f"cluster.address={cluster.address}", f"cluster.cpus_per_trial={CPUS}")
+    command = [str(BIN / "mmrl"), "tune", "--dataset", "digits", "--method", "mmrl", "--out", out]
+    command += [part for one in settings for part in ("--set", one)]
+    done = subprocess.run(command, cwd=project, env=cluster.environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_a_second_node_doubles_what_runs_side_by_side_and_its_death_only_costs_what_ran_there(tmp_path, cluster, gate):
+    assert not cluster.sees(ROOT / "params.yaml") and not cluster.sees(tmp_path)
+    driver = start(cluster, tmp_path, gate)
+    assert let_through(gate, 2 * CPUS) == {HEAD: CPUS, SECOND: CPUS}
+    records = tmp_path / ".mmrl/searches/simulated"
+    wait_until(lambda: len(list(records.glob("*.json"))) > 3 * CPUS, PATIENCE, lambda: "some trials")
+    cluster.end_second()
+    found = finish(driver)
+    assert len(whole(found)) == TRIALS and by_node(found)[1] > by_node(found)[2] > 0
