@@ -60,7 +60,7 @@ def _fit(plan: Plan, evaluate: Evaluate, ledger, runs: SearchRuns | None) -> lis
     from flows.tuning.schedulers import scheduler
     from flows.tuning.watch import Halt, Held, Watch
 
-    search, held = plan.search, Held(ledger, runs)
+    search, held = plan.search, Held(ledger, runs, in_order=plan.search.concurrent == 1)
     resources = {"cpu": plan.cluster.cpus_per_trial, "gpu": plan.cluster.gpus_per_trial}
     trainable = tune.with_parameters(run_trial, evaluate=evaluate, n_partitions=plan.n_partitions, ledger=ledger)
     with _storage(plan) as storage:
@@ -77,7 +77,7 @@ def _fit(plan: Plan, evaluate: Evaluate, ledger, runs: SearchRuns | None) -> lis
                 name="search",
                 storage_path=str(storage),
                 verbose=0,
-                stop=Halt(plan.label) if search.concurrent == 1 else None,
+                stop=Halt(plan.label),
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
                 callbacks=[Watch(plan.label, search.trials, plan.n_partitions, held)],
             ),
@@ -86,7 +86,7 @@ def _fit(plan: Plan, evaluate: Evaluate, ledger, runs: SearchRuns | None) -> lis
 
 
 def _unfinished(ledger, drawn: list[Settings]) -> list[Settings]:
-    """Trials that Tune gave up with retries left, which it does where a reused process dies as it is handed a trial.
+    """Trials that Tune gave up with retries left: where a reused process is handed a trial and dies, or is too slow.
 
     The next run resumes the search with them, as the next process does after a kill.
     """

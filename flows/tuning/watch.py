@@ -14,20 +14,23 @@ from flows.tuning.ledger import COMPLETE, DIED, LOST, STOPPED
 class Held:
     """What cannot be copied: the ledger's actor, the search in MLflow or None, settings by trial as they are drawn.
 
-    `given_up`: Tune ended a trial although retries were left.
+    `in_order`: what comes next depends on the trials before. `given_up`: Tune ended a trial although retries were left,
+    and this run of Tune has to end. `told`: trials of which Tune told that they failed for good.
     """
 
     ledger: Any
     runs: Any
+    in_order: bool
     drawn: dict[str, dict] = field(default_factory=dict)
     given_up: bool = False
+    told: set[str] = field(default_factory=set)
 
 
 _held: dict[str, Held] = {}  # by label, since Tune copies callbacks and stoppers by pickle before it uses them
 
 
 class Halt(tune.Stopper):
-    """Ends a run of Tune once a trial was given up: in a search in order, what comes next depends on that trial."""
+    """Ends a run of Tune once a trial was given up that others depend on or wait for; the next run resumes it."""
 
     def __init__(self, label: str):
         self.label = label
@@ -49,16 +52,21 @@ class Watch(tune.Callback):
         self.report = self.bars.__enter__()
 
     def on_step_begin(self, iteration, trials, **info):
+        held = _held[self.label]
         for trial in trials:  # early, since a trial that is tried again moves to the end of them
-            _held[self.label].drawn.setdefault(trial.trial_id, trial.config)
+            held.drawn.setdefault(trial.trial_id, trial.config)
+            # A process that was too slow to take it: Tune tells nobody, and the searcher waits for the trial for ever.
+            held.given_up |= trial.status == trial.ERROR and trial.trial_id not in held.told
 
     def on_trial_complete(self, iteration, trials, trial, **info):
         seen = len((trial.last_result or {}).get("scores", []))
         self._end(trial.config, COMPLETE if seen == self.n_partitions else STOPPED)
 
     def on_trial_error(self, iteration, trials, trial, **info):
+        held = _held[self.label]
+        held.told.add(trial.trial_id)
         if trial.should_recover():
-            _held[self.label].given_up = True
+            held.given_up |= held.in_order
         else:
             self._end(trial.config, LOST, DIED)
 
