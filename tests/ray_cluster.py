@@ -37,10 +37,13 @@ class RayCluster(NamedTuple):
 
 
 @contextlib.contextmanager
-def started(cpus: int = 2) -> Iterator[RayCluster]:
-    """A cluster of one node, which asks its drivers for a token. It ends with the block."""
+def started(cpus: int = 2, **variables: str) -> Iterator[RayCluster]:
+    """A cluster of one node, which asks its drivers for a token; its processes have these environment variables, too.
+
+    It ends with the block.
+    """
     token, folder = uuid.uuid4().hex, tempfile.mkdtemp(prefix="mmrl-test-", dir="/tmp")  # sockets need a short path
-    variables = {**environment(), "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex}
+    variables = {**environment(), **variables, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex}
     head = subprocess.Popen([sys.executable, "-c", HEAD, str(cpus), folder], cwd="/", env={**variables, TOKEN: token},
                             stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # fmt: skip
     try:

@@ -25,25 +25,32 @@ atexit.register(lambda: open(os.environ["LOADED"], "a").write(" ".join(n for n i
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory):
+def project(tmp_path_factory, ray_cluster):
     """A project in which a search was killed when it had two whole trials, and then started again."""
     folder = make_workspace(tmp_path_factory.mktemp("project"), methods=["mmrl"], shots=[2], seeds=[1, 2],
-                            train={"epochs": 2}, search=SEARCH)  # fmt: skip
-    prepare_digits(folder, seeds=(1, 2))
+                            train={"epochs": 1}, search=SEARCH)  # fmt: skip
+    prepare_digits(folder, seeds=(1, 2, 3))
     token = uuid.uuid4().hex
     search = subprocess.Popen(TUNE, cwd=folder, env={**environment(), TOKEN: token}, stderr=subprocess.DEVNULL)
     try:
         wait_until(lambda: len(ended(folder)) >= 2, PATIENCE, lambda: "two trials")
         os.kill(search.pid, signal.SIGKILL)
         search.wait()
-        wait_until(lambda: not processes_with(token), 20, lambda: "the end of its cluster")
+        wait_until(lambda: not processes_with(token), PATIENCE, lambda: "the end of its cluster")
     finally:
         end_all(token)
     assert status_of_runs(folder)["parent"] == ["RUNNING"]
     before = {path: path.read_bytes() for path in ended(folder)}
-    said = run(folder, *TUNE).stderr
+    said = tune(folder, ray_cluster).stderr
     assert "going on from" in said and all(path.read_bytes() == content for path, content in before.items())
     return folder
+
+
+def tune(folder, cluster, *options: str, **variables: str) -> subprocess.CompletedProcess:
+    command = [*TUNE, "--set", f"cluster.address={cluster.address}", *options]
+    done = subprocess.run(command, cwd=folder, env={**cluster.environment, **variables}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done
 
 
 def ended(folder) -> list:
@@ -70,13 +77,11 @@ def test_mlflow_shows_one_parent_and_a_child_a_trial_and_none_left_running(proje
     assert status_of_runs(project) == {"parent": ["FINISHED"], "child": ["FINISHED"] * len(trials)}
 
 
-def test_the_file_is_that_of_an_unbroken_search_that_could_not_reach_mlflow(project):
+def test_the_file_is_that_of_an_unbroken_search_that_could_not_reach_mlflow(project, ray_cluster):
     resumed = (project / RESULT).read_bytes()
     run(project, str(BIN / "mmrl"), "clean")
-    command = subprocess.run(TUNE, cwd=project, env={**environment(), "MLFLOW_TRACKING_URI": "http://127.0.0.1:9"},
-                             capture_output=True, text=True)  # fmt: skip
-    assert command.returncode == 0, command.stderr
-    assert command.stderr.count("warning: the search goes on untracked") == 1
+    said = tune(project, ray_cluster, MLFLOW_TRACKING_URI="http://127.0.0.1:9").stderr
+    assert said.count("warning: the search goes on untracked") == 1
     assert (project / RESULT).read_bytes() == resumed
 
 
@@ -105,7 +110,6 @@ def test_the_pareto_front_and_the_distance_to_the_published_setting_are_in_the_f
 
 
 def test_the_choice_is_confirmed_on_seeds_that_the_search_did_not_see(project):
-    run(project, str(BIN / "mmrl"), "prepare", "--dataset", "digits", "--shots", "2", "--seed", "3")
     found = json.loads(run(project, *TUNE, "--confirm", "3", "--json").stdout)
     assert found["divisions"] == 1 and set(found["ahead"]) == {"log_likelihood", "harmonic_mean"}
     assert found["choice"] != found["published"] or found["same"]
