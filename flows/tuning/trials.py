@@ -39,12 +39,12 @@ def run_trials(plan: Plan, evaluate: Evaluate, runs: SearchRuns | None = None) -
     with connected(plan.cluster, Needs(plan.cluster.cpus_per_trial, plan.cluster.gpus_per_trial)):
         ledger = on_this_node(Ledger).remote(plan.folder.absolute())
         ray.get(ledger.reopen.remote())
-        drawn, given_up = _fit(plan, evaluate, ledger, runs), Counter()
+        drawn, given_up = _fit(plan, evaluate, ledger, runs, reuse=True), Counter()
         while left := _unfinished(ledger, drawn):
             given_up.update(map(trial_key, left))
             lost = [settings for settings in left if given_up[trial_key(settings)] > RETRIES]
             ray.get([ledger.end.remote(settings, LOST, DIED) for settings in lost])
-            drawn = _fit(plan, evaluate, ledger, runs)
+            drawn = _fit(plan, evaluate, ledger, runs, reuse=False)  # a trial is given up where it is handed over
         records, trouble = ray.get([ledger.all.remote(), ledger.trouble.remote()])
     if trouble:
         print(f"warning: trials were not kept for a resume ({trouble}); free some space", file=sys.stderr)
@@ -52,8 +52,11 @@ def run_trials(plan: Plan, evaluate: Evaluate, runs: SearchRuns | None = None) -
     return [by_key[key] for key in dict.fromkeys(map(trial_key, drawn))]
 
 
-def _fit(plan: Plan, evaluate: Evaluate, ledger, runs: SearchRuns | None) -> list[Settings]:
-    """One run of Ray Tune, which begins or resumes the search; its trials' settings as they were drawn."""
+def _fit(plan: Plan, evaluate: Evaluate, ledger, runs: SearchRuns | None, reuse: bool) -> list[Settings]:
+    """One run of Ray Tune, which begins or resumes the search; its trials' settings as they were drawn.
+
+    `reuse`: a process that has ended a trial takes another one.
+    """
     import ray
     from ray import tune
 
@@ -69,7 +72,7 @@ def _fit(plan: Plan, evaluate: Evaluate, ledger, runs: SearchRuns | None) -> lis
             param_space=param_space(search, plan.space),
             tune_config=tune.TuneConfig(
                 num_samples=1 if search.searcher == "grid" else search.trials,
-                reuse_actors=True,
+                reuse_actors=reuse,
                 search_alg=searcher(search, plan.points, _begun(plan, ray.get(ledger.all.remote()))),
                 scheduler=scheduler(search, plan.n_partitions),
             ),
