@@ -20,6 +20,28 @@ NEED_PHOTOGRAPHS = {
 }
 skipped: set[str] = set()
 
+# The longest first, so that no process is left alone with one at the end; all others follow as they are found.
+FIRST = ("test_whole_story", "test_end_to_end", "test_kills", "test_protocols", "test_distributed",
+         "test_two_nodes_training", "test_search_faults", "test_pipeline", "test_deployments", "test_serve")  # fmt: skip
+# They share a project that takes a minute to make, so one process runs them.
+OF_ONE_PROJECT = ("test_end_to_end", "test_kills", "test_protocols")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: FIRST.index(item.path.stem) if item.path.stem in FIRST else len(FIRST))
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log):
+    """A file's tests run in one process, and so do those of files that share a project."""
+    from xdist.scheduler import LoadFileScheduling
+
+    class ByProject(LoadFileScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            file = super()._split_scope(nodeid)
+            return "of one project" if file.endswith(tuple(f"/{name}.py" for name in OF_ONE_PROJECT)) else file
+
+    return ByProject(config, log)
+
 
 @pytest.fixture(scope="session")
 def ray_cluster():

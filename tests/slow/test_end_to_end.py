@@ -14,7 +14,7 @@ import yaml
 from tests.photographs import needs_photographs
 from tests.workspace import BIN, environment, in_turn, make_workspace, run, run_stages
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("adapted")]
+pytestmark = pytest.mark.slow
 MMRL = str(BIN / "mmrl")
 # Python imports this by itself at start-up: it tells at the end what heavy was loaded and which processes were started.
 WATCH = """

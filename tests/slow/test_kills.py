@@ -16,7 +16,7 @@ import yaml
 from tests.processes import PATIENCE, TOKEN, command_of, end_all, processes_with, trial_workers, wait_until
 from tests.workspace import environment, run
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("adapted")]
+pytestmark = pytest.mark.slow
 
 ADAPTER = Path("models/digits/mmrl-4shot/seed1/adapter.safetensors")
 METRICS = Path("results/digits-to-digits/mmrl-4shot/seed1/metrics.json")

@@ -11,7 +11,7 @@ import pytest
 from tests.photographs import needs_photographs
 from tests.workspace import ADAPTED, make_workspace, run, run_stages, write_params
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("adapted")]
+pytestmark = pytest.mark.slow
 
 QUICK = {"methods": ["mmrlpp"], "seeds": [1], "shots": [2], "train": {"epochs": 1}, "search": {"enabled": False}}
 CROSS = {"data": {"protocol": "cross-dataset"}, "targets": ["letters"]}
