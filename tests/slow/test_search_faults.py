@@ -53,7 +53,7 @@ class Driver:
     def kill(self) -> None:
         self.process.kill()
         self.process.communicate()
-        wait_until(lambda: not processes_with(self.own), PATIENCE, lambda: "the end of its cluster")
+        wait_until(lambda: not processes_with(self.own), 20, lambda: "the end of its cluster")
 
 
 @contextlib.contextmanager

@@ -36,7 +36,7 @@ def project(tmp_path_factory, ray_cluster):
         wait_until(lambda: len(ended(folder)) >= 2, PATIENCE, lambda: "two trials")
         os.kill(search.pid, signal.SIGKILL)
         search.wait()
-        wait_until(lambda: not processes_with(token), PATIENCE, lambda: "the end of its cluster")
+        wait_until(lambda: not processes_with(token), 20, lambda: "the end of its cluster")
     finally:
         end_all(token)
     assert status_of_runs(folder)["parent"] == ["RUNNING"]
