@@ -25,6 +25,7 @@ from mmrl_core.data.views import train_views, view_seed
 from mmrl_core.errors import UserError
 from mmrl_core.memory import keep_freed_memory
 from mmrl_core.model import AdaptedCLIP
+from mmrl_core.optimizer import AdamW
 from mmrl_core.precision import settle_precision
 from mmrl_core.step import TERMS, TrainingStep
 from mmrl_core.towers import Frozen
@@ -58,9 +59,9 @@ def settle_threads(backbone: Backbone) -> None:
         torch.set_num_threads(1)
 
 
-def new_optimizer(adapter: Adapter, lr: float) -> torch.optim.AdamW:
+def new_optimizer(adapter: Adapter, lr: float) -> AdamW:
     """AdamW over every trainable tensor, weight decay included."""
-    return torch.optim.AdamW(adapter.parameters(), lr=lr, betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True)
+    return AdamW(adapter.parameters(), lr=lr, betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True)
 
 
 def lr_at(epoch: int, train: TrainConfig) -> float:

@@ -22,8 +22,7 @@ MODEL = ["--model", "models/digits/mmrl-2shot/seed1"]
     ("command", "may"),
     [
         (["prepare", "--dataset", "digits"], set()),
-        # torch.optim imports torch's compiler, and that sympy, when an optimizer is made.
-        (["train", *RUN], {"open_clip", "torch", "torch._dynamo", "sympy", *TRACKING}),
+        (["train", *RUN], {"open_clip", "torch", *TRACKING}),
         (["evaluate", *RUN], {"open_clip", "torch", "pandas", "pyarrow"}),
         (["predict", "one.png", *MODEL], {"open_clip", "torch"}),
         (["register"], TRACKING),
