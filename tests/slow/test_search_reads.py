@@ -2,6 +2,7 @@
 
 import os
 import subprocess
+import uuid
 
 import pytest
 
@@ -47,7 +48,8 @@ def opened_by_tune(folder, cluster, *settings) -> tuple[set[str], int]:
     log = folder / "opened.txt"
     log.write_text("")
     options = [part for one in (f"cluster.address={cluster.address}", *settings) for part in ("--set", one)]
-    command = [str(BIN / "mmrl"), "tune", "--dataset", "digits", "--method", "mmrlpp", *options, "--out", "found.json"]
+    tune = [str(BIN / "mmrl"), "tune", "--dataset", "digits", "--method", "mmrlpp"]
+    command = [*tune, *options, "--out", f"{uuid.uuid4().hex}.json"]
     done = subprocess.run(command, cwd=folder, env=cluster.environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     lines = [line.split(" ", 1) for line in log.read_text().splitlines()]

@@ -10,12 +10,13 @@ import pytest
 
 from flows import tracking
 from tests.processes import PATIENCE, TOKEN, end_all, processes_with, wait_until
-from tests.workspace import BIN, environment, make_workspace, prepare_digits, run
+from tests.workspace import BIN, environment, make_workspace, prepare_digits, run, write_params
 
 pytestmark = pytest.mark.slow
 TUNE = [str(BIN / "mmrl"), "tune", "--dataset", "digits", "--method", "mmrl"]
 RESULT = "results/digits/search/mmrl.json"
 SEARCH = {"enabled": True, "trials": 5, "partitions": 1, "second_objective": "trainable_parameters"}
+SETTINGS = {"methods": ["mmrl"], "shots": [2], "seeds": [1, 2], "train": {"epochs": 1}, "search": SEARCH}
 # Python imports this by itself at start-up: it tells at the end which of the heavy packages were loaded.
 WATCH = """
 import atexit, os, sys
@@ -27,8 +28,7 @@ atexit.register(lambda: open(os.environ["LOADED"], "a").write(" ".join(n for n i
 @pytest.fixture(scope="module")
 def project(tmp_path_factory, ray_cluster):
     """A project in which a search was killed when it had two whole trials, and then started again."""
-    folder = make_workspace(tmp_path_factory.mktemp("project"), methods=["mmrl"], shots=[2], seeds=[1, 2],
-                            train={"epochs": 1}, search=SEARCH)  # fmt: skip
+    folder = make_workspace(tmp_path_factory.mktemp("project"), **SETTINGS)
     prepare_digits(folder, seeds=(1, 2, 3))
     token = uuid.uuid4().hex
     search = subprocess.Popen(TUNE, cwd=folder, env={**environment(), TOKEN: token}, stderr=subprocess.DEVNULL)
@@ -41,14 +41,15 @@ def project(tmp_path_factory, ray_cluster):
         end_all(token)
     assert status_of_runs(folder)["parent"] == ["RUNNING"]
     before = {path: path.read_bytes() for path in ended(folder)}
+    write_params(folder, **SETTINGS, cluster={"address": ray_cluster.address})
     said = tune(folder, ray_cluster).stderr
     assert "going on from" in said and all(path.read_bytes() == content for path, content in before.items())
     return folder
 
 
 def tune(folder, cluster, *options: str, **variables: str) -> subprocess.CompletedProcess:
-    command = [*TUNE, "--set", f"cluster.address={cluster.address}", *options]
-    done = subprocess.run(command, cwd=folder, env={**cluster.environment, **variables}, capture_output=True, text=True)
+    env = {**cluster.environment, **variables}
+    done = subprocess.run([*TUNE, *options], cwd=folder, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done
 
@@ -109,8 +110,8 @@ def test_the_pareto_front_and_the_distance_to_the_published_setting_are_in_the_f
     assert found["ahead_of"]["published"]["difference"] >= 0 and found["ahead_of"]["runner_up"]["se"] >= 0
 
 
-def test_the_choice_is_confirmed_on_seeds_that_the_search_did_not_see(project):
-    found = json.loads(run(project, *TUNE, "--confirm", "3", "--json").stdout)
+def test_the_choice_is_confirmed_on_seeds_that_the_search_did_not_see(project, ray_cluster):
+    found = json.loads(tune(project, ray_cluster, "--confirm", "3", "--json").stdout)
     assert found["divisions"] == 1 and set(found["ahead"]) == {"log_likelihood", "harmonic_mean"}
     assert found["choice"] != found["published"] or found["same"]
     assert "seed 1 was searched on" in run(project, *TUNE, "--confirm", "1", check=False).stderr
