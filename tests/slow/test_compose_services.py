@@ -7,6 +7,7 @@ import ast
 import json
 import os
 import re
+import socket
 import subprocess
 import sys
 import tempfile
@@ -53,9 +54,15 @@ class Stack:
 
         def well() -> bool:
             assert self.processes[name].poll() is None, f"{name} ended: {log.read_text()[-3000:]}"
-            return self.is_well(name)
+            return self.listens(name) and self.is_well(name)
 
         wait_until(well, PATIENCE, lambda: f"{name}: {log.read_text()[-3000:]}")
+
+    def listens(self, name: str) -> bool:
+        """Whether something answers where the health check asks, which is a process of a second or more."""
+        port = re.search(r"127\.0\.0\.1:(\d+)", self.here(" ".join(self.services[name]["healthcheck"]["test"])))[1]
+        with socket.socket() as probe:
+            return probe.connect_ex(("127.0.0.1", int(port))) == 0
 
     def is_well(self, name: str) -> bool:
         """By the health check in the file."""

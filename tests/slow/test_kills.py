@@ -68,13 +68,12 @@ MOMENTS = {
 }  # fmt: skip
 TERM, KILL = signal.SIGTERM, signal.SIGKILL
 CASES = [
-    ("shards half-written", "stage", TERM), ("search under way", "dvc", KILL),
-    ("first checkpoint kept", "dvc", TERM), ("evaluation begun", "stage", KILL),
+    ("shards half-written", "stage", TERM), ("first checkpoint kept", "dvc", KILL), ("evaluation begun", "stage", KILL),
 ]  # fmt: skip
 MORE_CASES = [
-    ("shards half-written", "dvc", KILL), ("search under way", "stage", KILL), ("first checkpoint kept", "dvc", KILL),
-    ("first checkpoint kept", "stage", TERM), ("first checkpoint kept", "stage", KILL),
-    ("evaluation begun", "dvc", TERM),
+    ("shards half-written", "dvc", KILL), ("search under way", "dvc", KILL), ("search under way", "stage", KILL),
+    ("first checkpoint kept", "dvc", TERM), ("first checkpoint kept", "stage", TERM),
+    ("first checkpoint kept", "stage", KILL), ("evaluation begun", "dvc", TERM),
 ]  # fmt: skip
 
 

@@ -1,5 +1,6 @@
 """bf16 on real digits: accuracies differ from float32's by no more than seeds differ among themselves."""
 
+from itertools import islice
 from statistics import mean
 
 import pytest
@@ -34,13 +35,14 @@ def data(tmp_path_factory):
 def accuracies(folder, method: str, seed: int, precision: str) -> dict[str, float]:
     backbone = load_backbone("tiny")
     config = AdapterConfig(method=method, insertion_depth=3, reg_weight=10.0, beta=0.9)
-    train = TrainConfig(seed=seed, precision=precision, lr=4e-3)
+    train = TrainConfig(seed=seed, precision=precision, lr=4e-3, batch_size=8)
     adapter = fit(backbone, config, train, read_set(folder / str(seed), "train", ["base"], TEMPLATE)).adapter
     manifest, found = read_manifest(folder / "pool"), {}
     for half, trained in (("base", manifest["base"]), ("novel", [])):
         names = [manifest["class_names"][label] for label in manifest[half]]
         model = AdaptedCLIP(backbone, adapter, names, TEMPLATE)
-        scores = score(model, stream_examples(folder / "pool", "test", half), manifest[half], trained)
+        images = islice(stream_examples(folder / "pool", "test", half), None, None, 2)  # every other one
+        scores = score(model, images, manifest[half], trained)
         found[half] = summary(scores.adapted, scores.labels)["accuracy"]
     return found
 

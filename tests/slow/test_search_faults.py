@@ -139,7 +139,7 @@ def test_a_process_that_dies_as_it_is_handed_a_trial_changes_nothing(tmp_path, u
     assert comparable(records) == unbroken and not done_twice(tmp_path)
 
 
-@pytest.mark.parametrize("concurrent", [1, 2])
+@pytest.mark.parametrize("concurrent", [2, pytest.param(1, marks=pytest.mark.endurance)])
 def test_a_process_that_is_slow_to_end_a_trial_before_it_takes_the_next_costs_none(tmp_path, ray_cluster, concurrent):
     no_time = {"TUNE_FUNCTION_THREAD_TIMEOUT_S": "0"}
     with driver(tmp_path, ray_cluster, no_time, trials=1 + concurrent, concurrent=concurrent) as search:

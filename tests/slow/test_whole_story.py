@@ -44,23 +44,39 @@ SECRET = "known to MLflow and to the listener"
 
 
 @pytest.mark.timeout(1800)
-def test_the_whole_story(tmp_path, postgres_port, mlflow_database):
+def test_the_story_in_short(tmp_path, postgres_port, mlflow_database):
+    """Without the challenger that wins: what a gate accepts is told by tests/flows/test_promotion.py."""
     with ExitStack() as stack:
         story = Story(tmp_path, stack, mlflow_database(), create_database(postgres_port))
         story.a_scheduled_run_makes_the_first_champion_and_its_release()
         story.prefect_shows_the_results_and_the_way_to_mlflow()
         with story.traffic() as answers:
+            story.a_worse_challenger_is_refused()
+            assert story.aliases() == {"champion": 1, "challenger": 2, RELEASED: 1}
+            story.mlflow_itself_tells_of_a_champion()
+            story.the_champion_before_is_live_again_after_a_rollback()
+        story.told([(1, "first"), (1, RELEASED), (2, "refused"), (2, "forced"), (2, RELEASED), (1, "rolled back"),
+                    (1, RELEASED)])  # fmt: skip
+        story.answered_by(answers, [1, 2, 1])
+
+
+@pytest.mark.endurance
+@pytest.mark.timeout(1800)
+def test_the_whole_story(tmp_path, postgres_port, mlflow_database):
+    with ExitStack() as stack:
+        story = Story(tmp_path, stack, mlflow_database(), create_database(postgres_port))
+        story.swap("eight", "one")  # a mistake that nobody has seen yet
+        story.a_scheduled_run_makes_the_first_champion_and_its_release()
+        story.prefect_shows_the_results_and_the_way_to_mlflow()
+        with story.traffic() as answers:
             story.corrected_data_makes_a_challenger_that_wins_and_goes_live()
             story.a_worse_challenger_is_refused()
+            assert story.aliases() == {"champion": 2, "previous": 1, "challenger": 3, RELEASED: 2}
             story.the_champion_before_is_live_again_after_a_rollback()
             story.mlflow_itself_tells_of_a_champion()
-        assert Counter(status for status, _ in answers) == {200: len(answers)}
-        assert story.verdicts() == [
-            (1, "first"), (1, RELEASED), (2, "accepted"), (2, RELEASED), (3, "refused"),
-            (1, "rolled back"), (1, RELEASED), (2, "forced"), (2, RELEASED),
-        ]  # fmt: skip
-        live = [version for _, version in answers]
-        assert [one for one, before in zip(live, [None, *live], strict=False) if one != before] == [1, 2, 1, 2]
+        story.told([(1, "first"), (1, RELEASED), (2, "accepted"), (2, RELEASED), (3, "refused"),
+                    (1, "rolled back"), (1, RELEASED), (2, "forced"), (2, RELEASED)])  # fmt: skip
+        story.answered_by(answers, [1, 2, 1, 2])
 
 
 class Story:
@@ -72,7 +88,6 @@ class Story:
 
     def a_scheduled_run_makes_the_first_champion_and_its_release(self):
         """On schedule, which is now instead of at two in the morning."""
-        self.swap("eight", "one")  # a mistake that nobody has seen yet
         before = set(self.project.iterdir())
         with self.ending("adapt/nightly", "release/release"):
             self.place.schedule("adapt/nightly")
@@ -96,7 +111,6 @@ class Story:
     def a_worse_challenger_is_refused(self):
         with self.ending("adapt/nightly"):
             self.place.start("nightly", overrides=["train.lr=0.3"])
-        assert self.aliases() == {"champion": 2, "previous": 1, "challenger": 3, RELEASED: 2}
 
     def the_champion_before_is_live_again_after_a_rollback(self):
         with self.ending("release/release"):
@@ -137,9 +151,15 @@ class Story:
         found = httpx.get(url, params=asked).json()["registered_model"]["aliases"]
         return {one["alias"]: int(one["version"]) for one in found}
 
-    def verdicts(self) -> list[tuple[int, str]]:
+    def told(self, verdicts: list[tuple[int, str]]) -> None:
         [entries] = json.loads(self.mmrl("history", "--json")).values()
-        return [(one["version"], one["verdict"]) for one in entries]
+        assert [(one["version"], one["verdict"]) for one in entries] == verdicts
+
+    def answered_by(self, answers: list[tuple[int, int]], versions: list[int]) -> None:
+        """None was lost, and each version took the place of the one before."""
+        assert Counter(status for status, _ in answers) == {200: len(answers)}
+        live = [version for _, version in answers]
+        assert [one for one, before in zip(live, [None, *live], strict=False) if one != before] == versions
 
     @contextlib.contextmanager
     def traffic(self) -> Iterator[list[tuple[int, int]]]:
