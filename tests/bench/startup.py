@@ -1,4 +1,4 @@
-"""What starting costs, of this build and of another commit: processor time and peak memory of whole processes.
+"""What starting costs, of this build and of another commit: time, processor time and peak memory of whole processes.
 
     python -m tests.bench.startup --against COMMIT [--flow]
 
@@ -12,6 +12,7 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import NamedTuple
 
@@ -20,8 +21,11 @@ from tests.workspace import BIN, QUICK, ROOT, environment, make_workspace
 
 COLUMNS = [
     Column("process", "process", width=36),
-    Column("then s", "then_seconds", ".2f"),
-    Column("now s", "now_seconds", ".2f"),
+    Column("then s", "then_wall", ".2f"),
+    Column("now s", "now_wall", ".2f"),
+    Column("ratio", "wall", ".2f"),
+    Column("then CPU s", "then_seconds", ".2f", 11),
+    Column("now CPU s", "now_seconds", ".2f", 10),
     Column("ratio", "seconds", ".2f"),
     Column("then MB", "then_peak", ".0f", 9),
     Column("now MB", "now_peak", ".0f"),
@@ -33,8 +37,10 @@ REPRO = [str(BIN / "dvc"), "repro"]
 
 
 class Cost(NamedTuple):
-    """Seconds of processor time of a process and of the children that it waited for; the largest one's peak in MB."""
+    """Seconds that a process took; processor time of it and of the children that it waited for; the largest one's peak
+    in MB."""
 
+    wall: float
     seconds: float
     peak: float
 
@@ -46,11 +52,12 @@ class Build(NamedTuple):
     project: Path
 
     def cost(self, command: list[str]) -> Cost:
+        start = time.monotonic()
         child = self.start(command)
         _, status, used = os.wait4(child.pid, 0)
         child.returncode = os.waitstatus_to_exitcode(status)
         assert child.returncode == 0, f"{command} in {self.project} ended with {child.returncode}"
-        return Cost(used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
+        return Cost(time.monotonic() - start, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
 
     def start(self, command: list[str]) -> subprocess.Popen:
         path = {"PYTHONPATH": str(self.source), "PYTHONWARNINGS": "ignore"}
@@ -61,12 +68,11 @@ def compare(then: Build, now: Build, command: list[str], repeats: int) -> dict:
     """Medians of both builds in turn, after one run of each that is not counted."""
     costs = [(then.cost(command), now.cost(command)) for _ in range(repeats + 1)][1:]
     medians = [Cost(*map(statistics.median, zip(*one, strict=True))) for one in zip(*costs, strict=True)]
-    (then_seconds, then_peak), (now_seconds, now_peak) = medians
-    return {
-        "process": " ".join([Path(command[0]).name, *command[1:]]),
-        "then_seconds": then_seconds, "now_seconds": now_seconds, "seconds": now_seconds / then_seconds,
-        "then_peak": then_peak, "now_peak": now_peak, "peak": now_peak / then_peak,
-    }  # fmt: skip
+    before, after = medians
+    row = {"process": " ".join([Path(command[0]).name, *command[1:]])}
+    for name, then_is, now_is in zip(Cost._fields, before, after, strict=True):
+        row |= {f"then_{name}": then_is, f"now_{name}": now_is, name: now_is / then_is}
+    return row
 
 
 def build_of(source: Path, project: Path, adapted: bool) -> Build:
