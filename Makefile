@@ -26,16 +26,18 @@ demo: setup
 # the order of tests/conftest.py.
 test test-slow test-endurance: export OMP_NUM_THREADS ?= 1
 PYTEST := $(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder
+# Every process imports every file that it is given.
+WITH_SLOW = $(sort $(shell grep -rl --include='test_*.py' 'mark\.slow' tests))
 
 test: setup
-	$(PYTEST) -m "not slow"
+	$(PYTEST) -m "not slow" --ignore=tests/slow
 
 test-slow: setup
-	$(PYTEST) -m "slow and not endurance"
+	$(PYTEST) -m "slow and not endurance" $(WITH_SLOW)
 
 # Before a release: long sweeps of what `make test-slow` does once of each kind.
 test-endurance: setup
-	$(PYTEST) -m endurance
+	$(PYTEST) -m endurance $(WITH_SLOW)
 
 lint: setup
 	$(BIN)/ruff check .
