@@ -1,5 +1,7 @@
 """Mixed precision: what runs in it, what does not, and how overflow ends."""
 
+from copy import deepcopy
+
 import pytest
 import torch
 
@@ -10,7 +12,7 @@ from mmrl_core.errors import UserError
 from mmrl_core.losses import mmrl_loss
 from mmrl_core.model import AdaptedCLIP
 from mmrl_core.precision import settle_precision
-from mmrl_core.step import TrainingStep
+from mmrl_core.step import Graphed, TrainingStep
 from mmrl_core.towers import Frozen
 from mmrl_core.training import Run, fit, new_optimizer
 from tests.data.test_features import image_set
@@ -31,13 +33,17 @@ def test_fp16_on_a_cpu_is_refused_before_training():
         fit(small_backbone(), config, train, image_set())
 
 
-def make_step(precision: str, method: str = "mmrlpp", lr: float = 1e-3) -> tuple[TrainingStep, Frozen, torch.Tensor]:
-    backbone = small_backbone()
-    model = AdaptedCLIP(backbone, small_adapter(backbone, method), CLASSES, "a {}.", precision)
-    step = TrainingStep(model, new_optimizer(model.adapter, lr), precision)
+def make_step(
+    precision: str, method: str = "mmrlpp", lr: float = 1e-3, device: str = "cpu"
+) -> tuple[TrainingStep, Frozen, torch.Tensor]:
+    backbone = deepcopy(small_backbone()).to(device)  # the other tests' stays where it is
+    adapter = small_adapter(backbone, method).to(device)
+    model = AdaptedCLIP(backbone, adapter, CLASSES, "a {}.", precision)
+    step = TrainingStep(model, new_optimizer(adapter, lr), precision)
     if precision == "fp16":
-        step.scaler = torch.amp.GradScaler("cpu", init_scale=64.0)  # the usual first scale overflows a few times
-    return step, model.image_tower.frozen(random_images(5)), torch.tensor([0, 1, 2, 5, 4])
+        step.scaler = torch.amp.GradScaler(device, init_scale=64.0)  # the usual first scale overflows a few times
+    frozen = model.image_tower.frozen(random_images(5).to(device))
+    return step, frozen, torch.tensor([0, 1, 2, 5, 4], device=device)
 
 
 @pytest.mark.parametrize("method", ["mmrl", "mmrlpp"])
@@ -142,14 +148,11 @@ cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 def test_a_replayed_graph_takes_the_steps_that_launched_kernels_take(precision):
     ends = []
     for graphed in (True, False):
-        step, frozen, labels = make_step(precision)
-        step.scaler = torch.amp.GradScaler("cuda", init_scale=64.0, enabled=precision == "fp16")
-        step.model.to("cuda")
-        frozen, labels = frozen.to("cuda"), labels.cuda()
+        step, frozen, labels = make_step(precision, device="cuda")
         if not graphed:
             step._run = step._passes
         for _ in range(4):
             step(frozen, labels)
-        assert (step._run is step._passes) is not graphed
+        assert isinstance(step._run, Graphed) is graphed
         ends.append(torch.cat([p.detach().flatten() for p in step.parameters]))
     assert torch.allclose(*ends, rtol=1e-3, atol=1e-4)
