@@ -13,7 +13,7 @@ BIN = Path(sys.executable).parent
 QUICK = {"methods": ["mmrl"], "seeds": [1], "train": {"epochs": 2}, "search": {"enabled": False}}
 ADAPTED = {  # of the fixture `adapted`; its search and training are long enough to be killed half-way
     "methods": ["mmrl"], "seeds": [1], "shots": [4], "train": {"epochs": 8, "batch_size": 2},
-    "search": {"trials": 2, "space": {"adapter.insertion_depth": {"choice": [4, 5, 6]}}},
+    "search": {"trials": 2, "partitions": 1, "space": {"adapter.insertion_depth": {"choice": [4, 5, 6]}}},
 }  # fmt: skip
 
 

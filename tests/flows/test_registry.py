@@ -107,6 +107,9 @@ def test_the_candidate_is_the_best_on_validation_then_the_likeliest_then_the_fir
     assert registry.candidate(three, "digits").seed == 2
     add_run(KEY, make_adapter(0), 0.8, 0.4)
     assert registry.candidate(three, "digits").seed == 1
+    other = KEY._replace(method="mmrlpp")
+    add_run(other, make_adapter(0), 0.9, 0.6)
+    assert registry.candidate(params(methods=["mmrl", "mmrlpp"]), "digits") == other
 
 
 def test_missing_runs_are_named_with_the_command_that_makes_them(project):

@@ -171,7 +171,7 @@ class Story:
 
         def ask() -> None:
             with httpx.Client(base_url=self.server.address, timeout=60) as client:
-                while not done.wait(0.25):
+                while not done.wait(0.5):
                     answer = client.post("/predict", json=image)
                     self.answers.append((answer.status_code, answer.json()["model"]["version"]))
 
