@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.processes import PATIENCE, TOKEN, command_of, end_all, processes_with, trial_workers, wait_until
+from tests.hold import Hold
+from tests.processes import TOKEN, command_of, end_all, processes_with, wait_until
 from tests.workspace import environment, run
 
 pytestmark = pytest.mark.slow
@@ -56,16 +57,13 @@ def commands_with(token: str) -> list[str]:
     return [command_of(pid) for pid in processes_with(token)]
 
 
-# When to kill: the stage under way, how to tell that it has come far enough, and what the rerun is to rebuild.
+# When to kill: the stage under way, the file that it is about to write, and what the rerun is to rebuild.
 MOMENTS = {
-    "shards half-written": ("prepare", lambda folder, token: any((folder / ".mmrl/aside").glob("*/*/*.tar")),
-                            ["prepare", "prepare_pool"]),
-    "search under way": ("tune", lambda folder, token: bool(trial_workers(token)), ["tune"]),
-    "first checkpoint kept": ("train", lambda folder, token: any((folder / ".mmrl/runs").glob("*/checkpoint-*.pt")),
-                              ["train"]),
-    "evaluation begun": ("evaluate", lambda folder, token: any((folder / ".mmrl/aside").glob("*/seed1")),
-                         ["evaluate"]),
-}  # fmt: skip
+    "shards half-written": ("prepare", ".mmrl/aside/*-novel-*.tar", ["prepare", "prepare_pool"]),
+    "search under way": ("tune", "*/.mmrl/searches/*/trials/*", ["tune"]),
+    "first checkpoint kept": ("train", "*/.mmrl/runs/*/.checkpoint-00000002-*", ["train"]),
+    "evaluation begun": ("evaluate", "*/.mmrl/aside/*/seed1/.metrics.json.*", ["evaluate"]),
+}
 TERM, KILL = signal.SIGTERM, signal.SIGKILL
 CASES = [
     ("shards half-written", "stage", TERM), ("first checkpoint kept", "dvc", KILL), ("evaluation begun", "stage", KILL),
@@ -87,16 +85,18 @@ def case(moment: str, victim: str, kill: signal.Signals, *marks: pytest.MarkDeco
 def test_a_kill_leaves_no_child_and_no_half_and_the_rerun_ends_with_the_same_bits(
     unbroken, tmp_path, moment, victim, kill
 ):
-    stage, reached, targets = MOMENTS[moment]
+    stage, file, targets = MOMENTS[moment]
+    hold = Hold(tmp_path / "hold", file)
     folder, token = tmp_path / "project", uuid.uuid4().hex
     keep_done(unbroken, folder, before=stage)
     command = [sys.executable, "-m", "dvc", "repro", *targets]
-    variables = {**environment(), TOKEN: token, "SHELL": "/bin/sh"}  # often one that stays beside the stage
+    variables = {**environment(), **hold.environment, TOKEN: token}
+    variables["SHELL"] = "/bin/sh"  # often one that stays beside the stage
     dvc = subprocess.Popen(
         command, cwd=folder, env=variables, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
     )
     try:
-        wait_until(lambda: stage_process(token, stage) is not None and reached(folder, token), PATIENCE, lambda: moment)
+        hold.wait(dvc)
         os.kill(dvc.pid if victim == "dvc" else stage_process(token, stage), kill)
         dvc.wait(30)
         wait_until(lambda: not processes_with(token), 20, lambda: f"the end of {commands_with(token)}")

@@ -8,11 +8,13 @@ import subprocess
 import sys
 import uuid
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from flows.tuning.ledger import Ledger
+from tests.gate import Gate
 from tests.processes import PATIENCE, TOKEN, end_all, processes_with, trial_workers, wait_until
 from tests.ray_cluster import RayCluster
 from tests.workspace import ROOT, environment
@@ -22,13 +24,18 @@ TRIALS, PARTITIONS = 5, 3
 
 
 class Driver:
-    """The simulated search in `folder`, as a process of its own; without `cluster` it has its own one, too."""
+    """The simulated search in `folder`, as a process of its own; without `cluster` it has its own one, too.
 
-    def __init__(self, folder: Path, cluster: RayCluster | None, variables: dict[str, str] = {}, **search):
+    Where it is `held`, evaluations go on only while somebody waits for them or for the end.
+    """
+
+    def __init__(self, folder: Path, cluster: RayCluster | None, variables: dict[str, str], held: bool, **search):
         self.folder, self.own = folder, uuid.uuid4().hex
+        self.gate = Gate(search.get("concurrent", 1)) if held else None
         self.token = cluster.token if cluster else self.own  # of the trials' processes
         options = {"search": json.dumps({"trials": TRIALS, **search}), "partitions": str(PARTITIONS)}
         options |= {"address": cluster.address} if cluster else {}
+        options |= {"gate": self.gate.address} if self.gate else {}
         command = [sys.executable, "-m", "tests.slow.search_driver"]
         command += [part for name, value in options.items() for part in (f"--{name}", value)]
         inherited = cluster.environment if cluster else environment()
@@ -41,14 +48,19 @@ class Driver:
         return lines(self.folder)
 
     def wait_for(self, count: int) -> None:
-        wait_until(lambda: len(self.evaluations()) >= count or self.process.poll() is not None, PATIENCE,
-                   lambda: f"{count} evaluations, {len(self.evaluations())} done")  # fmt: skip
+        """Until so many evaluations are done, and the next of them are waiting."""
+        self.gate.let_in_until(lambda: len(self.evaluations()) >= count)
 
     def finish(self) -> tuple[list[dict], str]:
         """The records, and what it said on stderr."""
+        self.let_in()
         out, said = self.process.communicate(timeout=PATIENCE)
         assert self.process.returncode == 0, said
         return json.loads(out), said
+
+    def let_in(self) -> None:
+        if self.gate:
+            self.gate.open()
 
     def kill(self) -> None:
         self.process.kill()
@@ -57,11 +69,14 @@ class Driver:
 
 
 @contextlib.contextmanager
-def driver(folder: Path, cluster: RayCluster | None, variables: dict[str, str] = {}, **search):
-    running = Driver(folder, cluster, variables, **search)
+def driver(
+    folder: Path, cluster: RayCluster | None, variables: dict[str, str] = {}, held: bool = False, **search
+) -> Iterator[Driver]:
+    running = Driver(folder, cluster, variables, held, **search)
     try:
         yield running
     finally:
+        running.let_in()
         end_all(running.own)
         running.process.communicate()
 
@@ -97,7 +112,7 @@ def unbroken(tmp_path_factory, ray_cluster) -> list[dict]:
 
 
 def test_a_killed_trial_process_costs_its_partition_and_a_killed_driver_costs_the_same(tmp_path, unbroken, ray_cluster):
-    with driver(tmp_path, None) as search:
+    with driver(tmp_path, None, held=True) as search:
         search.wait_for(2)
         safe = kept(tmp_path)
         os.kill(trial_workers(search.token)[0], signal.SIGKILL)
@@ -113,7 +128,7 @@ def test_a_killed_trial_process_costs_its_partition_and_a_killed_driver_costs_th
 
 def test_trials_side_by_side_resume_without_repeating_what_is_done(tmp_path, ray_cluster):
     settings = {"concurrent": 2, "scheduler": "asha", "trials": 8}
-    with driver(tmp_path, None, **settings) as search:
+    with driver(tmp_path, None, held=True, **settings) as search:
         search.wait_for(7)
         search.kill()
     safe = kept(tmp_path)
@@ -131,7 +146,7 @@ def test_trials_side_by_side_resume_without_repeating_what_is_done(tmp_path, ray
     pytest.param(PARTITIONS * (TRIALS - 2) + 1, id="last trial"),
 ])  # fmt: skip
 def test_a_process_that_dies_as_it_is_handed_a_trial_changes_nothing(tmp_path, unbroken, ray_cluster, after):
-    with driver(tmp_path, ray_cluster) as search:
+    with driver(tmp_path, ray_cluster, held=True) as search:
         search.wait_for(after)
         (tmp_path / "fuse").touch()
         records, _ = search.finish()
@@ -165,7 +180,7 @@ def test_a_full_disk_costs_a_warning_and_the_search_goes_on(tmp_path, unbroken, 
     subprocess.run(["mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(state)], check=True)
     try:
         (state / "filler").write_bytes(bytes(200_000))
-        with driver(tmp_path, ray_cluster) as search:
+        with driver(tmp_path, ray_cluster, held=True) as search:
             search.wait_for(2)
             with contextlib.suppress(OSError), open(state / "rest", "wb") as file:
                 while True:

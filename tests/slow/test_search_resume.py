@@ -9,7 +9,8 @@ import uuid
 import pytest
 
 from flows import tracking
-from tests.processes import PATIENCE, TOKEN, end_all, processes_with, wait_until
+from tests.hold import Hold
+from tests.processes import TOKEN, end_all, processes_with, wait_until
 from tests.workspace import BIN, environment, make_workspace, prepare_digits, run, write_params
 
 pytestmark = pytest.mark.slow
@@ -31,9 +32,12 @@ def project(tmp_path_factory, ray_cluster):
     folder = make_workspace(tmp_path_factory.mktemp("project"), **SETTINGS)
     prepare_digits(folder, seeds=(1, 2, 3))
     token = uuid.uuid4().hex
-    search = subprocess.Popen(TUNE, cwd=folder, env={**environment(), TOKEN: token}, stderr=subprocess.DEVNULL)
+    hold = Hold(folder / "hold", "*/.mmrl/searches/*/trials/*", after=3)
+    variables = {**environment(), **hold.environment, TOKEN: token}
+    search = subprocess.Popen(TUNE, cwd=folder, env=variables, stderr=subprocess.DEVNULL)
     try:
-        wait_until(lambda: len(ended(folder)) >= 2, PATIENCE, lambda: "two trials")
+        hold.wait(search)
+        assert len(ended(folder)) == 2
         os.kill(search.pid, signal.SIGKILL)
         search.wait()
         wait_until(lambda: not processes_with(token), 20, lambda: "the end of its cluster")

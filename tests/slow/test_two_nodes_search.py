@@ -1,7 +1,6 @@
 """The search on a real cluster of two nodes, the second without repository, data or shared file system."""
 
 import json
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -9,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.processes import PATIENCE, wait_until
+from tests.gate import Gate
+from tests.processes import PATIENCE
 from tests.two_nodes import HEAD, POSSIBLE, SECOND, two_nodes
 from tests.workspace import BIN, ROOT, make_workspace, prepare_digits, run
 
@@ -30,36 +30,26 @@ def cluster(tmp_path_factory):
 
 
 @pytest.fixture
-def gate():
-    """Where evaluations report and wait."""
-    with socket.create_server((HEAD, 0)) as listening:
-        listening.settimeout(PATIENCE)
-        yield listening
+def gate(cluster):
+    gate = Gate(2 * CPUS, HEAD)
+    yield gate
+    gate.open()
 
 
-def start(cluster, folder: Path, gate: socket.socket) -> subprocess.Popen:
+def start(cluster, folder: Path, gate: Gate) -> subprocess.Popen:
     options = [
         "--partitions",
         str(PARTITIONS),
         "--search",
         json.dumps(SETTINGS),
         "--gate",
-        f"{HEAD}:{gate.getsockname()[1]}",
+        gate.address,
     ]
     command = [sys.executable, "-m", "tests.slow.search_driver", "--address", cluster.address, *options]
     variables = {**cluster.environment, "PYTHONPATH": str(ROOT)}
     return subprocess.Popen(
         command, cwd=folder, env=variables, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
     )
-
-
-def let_through(gate: socket.socket, count: int) -> Counter:
-    """Wait for so many evaluations side by side, then open the gate for good; how many of them came from which node."""
-    waiting = [gate.accept() for _ in range(count)]
-    gate.close()
-    for connection, _ in waiting:
-        connection.close()
-    return Counter(address for _, (address, _) in waiting)
 
 
 def finish(driver: subprocess.Popen) -> list[dict]:
@@ -101,9 +91,10 @@ def search_on(cluster, project: Path, out: str) -> None:
 def test_a_second_node_doubles_what_runs_side_by_side_and_its_death_only_costs_what_ran_there(tmp_path, cluster, gate):
     assert not cluster.sees(ROOT / "params.yaml") and not cluster.sees(tmp_path)
     driver = start(cluster, tmp_path, gate)
-    assert let_through(gate, 2 * CPUS) == {HEAD: CPUS, SECOND: CPUS}
+    assert gate.let_in_until(lambda: True) == {HEAD: CPUS, SECOND: CPUS}
     records = tmp_path / ".mmrl/searches/simulated"
-    wait_until(lambda: len(list(records.glob("*.json"))) > 3 * CPUS, PATIENCE, lambda: "some trials")
+    gate.let_in_until(lambda: len(list(records.glob("*.json"))) > 3 * CPUS)
     cluster.end_second()
+    gate.open()
     found = finish(driver)
     assert len(whole(found)) == TRIALS and by_node(found)[1] > by_node(found)[2] > 0
