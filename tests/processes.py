@@ -43,6 +43,13 @@ def wait_until(condition: Callable[[], bool], seconds: float, what: Callable[[],
 
 
 def end_all(token: str) -> None:
-    for pid in processes_with(token):
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
+    """Kill them and what they start meanwhile, until none is left: a late one would still write into their folder."""
+
+    def none_left() -> bool:
+        living = processes_with(token)
+        for pid in living:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        return not living
+
+    wait_until(none_left, PATIENCE, lambda: f"the end of {[command_of(pid) for pid in processes_with(token)]}")
