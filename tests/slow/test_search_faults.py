@@ -49,7 +49,7 @@ class Driver:
 
     def wait_for(self, count: int) -> None:
         """Until so many evaluations are done, and the next of them are waiting."""
-        self.gate.let_in_until(lambda: len(self.evaluations()) >= count)
+        self.gate.let_in_until(lambda: len(self.evaluations()) >= count, self.process)
 
     def finish(self) -> tuple[list[dict], str]:
         """The records, and what it said on stderr."""

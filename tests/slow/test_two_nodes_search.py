@@ -91,9 +91,9 @@ def search_on(cluster, project: Path, out: str) -> None:
 def test_a_second_node_doubles_what_runs_side_by_side_and_its_death_only_costs_what_ran_there(tmp_path, cluster, gate):
     assert not cluster.sees(ROOT / "params.yaml") and not cluster.sees(tmp_path)
     driver = start(cluster, tmp_path, gate)
-    assert gate.let_in_until(lambda: True) == {HEAD: CPUS, SECOND: CPUS}
+    assert gate.let_in_until(lambda: True, driver) == {HEAD: CPUS, SECOND: CPUS}
     records = tmp_path / ".mmrl/searches/simulated"
-    gate.let_in_until(lambda: len(list(records.glob("*.json"))) > 3 * CPUS)
+    gate.let_in_until(lambda: len(list(records.glob("*.json"))) > 3 * CPUS, driver)
     cluster.end_second()
     gate.open()
     found = finish(driver)
