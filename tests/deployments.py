@@ -4,13 +4,13 @@ import datetime
 import json
 import subprocess
 import sys
-import time
 import urllib.request
 import uuid
 from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 
+from tests.postgres import cursor
 from tests.processes import PATIENCE, TOKEN, end_all, wait_until
 from tests.servers import prefect_server, prefect_worker
 from tests.workspace import ROOT, environment, make_workspace, run
@@ -32,6 +32,7 @@ class Place:
         for words in (["add", "."], ["-c", "user.name=a", "-c", "user.email=a@b", "commit", "-qm", "start"]):
             run(self.project, "git", *words)
         self.api = stack.enter_context(prefect_server(folder / "server", database))
+        self.database = stack.enter_context(cursor(database))
         self.env = {**environment(), "PYTHONPATH": str(ROOT), "PWD": str(self.project), TOKEN: self.token,
                     "PREFECT_API_URL": self.api, "PREFECT_HOME": str(folder / "home")}  # fmt: skip
         kinds = self.ask("collections/views/aggregate-worker-metadata")
@@ -81,7 +82,7 @@ class Place:
         first = datetime.datetime.now(datetime.UTC).replace(microsecond=0) + datetime.timedelta(seconds=seconds)
         daily = {"interval": day.total_seconds(), "anchor_date": first.isoformat()}
         self.ask(f"deployments/{deployment}", "PATCH", schedules=[{"active": True, "schedule": daily}])
-        wait_until(lambda: self._starts(deployment, first, first + day), PATIENCE, lambda: f"a schedule: {deployment}")
+        self.wait_until(lambda: self._starts(deployment, first, first + day), PATIENCE)
         return self._starts(deployment, first, first)
 
     def _starts(self, deployment: str, after: datetime.datetime, before: datetime.datetime) -> bool:
@@ -115,15 +116,14 @@ class Place:
         return self.state(run_id)
 
     def wait_until(self, condition: Callable[[], bool], seconds: float) -> None:
-        """Ask whenever the worker has said something, and every second: a server that is asked all the time is slow."""
-        heard, due = -1, 0.0
+        """Ask whenever a run has come or changed its state: a server that is asked all the time is slow."""
+        before: list[tuple] | None = None
 
         def told() -> bool:
-            nonlocal heard, due
-            size, now = self.log.stat().st_size, time.monotonic()
-            if size == heard and now < due:
-                return False
-            heard, due = size, now + 1
-            return condition()
+            nonlocal before
+            self.database.execute("SELECT id, state_id FROM flow_run ORDER BY id")
+            runs = self.database.fetchall()
+            changed, before = runs != before, runs
+            return changed and condition()
 
         wait_until(told, seconds, lambda: self.log.read_text()[-3000:])

@@ -12,6 +12,9 @@ import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg2
+import psycopg2.extensions
+
 from tests.processes import PATIENCE, wait_until
 
 INSTALLED = sorted(Path("/usr/lib/postgresql").glob("*/bin/postgres"))  # where Debian and Ubuntu put it
@@ -79,11 +82,16 @@ def open_again(uri: str) -> None:
 
 def _sql(uri: str, statement: str) -> None:
     """By the superuser, from another database of the same server."""
-    import psycopg2
+    with cursor(f"{uri.rpartition('/')[0]}/postgres") as server:
+        server.execute(statement)
 
-    with contextlib.closing(psycopg2.connect(f"{uri.rpartition('/')[0]}/postgres")) as connection:
+
+@contextlib.contextmanager
+def cursor(uri: str) -> Iterator[psycopg2.extensions.cursor]:
+    """Of a connection that commits each statement."""
+    with contextlib.closing(psycopg2.connect(uri)) as connection:
         connection.autocommit = True
-        connection.cursor().execute(statement)
+        yield connection.cursor()
 
 
 def program(name: str) -> Path:
