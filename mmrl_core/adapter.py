@@ -58,6 +58,20 @@ class Adapter(nn.Module):
         """Tokens of every insertion layer of the text tower (n_insert, K, d_t)."""
         return self.text_aligner(self.space)
 
+    def fused(self, by_class: Tensor, by_rep: Tensor) -> Tensor:
+        """Logits of both branches (B, C), weighted by alpha."""
+        return self.alpha * by_class + (1 - self.alpha) * by_rep
+
+    @property
+    def alpha(self) -> float:
+        """Weight of the class branch."""
+        return self.config.alpha
+
+    @property
+    def reg_weight(self) -> float:
+        """Weight of the distance to the frozen features."""
+        return self.config.reg_weight
+
     @property
     def n_trainable(self) -> int:
         """Number of trainable parameters."""

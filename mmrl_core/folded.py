@@ -21,7 +21,7 @@ class WholeTower(ImageTower):
         x = self.backbone.embed_images(images, self.dtype)
         for block in self.blocks[: self.first]:
             x = run(block, x)
-        x = self.ln_post(self._adapted(x, tokens, beta))
+        x = self.ln_post(self._adapted(x, self.layers(tokens), beta))
         return x[:, 0], x[:, 1:]
 
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 
 class LossTerms(NamedTuple):
-    """Scalars, weights already applied; `total` is their sum."""
+    """Scalars, or one of each for every run (R,), weights already applied; `total` is their sum."""
 
     class_ce: Tensor
     rep_ce: Tensor
@@ -20,15 +20,23 @@ class LossTerms(NamedTuple):
 
 
 def mmrl_loss(
-    out, labels: Tensor, zero_shot_image: Tensor, zero_shot_text: Tensor, *, alpha: float, reg_weight: float
-) -> LossTerms:
+    out, labels: Tensor, zero_shot_image: Tensor, zero_shot_text: Tensor, *, alpha: float | Tensor,
+    reg_weight: float | Tensor,
+) -> LossTerms:  # fmt: skip
     """Cross-entropies of both branches, and the cosine distance of the adapted features to the frozen ones.
 
-    labels (B,), zero_shot_image (B, E) and zero_shot_text (C, E), both L2-normalised.
+    labels (B,), zero_shot_image (B, E) and zero_shot_text (C, E), both L2-normalised; of R runs all with (R,) before
+    these, and weights (R,).
     """
     return LossTerms(
-        class_ce=alpha * F.cross_entropy(out.logits_class, labels),
-        rep_ce=(1 - alpha) * F.cross_entropy(out.logits_rep, labels),
-        image_reg=reg_weight * (1 - (out.image_features * zero_shot_image).sum(dim=-1).mean()),
-        text_reg=reg_weight * (1 - (out.text_features * zero_shot_text).sum(dim=-1).mean()),
+        class_ce=alpha * _cross_entropy(out.logits_class, labels),
+        rep_ce=(1 - alpha) * _cross_entropy(out.logits_rep, labels),
+        image_reg=reg_weight * (1 - (out.image_features * zero_shot_image).sum(dim=-1).mean(dim=-1)),
+        text_reg=reg_weight * (1 - (out.text_features * zero_shot_text).sum(dim=-1).mean(dim=-1)),
     )
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor) -> Tensor:
+    """The mean over a batch: (B, C) against (B,) to a scalar, (R, B, C) against (R, B) to (R,)."""
+    each = F.cross_entropy(logits.flatten(0, -2), labels.flatten(), reduction="none")
+    return each.view(labels.shape).mean(dim=-1)

@@ -66,6 +66,11 @@ class AdaptedCLIP(nn.Module):
             self._build_towers()
         return self
 
+    @property
+    def adapters(self) -> list[Adapter]:
+        """Those whose tensors training changes."""
+        return [self.adapter]
+
     def text_features(self) -> Tensor:
         """Adapted class features w (C, E); constant once training is over."""
         if self._given_text:
@@ -82,10 +87,9 @@ class AdaptedCLIP(nn.Module):
         w = self.text_features() if text_features is None else text_features
         cls, slots = tower.adapted(trunk, adapter.image_tokens(), adapter.config.composition)
         f_c = F.normalize(cls @ tower.proj, dim=-1)
-        f_r = F.normalize(adapter.projection(slots.mean(dim=1), tower.proj), dim=-1)
-        by_class, by_rep = LOGIT_SCALE * f_c @ w.T, LOGIT_SCALE * f_r @ w.T
-        alpha = adapter.config.alpha
-        return Output(by_class, by_rep, alpha * by_class + (1 - alpha) * by_rep, f_c, f_r, w)
+        f_r = F.normalize(adapter.projection(slots.mean(dim=-2), tower.proj), dim=-1)
+        by_class, by_rep = LOGIT_SCALE * f_c @ w.mT, LOGIT_SCALE * f_r @ w.mT
+        return Output(by_class, by_rep, adapter.fused(by_class, by_rep), f_c, f_r, w)
 
     def zero_shot_logits(self, zero_shot_image: Tensor) -> Tensor:
         """The frozen CLIP's logits (B, C) from its image features (B, E)."""

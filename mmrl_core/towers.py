@@ -1,8 +1,10 @@
 """The two towers: a frozen trunk below the insertion depth, and an upper part that carries representation tokens.
 
-B images, C classes, P patches, K representation tokens, D the tower's width, E embedding width, T suffix tokens.
+B images, C classes, P patches, K representation tokens, D the tower's width, E embedding width, T suffix tokens, R runs.
 Both towers carry tokens in their last `n_insert` layers. What is constant is computed once, what every class shares
 is computed once a step, and the last layer computes only the slots that are read. All of it is exact.
+
+The tokens of R runs (R, n_insert, K, D) go through a tower in one pass, each run's with its own images and classes.
 """
 
 from collections.abc import Callable
@@ -21,7 +23,7 @@ CHUNK_SUFFIX_TOKENS = 4096  # of classes that are encoded together; several such
 
 
 def insert(x: Tensor, tokens: Tensor, start: int) -> Tensor:
-    """Put tokens (K, D) before slot `start` of every sequence: (B, L, D) -> (B, L + K, D)."""
+    """Put tokens (K, D), or each sequence's own (B, K, D), before slot `start`: (B, L, D) -> (B, L + K, D)."""
     return torch.cat([x[:, :start], tokens.expand(x.shape[0], -1, -1), x[:, start:]], dim=1)
 
 
@@ -30,10 +32,18 @@ def compose(x: Tensor, tokens: Tensor, beta: float, start: int) -> Tensor:
 
     beta = 1 is MMRL's replacement; beta < 1 is MMRL++'s progressive representation composition.
     """
-    length, stop = x.shape[1], start + len(tokens)
+    length, stop = x.shape[1], start + tokens.shape[-2]
     keep = torch.ones(length, 1, device=x.device)
     keep[start:stop] = 1 - beta
     return torch.addcmul(F.pad(beta * tokens, (0, 0, start, length - stop)), x, keep)
+
+
+def spread(tokens: Tensor, count: int) -> Tensor:
+    """Tokens of R runs (R, K, D) for `count` sequences of each, one run after another: (R * count, K, D).
+
+    Those of one run (K, D) stay as they are: every sequence has the same.
+    """
+    return tokens if tokens.dim() == 2 or count == 1 else tokens.repeat_interleave(count, dim=0)
 
 
 class Frozen(NamedTuple):
@@ -115,28 +125,41 @@ class ImageTower:
         return Frozen(trunk, self.zero_shot(trunk, chunk))
 
     def adapted(self, trunk: Tensor, tokens: Tensor, beta: float) -> tuple[Tensor, Tensor]:
-        """Upper layers with tokens (n_insert, K, D): ln_post of the class slot (B, D) and of the K slots (B, K, D)."""
-        parts = [self._adapted(part.float(), tokens, beta) for part in trunk.split(self.chunk(len(trunk)))]
-        x = self.ln_post(torch.cat(parts) if len(parts) > 1 else parts[0])
-        return x[:, 0], x[:, 1:]
+        """Upper layers with tokens (n_insert, K, D): ln_post of the class slot (B, D) and of the K slots (B, K, D).
 
-    def _adapted(self, trunk: Tensor, tokens: Tensor, beta: float) -> Tensor:
+        Of R runs trunks (R, B, 1 + P, D) and tokens (R, n_insert, K, D) give (R, B, D) and (R, B, K, D).
+        """
+        *runs, count = trunk.shape[:-2]
+        trunk, layers = trunk.flatten(0, -3), [spread(layer, count) for layer in self.layers(tokens)]
+        size = self.chunk(len(trunk))
+        parts = []
+        for start, part in zip(range(0, len(trunk), size), trunk.split(size), strict=True):
+            own = [layer[start : start + size] for layer in layers] if runs else layers
+            parts.append(self._adapted(part.float(), own, beta))
+        x = self.ln_post(torch.cat(parts) if len(parts) > 1 else parts[0]).unflatten(0, (*runs, count))
+        return x[..., 0, :], x[..., 1:, :]
+
+    def layers(self, tokens: Tensor) -> list[Tensor]:
+        """Every layer's tokens (K, D), then what `project` of the first layer gives for its own (K, 3 D)."""
+        layers = list(tokens.unbind(-3))
+        return [*layers, project(self.blocks[self.first], layers[0])]
+
+    def _adapted(self, trunk: Tensor, layers: list[Tensor], beta: float) -> Tensor:
+        *tokens, entry = layers
         upper, n = self.blocks[self.first :], trunk.shape[1]
         x = insert(trunk, tokens[0], n)
         for index, (block, following) in enumerate(zip(upper[:-1], tokens[1:], strict=True)):
-            packed = self._entry(block, trunk, tokens[0]) if index == 0 else project(block, x)
+            packed = project(block, x) if index else insert(self._constant(trunk), entry, n)
             if beta == 1:  # what the layer leaves in the slots is dropped: do not compute it
                 x = insert(run(block, x, packed, first=n), following, n)
             else:
                 x = compose(run(block, x, packed), following, beta, n)
         return read(upper[-1], x, torch.cat([x[:, :1], x[:, n:]], dim=1))
 
-    @staticmethod
-    def _entry(block: Block, trunk: Tensor, tokens: Tensor) -> Tensor:
-        """`project` of the first token-carrying layer: constant but for the tokens, which every image shares."""
-        with torch.no_grad():
-            constant = project(block, trunk)
-        return insert(constant, project(block, tokens[None])[0], trunk.shape[1])
+    @torch.no_grad()
+    def _constant(self, trunk: Tensor) -> Tensor:
+        """`project` of the first token-carrying layer for all but its tokens."""
+        return project(self.blocks[self.first], trunk)
 
 
 def in_chunks(function: Callable[[Tensor], Tensor], x: Tensor, size: int) -> Tensor:
@@ -150,18 +173,18 @@ def in_chunks(function: Callable[[Tensor], Tensor], x: Tensor, size: int) -> Ten
 
 
 class TextTower(nn.Module):
-    """The text tower of a backbone for one list of classes, split below its last `n_insert` layers.
+    """The text tower of a backbone for the classes of R runs, equally many each, split below its last `n_insert` layers.
 
     Attention is causal, so BOS, the representation tokens and the words before the first token in which two classes
     differ are the same for every class: they run once, as a prefix of batch 1. What follows up to a prompt's
     end-of-text token is its suffix; the suffixes lie packed (T, D). Below the insertion depth both are constants.
     Classes beyond `chunk_tokens` suffix tokens are encoded in chunks whose inner values are computed again in the
-    backward pass, so that memory does not grow with them.
+    backward pass, so that memory does not grow with them. `class_names` are the runs' lists one after another.
     """
 
     def __init__(
         self, backbone, class_names: list[str], template: str, n_insert: int, dtype: torch.dtype = torch.float32,
-        chunk_tokens: int = CHUNK_SUFFIX_TOKENS,
+        chunk_tokens: int = CHUNK_SUFFIX_TOKENS, runs: int = 1,
     ):  # fmt: skip
         super().__init__()
         blocks = backbone.frozen_blocks("text", dtype)
@@ -169,7 +192,11 @@ class TextTower(nn.Module):
         self.head = (backbone.text.ln_final, backbone.text.text_projection)  # a tuple: they stay the backbone's alone
         token_ids = backbone.tokenize(class_names, template)
         start, lengths = _suffixes(token_ids)
-        self.packings = [pack(part, token_ids.device) for part in _split(lengths, chunk_tokens)]
+        self.n_runs, chunks = runs, _split(lengths, chunk_tokens, runs)
+        self.runs = [chunk.runs for chunk in chunks]  # of every packing
+        self.packings = [
+            pack(chunk.lengths, token_ids.device, chunk.runs.stop - chunk.runs.start) for chunk in chunks
+        ]
         self._set_constants(backbone, token_ids, start, lengths)
 
     @torch.no_grad()
@@ -195,14 +222,17 @@ class TextTower(nn.Module):
 
     @torch.no_grad()
     def zero_shot(self) -> Tensor:
-        """The frozen CLIP's class features (C, E), L2-normalised."""
+        """The frozen CLIP's class features (R C, E), L2-normalised."""
         return self._encode(lambda x, index: x, self.prefix)
 
     def adapted(self, tokens: Tensor, beta: float) -> Tensor:
-        """Class features with tokens (n_insert, K, D) in the upper layers: (C, E), L2-normalised."""
-        return self._encode(
-            lambda x, index: compose(x, tokens[index], beta, 1) if index else x, insert(self.prefix, tokens[0], 1)
-        )
+        """Class features with tokens (n_insert, K, D) in the upper layers: (C, E), L2-normalised.
+
+        With tokens of R runs (R, n_insert, K, D): (R C, E).
+        """
+        layers = tokens.unbind(-3)
+        prefix = insert(self.prefix.expand(self.n_runs, -1, -1), layers[0], 1)
+        return self._encode(lambda x, index: compose(x, layers[index], beta, 1) if index else x, prefix)
 
     def _encode(self, renew: Callable[[Tensor, int], Tensor], prefix: Tensor) -> Tensor:
         """`renew(x, i)` is the prefix as the i-th upper layer takes it."""
@@ -212,19 +242,21 @@ class TextTower(nn.Module):
             seen.append(keys)
         seen.append(keys_values(self.upper[-1], renew(prefix, len(self.upper) - 1)))
         sizes = [packing.n_tokens for packing in self.packings]
-        chunks = zip(self.suffix.split(sizes), self.packings, strict=True)
-        if len(sizes) > 1 and torch.is_grad_enabled():
-            features = [
-                checkpoint(self._suffixes, x, packing, *seen, use_reentrant=False, preserve_rng_state=False)
-                for x, packing in chunks
-            ]
-        else:
-            features = [self._suffixes(x, packing, *seen) for x, packing in chunks]
-        return torch.cat(features) if len(features) > 1 else features[0]
+        if len(sizes) == 1:
+            return self._suffixes(self.suffix, self.packings[0], *seen)
+        features = []
+        for x, packing, runs in zip(self.suffix.split(sizes), self.packings, self.runs, strict=True):
+            own = [keys[runs] if len(keys) > 1 else keys for keys in seen]
+            if torch.is_grad_enabled():
+                one = checkpoint(self._suffixes, x, packing, *own, use_reentrant=False, preserve_rng_state=False)
+            else:
+                one = self._suffixes(x, packing, *own)
+            features.append(one)
+        return torch.cat(features)
 
     @staticmethod
     def _prefix_layer(block: Block, x: Tensor) -> tuple[Tensor, Tensor]:
-        """The layer's output for the prefix (1, Lp, D), and its packed keys and values (1, Lp, 2 D)."""
+        """The layer's output for the prefix (1 or R, Lp, D), and its packed keys and values (1 or R, Lp, 2 D)."""
         packed = project(block, x)
         attended = attend(*unpack(packed, 3, block.heads), causal=True)
         return finish(block, x, attended), packed[..., x.shape[-1] :]
@@ -246,14 +278,21 @@ class TextTower(nn.Module):
         q, own = packing.group_ends(queries(block, ends)), packing.group(keys_values(block, x))
         keys_and_values = _behind(prefix, own, block.heads)
         attended = attend(split_heads(q, block.heads), *keys_and_values, packing.ends_mask(prefix.shape[1]))
-        x = finish(block, ends, attended.flatten(0, 1)[: len(ends)])
+        x = finish(block, ends, packing.ungroup_ends(attended))
         ln_final, projection = self.head
         return F.normalize(ln_final(x) @ projection, dim=-1)
 
 
 def _behind(prefix: Tensor, own: Tensor, heads: int) -> list[Tensor]:
-    """Keys and values of the shared prefix (1, Lp, 2 D), then of every group (n, Q, 2 D): two (n, H, Lp + Q, d)."""
-    return unpack(torch.cat([prefix.expand(len(own), -1, -1), own], dim=1), 2, heads)
+    """Keys and values of the shared prefix (1, Lp, 2 D), then of every group (n, Q, 2 D): two (n, H, Lp + Q, d).
+
+    Of R runs, the prefix of each (R, Lp, 2 D) before its groups.
+    """
+    if len(prefix) == 1:
+        shared = prefix.expand(len(own), -1, -1)
+    else:
+        shared = prefix.repeat_interleave(len(own) // len(prefix), dim=0)
+    return unpack(torch.cat([shared, own], dim=1), 2, heads)
 
 
 def _suffixes(token_ids: Tensor) -> tuple[int, list[int]]:
@@ -265,13 +304,37 @@ def _suffixes(token_ids: Tensor) -> tuple[int, list[int]]:
     return start, (eot + 1 - start).tolist()
 
 
-def _split(lengths: list[int], most: int) -> list[list[int]]:
-    """Successive parts of at most `most` tokens, each of one class at least."""
-    parts, tokens = [[]], 0
-    for length in lengths:
-        if parts[-1] and tokens + length > most:
+class _Chunk(NamedTuple):
+    """Classes that are encoded together: of these runs, with suffixes of these lengths."""
+
+    runs: slice
+    lengths: list[int]
+
+
+def _split(lengths: list[int], most: int, runs: int) -> list[_Chunk]:
+    """Successive chunks of at most `most` tokens: of whole runs, or of one run's classes, each of one at least."""
+    each = len(lengths) // runs
+    of_runs = [lengths[start : start + each] for start in range(0, len(lengths), each)]
+    if max(map(sum, of_runs)) > most:
+        return [
+            _Chunk(slice(run, run + 1), part)
+            for run, own in enumerate(of_runs)
+            for part in _parts(own, most, size=lambda length: length)
+        ]
+    chunks, first = [], 0
+    for part in _parts(of_runs, most, size=sum):
+        chunks.append(_Chunk(slice(first, first + len(part)), [length for own in part for length in own]))
+        first += len(part)
+    return chunks
+
+
+def _parts(values: list, most: int, size: Callable[..., int]) -> list[list]:
+    """Successive parts of at most `most` in size together, each of one value at least."""
+    parts, total = [[]], 0
+    for value in values:
+        if parts[-1] and total + size(value) > most:
             parts.append([])
-            tokens = 0
-        parts[-1].append(length)
-        tokens += length
+            total = 0
+        parts[-1].append(value)
+        total += size(value)
     return parts

@@ -5,7 +5,7 @@ a generator that goes on between epochs. So a run that is resumed from a checkpo
 """
 
 import math
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
@@ -21,19 +21,21 @@ from mmrl_core.config import AdapterConfig, TrainConfig
 from mmrl_core.data.features import FeatureStore, FrozenFeatures, Loaded, image_digest, training_key
 from mmrl_core.data.parallel import map_in_order
 from mmrl_core.data.sets import ImageSet
-from mmrl_core.data.views import train_views, view_seed
+from mmrl_core.data.views import train_view, view_seed
 from mmrl_core.errors import UserError
 from mmrl_core.memory import keep_freed_memory
 from mmrl_core.model import AdaptedCLIP
 from mmrl_core.optimizer import AdamW
 from mmrl_core.precision import settle_precision
+from mmrl_core.stack import StackedCLIP, stackable
 from mmrl_core.step import TERMS, TrainingStep
-from mmrl_core.towers import Frozen
+from mmrl_core.towers import CHUNK_TOKENS, Frozen
 from mmrl_core.workers import Workers
 
 BETAS, WEIGHT_DECAY = (0.9, 0.999), 5e-4
 WARMUP_LR = 1e-5
 SMALL = 12 * 384**2  # layers x width^2: a ViT-S
+KEPT_FLOATS = 24  # that a layer keeps for the backward pass, a token and unit of width
 
 Report = Callable[[int, dict[str, float]], None]
 
@@ -87,6 +89,14 @@ def batches(n: int, train: TrainConfig, epoch: int) -> Iterator[list[int]]:
         yield order[start : start + size]
 
 
+class Training(NamedTuple):
+    """What one run is trained with."""
+
+    adapter: AdapterConfig
+    train: TrainConfig
+    data: ImageSet
+
+
 def fit(
     backbone: Backbone,
     config: AdapterConfig,
@@ -110,14 +120,69 @@ def fit(
     if not data.items:
         raise UserError("there is no training image; prepare at least one shot of one class")
     check_division(workers.size, train.batch_size, len(data.items), len(data.class_names))
-    adapter = new_adapter(config, backbone, train.seed)
-    precision = settle_precision(train.precision, backbone.device)
-    model = AdaptedCLIP(backbone, adapter, data.class_names, data.template, precision, workers)
+    run = _begin(backbone, [Training(config, train, data)], opened(checkpoints), store, workers)
+    return run.through(report or (lambda epoch, metrics: None))[0]
+
+
+def fit_together(
+    backbone: Backbone, trainings: Sequence[Training], *, store: FeatureStore | None = None
+) -> list[Fitted]:
+    """What `fit` makes of each, but for rounding: those of one kind take their steps together, as many as memory allows.
+
+    Of one kind are runs whose adapters stack (`mmrl_core.stack`) and whose epochs have the same steps: partitions and
+    seeds of one setting, and settings that differ in regularisation, alpha or learning rate. Raises as `fit` does.
+    """
+    kinds: dict[Hashable, list[int]] = {}
+    for index, training in enumerate(trainings):
+        kinds.setdefault(_kind(training), []).append(index)
+    fitted: dict[int, Fitted] = {}
+    for alike in kinds.values():
+        size = most_together(backbone, trainings[alike[0]])
+        for start in range(0, len(alike), size):
+            part = alike[start : start + size]
+            run = _begin(backbone, [trainings[index] for index in part], Nowhere(), store, Workers())
+            fitted |= zip(part, run.through(lambda epoch, metrics: None), strict=True)
+    return [fitted[index] for index in range(len(trainings))]
+
+
+def _kind(training: Training) -> Hashable:
+    """Equal for runs that can take their steps together."""
+    config, train, data = training
     batch = min(train.batch_size, len(data.items))
-    step = TrainingStep(model, new_optimizer(adapter, train.lr), precision, workers.fraction(batch))
+    shape = batch, len(data.items) // max(1, batch), len(data.class_names), data.template
+    return stackable(config), train.epochs, train.precision, *shape
+
+
+def most_together(backbone: Backbone, training: Training) -> int:
+    """How many such runs take their steps together: on a CPU what fills a chunk of the image tower, where products
+    reach their full rate; on a GPU what takes half of its memory."""
+    config, train, data = training
+    tokens = min(train.batch_size, len(data.items)) * (backbone.image_tokens + config.n_tokens)
+    if backbone.device.type == "cpu":
+        return max(1, CHUNK_TOKENS // tokens)
+    layers = backbone.depth - config.insertion_depth + 1
+    memory = torch.cuda.get_device_properties(backbone.device).total_memory
+    return max(1, int(memory / 2 / (tokens * layers * backbone.image_width * KEPT_FLOATS * 4)))
+
+
+def _begin(
+    backbone: Backbone, trainings: Sequence[Training], checkpoints: Checkpoints, store: FeatureStore | None,
+    workers: Workers,
+) -> "Run":  # fmt: skip
+    config, train, data = trainings[0]
+    adapters = [new_adapter(one.adapter, backbone, one.train.seed) for one in trainings]
+    precision = settle_precision(train.precision, backbone.device)
+    if len(trainings) == 1:
+        model = AdaptedCLIP(backbone, adapters[0], data.class_names, data.template, precision, workers)
+    else:
+        class_names = [one.data.class_names for one in trainings]
+        model = StackedCLIP(backbone, adapters, class_names, data.template, precision)
+    optimizers = [new_optimizer(adapter, one.train.lr) for adapter, one in zip(adapters, trainings, strict=True)]
+    batch = min(train.batch_size, len(data.items))
+    step = TrainingStep(model, optimizers, precision, workers.fraction(batch))
     features = FrozenFeatures(model.image_tower, workers.largest_share(train.batch_size), store)
-    run = Run(step, TrainingViews(data, train, features, workers), train, opened(checkpoints))
-    return Fitted(adapter, run.through(report or (lambda epoch, metrics: None)), precision)
+    views = TrainingViews([(one.data, one.train) for one in trainings], features, workers)
+    return Run(step, views, [one.train for one in trainings], checkpoints)
 
 
 def check_division(workers: int, batch_size: int, n_items: int, n_classes: int) -> None:
@@ -128,93 +193,117 @@ def check_division(workers: int, batch_size: int, n_items: int, n_classes: int) 
 
 
 class Run:
-    """A training under way: how far it is, and the state that a checkpoint holds."""
+    """One training under way, or several that take their steps together: how far, and what a checkpoint holds."""
 
-    def __init__(self, step: TrainingStep, views: "TrainingViews", train: TrainConfig, checkpoints: Checkpoints):
-        self.step, self.views, self.train, self.workers = step, views, train, step.workers
+    def __init__(
+        self, step: TrainingStep, views: "TrainingViews", trains: Sequence[TrainConfig], checkpoints: Checkpoints
+    ):
+        self.step, self.views, self.trains, self.workers = step, views, trains, step.workers
         self.checkpoints = Nowhere() if self.workers.rank else checkpoints  # two lists of what is kept might differ
-        self.history: list[dict[str, float]] = []  # of whole epochs
-        self.rows = torch.empty(0, len(TERMS))  # terms of the present epoch's steps, of all workers together
+        self.histories: list[list[dict[str, float]]] = [[] for _ in trains]  # of whole epochs
+        self.rows = torch.empty(0, len(trains), len(TERMS))  # of the present epoch's steps, of all workers together
 
-    def through(self, report: Report) -> list[dict[str, float]]:
-        """Train from where the checkpoints end to the last epoch; the metrics of all epochs."""
+    def through(self, report: Report) -> list[Fitted]:
+        """Train from where the checkpoints end to the last epoch; `report` is told of the first training's."""
         self._restore()
-        self.workers.agree(list(self.step.parameters))
-        for epoch, metrics in enumerate(self.history):
+        for parameters in self.step.parameters:
+            self.workers.agree(parameters)
+        for epoch, metrics in enumerate(self.histories[0]):
             report(epoch, metrics)
-        for epoch in range(len(self.history), self.train.epochs):
+        for epoch in range(len(self.histories[0]), self.trains[0].epochs):
             self._epoch(epoch)
-            report(epoch, self.history[-1])
-        return self.history
+            report(epoch, self.histories[0][-1])
+        adapters = self.step.model.adapters
+        return [Fitted(*one, self.step.precision) for one in zip(adapters, self.histories, strict=True)]
 
     def _epoch(self, epoch: int) -> None:
-        lr = lr_at(epoch, self.train)
-        for group in self.step.optimizer.param_groups:
-            group["lr"] = lr
+        rates = [lr_at(epoch, train) for train in self.trains]
+        for optimizer, lr in zip(self.step.optimizers, rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = lr
         terms: list[Tensor] = []
         for frozen, labels in self.views.batches(epoch, start=len(self.rows)):
             if len(terms) == EVERY:
                 self._enter(epoch, terms)
                 self._keep(epoch)
             terms.append(self.step(frozen, labels))
-        rows = self._enter(epoch, terms)
-        means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
-        self.history.append({**means, "lr": lr})
+        for history, rows, lr in zip(self.histories, self._enter(epoch, terms), rates, strict=True):
+            means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+            history.append({**means, "lr": lr})
         self.rows = self.rows[:0]
         self._keep(epoch + 1)
 
-    def _enter(self, epoch: int, terms: list[Tensor]) -> list[dict[str, float]]:
+    def _enter(self, epoch: int, terms: list[Tensor]) -> list[list[dict[str, float]]]:
         """Add steps to the epoch's rows, summed over the workers; a term that is not finite ends the training."""
-        self.rows = torch.cat([self.rows, self.workers.sum(torch.stack(terms)).cpu()])
+        fresh = self.workers.sum(torch.stack(terms)).cpu().view(len(terms), *self.rows.shape[1:])
+        self.rows = torch.cat([self.rows, fresh])
         terms.clear()
-        return self.step.check(epoch, self.rows)
+        return [self.step.check(epoch, rows, run) for run, rows in enumerate(self.rows.unbind(1))]
 
     def _keep(self, epoch: int) -> None:
         if not isinstance(self.checkpoints, Nowhere):
             self.checkpoints.save(pack(self._state()), epoch, len(self.rows))
 
     def _state(self) -> dict:
-        step, adapter = self.step, self.step.model.adapter
-        return {"history": self.history, "rows": self.rows, "adapter": adapter.state_dict(),
-                "optimizer": step.optimizer.state_dict(), "scaler": step.scaler.state_dict()}  # fmt: skip
+        """Of the one training: those that run together keep nothing."""
+        step = self.step
+        return {"history": self.histories[0], "rows": self.rows[:, 0], "adapter": step.model.adapter.state_dict(),
+                "optimizer": step.optimizers[0].state_dict(), "scaler": step.scalers[0].state_dict()}  # fmt: skip
 
     def _restore(self) -> None:
-        device, keys = self.step.model.adapter.space.device, self._state()
+        device, keys = self.step.model.backbone.device, self._state()
         content = self.workers.same(newest(self.checkpoints, keys), device)
         if not content:
             return
         state = unpack(content, device, keys)
         self.step.model.adapter.load_state_dict(state["adapter"])
-        self.step.optimizer.load_state_dict(state["optimizer"])
-        self.step.scaler.load_state_dict(state["scaler"])
-        self.history, self.rows = state["history"], state["rows"].cpu()
+        self.step.optimizers[0].load_state_dict(state["optimizer"])
+        self.step.scalers[0].load_state_dict(state["scaler"])
+        self.histories, self.rows = [state["history"]], state["rows"].cpu()[:, None]
 
 
 class TrainingViews:
-    """The batches of every epoch as frozen features and labels; threads read and augment ahead of the step."""
+    """The batches of every epoch as frozen features and labels; threads read and augment ahead of the step.
 
-    def __init__(self, data: ImageSet, train: TrainConfig, features: FrozenFeatures, workers: Workers):
-        self.data, self.train, self.features, self.workers = data, train, features, workers
+    `runs`: each training's data and settings; a step takes the batches of all.
+    """
+
+    def __init__(self, runs: Sequence[tuple[ImageSet, TrainConfig]], features: FrozenFeatures, workers: Workers):
+        self.runs, self.features, self.workers = runs, features, workers
         self.backbone = features.tower.backbone
-        self.digests = [image_digest(image) for image in data.images] if features.shelf else data.items
+        self.digests = [_digests(data) if features.shelf else data.items for data, _ in runs]
 
     def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Frozen, Tensor]]:
-        """Frozen features of this worker's share of B views, and their labels, from step `start` on.
+        """Frozen features of this worker's share of B views, and their labels (B,), from step `start` on.
 
-        On the backbone's device.
+        On the backbone's device; of R runs all with (R,) before.
         """
-        whole = islice(batches(len(self.data.items), self.train, epoch), start, None)
-        jobs = (self.workers.share(indices) for indices in whole)
+        of_runs = zip(*(batches(len(data.items), train, epoch) for data, train in self.runs), strict=True)
+        jobs = ([self.workers.share(indices) for indices in step] for step in islice(of_runs, start, None))
         for loaded, labels in map_in_order(partial(self._load, epoch), jobs, size=1):
-            yield self.features.frozen(loaded), labels.to(self.backbone.device, non_blocking=True)
+            frozen = self.features.frozen(loaded)
+            if len(self.runs) > 1:
+                frozen = Frozen(*(tensor.unflatten(0, labels.shape) for tensor in frozen))
+            yield frozen, labels.to(self.backbone.device, non_blocking=True)
 
-    def _load(self, epoch: int, indices: list[int]) -> tuple[Loaded, Tensor]:
-        items, seed = [self.data.items[index] for index in indices], self.train.seed
-        keys = [training_key(self.digests[index], seed, epoch, self.data.items[index]) for index in indices]
+    def _load(self, epoch: int, step: list[list[int]]) -> tuple[Loaded, Tensor]:
+        """`step`: each run's indices."""
+        keys, rows = [], []
+        for indices, own, (data, train) in zip(step, self.digests, self.runs, strict=True):
+            keys += [training_key(own[index], train.seed, epoch, data.items[index]) for index in indices]
+            rows += [(data, train.seed, index) for index in indices]
 
         def views(missing: list[int]) -> Tensor:
-            images, names = [self.data.images[indices[i]] for i in missing], [items[i] for i in missing]
-            backbone = self.backbone
-            return train_views(images, backbone.image_size, seed, epoch, names, backbone.mean, backbone.std)
+            return torch.stack([self._view(epoch, *rows[row]) for row in missing])
 
-        return self.features.load(keys, views), torch.tensor([self.data.labels[index] for index in indices])
+        labels = torch.tensor([data.labels[index] for data, _, index in rows])
+        loaded = self.features.load(keys, views)
+        return loaded, labels.view(len(self.runs), -1) if len(self.runs) > 1 else labels
+
+    def _view(self, epoch: int, data: ImageSet, seed: int, index: int) -> Tensor:
+        backbone, image, item = self.backbone, data.images[index], data.items[index]
+        return train_view(image, backbone.image_size, seed, epoch, item, backbone.mean, backbone.std)
+
+
+def _digests(data: ImageSet) -> list[str]:
+    return data.digests or [image_digest(image) for image in data.images]

@@ -39,9 +39,9 @@ def make_step(
     backbone = deepcopy(small_backbone()).to(device)  # the other tests' stays where it is
     adapter = small_adapter(backbone, method).to(device)
     model = AdaptedCLIP(backbone, adapter, CLASSES, "a {}.", precision)
-    step = TrainingStep(model, new_optimizer(adapter, lr), precision)
+    step = TrainingStep(model, [new_optimizer(adapter, lr)], precision)
     if precision == "fp16":
-        step.scaler = torch.amp.GradScaler(device, init_scale=64.0)  # the usual first scale overflows a few times
+        step.scalers[0] = torch.amp.GradScaler(device, init_scale=64.0)  # the usual first scale overflows a few times
     frozen = model.image_tower.frozen(random_images(5).to(device))
     return step, frozen, torch.tensor([0, 1, 2, 5, 4], device=device)
 
@@ -53,8 +53,8 @@ def test_loss_and_gradients_are_those_of_float32_but_for_rounding(precision, met
     for name in ("float32", precision):
         step, frozen, labels = make_step(name, method)
         terms = step._passes(*frozen, labels)
-        scale = step.scaler.get_scale() if step.scaler.is_enabled() else 1.0
-        found[name] = terms, torch.cat([p.grad.flatten() / scale for p in step.parameters])
+        scale = step.scalers[0].get_scale() if step.scalers[0].is_enabled() else 1.0
+        found[name] = terms, torch.cat([p.grad.flatten() / scale for p in step.parameters[0]])
     (terms, gradients), (low_terms, low_gradients) = found["float32"], found[precision]
     assert torch.allclose(low_terms[:5], terms[:5], rtol=0.05, atol=0.02)
     assert torch.nn.functional.cosine_similarity(gradients, low_gradients, dim=0) > 0.99
@@ -116,28 +116,28 @@ def test_a_gradient_that_is_no_number_stops_training_though_every_loss_is_finite
 def test_an_overflow_in_fp16_skips_the_step_and_lowers_the_scale():
     step, frozen, labels = make_step("fp16")
     before = {name: tensor.clone() for name, tensor in step.model.adapter.state_dict().items()}
-    step.scaler = torch.amp.GradScaler("cpu", init_scale=2.0**100)
+    step.scalers[0] = torch.amp.GradScaler("cpu", init_scale=2.0**100)
     row = step.check(0, step(frozen, labels)[None])[0]
-    assert step.scaler.get_scale() == 2.0**99
+    assert step.scalers[0].get_scale() == 2.0**99
     assert row["gradient_norm"] == 0
     assert all(torch.equal(tensor, before[name]) for name, tensor in step.model.adapter.state_dict().items())
 
 
 def test_fp16_gradients_that_overflow_at_every_scale_stop_training():
     step, frozen, labels = make_step("fp16")
-    step.parameters[0].register_hook(lambda gradient: gradient * torch.inf)
+    step.parameters[0][0].register_hook(lambda gradient: gradient * torch.inf)
     terms = torch.stack([step(frozen, labels) for _ in range(8)])
     with pytest.raises(UserError, match=r"diverged at epoch 1: fp16 gradients overflow; set train.precision: bf16"):
         step.check(1, terms)
 
 
 def test_the_scale_survives_a_checkpoint(tmp_path):
-    Run(make_step("fp16")[0], None, TrainConfig(), Folder(tmp_path))._keep(1)
+    Run(make_step("fp16")[0], None, [TrainConfig()], Folder(tmp_path))._keep(1)
     other = make_step("fp16")[0]
-    other.scaler = torch.amp.GradScaler("cpu", init_scale=4.0)
-    run = Run(other, None, TrainConfig(), Folder(tmp_path))
+    other.scalers[0] = torch.amp.GradScaler("cpu", init_scale=4.0)
+    run = Run(other, None, [TrainConfig()], Folder(tmp_path))
     run._restore()
-    assert run.history == [] and other.scaler.get_scale() == 64.0
+    assert run.histories == [[]] and other.scalers[0].get_scale() == 64.0
 
 
 cuda = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
@@ -154,5 +154,5 @@ def test_a_replayed_graph_takes_the_steps_that_launched_kernels_take(precision):
         for _ in range(4):
             step(frozen, labels)
         assert isinstance(step._run, Graphed) is graphed
-        ends.append(torch.cat([p.detach().flatten() for p in step.parameters]))
+        ends.append(torch.cat([p.detach().flatten() for p in step.parameters[0]]))
     assert torch.allclose(*ends, rtol=1e-3, atol=1e-4)

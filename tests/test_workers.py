@@ -44,12 +44,12 @@ def first_step(method: str, workers: Workers) -> tuple[torch.Tensor, list[torch.
     torch.set_num_threads(1)
     backbone = small_backbone()
     model = AdaptedCLIP(backbone, small_adapter(backbone, method), CLASSES, "a {}.", workers=workers)
-    step = TrainingStep(model, new_optimizer(model.adapter, 1e-3), "float32", workers.fraction(BATCH))
+    step = TrainingStep(model, [new_optimizer(model.adapter, 1e-3)], "float32", workers.fraction(BATCH))
     frozen = model.image_tower.frozen(random_images(BATCH))
     mine = [workers.share(list(part)) for part in (*frozen, torch.arange(BATCH))]
     trunk, zero_shot, labels = (torch.stack(part) for part in mine)
     terms = step._passes(trunk, zero_shot, labels)
-    return workers.sum(terms), [parameter.grad for parameter in step.parameters]
+    return workers.sum(terms), [parameter.grad for parameter in step.parameters[0]]
 
 
 def trained(method: str, workers: Workers, folder: str, epochs: int) -> list[float]:
@@ -114,7 +114,7 @@ def test_the_share_of_a_loss_is_of_images_by_their_number_and_of_classes_evenly(
     out = model.from_trunk(frozen.trunk)
     labels = torch.arange(BATCH)
     terms = mmrl_loss(out, labels, frozen.zero_shot, model.zero_shot_text, alpha=0.7, reg_weight=0.5)
-    step = TrainingStep(model, new_optimizer(model.adapter, 1e-3), "float32", fraction=0.6)
+    step = TrainingStep(model, [new_optimizer(model.adapter, 1e-3)], "float32", fraction=0.6)
     step.workers = Place(0, 2)
     shared = step._share(terms)
     assert shared.class_ce == terms.class_ce * 0.6 and shared.text_reg == terms.text_reg / 2

@@ -1,6 +1,7 @@
 """Prepared examples as a model sees them: decoded, and relabelled from 0 within the classes at hand."""
 
 from collections.abc import Iterable, Sequence
+from hashlib import sha256
 from itertools import chain
 from pathlib import Path
 from typing import NamedTuple
@@ -16,10 +17,27 @@ class ImageSet(NamedTuple):
     """Images in memory with labels into `class_names`."""
 
     items: list[str]  # keys: what augmentation and order depend on
-    images: list[Image]
+    images: Sequence[Image]
     labels: list[int]
     class_names: list[str]
     template: str
+    digests: list[str] | None = None  # of the encoded images
+
+
+class Decoded(Sequence[Image]):
+    """The images of examples, each decoded when it is first asked for."""
+
+    def __init__(self, examples: Sequence[Example]):
+        self.examples = examples
+        self._images: list[Image | None] = [None] * len(examples)
+
+    def __len__(self) -> int:
+        return len(self.examples)
+
+    def __getitem__(self, index: int) -> Image:
+        if self._images[index] is None:
+            self._images[index] = decode(self.examples[index].image, self.examples[index].path)
+        return self._images[index]
 
 
 def image_set(examples: Iterable[Example], labels: list[int], class_names: list[str], template: str) -> ImageSet:
@@ -29,12 +47,13 @@ def image_set(examples: Iterable[Example], labels: list[int], class_names: list[
     """
     position = {label: index for index, label in enumerate(labels)}
 
-    def row(example: Example) -> tuple[str, Image, int]:
-        return example.key, decode(example.image, example.path), position[example.label]
+    def row(example: Example) -> tuple[str, Image, int, str]:
+        image = decode(example.image, example.path)
+        return example.key, image, position[example.label], sha256(example.image).hexdigest()
 
     rows = list(map_in_order(row, (example for example in examples if example.label in position)))
-    items, images, own = ([row[column] for row in rows] for column in range(3))
-    return ImageSet(items, images, own, [class_names[label] for label in labels], template)
+    items, images, own, digests = ([row[column] for row in rows] for column in range(4))
+    return ImageSet(items, images, own, [class_names[label] for label in labels], template, digests)
 
 
 def read_set(folder: str | Path, split: str, halves: Sequence[str], template: str) -> ImageSet:

@@ -103,7 +103,7 @@ def oracle_step(case: Case) -> Step:
 def model_step(model: AdaptedCLIP, case: Case, precision: str, cached: bool) -> Step:
     """The product's step; `cached`: frozen features are given, as a feature store gives them."""
     images, labels = case.inputs()
-    step, tower = TrainingStep(model, primed(model.adapter), precision), model.image_tower
+    step, tower = TrainingStep(model, [primed(model.adapter)], precision), model.image_tower
     if not cached:
         return lambda: step(tower.frozen(images), labels)
     frozen = drawn_features(case, tower.dtype)
