@@ -14,7 +14,6 @@ from mmrl_core.adapter import Adapter
 from mmrl_core.backbone import Backbone
 from mmrl_core.config import AdapterConfig
 from mmrl_core.model import AdaptedCLIP
-from mmrl_core.representation import stacked
 from mmrl_core.towers import ImageTower, TextTower
 
 OWN = ("alpha", "reg_weight")  # what the adapters of a stack may differ in
@@ -26,15 +25,13 @@ def stackable(config: AdapterConfig) -> AdapterConfig:
 
 
 class AdapterStack(nn.Module):
-    """What R adapters compute, in one; their tensors stay their own, and gradients go to them."""
+    """What R adapters compute, stacked. Their tensors stay their own: to stack those costs more than it saves."""
 
     def __init__(self, adapters: Sequence[Adapter]):
         super().__init__()
-        self.adapters = nn.ModuleList(adapters)
-        self.config, self.n_insert = adapters[0].config, adapters[0].n_insert
-        device = adapters[0].space.device
-        weights = torch.tensor([[getattr(one.config, name) for one in adapters] for name in OWN], device=device)
-        self.alpha, self.reg_weight = weights  # (R,) each
+        self.adapters, self.config, self.n_insert = nn.ModuleList(adapters), adapters[0].config, adapters[0].n_insert
+        weights = torch.tensor([[getattr(one.config, name) for one in adapters] for name in OWN])
+        self.alpha, self.reg_weight = weights.to(adapters[0].space.device)  # (R,) each
 
     def check_fits(self, backbone: Backbone) -> None:
         """Raise UserError unless every adapter was made for such a backbone."""
@@ -43,27 +40,21 @@ class AdapterStack(nn.Module):
 
     def image_tokens(self) -> Tensor:
         """(R, n_insert, K, d_v)."""
-        return self._together("image_aligner", self._space())
+        return torch.stack([adapter.image_tokens() for adapter in self.adapters])
 
     def text_tokens(self) -> Tensor:
         """(R, n_insert, K, d_t)."""
-        return self._together("text_aligner", self._space())
+        return torch.stack([adapter.text_tokens() for adapter in self.adapters])
 
     def projection(self, features: Tensor, frozen: Tensor) -> Tensor:
         """(R, B, d_v), frozen projection (d_v, E) -> (R, B, E)."""
-        return self._together("projection", features, frozen)
+        pairs = zip(self.adapters, features, strict=True)
+        return torch.stack([adapter.projection(own, frozen) for adapter, own in pairs])
 
     def fused(self, by_class: Tensor, by_rep: Tensor) -> Tensor:
         """Logits of both branches (R, B, C), weighted by each run's alpha."""
         alpha = self.alpha[:, None, None]
         return alpha * by_class + (1 - alpha) * by_rep
-
-    def _space(self) -> Tensor:
-        return torch.stack([adapter.space for adapter in self.adapters])
-
-    def _together(self, name: str, *inputs: Tensor) -> Tensor:
-        maps = [getattr(adapter, name) for adapter in self.adapters]
-        return maps[0].map(*inputs, **stacked(maps))
 
 
 class StackedCLIP(AdaptedCLIP):

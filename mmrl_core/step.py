@@ -6,7 +6,6 @@ Nothing here waits for the device: terms are checked when they are read, after t
 import logging
 import math
 from collections.abc import Callable, Sequence
-from itertools import chain
 
 import torch
 from torch import Tensor
@@ -58,7 +57,7 @@ class TrainingStep:
     def _passes(self, trunk: Tensor, zero_shot: Tensor, labels: Tensor) -> Tensor:
         """Forward and backward."""
         model = self.model
-        for parameter in chain.from_iterable(self.parameters):
+        for parameter in model.adapter.parameters():
             parameter.grad = None
         out = model.from_trunk(trunk)
         weights = {"alpha": model.adapter.alpha, "reg_weight": model.adapter.reg_weight}

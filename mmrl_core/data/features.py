@@ -26,9 +26,26 @@ from mmrl_core import DATA_VERSION, METHOD_VERSION
 from mmrl_core.files import canonical_json, write_bytes, write_json
 from mmrl_core.towers import Frozen, ImageTower
 
+MEMORY = 128 * 2**20  # bytes of records that a process has at hand
 UNUSED = 3600  # seconds after which a shelf that nobody used makes room for others
 CARD, LEDGER = "shelf.json", "ledger"
 log = logging.getLogger(__name__)
+
+
+class Memory:
+    """Records that this process has at hand, up to `budget` bytes: what many trainings read again and again."""
+
+    def __init__(self, budget: int):
+        self.budget, self._records = budget, {}
+
+    def get(self, key: str) -> Frozen | None:
+        return self._records.get(key)
+
+    def put(self, key: str, record: Frozen) -> None:
+        size = sum(tensor.nbytes for tensor in record)
+        if key not in self._records and size <= self.budget:
+            self._records[key] = record
+            self.budget -= size
 
 
 class FeatureStore:
@@ -42,6 +59,11 @@ class FeatureStore:
         self.folder, self.budget, self.depth = Path(folder), budget, depth
         self._record_bytes: dict[Path, int] = {}
         self._closed = False
+        self.memory = Memory(MEMORY)
+
+    def __getstate__(self) -> dict:
+        """A store that travels to another process leaves its memory behind."""
+        return {**self.__dict__, "memory": Memory(MEMORY)}
 
     def shelf(self, facts: dict) -> "Shelf":
         """The records that share `facts`."""
@@ -138,9 +160,10 @@ class Shelf:
 
 
 class Loaded(NamedTuple):
-    """A batch on its way to the tower: the records found, and the views of the others."""
+    """A batch on its way to the tower: what memory holds, the records found, and the views of the others."""
 
-    keys: list[str]
+    kept: list[Frozen | None]  # of every image
+    keys: list[str]  # of the images that are not kept
     records: list[Frozen | None]
     views: Tensor | None  # (missing, 3, S, S)
     whole: Frozen | None  # all records as one batch, where none is missing
@@ -154,18 +177,21 @@ class FrozenFeatures:
 
     def __init__(self, tower: ImageTower, batch_size: int, store: FeatureStore | None = None):
         self.tower, self.chunk, self.device = tower, tower.chunk(batch_size), tower.backbone.device
-        self.base, self.shelf = tower, None
+        self.base, self.shelf, self.memory, self.name = tower, None, Memory(0), ""
         if store is not None:
             self.base = _shared_tower(tower, store.depth)
             self.shelf = store.shelf(_facts(self.base, self.chunk))
+            self.memory, self.name = store.memory, store.shelf(_facts(tower, self.chunk)).folder.name
 
     def load(self, keys: Sequence[str], views: Callable[[list[int]], Tensor]) -> Loaded:
         """Read a batch; `views` gives those of the positions that the store lacks. May run in any thread."""
-        records = [self.shelf.get(key) if self.shelf else None for key in keys]
-        missing = [index for index, record in enumerate(records) if record is None]
+        kept = [self.memory.get(f"{self.name} {key}") for key in keys]
+        rest = [index for index, record in enumerate(kept) if record is None]
+        records = [self.shelf.get(keys[index]) if self.shelf else None for index in rest]
+        missing = [index for index, record in zip(rest, records, strict=True) if record is None]
         found = self._pinned(views(missing)) if missing else None
-        whole = None if missing else Frozen(*map(self._pinned, _stack(records)))
-        return Loaded(list(keys), records, found, whole)
+        whole = None if missing or not rest else Frozen(*map(self._pinned, _stack(records)))
+        return Loaded(kept, [keys[index] for index in rest], records, found, whole)
 
     def _pinned(self, tensor: Tensor) -> Tensor:
         """In memory that a GPU reads while the program goes on."""
@@ -173,12 +199,26 @@ class FrozenFeatures:
 
     def frozen(self, loaded: Loaded) -> Frozen:
         """Frozen features of a loaded batch, on the backbone's device, computed where they have to be."""
+        if not loaded.keys:
+            return _stack(loaded.kept)
         found = loaded.whole and loaded.whole.to(self.device)
         if found is None:
             computed = self.base.frozen(loaded.views.to(self.device, non_blocking=True), self.chunk)
             found = self._merge(loaded, computed) if self.shelf else computed
-        trunk = self.tower.advance(found.trunk, self.base.first, self.chunk)
-        return Frozen(trunk, found.zero_shot)
+        found = Frozen(self.tower.advance(found.trunk, self.base.first, self.chunk), found.zero_shot)
+        if self.shelf:
+            found = self._remember(loaded, found)
+        return found
+
+    def _remember(self, loaded: Loaded, found: Frozen) -> Frozen:
+        """The whole batch in order, of which memory now holds what it has room for."""
+        fresh = [Frozen(*row) for row in zip(*found, strict=True)]
+        for key, record in zip(loaded.keys, fresh, strict=True):
+            self.memory.put(f"{self.name} {key}", record)
+        if len(fresh) == len(loaded.kept):
+            return found
+        following = iter(fresh)
+        return _stack([record or next(following) for record in loaded.kept])
 
     def _merge(self, loaded: Loaded, computed: Frozen) -> Frozen:
         """Put what was computed on the shelf and among the records, in order."""
