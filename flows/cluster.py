@@ -24,6 +24,8 @@ os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault(THREAD_TIMEOUT, "60")  # Tune's 2 s for a trial to end are too few on a busy machine
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # it would pass a broken-off search for a finished one
+os.environ.setdefault("RAY_worker_niceness", "0")  # of a cluster of our own: Ray would run workers at 15
+os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # of ours too: each would import for nothing
 os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new reporter prints to stdout even when told to be silent
 
 

@@ -1,14 +1,16 @@
-"""How trials of a search compare: means and standard errors over partitions, early ends, the choice. Plain numbers.
+"""How trials of a search compare: means and standard errors over partitions, the race, the choice. Plain numbers.
 
 A trial holds "params" and "scores", one dict a partition, and the means that `overall` gives.
 """
 
-from statistics import mean, stdev
+from statistics import NormalDist, mean, median, stdev, variance
 from typing import Any
 
 OBJECTIVES = ("log_likelihood", "harmonic_mean")
 COSTS = ("trainable_parameters", "step_time")
-CLEAR, EARLIEST = 2.0, 3  # standard errors, and partitions, before a trial is given up
+ROUND = 2  # partitions that every trial of a race sees; those still in it see twice as many, and so on
+LEVEL = 0.2  # how often, at each look, a trial that is as good as the best one may be ended
+PRIOR = 4  # degrees of freedom that the trials' common spread counts for
 
 
 def overall(scores: list[dict]) -> dict[str, float]:
@@ -87,12 +89,37 @@ def _differences(ahead: list[dict], behind: list[dict], objective: str) -> list[
     return [one[objective] - two[objective] for one, two in zip(ahead, behind, strict=False)]
 
 
-def clearly_worse(scores: list[dict], leader: list[dict], objective: str) -> bool:
-    """Whether a trial lies behind the best so far by more than CLEAR standard errors of their paired difference."""
-    differences = _differences(leader, scores, objective)
-    return len(differences) >= EARLIEST and mean(differences) > CLEAR * standard_error(differences)
+def looks(partitions: int) -> list[int]:
+    """After how many partitions the trials of a race are compared; the last is all of them."""
+    found = [ROUND]
+    while found[-1] < partitions:
+        found.append(2 * found[-1])
+    return [*found[:-1], partitions]
 
 
-def leads(scores: list[dict], leader: list[dict], objective: str) -> bool:
-    """Whether a trial that saw every partition is better than the best so far, which may be none."""
-    return len(scores) >= len(leader) and (not leader or mean(_differences(leader, scores, objective)) < 0)
+def still_in(trials: list[dict], objective: str) -> list[dict]:
+    """Those of equally far trials that are not clearly behind the best of them, by a paired t-test of level LEVEL.
+
+    Pairs are the partitions. With two of them a trial's own spread says next to nothing, so it is moderated (Smyth,
+    2004): mixed, by degrees of freedom, with the median spread of all trials about the best.
+    """
+    best, n = max(trials, key=lambda trial: trial[objective]), len(trials[0]["scores"])
+    others = [trial for trial in trials if trial is not best]
+    if n < 2 or not others:
+        return trials
+    differences = [_differences(best["scores"], trial["scores"], objective) for trial in others]
+    common = median(variance(one) for one in differences)
+    behind = [id(trial) for trial, one in zip(others, differences, strict=True) if _is_behind(one, common)]
+    return [trial for trial in trials if id(trial) not in behind]
+
+
+def _is_behind(differences: list[float], common: float) -> bool:
+    n = len(differences)
+    moderated = (PRIOR * common + (n - 1) * variance(differences)) / (PRIOR + n - 1)
+    return mean(differences) > _t(PRIOR + n - 1) * (moderated / n) ** 0.5
+
+
+def _t(freedom: int) -> float:
+    """Student's t beyond which LEVEL of it lies, to 1% (Cornish and Fisher's expansion about the normal)."""
+    z = NormalDist().inv_cdf(1 - LEVEL)
+    return z + (z**3 + z) / (4 * freedom)

@@ -194,9 +194,7 @@ class TextTower(nn.Module):
         start, lengths = _suffixes(token_ids)
         self.n_runs, chunks = runs, _split(lengths, chunk_tokens, runs)
         self.runs = [chunk.runs for chunk in chunks]  # of every packing
-        self.packings = [
-            pack(chunk.lengths, token_ids.device, chunk.runs.stop - chunk.runs.start) for chunk in chunks
-        ]
+        self.packings = [pack(chunk.lengths, token_ids.device, chunk.runs.stop - chunk.runs.start) for chunk in chunks]
         self._set_constants(backbone, token_ids, start, lengths)
 
     @torch.no_grad()

@@ -127,22 +127,28 @@ def fit(
 def fit_together(
     backbone: Backbone, trainings: Sequence[Training], *, store: FeatureStore | None = None
 ) -> list[Fitted]:
-    """What `fit` makes of each, but for rounding: those of one kind take their steps together, as many as memory allows.
+    """What `fit` makes of each, but for rounding: those of one group take their steps together. Raises as `fit` does."""
+    fitted: dict[int, Fitted] = {}
+    for group in groups(backbone, trainings):
+        run = _begin(backbone, [trainings[index] for index in group], Nowhere(), store, Workers())
+        fitted |= zip(group, run.through(lambda epoch, metrics: None), strict=True)
+    return [fitted[index] for index in range(len(trainings))]
+
+
+def groups(backbone: Backbone, trainings: Sequence[Training]) -> list[list[int]]:
+    """Which of the trainings take their steps together: those of one kind, as many as is worth it and memory allows.
 
     Of one kind are runs whose adapters stack (`mmrl_core.stack`) and whose epochs have the same steps: partitions and
-    seeds of one setting, and settings that differ in regularisation, alpha or learning rate. Raises as `fit` does.
+    seeds of one setting, and settings that differ in regularisation, alpha or learning rate.
     """
     kinds: dict[Hashable, list[int]] = {}
     for index, training in enumerate(trainings):
         kinds.setdefault(_kind(training), []).append(index)
-    fitted: dict[int, Fitted] = {}
+    found = []
     for alike in kinds.values():
         size = most_together(backbone, trainings[alike[0]])
-        for start in range(0, len(alike), size):
-            part = alike[start : start + size]
-            run = _begin(backbone, [trainings[index] for index in part], Nowhere(), store, Workers())
-            fitted |= zip(part, run.through(lambda epoch, metrics: None), strict=True)
-    return [fitted[index] for index in range(len(trainings))]
+        found += [alike[start : start + size] for start in range(0, len(alike), size)]
+    return found
 
 
 def _kind(training: Training) -> Hashable:

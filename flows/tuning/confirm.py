@@ -3,7 +3,6 @@
 from typing import Any
 
 from flows import paths
-from flows.backbones import backbone_of
 from flows.progress import progress
 from flows.tuning.material import search_data
 from flows.tuning.trial import PartitionScores
@@ -11,7 +10,7 @@ from mmrl_core.choice import comparisons, overall
 from mmrl_core.config import Params
 from mmrl_core.errors import UserError
 from mmrl_core.files import read_json
-from mmrl_core.search import fresh_partitions, partitions
+from mmrl_core.partitions import fresh_partitions, partitions
 
 SCORES = ("log_likelihood", "log_likelihood_se", "harmonic_mean", "harmonic_mean_se")
 
@@ -30,19 +29,23 @@ def confirm(params: Params, dataset: str, method: str, seeds: list[int]) -> dict
     fresh = params.model_copy(
         update={"seeds": seeds, "search": params.search.model_copy(update={"seed": params.search.seed + 1})}
     )
-    data, _ = search_data(fresh, dataset, backbone_of(params.backbone))
-    data = data._replace(template=found["template"])
+    data = search_data(fresh, dataset)[0]._replace(template=found["template"])
     used = partitions(data._replace(seeds=found["seeds"]), found["search"]["partitions"], found["search"]["seed"])
     parts = fresh_partitions(data, params.search.partitions, fresh.search.seed, used)
-    evaluate, count = PartitionScores(fresh, dataset, method, data, parts, None), len(parts)
-    trials, settings = [], {"choice": found["choice"], "published": found["published"]}
-    with progress(f"confirm {dataset} {method}", 2 * count) as bar:
-        for one in settings.values():
-            scores = []
-            for index in range(count):
-                scores.append(evaluate(one, index))
-                bar(len(trials) * count + len(scores))
-            trials.append({"params": one, **overall(scores), "scores": scores})
+    evaluate, count = PartitionScores(fresh, dataset, method, data, parts), len(parts)
+    settings = {"choice": found["choice"], "published": found["published"]}
+    pieces = [(one, index) for one in settings.values() for index in range(count)]
+    scores: dict[int, dict[str, Any]] = {}
+    with progress(f"confirm {dataset} {method}", len(pieces)) as bar:
+        for place, one in evaluate(pieces):
+            if isinstance(one, UserError):
+                raise one
+            scores[place] = one
+            bar(len(scores))
+    by_setting = [[scores[place * count + index] for index in range(count)] for place in range(len(settings))]
+    trials = [
+        {"params": one, **overall(own), "scores": own} for one, own in zip(settings.values(), by_setting, strict=True)
+    ]
     ahead = {
         objective: comparisons(trials, trials[0], objective, found["published"])["published"]
         for objective in ("log_likelihood", "harmonic_mean")

@@ -15,6 +15,7 @@ from mmrl_core.files import canonical_json, read_json, sha256_file, write_json
 from mmrl_core.protocols import PROTOCOLS
 
 FREE = {"enabled", "trials", "concurrent"}  # of the section `search`: more trials are the same search
+SEARCH_VERSION = 2  # of the order of partitions, the race and the searchers
 FACTS, TUNE = "search.json", "mmrl tune"
 
 
@@ -40,6 +41,7 @@ def facts(params: Params, dataset: str, method: str) -> dict[str, Any]:
         "data": [read_manifest(folder)["digest"] for folder in folders],
         "method_version": METHOD_VERSION,
         "evaluation_version": EVALUATION_VERSION,
+        "search_version": SEARCH_VERSION,
     }
     return json.loads(canonical_json(found))  # as it is read back
 

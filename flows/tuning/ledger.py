@@ -27,7 +27,7 @@ class Ledger:
     """
 
     def __init__(self, folder: str | Path):
-        self.folder, self.unwritten = Path(folder), None
+        self.folder, self.unwritten, self.warnings = Path(folder), None, {}
         self.records = {path.stem: record for path in self.folder.glob("*.json") if (record := _read(path))}
 
     def reopen(self) -> None:
@@ -65,9 +65,14 @@ class Ledger:
         """Records in the order in which the trials began."""
         return sorted(self.records.values(), key=lambda record: record["number"])
 
-    def trouble(self) -> str | None:
-        """Why records are missing on disk; None where none is."""
-        return self.unwritten
+    def warn(self, warning: str) -> None:
+        """Keep what a worker has to say to the person: its own output stays in Ray's logs."""
+        self.warnings[warning] = None
+
+    def troubles(self) -> list[str]:
+        """Warnings, and why records are missing on disk."""
+        lost = f"trials were not kept for a resume ({self.unwritten}); free some space"
+        return [*self.warnings, *([lost] if self.unwritten else [])]
 
     def _write(self, key: str) -> None:
         try:

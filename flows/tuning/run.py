@@ -6,18 +6,20 @@ from pathlib import Path
 from typing import Any
 
 from flows.backbones import backbone_of
-from flows.features import open_store
+from flows.cluster import Needs, connected
 from flows.outputs import locked
 from flows.tuning.identity import earlier, facts, open_folder
 from flows.tuning.ledger import FAILED, LOST, Ledger
+from flows.tuning.material import search_data
 from flows.tuning.space import Space, check_depths, first_points, open_dimensions, published_point
 from flows.tuning.tracking import UNTRACKED, SearchRuns
-from flows.tuning.trial import PartitionScores
-from flows.tuning.trials import Plan, run_trials
+from flows.tuning.trial import PartitionScores, Settled, settle
+from flows.tuning.trials import Plan, import_tune, run_trials
 from mmrl_core.choice import choose, comparisons, overall, pareto_front
 from mmrl_core.config import Params
 from mmrl_core.errors import UserError
 from mmrl_core.files import read_json, write_json
+from mmrl_core.partitions import Partition, SearchData, partitions
 from mmrl_core.sections import SearchSection
 
 DONE, TRIALS, POINTS = "done.json", "trials", "points.json"
@@ -30,7 +32,7 @@ def tune(params: Params, dataset: str, method: str) -> dict[str, Any]:
     """
     space = open_dimensions(params)
     if not space:
-        return {**_settled(params, dataset, backbone_of(params.backbone))[0], "trials": [], "choice": {}}
+        return _settled(params, dataset)
     found = facts(params, dataset, method)
     folder, differs = open_folder(found)
     with locked(f"search-{folder.name}", f"another process runs the search {dataset} {method}"):
@@ -38,7 +40,7 @@ def tune(params: Params, dataset: str, method: str) -> dict[str, Any]:
             _track_late(params, dataset, method, folder, done)
             return done
         _say_how_it_starts(folder, differs, dataset, method)
-        document = _search(params, dataset, method, backbone_of(params.backbone), space, folder)
+        document = _search(params, dataset, method, space, folder)
         with contextlib.suppress(OSError):  # a full disk: the stage's own output says so
             write_json(folder / DONE, document)
         return document
@@ -69,30 +71,59 @@ def _say_how_it_starts(folder: Path, differs: list[str], dataset: str, method: s
         print(f"search {dataset} {method}: a new one, since another {changed} is asked for", file=sys.stderr)
 
 
-def _settled(params: Params, dataset: str, backbone) -> tuple[dict[str, Any], Any]:
-    """The document's head, and the search's data."""
-    from flows.tuning.material import search_data
+def _settled(params: Params, dataset: str) -> dict[str, Any]:
+    """The document of a search with nothing to search: which prompt template suits the base classes."""
+    from flows.tuning.material import best_template, template_accuracies
 
-    data, templates = search_data(params, dataset, backbone)
-    return {"search": params.search.model_dump(), "templates": templates, "template": data.template}, data
+    data, templates = search_data(params, dataset)
+    accuracies = dict.fromkeys(templates)
+    if len(templates) > 1:
+        accuracies = template_accuracies(backbone_of(params.backbone), data, templates)
+    head = {"search": params.search.model_dump(), "templates": accuracies, "template": best_template(accuracies)}
+    return {**head, "trials": [], "choice": {}}
 
 
-def _search(params: Params, dataset: str, method: str, backbone, space: Space, folder: Path) -> dict[str, Any]:
-    from mmrl_core.search import partitions
-
-    search, (head, data) = params.search, _settled(params, dataset, backbone)
+def _search(params: Params, dataset: str, method: str, space: Space, folder: Path) -> dict[str, Any]:
+    """While a worker loads the backbone, what needs none is done here: this process never imports PyTorch."""
+    search, needs = params.search, Needs(params.cluster.cpus_per_trial, params.cluster.gpus_per_trial)
+    data, templates = search_data(params, dataset)
     parts = partitions(data, search.partitions, search.seed)
-    check_depths(params, space, backbone.depth)
-    start = published_point(params, dataset, method, space, backbone.depth)
-    points = _first_points(params, dataset, method, space, start, folder)
-    plan = Plan(f"search {dataset} {method}", search, params.cluster, space, points, len(parts), folder / TRIALS)
-    store = open_store(params, "tune")
-    with SearchRuns(params, dataset, method, folder) as runs:
-        records = run_trials(plan, PartitionScores(params, dataset, method, data, parts, store), runs)
-        document = {**head, **_outcome(records, search, start)}
-        runs.finish(records, document)
-    _say_what_was_short(params, store)
+    with connected(params.cluster, needs):
+        settling = _start_settling(params, data, templates, parts)
+        with SearchRuns(params, dataset, method, folder) as runs:
+            import_tune()
+            settled = _settling_ended(settling)
+            check_depths(params, space, settled.depth)
+            start = published_point(params, dataset, method, space, settled.depth)
+            points = _first_points(params, dataset, method, space, start, folder)
+            plan = Plan(
+                f"search {dataset} {method}", search, params.cluster, space, points, len(parts), folder / TRIALS
+            )
+            data = data._replace(template=settled.template)
+            records = run_trials(plan, PartitionScores(params, dataset, method, data, settled.parts), runs)
+            head = {"search": search.model_dump(), "templates": settled.templates, "template": settled.template}
+            document = {**head, **_outcome(records, search, start)}
+            runs.finish(records, document)
     return document
+
+
+def _start_settling(params: Params, data: SearchData, templates: list[str], parts: list[Partition]):
+    """`settle` in a process which the trials then go on in."""
+    import ray
+
+    task = ray.remote(num_cpus=params.cluster.cpus_per_trial, num_gpus=params.cluster.gpus_per_trial)(settle)
+    return task.remote(params, data, templates, parts)
+
+
+def _settling_ended(reference) -> Settled:
+    import ray
+
+    try:
+        return ray.get(reference)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise error.cause from None
+        raise
 
 
 def _first_points(
@@ -127,9 +158,3 @@ def _trial(record: dict[str, Any]) -> dict[str, Any]:
     failure = {"failure": record["failure"]} if record["state"] in (FAILED, LOST) else {}
     means = overall(record["scores"]) if record["scores"] else {}
     return {"params": record["params"], "state": record["state"], **failure, **means, "scores": record["scores"]}
-
-
-def _say_what_was_short(params: Params, store) -> None:
-    if store is not None and store.is_full:  # the workers' own warnings stay in Ray's logs
-        print(f"features.budget_gb {params.features.budget_gb:g} was used up: the search computed the rest each time; "
-              f"raise it, or `mmrl clean`", file=sys.stderr)  # fmt: skip

@@ -1,5 +1,6 @@
 """The search space: which keys are open, which settings come first, and who proposes the others."""
 
+from itertools import product
 from typing import Any
 
 from flows.tuning.ledger import COMPLETE, Ledger
@@ -71,34 +72,33 @@ def holds(distribution: dict[str, list], value: float) -> bool:
     return value in values if kind == "choice" else values[0] <= value <= values[1]
 
 
-def param_space(search: SearchSection, space: Space) -> dict[str, Any]:
-    """The space in Ray Tune's terms."""
-    from ray import tune
-
-    def sampler(distribution: dict[str, list]):
-        kind, values = next(iter(distribution.items()))
-        if kind == "choice" and search.searcher == "grid":
-            return tune.grid_search(values)
-        return tune.choice(values) if kind == "choice" else getattr(tune, kind)(*values)
-
-    return {key: sampler(distribution) for key, distribution in space.items()}
-
-
-def searcher(search: SearchSection, points: list[dict], begun: list[dict]):
+def searcher(search: SearchSection, space: Space, points: list[dict], begun: list[dict]):
     """Who proposes settings, seeded; first `points`, then what an earlier process had `begun`."""
-    from ray.tune.search.basic_variant import BasicVariantGenerator
+    if search.searcher == "grid":
+        from flows.tuning.rounds import Listed
 
-    if search.searcher != "optuna":
-        return BasicVariantGenerator(
-            points_to_evaluate=points or None, max_concurrent=search.concurrent or 0, random_state=search.seed
-        )
+        values = [next(iter(distribution.values())) for distribution in space.values()]
+        return Listed(search.objective, "max", [dict(zip(space, cell, strict=True)) for cell in product(*values)])
     import optuna
-    from ray.tune.search import ConcurrencyLimiter
     from ray.tune.search.optuna import OptunaSearch
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
-    sampler = optuna.samplers.TPESampler(seed=search.seed + len(begun), multivariate=True, n_startup_trials=AT_RANDOM)
+    seed = search.seed + len(begun)
+    if search.searcher == "random":
+        sampler = optuna.samplers.RandomSampler(seed=seed)
+    else:
+        sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=AT_RANDOM)
     second = [search.second_objective] if search.second_objective else []
     aims = ([search.objective, *second], ["max", "min"][: 1 + len(second)]) if second else (search.objective, "max")
-    proposals = OptunaSearch(metric=aims[0], mode=aims[1], points_to_evaluate=points + begun or None, sampler=sampler)
-    return ConcurrencyLimiter(proposals, search.concurrent) if search.concurrent else proposals
+    distributions = {key: _distribution(one) for key, one in space.items()}
+    return OptunaSearch(
+        distributions, metric=aims[0], mode=aims[1], points_to_evaluate=points + begun or None, sampler=sampler
+    )
+
+
+def _distribution(distribution: dict[str, list]):
+    """A dimension in Optuna's terms."""
+    from optuna.distributions import CategoricalDistribution, FloatDistribution
+
+    kind, values = next(iter(distribution.items()))
+    return CategoricalDistribution(values) if kind == "choice" else FloatDistribution(*values, log=kind == "loguniform")

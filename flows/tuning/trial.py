@@ -1,74 +1,145 @@
-"""A trial in a Ray worker: every partition in turn, each from the ledger where it is there already."""
+"""A trial in a Ray worker: settings on the partitions that they still lack, each from the ledger where it is there."""
 
-import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
+from tempfile import gettempdir
+from typing import Any, NamedTuple
 
 from mmrl_core.choice import COSTS, OBJECTIVES, overall
 from mmrl_core.config import Params
 from mmrl_core.errors import UserError
+from mmrl_core.partitions import Partition, SearchData
 
-WORST = {**dict.fromkeys(OBJECTIVES, -1e9), **dict.fromkeys(COSTS, 1e9), "scores": []}
-Evaluate = Callable[[dict[str, Any], int], dict[str, Any]]  # settings and the index of a partition to its scores
+PARTITIONS = "partitions"  # in what Tune is told: how many a trial has seen
+WORST = {**dict.fromkeys(OBJECTIVES, -1e9), **dict.fromkeys(COSTS, 1e9), "scores": [], PARTITIONS: 0}
+Settings = dict[str, Any]
+Piece = tuple[Settings, int]  # and the index of a partition
+# Pieces to the places of those that are done, each with its scores or why its settings cannot be trained.
+Evaluate = Callable[[list[Piece]], Iterable[tuple[int, dict[str, Any] | UserError]]]
 
 
-def run_trial(config: dict[str, Any], evaluate: Evaluate, n_partitions: int, ledger) -> None:
-    """Report all scores so far after every partition; `ledger` is the actor that keeps them.
+class Job(NamedTuple):
+    """What a process is handed at a time: settings, how many partitions they are to have seen after it, and how many
+    they see before Tune's scheduler is asked whether to go on."""
+
+    settings: list[Settings]
+    partitions: int
+    stride: int
+
+    def config(self) -> dict[str, Any]:
+        """As Ray Tune takes it."""
+        return self._asdict()
+
+
+def run_trial(config: dict[str, Any], evaluate: Evaluate, ledger) -> None:
+    """Enter every partition's scores, and report those of the first settings; `ledger` is the actor that keeps them.
 
     Settings that cannot be trained fail alone, not the search; whatever else goes wrong is tried again by Ray.
     """
     import ray
     from ray import tune
 
-    from flows.tuning.ledger import FAILED, RUNNING
-
-    record = ray.get(ledger.open.remote(config))
-    scores, state = record["scores"], record["state"]
-    for index in range(len(scores)):
-        tune.report(_report(scores[: index + 1]))
-    while len(scores) < n_partitions and state == RUNNING:
+    job = Job(**config)
+    records = [ray.get(ledger.open.remote(settings)) for settings in job.settings]
+    while missing := _missing(records, job):
         start = time.perf_counter()
-        try:
-            found = evaluate(config, len(scores))
-        except UserError as error:
-            state = ray.get(ledger.end.remote(config, FAILED, str(error)))["state"]
-            break
-        ray.get(ledger.add.remote(config, len(scores), found, time.perf_counter() - start))
-        scores = [*scores, found]
-        tune.report(_report(scores))
-    if not scores:
-        tune.report(WORST)  # searchers and schedulers want to be told something
+        for place, found in evaluate(missing):
+            settings, index = missing[place]
+            if isinstance(found, UserError):
+                ray.get(ledger.end.remote(settings, "failed", str(found)))
+            else:
+                now = time.perf_counter()
+                ray.get(ledger.add.remote(settings, index, found, now - start))
+                start = now
+        records = [ray.get(ledger.open.remote(settings)) for settings in job.settings]
+        if records[0]["scores"]:
+            tune.report(_report(records[0]["scores"]))
+    if trouble := getattr(evaluate, "trouble", None):
+        ray.get(ledger.warn.remote(trouble))
+    # Searchers and schedulers want to be told something.
+    tune.report(_report(records[0]["scores"]) if records[0]["scores"] else WORST)
+
+
+def _missing(records: list[dict], job: Job) -> list[Piece]:
+    """The next pieces of the job, of trials that go on."""
+    going = [record for record in records if record["state"] == "running"]
+    start = min((len(record["scores"]) for record in going), default=job.partitions)
+    stop = min(job.partitions, start + job.stride)
+    return [(record["params"], index) for record in going for index in range(len(record["scores"]), stop)]
 
 
 def _report(scores: list[dict]) -> dict[str, Any]:
-    return {**overall(scores), "scores": list(scores)}
+    return {**overall(scores), "scores": list(scores), PARTITIONS: len(scores)}
+
+
+class Settled(NamedTuple):
+    """What the backbone says before the first trial."""
+
+    templates: dict[str, float | None]  # zero-shot accuracies
+    template: str
+    parts: list[Partition]  # the hardest first
+    depth: int  # of the backbone
+
+
+def settle(params: Params, data: SearchData, templates: list[str], parts: list[Partition]) -> Settled:
+    """In the process that the trials will run in."""
+    from flows.backbones import backbone_of
+    from flows.tuning.material import best_template, template_accuracies
+    from mmrl_core.search import hardest_first
+
+    backbone = backbone_of(params.backbone)
+    accuracies = template_accuracies(backbone, data, templates)
+    template = best_template(accuracies)
+    data = data._replace(template=template)
+    return Settled(accuracies, template, hardest_first(backbone, data, parts, store_of(params)), backbone.depth)
 
 
 class PartitionScores:
     """Evaluate settings by training: what a real search's trials do. Travels to the workers by value."""
 
-    def __init__(self, params: Params, dataset: str, method: str, data, parts: list, store):
+    def __init__(self, params: Params, dataset: str, method: str, data: SearchData, parts: list[Partition]):
         self.params, self.dataset, self.method = params, dataset, method
-        self.data, self.parts, self.store = data, parts, store
+        self.data, self.parts = data, parts
 
-    def __call__(self, config: dict[str, Any], index: int) -> dict[str, Any]:
+    def __call__(self, pieces: list[Piece]) -> Iterable[tuple[int, dict[str, Any] | UserError]]:
         from flows.backbones import backbone_of
         from mmrl_core.presets import resolve
         from mmrl_core.search import partition_scores
 
         params, data = self.params, self.data
         backbone = backbone_of(params.backbone)
-        settings = resolve(params, self.dataset, self.method, data.seeds[0], backbone.depth, config)
-        scores = partition_scores(backbone, settings, data, self.parts[index], node_local(self.store))
-        if params.search.second_objective != "step_time":
-            del scores["step_time"]  # no other run would measure the same
-        return scores
+
+        def resolved(settings: Settings):
+            return resolve(params, self.dataset, self.method, data.seeds[0], backbone.depth, settings)
+
+        wanted = [(resolved(settings), self.parts[index]) for settings, index in pieces]
+        for place, found in partition_scores(backbone, wanted, data, store_of(params)):
+            if isinstance(found, dict) and params.search.second_objective != "step_time":
+                del found["step_time"]  # no other run would measure the same
+            yield place, found
+
+    @property
+    def trouble(self) -> str | None:
+        """What the person should know of this process."""
+        store, budget = store_of(self.params), self.params.features.budget_gb
+        if store is None or not store.is_full:
+            return None
+        short = "the search computed the rest each time; raise it, or `mmrl clean`"
+        return f"features.budget_gb {budget:g} was used up: {short}"
 
 
-def node_local(store):
-    """The store of frozen features, in a folder of the node's own where the project folder is not seen."""
-    if store is not None and not store.folder.parent.is_dir():
-        store.folder = Path(tempfile.gettempdir()) / "mmrl-features"
-    return store
+_stores: dict[str, Any] = {}
+
+
+def store_of(params: Params):
+    """This process's store of frozen features, in a folder of the node's own where the project folder is not seen."""
+    from flows.features import open_store
+
+    key = params.features.model_dump_json()
+    if key not in _stores:
+        store = open_store(params, "tune")
+        if store is not None and not store.folder.parent.is_dir():
+            store.folder = Path(gettempdir()) / "mmrl-features"
+        _stores[key] = store
+    return _stores[key]

@@ -5,19 +5,21 @@ import shutil
 import sys
 from collections import Counter
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flows.cluster import Needs, connected, on_this_node
+from flows.cluster import on_this_node
 from flows.paths import STATE
-from flows.tuning.ledger import DIED, LOST, RUNNING, Ledger, trial_key
-from flows.tuning.space import Space, param_space, searcher
+from flows.tuning.ledger import DIED, FAILED, LOST, RUNNING, Ledger, trial_key
+from flows.tuning.space import DEPTH, Space, searcher
 from flows.tuning.tracking import SearchRuns
-from flows.tuning.trial import Evaluate, run_trial
+from flows.tuning.trial import Evaluate, Settings, run_trial
+from mmrl_core.choice import looks, overall, still_in
 from mmrl_core.sections import ClusterSection, SearchSection
 
 RETRIES = 5  # of a trial whose process or node died
-Settings = dict[str, Any]
+MANY = 10**6  # jobs that Tune may be given: the searcher says when there are no more
 
 
 class Plan(NamedTuple):
@@ -32,22 +34,27 @@ class Plan(NamedTuple):
     folder: Path  # of its ledger
 
 
+def import_tune() -> None:
+    """What takes a second or two to import, while a worker is busy with its own."""
+    import optuna  # noqa: F401
+    from ray import tune  # noqa: F401
+
+
 def run_trials(plan: Plan, evaluate: Evaluate, runs: SearchRuns | None = None) -> list[dict[str, Any]]:
-    """Run all trials on the plan's cluster; their records, in the order in which they were drawn."""
+    """Run all trials on the cluster that this process is connected to; their records, in the order of their drawing."""
     import ray
 
-    with connected(plan.cluster, Needs(plan.cluster.cpus_per_trial, plan.cluster.gpus_per_trial)):
-        ledger = on_this_node(Ledger).remote(plan.folder.absolute())
-        ray.get(ledger.reopen.remote())
-        drawn, given_up = _fit(plan, evaluate, ledger, runs, reuse=True), Counter()
-        while left := _unfinished(ledger, drawn):
-            given_up.update(map(trial_key, left))
-            lost = [settings for settings in left if given_up[trial_key(settings)] > RETRIES]
-            ray.get([ledger.end.remote(settings, LOST, DIED) for settings in lost])
-            drawn = _fit(plan, evaluate, ledger, runs, reuse=False)  # a trial is given up where it is handed over
-        records, trouble = ray.get([ledger.all.remote(), ledger.trouble.remote()])
-    if trouble:
-        print(f"warning: trials were not kept for a resume ({trouble}); free some space", file=sys.stderr)
+    ledger = on_this_node(Ledger).remote(plan.folder.absolute())
+    ray.get(ledger.reopen.remote())
+    drawn, given_up = _fit(plan, evaluate, ledger, runs, reuse=True), Counter()
+    while left := _unfinished(ledger, drawn):
+        given_up.update(map(trial_key, left))
+        lost = [settings for settings in left if given_up[trial_key(settings)] > RETRIES]
+        ray.get([ledger.end.remote(settings, LOST, DIED) for settings in lost])
+        drawn = _fit(plan, evaluate, ledger, runs, reuse=False)  # a trial is given up where it is handed over
+    records, troubles = ray.get([ledger.all.remote(), ledger.troubles.remote()])
+    for trouble in troubles:
+        print(f"warning: {trouble}", file=sys.stderr)
     by_key = {trial_key(record["params"]): record for record in records}
     return [by_key[key] for key in dict.fromkeys(map(trial_key, drawn))]
 
@@ -57,23 +64,22 @@ def _fit(plan: Plan, evaluate: Evaluate, ledger, runs: SearchRuns | None, reuse:
 
     `reuse`: a process that has ended a trial takes another one.
     """
-    import ray
     from ray import tune
 
     from flows.tuning.schedulers import scheduler
     from flows.tuning.watch import Halt, Held, Watch
 
-    search, held = plan.search, Held(ledger, runs, in_order=plan.search.concurrent == 1)
+    search = plan.search
+    held = Held(ledger, runs, in_order=search.concurrent == 1, n_partitions=plan.n_partitions, race=_is_race(plan))
     resources = {"cpu": plan.cluster.cpus_per_trial, "gpu": plan.cluster.gpus_per_trial}
-    trainable = tune.with_parameters(run_trial, evaluate=evaluate, n_partitions=plan.n_partitions, ledger=ledger)
+    trainable = tune.with_parameters(run_trial, evaluate=evaluate, ledger=ledger)
     with _storage(plan) as storage:
         tune.Tuner(
             tune.with_resources(trainable, resources),
-            param_space=param_space(search, plan.space),
             tune_config=tune.TuneConfig(
-                num_samples=1 if search.searcher == "grid" else search.trials,
+                num_samples=MANY,
                 reuse_actors=reuse,
-                search_alg=searcher(search, plan.points, _begun(plan, ray.get(ledger.all.remote()))),
+                search_alg=_rounds(plan, ledger, held),
                 scheduler=scheduler(search, plan.n_partitions),
             ),
             run_config=tune.RunConfig(
@@ -82,10 +88,64 @@ def _fit(plan: Plan, evaluate: Evaluate, ledger, runs: SearchRuns | None, reuse:
                 verbose=0,
                 stop=Halt(plan.label),
                 failure_config=tune.FailureConfig(max_failures=RETRIES),
-                callbacks=[Watch(plan.label, search.trials, plan.n_partitions, held)],
+                callbacks=[Watch(plan.label, search, held)],
             ),
         ).fit()
     return list(held.drawn.values())
+
+
+def _is_race(plan: Plan) -> bool:
+    return plan.search.scheduler == "race"
+
+
+def _rounds(plan: Plan, ledger, held):
+    """Tune's search algorithm: the proposals, and in a race who goes on."""
+    import ray
+    from ray.tune.search import ConcurrencyLimiter
+
+    from flows.tuning.rounds import Rounds
+    from flows.tuning.schedulers import stride
+
+    search, n = plan.search, plan.n_partitions
+    proposals = searcher(search, plan.space, plan.points, _begun(plan, ray.get(ledger.all.remote())))
+    rounds = Rounds(
+        proposals, search.trials, looks(n) if _is_race(plan) else [n], stride(search, n),
+        lambda seen: _side_by_side(_contenders(held, seen, search), plan),
+    )  # fmt: skip
+    return ConcurrencyLimiter(rounds, search.concurrent) if search.concurrent else rounds
+
+
+def _contenders(held, seen: int, search: SearchSection) -> list[Settings]:
+    """The settings that go on after so many partitions; the trials of the others are over."""
+    import ray
+
+    drawn = {trial_key(settings) for settings in held.drawn.values()}
+    records = [one for one in ray.get(held.ledger.all.remote()) if trial_key(one["params"]) in drawn]
+    # Of one that went on in a process that is gone, what it knew when it was looked at here.
+    going = [one | {"scores": one["scores"][:seen]} for one in records if _is_going(one, seen)]
+    if not going:
+        return []
+    kept = still_in([one | overall(one["scores"]) for one in going], search.objective)
+    keys = {trial_key(one["params"]) for one in kept}
+    for one in going:
+        if trial_key(one["params"]) not in keys:
+            held.end(one["params"])
+    return [one["params"] for one in kept]
+
+
+def _is_going(record: dict[str, Any], seen: int) -> bool:
+    return record["state"] not in (FAILED, LOST) and len(record["scores"]) >= seen
+
+
+def _side_by_side(settings: list[Settings], plan: Plan) -> list[list[Settings]]:
+    """Shared out among as many jobs as run at once, so that what trains together is in one."""
+    import ray
+
+    room = int(ray.cluster_resources().get("CPU", 1) / plan.cluster.cpus_per_trial)
+    jobs = min(plan.search.concurrent or room, len(settings))
+    ordered = sorted(settings, key=lambda one: one.get(DEPTH, 0))
+    bounds = [len(ordered) * job // jobs for job in range(jobs + 1)] if jobs else []
+    return [ordered[start:stop] for start, stop in pairwise(bounds)]
 
 
 def _unfinished(ledger, drawn: list[Settings]) -> list[Settings]:

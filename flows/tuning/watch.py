@@ -1,4 +1,4 @@
-"""What the driver does as trials end: close them in the ledger, log them, move the progress bar."""
+"""What the driver does as trials end: close them in the ledger, log them, say how far the search is."""
 
 from dataclasses import dataclass, field
 from typing import Any
@@ -7,23 +7,33 @@ import ray
 from ray import tune
 
 from flows.progress import progress
-from flows.tuning.ledger import COMPLETE, DIED, LOST, STOPPED
+from flows.tuning.ledger import COMPLETE, DIED, LOST, STOPPED, trial_key
+from mmrl_core.sections import SearchSection
 
 
 @dataclass
 class Held:
     """What cannot be copied: the ledger's actor, the search in MLflow or None, settings by trial as they are drawn.
 
-    `in_order`: what comes next depends on the trials before. `given_up`: Tune ended a trial although retries were left,
-    and this run of Tune has to end. `told`: trials of which Tune told that they failed for good.
+    `in_order`: what comes next depends on the trials before. `race`: who has not seen every partition may go on.
+    `given_up`: Tune ended a trial although retries were left, and this run of Tune has to end. `told`: trials of which
+    Tune told that they failed for good.
     """
 
     ledger: Any
     runs: Any
     in_order: bool
+    n_partitions: int
+    race: bool
     drawn: dict[str, dict] = field(default_factory=dict)
     given_up: bool = False
     told: set[str] = field(default_factory=set)
+
+    def end(self, settings: dict, state: str = STOPPED, failure: str | None = None) -> None:
+        """Close a trial, unless it is closed, and log it."""
+        record = ray.get(self.ledger.end.remote(settings, state, failure))
+        if self.runs:
+            self.runs.trial(record)
 
 
 _held: dict[str, Held] = {}  # by label, since Tune copies callbacks and stoppers by pickle before it uses them
@@ -43,40 +53,50 @@ class Halt(tune.Stopper):
 
 
 class Watch(tune.Callback):
-    def __init__(self, label: str, trials: int, n_partitions: int, held: Held):
-        self.label, self.trials, self.n_partitions = label, trials, n_partitions
+    def __init__(self, label: str, search: SearchSection, held: Held):
+        self.label, self.trials, self.objective = label, search.trials, search.objective
         _held[label] = held
 
     def setup(self, **info):
-        self.done, self.bars = 0, progress(self.label, self.trials)
+        self.ended, self.best = set(), None
+        self.bars = progress(self.label, self.trials)
         self.report = self.bars.__enter__()
 
     def on_step_begin(self, iteration, trials, **info):
-        held = _held[self.label]
+        held, known = _held[self.label], set(map(trial_key, _held[self.label].drawn.values()))
         for trial in trials:  # early, since a trial that is tried again moves to the end of them
-            held.drawn.setdefault(trial.trial_id, trial.config)
+            for settings in trial.config["settings"]:
+                if trial_key(settings) not in known:
+                    held.drawn[trial.trial_id] = settings
             # A process that was too slow to take it: Tune tells nobody, and the searcher waits for the trial for ever.
             held.given_up |= trial.status == trial.ERROR and trial.trial_id not in held.told
 
     def on_trial_complete(self, iteration, trials, trial, **info):
-        seen = len((trial.last_result or {}).get("scores", []))
-        self._end(trial.config, COMPLETE if seen == self.n_partitions else STOPPED)
+        held = _held[self.label]
+        for settings in trial.config["settings"]:
+            record = ray.get(held.ledger.open.remote(settings))
+            if len(record["scores"]) == held.n_partitions:
+                held.end(settings, COMPLETE)
+            elif not held.race or record["state"] != "running":
+                held.end(settings)
+        self._say(trial)
 
     def on_trial_error(self, iteration, trials, trial, **info):
         held = _held[self.label]
         held.told.add(trial.trial_id)
         if trial.should_recover():
             held.given_up |= held.in_order
-        else:
-            self._end(trial.config, LOST, DIED)
+            return
+        for settings in trial.config["settings"]:
+            held.end(settings, LOST, DIED)
+        self._say(trial)
 
-    def _end(self, config, state, failure=None):
-        ledger, runs = _held[self.label].ledger, _held[self.label].runs
-        record = ray.get(ledger.end.remote(config, state, failure))
-        if runs:
-            runs.trial(record)
-        self.done += 1
-        self.report(self.done)
+    def _say(self, trial) -> None:
+        result = trial.last_result or {}
+        if result.get("scores"):
+            self.best = max(result[self.objective], self.best if self.best is not None else result[self.objective])
+        self.ended |= set(map(trial_key, trial.config["settings"]))
+        self.report(len(self.ended), note="" if self.best is None else f"best {self.best:.4g}")
 
     def on_experiment_end(self, trials, **info):
         self.on_step_begin(0, trials)  # one may have been drawn in the last step
