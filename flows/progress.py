@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from flows.progress_bar import Bar
 
-GAP, BEAT = 2, 8  # seconds between two lines: at least, and at most but for one GAP, so that ten never pass in silence
+GAP, BEAT = 2, 7  # seconds between two lines: at least, and at most but for one GAP, so that ten never pass in silence
 AT_ONCE = 0.05  # seconds in which no epoch or trial is done: what is reported so soon is read from disk
 MARK, MARKED = "\x02", "MMRL_MARK_PROGRESS"  # what lines begin with where this environment variable is set
 
