@@ -18,6 +18,7 @@ from typing import Literal, NamedTuple
 import yaml
 
 from flows.paths import STATE
+from flows.progress import MARK
 from mmrl_core.errors import Failed, UserError
 
 Graph = dict[str, list[str]]
@@ -114,15 +115,16 @@ def run_stage(
     env: Mapping[str, str] = os.environ,
     patience: float = 3600,
     timeout: float | None = None,
+    show: Callable[[str], object] = lambda line: None,
 ) -> bool:
     """`dvc repro --single-item`, waiting for what another DVC works on; whether anything was run or restored.
 
-    Its lines go to `log` and to .mmrl/logs. Raises UserError when the stage command exits 2, StageFailed otherwise and
-    after `timeout` seconds.
+    Its lines go to `log` and to .mmrl/logs, those of its progress to `show` as well. Raises UserError when the stage
+    command exits 2, StageFailed otherwise and after `timeout` seconds.
     """
     path = _log_file(root, name)
     code, lines, errors = _patiently(
-        patience, lambda: _dvc(root, ("repro", "--single-item", name), lifeline, log, env, path, timeout)
+        patience, lambda: _dvc(root, ("repro", "--single-item", name), lifeline, log, env, path, timeout, show)
     )
     if code:
         raise _failure(f"stage {name}", errors, path)
@@ -164,7 +166,7 @@ def _patiently(patience: float, attempt: Callable[[], Ended]) -> Ended:
         pause = min(2 * pause, 15)
 
 
-def _dvc(root, args, lifeline, log, env, path: Path, timeout: float | None) -> Ended:
+def _dvc(root, args, lifeline, log, env, path: Path, timeout: float | None, show=lambda line: None) -> Ended:
     """One attempt. Nothing of the process group outlives it."""
     lines, errors = deque(maxlen=200), deque(maxlen=200)
     with path.open("w") as file:
@@ -173,7 +175,7 @@ def _dvc(root, args, lifeline, log, env, path: Path, timeout: float | None) -> E
             cwd=root, env=env, text=True, errors="replace", stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         )  # fmt: skip
         readers = [
-            threading.Thread(target=_pump, args=(stream, kept, file, log), daemon=True)
+            threading.Thread(target=_pump, args=(stream, kept, file, log, show), daemon=True)
             for stream, kept in ((process.stdout, lines), (process.stderr, errors))
         ]
         try:
@@ -189,11 +191,14 @@ def _dvc(root, args, lifeline, log, env, path: Path, timeout: float | None) -> E
                 reader.join(timeout=10)  # a daemon outside the group may hold the pipe open
 
 
-def _pump(stream, kept: deque[str], file, log) -> None:
-    for line in stream:
-        kept.append(line.rstrip())
-        print(kept[-1], file=file, flush=True)
-        log(kept[-1])
+def _pump(stream, kept: deque[str], file, log, show) -> None:
+    """How far a stage is says nothing of why it failed, so that is not kept."""
+    for raw in stream:
+        line = raw.rstrip().removeprefix(MARK)
+        file.write(line + "\n")  # at once: the other stream's lines go there too
+        file.flush()
+        log(line)
+        show(line) if raw.startswith(MARK) else kept.append(line)
 
 
 def _kill_group(process: subprocess.Popen) -> None:

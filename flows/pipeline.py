@@ -21,6 +21,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import artifacts, dvc_graph, events, worktree
 from flows.dvc_graph import Graph, Lifeline
+from flows.progress import MARKED, Report, lines, say
 from flows.tracking import StoreFailed
 from flows.up_to_date import Adapted
 from flows.workplace import changed_settings, own_place, this_place, week_seed
@@ -91,7 +92,7 @@ def adapt(
             [name for name in ran if ran[name]], sum(not did for did in ran.values()), registered, promoted
         )
         publish(params, adapted)
-    _say(adapted.summary)
+    say(adapted.summary)
     get_run_logger().info(adapted.summary)
     return adapted
 
@@ -138,7 +139,9 @@ def run_stage(root: Path, name: str, lifeline: Lifeline, stale: bool, timeout: f
     """Seconds that the item took; None when it was up to date."""
     start, log = time.monotonic(), get_run_logger().info
     with _stopping(lifeline):
-        worked = stale and dvc_graph.run_stage(root, name, lifeline, log, _environment(), timeout=timeout)
+        worked = stale and dvc_graph.run_stage(
+            root, name, lifeline, log, _environment(), timeout=timeout, show=lambda line: say(f"{name}  {line}")
+        )
     return time.monotonic() - start if worked else None
 
 
@@ -202,10 +205,13 @@ def _run_stages(root: Path, lifeline: Lifeline, timeout: float) -> dict[str, boo
     _run_items(root, {name: [] for name in checks}, set(checks), lifeline, timeout)
     stale = dvc_graph.stale_stages(root, graph, checks)
     rest = {name: [other for other in graph[name] if other not in checks] for name in graph if name not in checks}
-    return _run_items(root, rest, stale, lifeline, timeout)
+    with lines("adapt", len(stale) or None, what="item") as report:
+        return _run_items(root, rest, stale, lifeline, timeout, report)
 
 
-def _run_items(root: Path, graph: Graph, stale: set[str], lifeline: Lifeline, timeout: float) -> dict[str, bool]:
+def _run_items(
+    root: Path, graph: Graph, stale: set[str], lifeline: Lifeline, timeout: float, report: Report = lambda done: None
+) -> dict[str, bool]:
     """Run all that depends on no failed item, each as soon as its upstream is done; then raise the first failure.
 
     Items are submitted when they are ready: one that waited for its upstream would hold a thread of the task runner.
@@ -223,6 +229,7 @@ def _run_items(root: Path, graph: Graph, stale: set[str], lifeline: Lifeline, ti
         name = running.pop(future)
         error = _report(name, future)
         failures.append(error) if error else sorter.done(name)
+        report(sum(name in stale for name in futures.keys() - running.values()))
     if failures:
         raise failures[0]
     return {name: future.result() is not None for name, future in futures.items()}
@@ -233,16 +240,17 @@ def _report(name: str, future: PrefectFuture) -> Exception | None:
     try:
         seconds = future.result()
     except Exception as error:
-        _say(f"{name}  failed: {error}")
+        say(f"{name}  failed: {error}")
         return error
     if seconds is not None:
-        _say(f"{name}  {seconds:.1f} s")
+        say(f"{name}  {seconds:.1f} s")
 
 
 def _environment() -> dict[str, str]:
     """The stage commands' environment: `mmrl` beside this interpreter, and the cores shared out among the items."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
-    return {"OMP_NUM_THREADS": str(max(1, CORES // int(os.environ[SIDE_BY_SIDE]))), **os.environ, "PATH": path}
+    threads = str(max(1, CORES // int(os.environ[SIDE_BY_SIDE])))
+    return {"OMP_NUM_THREADS": threads, **os.environ, "PATH": path, MARKED: "1"}
 
 
 def _require_pipeline_of(params_path: str | Path) -> None:
@@ -255,9 +263,5 @@ def _require_pipeline_of(params_path: str | Path) -> None:
 
 
 def _warn(line: str) -> None:
-    _say(f"warning: {line}")
+    say(f"warning: {line}")
     get_run_logger().warning(line)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

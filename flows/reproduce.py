@@ -64,7 +64,7 @@ def _train(params: Params, card: dict[str, Any], backbone, folder: Path):
         parse(kind, sections[name], "the card") for name, kind in (("adapter", AdapterConfig), ("train", TrainConfig))
     )
     data = read_set(_few_shot(params, card, folder), "train", card["training"]["trains_on"], card["template"])
-    with progress(f"train {card['data']['dataset']} again", train.epochs) as bar:
+    with progress(f"train {card['data']['dataset']} again", train.epochs, what="epoch") as bar:
         fitted = fit(backbone, config, train, data, report=lambda epoch, metrics: bar(epoch + 1))
     return fitted.adapter, fitted.history
 

@@ -47,7 +47,7 @@ def prepare_pool(params: Params, dataset: str, out: Path) -> dict[str, Any]:
     from mmrl_core.data.shards import write_pool
 
     out.mkdir()
-    with progress(f"prepare {dataset}") as report:
+    with progress(f"prepare {dataset}", unit="images") as report:
         source = open_source(dataset, params.data.root, params.data.own)
         n_base = None if dataset in params.targets else params.data.base_classes  # a target is not divided
         manifest = write_pool(source, out, report, n_base=n_base)
@@ -65,7 +65,7 @@ def prepare_few_shot(params: Params, dataset: str, shots: int, seed: int, out: P
 
     out.mkdir()
     source, n_base = open_source(dataset, params.data.root, params.data.own), params.data.base_classes
-    with progress(f"prepare {dataset} {shots}-shot seed {seed}") as report:
+    with progress(f"prepare {dataset} {shots}-shot seed {seed}", unit="images") as report:
         manifest = write_few_shot(source, shots, seed, out, report, n_base=n_base)
     short = {"classes_with_fewer_items": manifest["short_classes"]} if manifest["short_classes"] else {}
     return {"digest": manifest["digest"], **manifest["counts"], **short, **_notes(manifest)}
@@ -109,7 +109,7 @@ def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
     card = _card(params, key, settings, data, manifest["digest"])
     with (
         tracked_run(params, key, "train", card["settings"], {"data.digest": manifest["digest"]}) as run,
-        progress(f"train {key.name}", settings.train.epochs) as bar,
+        progress(f"train {key.name}", settings.train.epochs, what="epoch") as bar,
     ):
 
         def report(epoch: int, metrics: dict[str, float], workers: int = 1) -> None:

@@ -26,7 +26,7 @@ def export(
     predictor = registry.open_predictor(load_params(params, set_), model)
     from mmrl_core.export import STEPS, export_onnx
 
-    with building(out) as path, progress("export", len(STEPS)) as report:
+    with building(out) as path, progress("export", len(STEPS), what="step") as report:
         card = export_onnx(predictor, path, class_names, report)
     shown = {name: card[name] for name in ("opset", "largest_relative_difference", "files")}
     show({"classes": len(card["class_names"]), **shown}, json_, str(out))

@@ -8,6 +8,7 @@ import typer
 
 from flows import paths
 from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile
+from flows.progress import lines
 from mmrl_core.config import load_params
 from mmrl_core.errors import UserError
 
@@ -29,7 +30,8 @@ def adapt(
     from mmrl_core.files import read_json
     from mmrl_core.report.tables import markdown
 
-    adapted = _adapted(params, remote)
+    with lines("adapt"):  # Prefect and its server take a while
+        adapted = _adapted(params, remote)
     champions = {name: one.live for name, one in adapted.promoted.items()}
     if json_:
         decisions = {name: {"verdict": one.verdict, "reasons": one.reasons} for name, one in adapted.promoted.items()}

@@ -140,7 +140,7 @@ def pretrain(
     from flows.progress import progress
     from mmrl_core.pretrain import pretrain as run
 
-    with progress("pretrain", steps) as bar:
+    with progress("pretrain", steps, what="step") as bar:
         card = run(out, seed=seed, report=lambda step, total, loss: bar(step, total, note=f"loss {loss:.3f}"),
                    **({"steps": steps} if steps else {}))  # fmt: skip
     show({"sha256": card["sha256"], **card["figures"]}, json_, str(out))

@@ -9,6 +9,7 @@ from typing import Annotated, Any, get_args
 import typer
 
 from flows.outputs import building, check_out
+from flows.progress import progress
 from mmrl_core.config import Method, Params, load_params
 
 DEFAULT_PARAMS = Path("params.yaml")
@@ -49,14 +50,14 @@ def _short(value: Any) -> str:
 
 
 def run_stage(
-    params_file: Path, overrides: list[str], out: Path | None, tracked: Path, as_json: bool,
+    doing: str, params_file: Path, overrides: list[str], out: Path | None, tracked: Path, as_json: bool,
     stage: Callable[[Params, Path], dict[str, Any]], *, merge: bool = False,
 ) -> None:  # fmt: skip
-    """Check the settings, build the output aside and under a lock, put it in place, say what was done."""
+    """Check the settings, build the output aside and under a lock, put it in place; say what it is `doing`."""
     check_out(out, changed=bool(overrides) or params_file != DEFAULT_PARAMS)
     params = load_params(params_file, overrides)
     final = out or tracked
-    with building(final, merge=merge and out is None) as path:
+    with progress(doing), building(final, merge=merge and out is None) as path:
         result = stage(params, path)
     show(result, as_json, str(final))
 

@@ -41,7 +41,7 @@ def predict(
     quiet = nullcontext(lambda done: None)  # the lines are the progress, and a bar would draw over them
     with (
         _opened(out, json_, threshold is not None, columns) as put,
-        progress("predict", total) if out or json_ else quiet as bar,
+        progress("predict", total, unit="images") if out or json_ else quiet as bar,
     ):
         counts = _label(predictor, images, class_names, skip_damaged, threshold, put, bar)
     _report(counts, out, json_, threshold is not None)

@@ -19,6 +19,7 @@ from flows.cli.options import (
     show,
 )
 from flows.paths import RunKey
+from flows.progress import progress
 from mmrl_core.config import load_params
 from mmrl_core.errors import UserError
 
@@ -34,9 +35,10 @@ def fingerprint(
     if (dataset is None) != training:
         raise UserError("fingerprint needs --dataset KEY, or --training instead")
     if training:
-        run_stage(params, set_, out, paths.TRAINING, json_, stages.fingerprint_training)
+        run_stage("fingerprint training", params, set_, out, paths.TRAINING, json_, stages.fingerprint_training)
         return
-    run_stage(params, set_, out, paths.source(dataset), json_, lambda p, path: stages.fingerprint(p, dataset, path))
+    run_stage(f"fingerprint {dataset}", params, set_, out, paths.source(dataset), json_,
+              lambda p, path: stages.fingerprint(p, dataset, path))  # fmt: skip
 
 
 def prepare(
@@ -51,10 +53,12 @@ def prepare(
     if (shots is None) != (seed is None):
         raise UserError("prepare needs --shots and --seed together, or neither for the val and test pool")
     if shots is None:
-        run_stage(params, set_, out, paths.pool(dataset), json_, lambda p, path: stages.prepare_pool(p, dataset, path))
+        run_stage(f"prepare {dataset}", params, set_, out, paths.pool(dataset), json_,
+                  lambda p, path: stages.prepare_pool(p, dataset, path))  # fmt: skip
         return
     tracked = paths.few_shot(dataset, shots, seed)
-    run_stage(params, set_, out, tracked, json_, lambda p, path: stages.prepare_few_shot(p, dataset, shots, seed, path))
+    run_stage(f"prepare {dataset} {shots}-shot seed {seed}", params, set_, out, tracked, json_,
+              lambda p, path: stages.prepare_few_shot(p, dataset, shots, seed, path))  # fmt: skip
 
 
 def tune(
@@ -69,14 +73,17 @@ def tune(
 
     tracked = paths.search(dataset, method.value)
     if confirm:
-        found = stages.confirm(load_params(params, set_), dataset, method.value, confirm)
+        settings = load_params(params, set_)
+        with progress(f"confirm {dataset} {method.value}"):
+            found = stages.confirm(settings, dataset, method.value, confirm)
         show(found if json_ else {"ahead": found["ahead"]}, json_, f"{tracked}, {found['divisions']} new divisions")
         return
     if show_:
         found = trials_of(out or tracked)
         show(found if json_ else {"table": found["table"]}, json_, found["chosen"])
         return
-    run_stage(params, set_, out, tracked, json_, lambda p, path: stages.tune(p, dataset, method.value, path))
+    run_stage(f"search {dataset} {method.value}", params, set_, out, tracked, json_,
+              lambda p, path: stages.tune(p, dataset, method.value, path))  # fmt: skip
 
 
 def train(
@@ -87,7 +94,7 @@ def train(
     from flows import stages
 
     key = RunKey(dataset, method.value, shots, seed)
-    run_stage(params, set_, out, key.model, json_, lambda p, path: stages.train(p, key, path))
+    run_stage(f"train {key.name}", params, set_, out, key.model, json_, lambda p, path: stages.train(p, key, path))
 
 
 def evaluate(
@@ -100,11 +107,12 @@ def evaluate(
 
     key = RunKey(dataset, method.value, shots, seed)
     tracked = key.results(target)
-    run_stage(params, set_, out, tracked, json_, lambda p, path: stages.evaluate(p, key, path, target))
+    run_stage(f"evaluate {key.name}{f' on {target}' if target else ''}", params, set_, out, tracked, json_,
+              lambda p, path: stages.evaluate(p, key, path, target))  # fmt: skip
 
 
 def summarize(params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], out: Out = None, json_: AsJson = False):
     """Tables over all runs that the settings name."""
     from flows import stages
 
-    run_stage(params, set_, out, paths.SUMMARY.parent, json_, stages.summarize, merge=True)
+    run_stage("summarize", params, set_, out, paths.SUMMARY.parent, json_, stages.summarize, merge=True)

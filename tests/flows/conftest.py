@@ -7,6 +7,7 @@ import pytest
 from filelock import FileLock
 
 from flows import cli, tracking
+from flows.progress import MARK, MARKED
 from tests.workspace import QUICK, make_workspace
 
 RUN = ["--dataset", "digits", "--method", "mmrl", "--shots", "2", "--seed", "1"]
@@ -15,7 +16,10 @@ PREPARE = [["fingerprint", "--dataset", "digits"], ["prepare", "--dataset", "dig
 
 
 class Shell:
-    """Runs `mmrl ...` in this process; gives what it printed, on stderr where it fails, and keeps both."""
+    """Runs `mmrl ...` in this process; gives what it printed, on stderr where it fails, and keeps both.
+
+    But for how far it is: an error is one line all the same.
+    """
 
     def __init__(self, capsys, monkeypatch):
         self.capsys, self.monkeypatch, self.out, self.error = capsys, monkeypatch, "", ""
@@ -23,9 +27,12 @@ class Shell:
     def __call__(self, *arguments: str, code: int = 0) -> str:
         self.capsys.readouterr()
         self.monkeypatch.setattr("sys.argv", ["mmrl", *map(str, arguments)])
+        self.monkeypatch.setenv(MARKED, "1")
         with pytest.raises(SystemExit) as ended:
             cli.main()
-        self.out, self.error = self.capsys.readouterr()
+        self.monkeypatch.delenv(MARKED)
+        self.out, error = self.capsys.readouterr()
+        self.error = "".join(line for line in error.splitlines(keepends=True) if not line.startswith(MARK))
         assert ended.value.code == code, (self.out, self.error)
         return self.out if code == 0 else self.error
 

@@ -13,6 +13,7 @@ import pytest
 import zc.lockfile
 
 from flows.dvc_graph import Lifeline, StageFailed, run_stage, source_checks, stage_graph, stale_stages, transfer
+from flows.progress import MARKED
 from mmrl_core.errors import UserError
 from tests.processes import PATIENCE
 
@@ -51,6 +52,13 @@ import os, pathlib, time
 pathlib.Path("part").write_text(str(os.getpid()))
 os.rename("part", "pid")
 time.sleep(600)
+"""
+HALFWAY = """
+import os, sys
+from flows.progress import progress
+print("no room", file=sys.stderr)
+with progress("train a-1", 2, what="epoch") as report:
+    os.kill(os.getpid(), 9)
 """
 
 
@@ -135,6 +143,16 @@ def test_a_stage_runs_once_and_its_output_is_passed_on_line_by_line(project):
     assert "trained a-1" in lines
     assert "trained a-1" in (project / ".mmrl/logs/train@a-1.log").read_text().splitlines()
     assert not run(project)
+
+
+def test_how_far_a_stage_is_is_shown_and_logged_and_is_not_why_it_failed(project):
+    forget(project)
+    (project / "work.py").write_text(HALFWAY)
+    shown, env = [], {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), MARKED: "1"}
+    with pytest.raises(StageFailed, match=r"train@a-1 failed \(exit -9\): no room"):
+        run(project, env=env, show=shown.append)
+    assert shown == ["train a-1: epoch 0/2"]
+    assert "train a-1: epoch 0/2" in (project / ".mmrl/logs/train@a-1.log").read_text().splitlines()
 
 
 def test_a_crash_is_reported_with_the_stage_and_the_last_line_of_its_traceback(project):
