@@ -1,4 +1,4 @@
-"""The search's data and how it is divided: base classes at random into seen and unseen, several times for every seed."""
+"""The search's data, and how it is divided: base classes into seen and unseen, several times for every seed."""
 
 import random
 from itertools import product
