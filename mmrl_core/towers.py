@@ -1,6 +1,6 @@
 """The two towers: a frozen trunk below the insertion depth, and an upper part that carries representation tokens.
 
-B images, C classes, P patches, K representation tokens, D the tower's width, E embedding width, T suffix tokens, R runs.
+B images, C classes, P patches, K representation tokens, D a tower's width, E embedding width, T suffix tokens, R runs.
 Both towers carry tokens in their last `n_insert` layers. What is constant is computed once, what every class shares
 is computed once a step, and the last layer computes only the slots that are read. All of it is exact.
 
@@ -173,7 +173,7 @@ def in_chunks(function: Callable[[Tensor], Tensor], x: Tensor, size: int) -> Ten
 
 
 class TextTower(nn.Module):
-    """The text tower of a backbone for the classes of R runs, equally many each, split below its last `n_insert` layers.
+    """The text tower of a backbone for the classes of R runs, as many of each, split below its last `n_insert` layers.
 
     Attention is causal, so BOS, the representation tokens and the words before the first token in which two classes
     differ are the same for every class: they run once, as a prefix of batch 1. What follows up to a prompt's

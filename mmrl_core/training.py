@@ -127,7 +127,7 @@ def fit(
 def fit_together(
     backbone: Backbone, trainings: Sequence[Training], *, store: FeatureStore | None = None
 ) -> list[Fitted]:
-    """What `fit` makes of each, but for rounding: those of one group take their steps together. Raises as `fit` does."""
+    """What `fit` makes of each but for rounding, with the steps of every group taken together. Raises as `fit` does."""
     fitted: dict[int, Fitted] = {}
     for group in groups(backbone, trainings):
         run = _begin(backbone, [trainings[index] for index in group], Nowhere(), store, Workers())
@@ -175,7 +175,7 @@ def _begin(
     backbone: Backbone, trainings: Sequence[Training], checkpoints: Checkpoints, store: FeatureStore | None,
     workers: Workers,
 ) -> "Run":  # fmt: skip
-    config, train, data = trainings[0]
+    _, train, data = trainings[0]
     adapters = [new_adapter(one.adapter, backbone, one.train.seed) for one in trainings]
     precision = settle_precision(train.precision, backbone.device)
     if len(trainings) == 1:

@@ -36,7 +36,7 @@ def confirm(params: Params, dataset: str, method: str, seeds: list[int]) -> dict
     settings = {"choice": found["choice"], "published": found["published"]}
     pieces = [(one, index) for one in settings.values() for index in range(count)]
     scores: dict[int, dict[str, Any]] = {}
-    with progress(f"confirm {dataset} {method}", len(pieces)) as bar:
+    with progress(f"confirm {dataset} {method}", len(pieces), what="partition") as bar:
         for place, one in evaluate(pieces):
             if isinstance(one, UserError):
                 raise one

@@ -59,7 +59,7 @@ class Watch(tune.Callback):
 
     def setup(self, **info):
         self.ended, self.best = set(), None
-        self.bars = progress(self.label, self.trials)
+        self.bars = progress(self.label, self.trials, what="trial")
         self.report = self.bars.__enter__()
 
     def on_step_begin(self, iteration, trials, **info):
