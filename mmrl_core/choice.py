@@ -10,7 +10,7 @@ OBJECTIVES = ("log_likelihood", "harmonic_mean")
 COSTS = ("trainable_parameters", "step_time")
 ROUND = 2  # partitions that every trial of a race sees; those still in it see twice as many, and so on
 LEVEL = 0.2  # how often, at each look, a trial that is as good as the best one may be ended
-PRIOR = 4  # degrees of freedom that the trials' common spread counts for
+PRIOR = 4  # degrees of freedom that the trials' common spread counts for, if there are as many
 
 
 def overall(scores: list[dict]) -> dict[str, float]:
@@ -100,6 +100,8 @@ def looks(partitions: int) -> list[int]:
 def still_in(trials: list[dict], objective: str) -> list[dict]:
     """Those of equally far trials that are not clearly behind the best of them, by a paired t-test of level LEVEL.
 
+    Of two trials that are equally good a look so ends the one that is behind in twice LEVEL of all cases.
+
     Pairs are the partitions. With two of them a trial's own spread says next to nothing, so it is moderated (Smyth,
     2004): mixed, by degrees of freedom, with the median spread of all trials about the best.
     """
@@ -108,18 +110,18 @@ def still_in(trials: list[dict], objective: str) -> list[dict]:
     if n < 2 or not others:
         return trials
     differences = [_differences(best["scores"], trial["scores"], objective) for trial in others]
-    common = median(variance(one) for one in differences)
-    behind = [id(trial) for trial, one in zip(others, differences, strict=True) if _is_behind(one, common)]
+    common, prior = median(variance(one) for one in differences), min(PRIOR, (len(others) - 1) * (n - 1))
+    behind = [id(trial) for trial, one in zip(others, differences, strict=True) if _is_behind(one, common, prior)]
     return [trial for trial in trials if id(trial) not in behind]
 
 
-def _is_behind(differences: list[float], common: float) -> bool:
-    n = len(differences)
-    moderated = (PRIOR * common + (n - 1) * variance(differences)) / (PRIOR + n - 1)
-    return mean(differences) > _t(PRIOR + n - 1) * (moderated / n) ** 0.5
+def _is_behind(differences: list[float], common: float, prior: int) -> bool:
+    own = len(differences) - 1
+    moderated = (prior * common + own * variance(differences)) / (prior + own)
+    return mean(differences) > _t(prior + own) * (moderated / len(differences)) ** 0.5
 
 
 def _t(freedom: int) -> float:
-    """Student's t beyond which LEVEL of it lies, to 1% (Cornish and Fisher's expansion about the normal)."""
+    """Student's t beyond which LEVEL of it lies, to 2% (Cornish and Fisher's expansion about the normal)."""
     z = NormalDist().inv_cdf(1 - LEVEL)
-    return z + (z**3 + z) / (4 * freedom)
+    return z + (z**3 + z) / (4 * freedom) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * freedom**2)

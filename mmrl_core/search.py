@@ -43,7 +43,7 @@ def partition_scores(
     error. `store` keeps the frozen features that other trials want too.
 
     `log_likelihood` is balanced: the mean of the two kinds' mean log-probabilities of the truth, in nats an image.
-    `losses` holds the training loss of every epoch, `step_time` is in seconds, a share of a step that was taken together.
+    `losses` holds the training loss of every epoch, `step_time` is in seconds, a share of steps taken together.
     """
     trainings = [_training(settings, data, part) for settings, part in pieces]
     for group in groups(backbone, trainings):

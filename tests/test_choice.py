@@ -1,6 +1,10 @@
-"""Pareto front and comparisons on numbers that can be checked by hand."""
+"""Pareto front, comparisons and the race, on numbers that can be checked by hand or simulated."""
 
-from mmrl_core.choice import choose, comparisons, overall, pareto_front
+import random
+
+import pytest
+
+from mmrl_core.choice import LEVEL, choose, comparisons, looks, overall, pareto_front, still_in
 
 
 def trial(cost: int, *likelihoods: float) -> dict:
@@ -30,3 +34,54 @@ def test_a_trial_that_failed_late_is_no_choice_though_it_got_furthest():
     trials = [late, trial(2, -1.0)]
     assert choose(trials, "log_likelihood", {}) is trials[1]
     assert pareto_front(trials, "log_likelihood", "cost") == [1] and choose([late], "log_likelihood", {}) is None
+
+
+def likelihoods(trials: list[dict]) -> list[list[float]]:
+    return [[one["log_likelihood"] for one in trial["scores"]] for trial in trials]
+
+
+@pytest.mark.parametrize(
+    ("partitions", "expected"), [(1, [1]), (2, [2]), (3, [2, 3]), (6, [2, 4, 6]), (9, [2, 4, 8, 9])]
+)
+def test_a_race_looks_after_two_partitions_and_after_twice_as_many_each_time(partitions, expected):
+    assert looks(partitions) == expected
+
+
+def test_a_race_ends_what_is_clearly_behind_in_pairs_and_lets_what_may_be_better_go_on():
+    trials = [trial(1, -1.0, -9.0), trial(2, -1.1, -8.9), trial(3, -1.5, -9.6), trial(4, -0.8, -9.3)]
+    assert likelihoods(still_in(trials, "log_likelihood")) == [[-1.0, -9.0], [-1.1, -8.9], [-0.8, -9.3]]
+
+
+def test_trials_that_are_equal_or_alone_or_saw_one_partition_all_go_on():
+    equal = [trial(cost, -1.0, -2.0) for cost in range(3)]
+    assert still_in(equal, "log_likelihood") == equal
+    assert still_in(equal[:1], "log_likelihood") == equal[:1]
+    single = [trial(1, -1.0), trial(2, -9.0)]
+    assert still_in(single, "log_likelihood") == single
+
+
+def race(deficits: list[float], rng: random.Random, partitions: int = 6) -> list[int]:
+    """How many partitions each trial of a race sees: scores are a partition's difficulty, a deficit and noise of 1."""
+    difficulty = [rng.gauss(0, 10) for _ in range(partitions)]
+    scores = [[hard - deficit + rng.gauss(0, 1) for hard in difficulty] for deficit in deficits]
+    going, seen = list(range(len(deficits))), {}
+    for look in looks(partitions):
+        seen |= dict.fromkeys(going, look)
+        kept = likelihoods(still_in([trial(index, *scores[index][:look]) for index in going], "log_likelihood"))
+        going = [index for index in going if scores[index][:look] in kept]
+    return [seen[index] for index in range(len(deficits))]
+
+
+def test_of_two_equal_trials_a_look_ends_one_as_often_as_the_level_says():
+    """Each look may end either of the two by chance: twice LEVEL for both together, at each of the two looks."""
+    rng = random.Random(0)
+    ended = [min(race([0.0, 0.0], rng)) for _ in range(4000)]
+    assert abs(ended.count(2) / 4000 - 2 * LEVEL) < 0.03  # three standard errors of 4000 races
+    assert sum(seen < 6 for seen in ended) / 4000 < 1 - (1 - 2 * LEVEL) ** 2 + 0.03
+
+
+def test_a_trial_far_behind_is_ended_after_two_partitions_and_the_best_sees_all():
+    rng = random.Random(1)
+    seen = [race([0.0, *[6.0] * 7], rng) for _ in range(300)]
+    assert all(one[0] == 6 for one in seen)
+    assert sum(count == 2 for one in seen for count in one[1:]) / (7 * 300) > 0.9

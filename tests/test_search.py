@@ -2,9 +2,9 @@
 
 import pytest
 
-from mmrl_core.choice import choose, clearly_worse, leads, overall
+from mmrl_core.choice import choose, overall
 from mmrl_core.errors import UserError
-from mmrl_core.search import SearchData, fresh_partitions, partitions
+from mmrl_core.partitions import SearchData, fresh_partitions, partitions
 
 DATA = SearchData(list("abcdef"), "a {}.", [0, 1, 2, 3, 4], [7, 8], [[], []], [[], []])
 PUBLISHED = {"adapter.reg_weight": 0.5}
@@ -65,21 +65,3 @@ def test_a_trial_stopped_early_is_not_chosen():
     trials = [trial(0.5, -2, -2), trial(3.0, -0.1)]
     assert choose(trials, "log_likelihood", PUBLISHED) is trials[0]
     assert choose([], "log_likelihood", PUBLISHED) is None
-
-
-@pytest.mark.parametrize(("likelihoods", "given_up"), [
-    ((-2.0, -9.9), False),  # two partitions are too few
-    ((-1.3, -9.2, -3.4), True),  # behind by 0.3, 0.2, 0.4: a hard partition is as hard for the leader
-    ((-1.3, -8.7, -3.3), False),  # behind by 0.3, -0.3, 0.3
-    ((-0.9, -8.9, -2.9), False),  # ahead
-])  # fmt: skip
-def test_a_trial_is_given_up_when_the_paired_difference_is_clear(likelihoods, given_up):
-    leader = trial(0.5, -1, -9, -3, -2)["scores"]
-    assert clearly_worse(trial(3, *likelihoods)["scores"], leader, "log_likelihood") is given_up
-    assert not clearly_worse(trial(3, *likelihoods)["scores"], [], "log_likelihood")
-
-
-def test_the_first_whole_trial_leads_until_a_better_whole_one_comes():
-    first, better, partial = (trial(1, *values)["scores"] for values in ((-1, -1), (-0.9, -1), (-0.1,)))
-    assert leads(first, [], "log_likelihood") and leads(better, first, "log_likelihood")
-    assert not leads(first, better, "log_likelihood") and not leads(partial, first, "log_likelihood")

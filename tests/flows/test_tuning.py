@@ -63,7 +63,7 @@ def test_a_damaged_record_is_a_trial_that_runs_again(tmp_path, damage):
 def test_a_disk_that_takes_no_record_ends_the_writing_not_the_search(tmp_path):
     (tmp_path / "file").write_text("in the way")
     ledger = filled(tmp_path / "file" / "ledger")
-    assert ledger.all()[0]["scores"] == [SCORES] and "Not a directory" in ledger.trouble()
+    assert ledger.all()[0]["scores"] == [SCORES] and "Not a directory" in ledger.troubles()[0]
 
 
 def test_the_published_settings_come_first_where_the_space_holds_them():

@@ -7,6 +7,7 @@ import argparse
 import json
 from pathlib import Path
 
+from flows.cluster import Needs, connected
 from flows.tuning.trials import Plan, run_trials
 from mmrl_core.sections import ClusterSection, SearchSection
 
@@ -21,7 +22,16 @@ def make_evaluate(log: str, seconds: float, gate: tuple[str, int] | None):
     """
     fuse = str(Path(log).with_name("fuse"))
 
-    def evaluate(config: dict, index: int) -> dict:
+    def evaluate(pieces: list):
+        from mmrl_core.errors import UserError
+
+        for place, (config, index) in enumerate(pieces):
+            try:
+                yield place, one(config, index)
+            except UserError as error:
+                yield place, error
+
+    def one(config: dict, index: int) -> dict:
         import contextlib
         import math
         import os
@@ -74,7 +84,8 @@ def main() -> None:
     folder = Path(".mmrl/searches/simulated")
     plan = Plan("simulated", search, ClusterSection(address=options.address), SPACE, [], options.partitions, folder)
     log = str(Path("evaluations.txt").absolute())
-    print(json.dumps(run_trials(plan, make_evaluate(log, options.seconds, options.gate))))
+    with connected(plan.cluster, Needs(1)):
+        print(json.dumps(run_trials(plan, make_evaluate(log, options.seconds, options.gate))))
 
 
 if __name__ == "__main__":

@@ -1,64 +1,39 @@
-"""The search's early stopping in a real Ray Tune run, on settings of known quality."""
+"""The race in a real Ray Tune run, on settings of known quality."""
 
-import json
-import subprocess
-import sys
+import os
+import signal
 
 import pytest
 
-from flows.cluster import Needs, connected
-from flows.tuning.schedulers import race
-from mmrl_core.sections import ClusterSection
-from tests.workspace import ROOT
+from mmrl_core.choice import looks
+from tests.processes import trial_workers
+from tests.slow.test_search_faults import comparable, done_twice, driver, lines
 
 pytestmark = pytest.mark.slow
-
-DIFFICULTY = (-1.0, -9.0, -3.0, -2.0, -5.0)  # of the partitions: they differ more than the settings do
-NOISE = (0.02, -0.02, 0.01, -0.01, 0.0)
-SETTINGS = [(0.5, 1), (0.6, -1), (0.5, -1), (0.0, 1), (0.5, -1), (0.0, -1)]  # (deficit, sign of the noise)
+RACE = {"scheduler": "race", "trials": 6}
+PARTITIONS = 3  # of the driver
 
 
-def make_trial():
-    """A function of its own each time: Ray then sends it whole, and its workers need not find this file."""
+def test_what_is_behind_ends_after_the_first_look_and_a_killed_race_goes_on_where_it_was(tmp_path, ray_cluster):
+    """The simulated scores have no noise: whoever is behind, is clearly so."""
+    first = looks(PARTITIONS)[0]
+    (tmp_path / "unbroken").mkdir()
+    with driver(tmp_path / "unbroken", ray_cluster, **RACE) as search:
+        records, _ = search.finish()
+    scored = [one for one in records if one["state"] != "failed"]
+    best = max(scored, key=lambda one: one["scores"][0]["log_likelihood"])
+    assert best["state"] == "complete" and len(best["scores"]) == PARTITIONS
+    others = [(one["state"], len(one["scores"])) for one in scored if one is not best]
+    assert others == [("stopped", first)] * len(others) and len(others) > 1
+    assert len(lines(tmp_path / "unbroken")) == first * len(scored) + PARTITIONS - first
 
-    def trial(config: dict) -> None:
-        from ray import tune
-
-        scores = []
-        for difficulty, noise in zip(DIFFICULTY, NOISE, strict=True):
-            scores.append({"log_likelihood": difficulty - config["deficit"] + config["sign"] * noise})
-            tune.report({"log_likelihood": scores[-1]["log_likelihood"], "scores": list(scores)})
-
-    return trial
-
-
-def main(address: str, storage: str) -> None:
-    """Print how many partitions each trial saw."""
-    from ray import tune
-    from ray.tune.search.basic_variant import BasicVariantGenerator
-
-    draws = BasicVariantGenerator(
-        points_to_evaluate=[{"deficit": deficit, "sign": sign} for deficit, sign in SETTINGS], max_concurrent=1
-    )
-    config = tune.TuneConfig(
-        metric="log_likelihood", mode="max", num_samples=len(SETTINGS), search_alg=draws, reuse_actors=True,
-        scheduler=race("log_likelihood"),
-    )  # fmt: skip
-    with connected(ClusterSection(address=address), Needs(1)):
-        tuner = tune.Tuner(
-            make_trial(), param_space={"deficit": tune.uniform(0, 1), "sign": tune.choice([-1, 1])}, tune_config=config,
-            run_config=tune.RunConfig(name="race", storage_path=storage, verbose=0),
-        )  # fmt: skip
-        seen = [len(result.metrics["scores"]) for result in tuner.fit()]
-    print(json.dumps(seen))
-
-
-def test_clearly_worse_settings_end_early_and_others_see_every_partition(tmp_path, ray_cluster):
-    command = [sys.executable, "-m", "tests.slow.test_search_race", ray_cluster.address, str(tmp_path)]
-    done = subprocess.run(command, cwd=ROOT, env=ray_cluster.environment, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout) == [5, 3, 5, 5, 3, 5]  # the first leads, a tie goes on, the fourth takes the lead
-
-
-if __name__ == "__main__":
-    main(*sys.argv[1:])
+    (tmp_path / "killed").mkdir()
+    with driver(tmp_path / "killed", ray_cluster, held=True, **RACE) as search:
+        search.wait_for(3)
+        os.kill(trial_workers(search.token)[0], signal.SIGKILL)
+        search.wait_for(first * len(scored))
+        search.kill()
+    with driver(tmp_path / "killed", ray_cluster, **RACE) as search:
+        resumed, _ = search.finish()
+    assert comparable(resumed) == comparable(records)
+    assert len(done_twice(tmp_path / "killed")) <= 2  # what was under way at either kill
