@@ -85,7 +85,8 @@ def main() -> None:
     plan = Plan("simulated", search, ClusterSection(address=options.address), SPACE, [], options.partitions, folder)
     log = str(Path("evaluations.txt").absolute())
     with connected(plan.cluster, Needs(1)):
-        print(json.dumps(run_trials(plan, make_evaluate(log, options.seconds, options.gate))))
+        records = run_trials(plan, make_evaluate(log, options.seconds, options.gate))
+    print(json.dumps(records))
 
 
 if __name__ == "__main__":
