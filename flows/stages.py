@@ -99,7 +99,7 @@ def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
     from mmrl_core.presets import resolve
 
     backbone, manifest = backbone_of(params.backbone), read_manifest(key.few_shot)
-    found = _read_search(key, manifest["templates"])
+    found = read_search(key, manifest["templates"])
     choice = found["choice"] if params.search.enabled else {}
     settings = resolve(params, key.dataset, key.method, key.seed, backbone.depth, choice)
     if not (params.cluster.is_distributed and params.cluster.gpus_per_worker):  # else the workers' GPUs settle it
@@ -178,7 +178,8 @@ def _on_device(settings, device):
     return settings._replace(train=settings.train.model_copy(update={"precision": precision}))
 
 
-def _read_search(key: RunKey, templates: list[str]) -> dict[str, Any]:
+def read_search(key: RunKey, templates: list[str]) -> dict[str, Any]:
+    """The search that a run's training goes by. Raises UserError where there is none or it is of something else."""
     path = paths.search(key.dataset, key.method)
     found = read_json(path, made_by="mmrl tune", keys=("dataset", "method", "choice", "template"))
     fits = set(found["choice"]) <= set(published(key.dataset, key.method, depth=1)) and found["template"] in templates
@@ -227,7 +228,7 @@ def evaluate_each(
         raise UserError(f"--target {target} is not among the settings' targets {params.targets}; add it there")
     backbone, start = backbone_of(params.backbone), time.monotonic()
     found = evaluate_runs(backbone, [Wanted(key, *folders) for key, folders in runs.items()], params, target)
-    seconds = time.monotonic() - start
+    seconds = (time.monotonic() - start) / len(found)
     return {key: _figures(metrics, seconds) for key, metrics in found.items()}
 
 

@@ -1,5 +1,6 @@
 """The stages, one command each: what dvc.yaml runs."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -19,6 +20,7 @@ from flows.cli.options import (
     show,
 )
 from flows.paths import RunKey
+from flows.under_dvc import is_stage
 from mmrl_core.config import load_params
 from mmrl_core.errors import UserError
 
@@ -84,9 +86,7 @@ def train(
     set_: Overrides = [], out: Out = None, json_: AsJson = False,
 ):  # fmt: skip
     """Train one adapter."""
-    from flows import stages
-
-    key = RunKey(dataset, method.value, shots, seed)
+    key, stages = RunKey(dataset, method.value, shots, seed), _stages(out)
     run_stage(params, set_, out, key.model, json_, lambda p, path: stages.train(p, key, path))
 
 
@@ -96,11 +96,20 @@ def evaluate(
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], out: Out = None, json_: AsJson = False,
 ):  # fmt: skip
     """Score one adapter, and zero-shot, on the test sets of the protocol."""
-    from flows import stages
-
-    key = RunKey(dataset, method.value, shots, seed)
+    key, stages = RunKey(dataset, method.value, shots, seed), _stages(out)
     tracked = key.results(target)
     run_stage(params, set_, out, tracked, json_, lambda p, path: stages.evaluate(p, key, path, target))
+
+
+def _stages(out: Path | None):
+    """Under DVC the stages that work for its next items too; a person who asks for one run wants that one."""
+    if out is None and is_stage():
+        from flows.ahead import items
+
+        return items
+    from flows import stages
+
+    return stages
 
 
 def summarize(params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], out: Out = None, json_: AsJson = False):
