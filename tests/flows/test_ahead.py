@@ -14,6 +14,7 @@ import pytest
 from flows import paths, stages
 from flows.ahead import identity, items
 from flows.ahead.ready import FOLDER, Ready
+from flows.features import clean
 from flows.outputs import building, locked
 from flows.paths import RunKey
 from mmrl_core.config import load_params
@@ -220,6 +221,14 @@ def test_of_one_output_the_last_one_stays_and_what_is_not_kept_cannot_be_taken(t
     new.keep(Path("made"), {"loss": 0.2})
     assert not old.is_there and old.take(Path("out")) is None and not Path("out").exists()
     assert new.take(Path("out")) == {"loss": 0.2} and Path("out/file").read_text() == "x" and not new.is_there
+
+
+def test_clean_removes_what_is_ready(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("made").mkdir()
+    place = Ready(Path("models/run"), "name")
+    place.keep(Path("made"), {})
+    assert clean() > 0 and not place.is_there
 
 
 def test_a_kill_leaves_nothing_that_could_be_taken(tmp_path, monkeypatch):
