@@ -2,6 +2,7 @@
 
 import shutil
 
+from flows.ahead.ready import FOLDER as READY
 from flows.paths import STATE
 from mmrl_core.config import Params
 from mmrl_core.presets import explicit_values
@@ -26,8 +27,8 @@ def shallowest(params: Params) -> int | None:
 
 
 def clean() -> int:
-    """Remove all frozen features and all trials of searches; how many bytes that freed. They are computed anew."""
-    folders = (FOLDER, STATE / "searches")
+    """Remove frozen features, trials of searches, outputs made ahead; how many bytes that freed. All are made anew."""
+    folders = (FOLDER, READY, STATE / "searches")
     size = sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)

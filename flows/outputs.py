@@ -59,9 +59,7 @@ def _put(built: Path, final: Path, replaced: Path, merge: bool) -> None:
 @contextlib.contextmanager
 def locked(name: str, busy: str) -> Iterator[None]:
     """Hold a lock of this repository; says so once when it has to wait."""
-    folder = STATE / "locks"
-    folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(folder / f"{name}.lock")
+    lock = _lock(name)
     try:
         lock.acquire(timeout=0.1)
     except Timeout:
@@ -71,6 +69,27 @@ def locked(name: str, busy: str) -> Iterator[None]:
         yield
     finally:
         lock.release()
+
+
+@contextlib.contextmanager
+def claimed(name: str) -> Iterator[bool]:
+    """Hold a lock of this repository unless another process does; yields whether it is held."""
+    lock = _lock(name)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
+    finally:
+        lock.release()
+
+
+def _lock(name: str) -> FileLock:
+    folder = STATE / "locks"
+    folder.mkdir(parents=True, exist_ok=True)
+    return FileLock(folder / f"{name}.lock")
 
 
 def is_held(path: Path) -> bool:

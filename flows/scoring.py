@@ -18,7 +18,7 @@ from mmrl_core.config import AdapterConfig
 from mmrl_core.data.features import FeatureStore
 from mmrl_core.data.shards import Shard, check_shard, examples_of
 from mmrl_core.errors import UserError
-from mmrl_core.evaluation import Scores, score
+from mmrl_core.evaluation import Scores, score_each
 from mmrl_core.model import AdaptedCLIP
 from mmrl_core.sections import BackboneSection, ClusterSection
 
@@ -28,33 +28,39 @@ AHEAD = 2  # shards under way for every worker that the cluster has room for: wh
 Report = Callable[[int], None]
 
 
+class Examinee(NamedTuple):
+    """An adapter with its prompts, as it travels."""
+
+    adapter: AdapterConfig
+    tensors: dict[str, Tensor]
+    template: str
+    text: tuple[Tensor, Tensor]  # adapted and frozen class features (C, E)
+
+
 class Exam(NamedTuple):
     """What every shard is scored with, as it travels."""
 
     backbone: BackboneSection
-    adapter: AdapterConfig
-    tensors: dict[str, Tensor]
     class_names: list[str]
-    template: str
     labels: list[int]
     fused: list[int]  # labels that get the fused logits
-    text: tuple[Tensor, Tensor]  # adapted and frozen class features (C, E)
+    examinees: list[Examinee]
 
 
 def score_here(
-    model: AdaptedCLIP, shards: list[Shard], labels: list[int], fused: list[int], report: Report,
+    models: list[AdaptedCLIP], shards: list[Shard], labels: list[int], fused: list[int], report: Report,
     store: FeatureStore | None,
-) -> Iterator[Scores]:  # fmt: skip
-    """Every shard's scores in order; each shard is checked before the first is scored."""
+) -> Iterator[list[Scores]]:  # fmt: skip
+    """Every shard's scores in order, each model's; each shard is checked before the first is scored."""
     for shard in shards:
         check_shard(shard)
     done = 0
     for shard in shards:
-        yield score(model, examples_of(shard), labels, fused, lambda n, done=done: report(done + n), store)
+        yield score_each(models, examples_of(shard), labels, fused, lambda n, done=done: report(done + n), store)
         done += shard.count
 
 
-def score_on_cluster(cluster: ClusterSection, exam: Exam, shards: list[Shard], report: Report) -> list[Scores]:
+def score_on_cluster(cluster: ClusterSection, exam: Exam, shards: list[Shard], report: Report) -> list[list[Scores]]:
     """The same by tasks on `cluster`; raises UserError naming the first shard that failed for good."""
     import ray
 
@@ -70,10 +76,10 @@ def score_on_cluster(cluster: ClusterSection, exam: Exam, shards: list[Shard], r
         return _collected(task, shared, shards, cluster.data, max(1, AHEAD * room), report)
 
 
-def _collected(task, shared, shards: list[Shard], data: str | None, most: int, report: Report) -> list[Scores]:
+def _collected(task, shared, shards: list[Shard], data: str | None, most: int, report: Report) -> list[list[Scores]]:
     import ray
 
-    found: dict[int, Scores] = {}
+    found: dict[int, list[Scores]] = {}
     waiting, running = list(enumerate(shards))[::-1], {}
     while waiting or running:
         while waiting and len(running) < most:
@@ -90,7 +96,7 @@ def _collected(task, shared, shards: list[Shard], data: str | None, most: int, r
     return [found[index] for index in range(len(shards))]
 
 
-def _result(reference, shard: Shard) -> Scores | None:
+def _result(reference, shard: Shard) -> list[Scores] | None:
     import ray
 
     try:
@@ -100,12 +106,12 @@ def _result(reference, shard: Shard) -> Scores | None:
         raise UserError(f"the shard {shard.path} could not be scored on the cluster: {reason}") from error
 
 
-def _score_shard(exam: Exam, shard: Shard, data: str | None, content: bytes | None) -> Scores | None:
+def _score_shard(exam: Exam, shard: Shard, data: str | None, content: bytes | None) -> list[Scores] | None:
     """A task; None where the shard is not to be found on this node and did not come along."""
     content = content or _content(shard, data)
     if content is None:
         return None
-    return score(_model(_Once(exam)), examples_of(shard, content), exam.labels, exam.fused)
+    return score_each(_models(_Once(exam)), examples_of(shard, content), exam.labels, exam.fused)
 
 
 def _content(shard: Shard, data: str | None) -> bytes | None:
@@ -126,25 +132,32 @@ def _content(shard: Shard, data: str | None) -> bytes | None:
 
 
 class _Once(NamedTuple):
-    """An exam that is told by its classes and tensors, so that a process builds its model once."""
+    """An exam that is told by its classes and tensors, so that a process builds its models once."""
 
     exam: Exam
 
     def __hash__(self) -> int:
-        return hash((tuple(self.exam.class_names), self.exam.template))
+        return hash((tuple(self.exam.class_names), *(one.template for one in self.exam.examinees)))
 
     def __eq__(self, other) -> bool:
         mine, theirs = self.exam, other.exam
-        same = (mine.backbone, mine.adapter, mine.class_names, mine.template) == (
-            theirs.backbone, theirs.adapter, theirs.class_names, theirs.template)  # fmt: skip
-        return same and all(tensor.equal(theirs.tensors[name]) for name, tensor in mine.tensors.items())
+        same = (mine.backbone, mine.class_names, len(mine.examinees)) == (
+            theirs.backbone, theirs.class_names, len(theirs.examinees))  # fmt: skip
+        return same and all(map(_are_equal, mine.examinees, theirs.examinees))
+
+
+def _are_equal(one: Examinee, other: Examinee) -> bool:
+    same = (one.adapter, one.template) == (other.adapter, other.template)
+    return same and all(tensor.equal(other.tensors[name]) for name, tensor in one.tensors.items())
 
 
 @functools.lru_cache(maxsize=2)
-def _model(once: _Once) -> AdaptedCLIP:
+def _models(once: _Once) -> list[AdaptedCLIP]:
     from mmrl_core.adapter import Adapter
 
-    exam, backbone = once.exam, backbone_of(once.exam.backbone)
-    adapter = Adapter(exam.adapter, backbone)
-    adapter.load_state_dict({name: tensor.clone() for name, tensor in exam.tensors.items()})
-    return AdaptedCLIP(backbone, adapter.to(backbone.device), exam.class_names, exam.template, text=exam.text)
+    exam, backbone, models = once.exam, backbone_of(once.exam.backbone), []
+    for one in exam.examinees:
+        adapter = Adapter(one.adapter, backbone)
+        adapter.load_state_dict({name: tensor.clone() for name, tensor in one.tensors.items()})
+        models.append(AdaptedCLIP(backbone, adapter.to(backbone.device), exam.class_names, one.template, text=one.text))
+    return models

@@ -99,7 +99,7 @@ def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
     from mmrl_core.presets import resolve
 
     backbone, manifest = backbone_of(params.backbone), read_manifest(key.few_shot)
-    found = _read_search(key, manifest["templates"])
+    found = read_search(key, manifest["templates"])
     choice = found["choice"] if params.search.enabled else {}
     settings = resolve(params, key.dataset, key.method, key.seed, backbone.depth, choice)
     if not (params.cluster.is_distributed and params.cluster.gpus_per_worker):  # else the workers' GPUs settle it
@@ -178,7 +178,8 @@ def _on_device(settings, device):
     return settings._replace(train=settings.train.model_copy(update={"precision": precision}))
 
 
-def _read_search(key: RunKey, templates: list[str]) -> dict[str, Any]:
+def read_search(key: RunKey, templates: list[str]) -> dict[str, Any]:
+    """The search that a run's training goes by. Raises UserError where there is none or it is of something else."""
     path = paths.search(key.dataset, key.method)
     found = read_json(path, made_by="mmrl tune", keys=("dataset", "method", "choice", "template"))
     fits = set(found["choice"]) <= set(published(key.dataset, key.method, depth=1)) and found["template"] in templates
@@ -209,18 +210,33 @@ def _identity(card: dict[str, Any], backbone) -> str:
 
 def evaluate(params: Params, key: RunKey, out: Path, target: str | None = None) -> dict[str, Any]:
     """Score an adapter and zero-shot on the protocol's test sets, or on `target`; metrics.json, predictions.parquet."""
-    from flows.evaluation import evaluate_run
-
     out.mkdir()
+    return evaluate_each(params, {key: (key.model, out)}, target)[key]
+
+
+def evaluate_each(
+    params: Params, runs: dict[RunKey, tuple[Path, Path]], target: str | None = None
+) -> dict[RunKey, dict[str, Any]]:
+    """What `evaluate` makes and returns for each of several runs of one dataset, in one pass over its images.
+
+    `runs` names the folder of each one's adapter and an empty one to fill. Raises UserError where the first cannot be
+    evaluated; any other such run is left out.
+    """
+    from flows.evaluation import Wanted, evaluate_runs
+
     if target is not None and target not in params.targets:
         raise UserError(f"--target {target} is not among the settings' targets {params.targets}; add it there")
     backbone, start = backbone_of(params.backbone), time.monotonic()
-    metrics = evaluate_run(backbone, key, params, out, target)
-    rate = {"images_per_second": metrics["n"] / (time.monotonic() - start)}
+    found = evaluate_runs(backbone, [Wanted(key, *folders) for key, folders in runs.items()], params, target)
+    seconds = (time.monotonic() - start) / len(found)
+    return {key: _figures(metrics, seconds) for key, metrics in found.items()}
+
+
+def _figures(metrics: dict[str, Any], seconds: float) -> dict[str, Any]:
     figures = {part: metrics[part]["accuracy"] for part in metrics["parts"]}
     zero_shot = {f"zero_shot_{part}": metrics["zero_shot"][part]["accuracy"] for part in metrics["parts"]}
     mean = {"harmonic_mean": metrics["harmonic_mean"]} if "harmonic_mean" in metrics else {}
-    return {**figures, **mean, **zero_shot, **rate}
+    return {**figures, **mean, **zero_shot, "images_per_second": metrics["n"] / seconds}
 
 
 def summarize(params: Params, out: Path) -> dict[str, Any]:

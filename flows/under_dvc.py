@@ -12,13 +12,18 @@ from pathlib import Path
 STAGE = "DVC_STAGE"  # environment variable that dvc gives to what it starts: the command, or the shell around it
 
 
+def is_stage() -> bool:
+    """Whether DVC started this process."""
+    return STAGE in os.environ
+
+
 @functools.cache
 def die_with_dvc() -> None:
     """Under `dvc repro` on Linux, kill this process when dvc dies, by whatever signal, or the shell between them.
 
     The kernel's own PR_SET_PDEATHSIG tells of the parent alone, and with dash that is the shell, which waits on.
     """
-    if STAGE not in os.environ or not sys.platform.startswith("linux"):
+    if not is_stage() or not sys.platform.startswith("linux"):
         return
     try:
         pids = _up_to_dvc(os.environ[STAGE])

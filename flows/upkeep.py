@@ -24,7 +24,7 @@ from mmrl_core.config import Params
 from mmrl_core.errors import UserError
 
 UNITS = {"d": "days", "h": "hours", "m": "minutes"}
-FOLDERS = ("runs/*", "searches/*/*", "features/*", "aside/*", "logs/*", "predictions/*")  # below .mmrl
+FOLDERS = ("runs/*", "searches/*/*", "features/*", "ready/*/*/*/*", "aside/*", "logs/*", "predictions/*")  # below .mmrl
 RAY = "mmrl-ray-*"  # in the temporary folder: what a killed search leaves where its reaper was killed too
 UNUSED = "Removing "  # before each path in what `dvc gc --dry` prints
 

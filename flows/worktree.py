@@ -22,7 +22,7 @@ from mmrl_core.errors import UserError
 
 BRANCH = "mmrl/adapted"
 RECORDED = ("dvc.lock", "params.yaml")
-SHARED = ("features", "locks", "runs", "searches")  # of .mmrl: keyed by content and locked
+SHARED = ("features", "locks", "ready", "runs", "searches")  # of .mmrl: keyed by content and locked
 AUTHOR = {"GIT_AUTHOR_NAME": "mmrl flow adapt", "GIT_AUTHOR_EMAIL": "mmrl@localhost",
           "GIT_COMMITTER_NAME": "mmrl flow adapt", "GIT_COMMITTER_EMAIL": "mmrl@localhost"}  # fmt: skip
 DVC_PATHS = ("url", "dir", "credentialpath", "keyfile")

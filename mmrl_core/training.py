@@ -57,8 +57,13 @@ def settle_process(backbone: Backbone) -> None:
 
 def settle_threads(backbone: Backbone) -> None:
     """Give a small backbone one CPU thread: more are no faster, and sums in another order would give other bits."""
-    if len(backbone.image_blocks) * backbone.image_width**2 < SMALL:
+    if is_small(backbone):
         torch.set_num_threads(1)
+
+
+def is_small(backbone: Backbone) -> bool:
+    """Whether its image tower is smaller than a ViT-S: a few-shot training then takes seconds."""
+    return len(backbone.image_blocks) * backbone.image_width**2 < SMALL
 
 
 def new_optimizer(adapter: Adapter, lr: float) -> AdamW:

@@ -1,5 +1,6 @@
 """The stages, one command each: what dvc.yaml runs."""
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -20,6 +21,7 @@ from flows.cli.options import (
 )
 from flows.paths import RunKey
 from flows.progress import progress
+from flows.under_dvc import is_stage
 from mmrl_core.config import load_params
 from mmrl_core.errors import UserError
 
@@ -91,9 +93,7 @@ def train(
     set_: Overrides = [], out: Out = None, json_: AsJson = False,
 ):  # fmt: skip
     """Train one adapter."""
-    from flows import stages
-
-    key = RunKey(dataset, method.value, shots, seed)
+    key, stages = RunKey(dataset, method.value, shots, seed), _stages(out)
     run_stage(f"train {key.name}", params, set_, out, key.model, json_, lambda p, path: stages.train(p, key, path))
 
 
@@ -103,12 +103,21 @@ def evaluate(
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], out: Out = None, json_: AsJson = False,
 ):  # fmt: skip
     """Score one adapter, and zero-shot, on the test sets of the protocol."""
-    from flows import stages
-
-    key = RunKey(dataset, method.value, shots, seed)
+    key, stages = RunKey(dataset, method.value, shots, seed), _stages(out)
     tracked = key.results(target)
     run_stage(f"evaluate {key.name}{f' on {target}' if target else ''}", params, set_, out, tracked, json_,
               lambda p, path: stages.evaluate(p, key, path, target))  # fmt: skip
+
+
+def _stages(out: Path | None):
+    """Under DVC the stages that work for its next items too; a person who asks for one run wants that one."""
+    if out is None and is_stage():
+        from flows.ahead import items
+
+        return items
+    from flows import stages
+
+    return stages
 
 
 def summarize(params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], out: Out = None, json_: AsJson = False):

@@ -17,7 +17,7 @@ from mmrl_core.data.features import UNUSED, FeatureStore, FrozenFeatures, evalua
 from mmrl_core.data.images import decode
 from mmrl_core.data.sets import ImageSet
 from mmrl_core.data.shards import Example
-from mmrl_core.evaluation import score
+from mmrl_core.evaluation import score, score_each
 from mmrl_core.model import AdaptedCLIP
 from mmrl_core.towers import Frozen, ImageTower
 from mmrl_core.training import fit
@@ -112,6 +112,18 @@ def test_scores_are_the_same_bits_with_and_without_store_whatever_is_there_alrea
         assert torch.equal(kept.adapted, without.adapted)
         assert torch.equal(kept.zero_shot, without.zero_shot)
     assert len(records(tmp_path)) == len(examples)
+
+
+def test_adapters_of_any_depths_that_are_scored_together_get_the_bits_that_each_gets_alone(backbone, tmp_path):
+    examples = [Example(f"k{i}", f"{i}.png", i % 2, "", noise(i)) for i in range(7)]
+    kinds = [("mmrlpp", 3, "a {}."), ("mmrl", 2, "the {}."), ("mmrl", 4, "a {}."), ("mmrlpp", 2, "a {}.")]
+    models = [AdaptedCLIP(backbone, small_adapter(backbone, method, insertion_depth=depth), ["cat", "dog"], template)
+              for method, depth, template in kinds]  # fmt: skip
+    alone = [score(model, examples, [0, 1], [0]) for model in models]
+    for store in (None, FeatureStore(tmp_path, GENEROUS), FeatureStore(tmp_path, GENEROUS, depth=2)):
+        for one, other in zip(alone, score_each(models, examples, [0, 1], [0], store=store), strict=True):
+            assert torch.equal(one.adapted, other.adapted) and torch.equal(one.zero_shot, other.zero_shot)
+            assert one.labels.equal(other.labels) and one.items == other.items
 
 
 def test_views_of_another_seed_epoch_item_or_image_have_records_of_their_own():
