@@ -12,12 +12,16 @@ DEPTH = "adapter.insertion_depth"
 
 
 def open_store(params: Params, stage: str):
-    """The FeatureStore that `stage` keeps frozen features in, as `features.cache` says; None: it keeps none."""
-    if params.features.cache != "always" and params.features.cache != stage:
+    """The FeatureStore that `stage` keeps frozen features in, as `features.cache` says; None: it keeps none.
+
+    Training reads what the search has kept: it sees the same views.
+    """
+    keeps = params.features.cache in ("always", stage)
+    if not keeps and (params.features.cache, stage) != ("tune", "train"):
         return None
     from mmrl_core.data.features import FeatureStore
 
-    return FeatureStore(FOLDER.absolute(), params.features.budget_gb * 1e9, shallowest(params))
+    return FeatureStore(FOLDER.absolute(), params.features.budget_gb * 1e9, shallowest(params), keeps)
 
 
 def shallowest(params: Params) -> int | None:

@@ -9,7 +9,8 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
 
-from flows.prefect_server import CORES, SIDE_BY_SIDE, ensure_server, running_server  # sets what Prefect reads on import
+from flows.prefect_process import CORES, SIDE_BY_SIDE
+from flows.prefect_server import ensure_server, running_server  # sets what Prefect reads on import
 
 # isort: split
 from prefect import flow, get_run_logger, runtime, task

@@ -5,12 +5,12 @@ import logging
 import os
 import sys
 import time
-import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from flows import paths
+from flows.prefect_process import is_set_up_otherwise
 from mmrl_core.config import Params, load_params
 from mmrl_core.files import json_document
 
@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from dvc.repo import Repo
     from dvc.stage import PipelineStage
 
-# Prefect may know a server by these, where runs are looked for; with MLflow's workspaces a name alone says no model.
-VARIABLES = ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH",
-             "MLFLOW_WORKSPACE", "MLFLOW_ENABLE_WORKSPACES")  # fmt: skip
+WORKSPACES = ("MLFLOW_WORKSPACE", "MLFLOW_ENABLE_WORKSPACES")  # with workspaces a name alone says no model
 
 
 class Adapted(NamedTuple):
@@ -58,14 +56,7 @@ def up_to_date(params_path: str | Path = "params.yaml") -> Adapted | None:
 
 
 def _is_set_up_otherwise() -> bool:
-    """Whether one of VARIABLES is set, or there is a file from which Prefect may know a server."""
-    if any(value and name.upper() in VARIABLES for name, value in os.environ.items()):
-        return True
-    home = Path(os.environ.get("PREFECT_HOME", paths.STATE / "prefect"))
-    if Path("prefect.toml").exists() or (home / "profiles.toml").exists():
-        return True
-    dotenv, pyproject = (path.read_text() if path.exists() else "" for path in (Path(".env"), Path("pyproject.toml")))
-    return "PREFECT" in dotenv.upper() or "prefect" in tomllib.loads(pyproject).get("tool", {})
+    return is_set_up_otherwise() or any(os.environ.get(name) for name in WORKSPACES)
 
 
 def _up_to_date(params: Params) -> tuple[list[str], Adapted]:

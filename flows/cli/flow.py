@@ -48,10 +48,14 @@ def adapt(
 
 
 def _adapted(params: Path, remote: str | None) -> "Adapted":
+    from flows.prefect_process import begin_server, is_set_up_otherwise
     from flows.up_to_date import up_to_date
 
     if not remote and (adapted := up_to_date(params)):
         return adapted
+    load_params(params)
+    if not is_set_up_otherwise():
+        begin_server()  # which starts while Prefect is imported here
     from flows import pipeline
 
     return pipeline.run_adapt(params, remote=remote)

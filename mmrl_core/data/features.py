@@ -52,11 +52,11 @@ class FeatureStore:
     """A folder of at most `budget` bytes. What does not fit is computed each time it is wanted, with one warning.
 
     Shelves that nobody used for an hour make room for others. `depth` is the insertion depth at which trunks are kept,
-    for models of that depth and deeper ones alike; None: each model's own.
+    for models of that depth and deeper ones alike; None: each model's own. One that does not keep is only read.
     """
 
-    def __init__(self, folder: str | Path, budget: float, depth: int | None = None):
-        self.folder, self.budget, self.depth = Path(folder), budget, depth
+    def __init__(self, folder: str | Path, budget: float, depth: int | None = None, keeps: bool = True):
+        self.folder, self.budget, self.depth, self.keeps = Path(folder), budget, depth, keeps
         self._record_bytes: dict[Path, int] = {}
         self._closed = False
         self.memory = Memory(MEMORY)
@@ -142,6 +142,8 @@ class Shelf:
 
     def put(self, key: str, record: Frozen) -> None:
         """Keep a view's record, unless the budget or the disk has no room for it."""
+        if not self.store.keeps:
+            return
         content = safetensors.torch.save({name: value.cpu().contiguous() for name, value in record._asdict().items()})
         if not self.store.make_room(len(content), self.folder):
             return
