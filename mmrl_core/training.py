@@ -151,7 +151,8 @@ def groups(backbone: Backbone, trainings: Sequence[Training]) -> list[list[int]]
         kinds.setdefault(_kind(training), []).append(index)
     found = []
     for alike in kinds.values():
-        size = most_together(backbone, trainings[alike[0]])
+        config, train, data = trainings[alike[0]]
+        size = most_together(backbone, config, min(train.batch_size, len(data.items)))
         found += [alike[start : start + size] for start in range(0, len(alike), size)]
     return found
 
@@ -164,11 +165,10 @@ def _kind(training: Training) -> Hashable:
     return stackable(config), train.epochs, train.precision, *shape
 
 
-def most_together(backbone: Backbone, training: Training) -> int:
-    """How many such runs take their steps together: on a CPU what fills a chunk of the image tower, where products
-    reach their full rate; on a GPU what takes half of its memory."""
-    config, train, data = training
-    tokens = min(train.batch_size, len(data.items)) * (backbone.image_tokens + config.n_tokens)
+def most_together(backbone: Backbone, config: AdapterConfig, batch: int) -> int:
+    """How many runs of so large batches take their steps together: on a CPU what fills a chunk of the image tower,
+    where products reach their full rate; on a GPU what takes half of its memory."""
+    tokens = batch * (backbone.image_tokens + config.n_tokens)
     if backbone.device.type == "cpu":
         return max(1, CHUNK_TOKENS // tokens)
     layers = backbone.depth - config.insertion_depth + 1

@@ -11,31 +11,30 @@ from flows.tuning.trial import Job, Settings
 class Rounds(Searcher):
     """Hands Ray Tune a job at a time.
 
-    The first round is `trials` settings of `searcher`, each on the first of `looks` partitions. When all have seen as
-    many as the next look, `still_in(seen)` says which go on, in how many jobs side by side; the others are over.
+    The first round is `trials` settings of `searcher`, `batch` of them a job, each on the first of `looks` partitions.
+    When all have seen as many as the next look, `still_in(seen)` says which go on, in how many jobs side by side; the
+    others are over.
     """
 
     def __init__(
-        self, searcher: Searcher, trials: int, looks: list[int], stride: int,
+        self, searcher: Searcher, trials: int, batch: int, looks: list[int], stride: int,
         still_in: Callable[[int], list[list[Settings]]],
     ):  # fmt: skip
         super().__init__(metric=searcher.metric, mode=searcher.mode)
-        self.searcher, self.left, self.looks, self.stride, self.still_in = searcher, trials, looks, stride, still_in
-        self.proposed: set[str] = set()  # Tune's names of the first round's trials
+        self.searcher, self.left, self.batch, self.looks, self.stride = searcher, trials, batch, looks, stride
+        self.still_in = still_in
+        self.proposed: dict[str, list[str]] = {}  # by Tune's name of a job, the searcher's names of its settings
         self.running: set[str] = set()
         self.jobs: list[Job] = []
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The config of the next job; None while there is none yet."""
         if self.left:
-            settings = self.searcher.suggest(trial_id)
-            if settings is None:
+            proposals = self._propose(trial_id)
+            if proposals:
+                return self._begin(trial_id, Job(proposals, self.looks[0], self.stride))
+            if self.left:
                 return None
-            if settings != Searcher.FINISHED:
-                self.left -= 1
-                self.proposed.add(trial_id)
-                return self._begin(trial_id, Job([settings], self.looks[0], self.stride))
-            self.left = 0
         while not self.jobs:
             if self.running:
                 return None
@@ -45,14 +44,30 @@ class Rounds(Searcher):
             self.jobs = [Job(settings, self.looks[0], self.stride) for settings in self.still_in(seen)]
         return self._begin(trial_id, self.jobs.pop(0))
 
+    def _propose(self, trial_id: str) -> list[Settings]:
+        names, proposals = [], []
+        while self.left and len(proposals) < self.batch:
+            name = f"{trial_id}-{len(names)}"
+            settings = self.searcher.suggest(name)
+            if settings is None:
+                break
+            if settings == Searcher.FINISHED:
+                self.left = 0
+                break
+            self.left -= 1
+            names.append(name)
+            proposals.append(settings)
+        self.proposed[trial_id] = names
+        return proposals
+
     def _begin(self, trial_id: str, job: Job) -> dict[str, Any]:
         self.running.add(trial_id)
         return job.config()
 
     def on_trial_complete(self, trial_id: str, result: dict | None = None, error: bool = False) -> None:
         self.running.discard(trial_id)
-        if trial_id in self.proposed:
-            self.searcher.on_trial_complete(trial_id, result, error)
+        for place, name in enumerate(self.proposed.get(trial_id, [])):
+            self.searcher.on_trial_complete(name, result["each"][place] if result else None, error)
 
     def get_state(self) -> dict:
         """Nothing: a search that is broken off goes on from its ledger."""

@@ -19,7 +19,7 @@ from mmrl_core.choice import choose, comparisons, overall, pareto_front
 from mmrl_core.config import Params
 from mmrl_core.errors import UserError
 from mmrl_core.files import read_json, write_json
-from mmrl_core.partitions import Partition, SearchData, partitions
+from mmrl_core.partitions import partitions
 from mmrl_core.sections import SearchSection
 
 DONE, TRIALS, POINTS = "done.json", "trials", "points.json"
@@ -89,17 +89,15 @@ def _search(params: Params, dataset: str, method: str, space: Space, folder: Pat
     data, templates = search_data(params, dataset)
     parts = partitions(data, search.partitions, search.seed)
     with connected(params.cluster, needs):
-        settling = _start_settling(params, data, templates, parts)
+        settling = _start_settling(params, dataset, method, data, templates, parts)
         with SearchRuns(params, dataset, method, folder) as runs:
             import_tune()
             settled = _settling_ended(settling)
             check_depths(params, space, settled.depth)
             start = published_point(params, dataset, method, space, settled.depth)
             points = _first_points(params, dataset, method, space, start, folder)
-            plan = Plan(
-                f"search {dataset} {method}", search, params.cluster, space, points, len(parts), folder / TRIALS
-            )
-            data = data._replace(template=settled.template)
+            label, data = f"search {dataset} {method}", data._replace(template=settled.template)
+            plan = Plan(label, search, params.cluster, space, points, len(parts), folder / TRIALS, settled.batch)
             records = run_trials(plan, PartitionScores(params, dataset, method, data, settled.parts), runs)
             head = {"search": search.model_dump(), "templates": settled.templates, "template": settled.template}
             document = {**head, **_outcome(records, search, start)}
@@ -107,12 +105,12 @@ def _search(params: Params, dataset: str, method: str, space: Space, folder: Pat
     return document
 
 
-def _start_settling(params: Params, data: SearchData, templates: list[str], parts: list[Partition]):
+def _start_settling(params: Params, *subject):
     """`settle` in a process which the trials then go on in."""
     import ray
 
     task = ray.remote(num_cpus=params.cluster.cpus_per_trial, num_gpus=params.cluster.gpus_per_trial)(settle)
-    return task.remote(params, data, templates, parts)
+    return task.remote(params, *subject)
 
 
 def _settling_ended(reference) -> Settled:

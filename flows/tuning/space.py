@@ -87,7 +87,9 @@ def searcher(search: SearchSection, space: Space, points: list[dict], begun: lis
     if search.searcher == "random":
         sampler = optuna.samplers.RandomSampler(seed=seed)
     else:
-        sampler = optuna.samplers.TPESampler(seed=seed, multivariate=True, n_startup_trials=AT_RANDOM)
+        sampler = optuna.samplers.TPESampler(
+            seed=seed, multivariate=True, n_startup_trials=AT_RANDOM, constant_liar=True
+        )
     second = [search.second_objective] if search.second_objective else []
     aims = ([search.objective, *second], ["max", "min"][: 1 + len(second)]) if second else (search.objective, "max")
     distributions = {key: _distribution(one) for key, one in space.items()}

@@ -6,11 +6,12 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import Any, NamedTuple
 
-from mmrl_core.choice import COSTS, OBJECTIVES, overall
+from mmrl_core.choice import COSTS, OBJECTIVES, ROUND, overall
 from mmrl_core.config import Params
 from mmrl_core.errors import UserError
 from mmrl_core.partitions import Partition, SearchData
 
+AT_ONCE = 4  # settings at most that are proposed before any of them is scored: the first four are drawn at random
 PARTITIONS = "partitions"  # in what Tune is told: how many a trial has seen
 WORST = {**dict.fromkeys(OBJECTIVES, -1e9), **dict.fromkeys(COSTS, 1e9), "scores": [], PARTITIONS: 0}
 Settings = dict[str, Any]
@@ -33,7 +34,7 @@ class Job(NamedTuple):
 
 
 def run_trial(config: dict[str, Any], evaluate: Evaluate, ledger) -> None:
-    """Enter every partition's scores, and report those of the first settings; `ledger` is the actor that keeps them.
+    """Enter every partition's scores and report them; `ledger` is the actor that keeps them.
 
     Settings that cannot be trained fail alone, not the search; whatever else goes wrong is tried again by Ray.
     """
@@ -53,12 +54,10 @@ def run_trial(config: dict[str, Any], evaluate: Evaluate, ledger) -> None:
                 ray.get(ledger.add.remote(settings, index, found, now - start))
                 start = now
         records = [ray.get(ledger.open.remote(settings)) for settings in job.settings]
-        if records[0]["scores"]:
-            tune.report(_report(records[0]["scores"]))
+        tune.report(_report(records))
     if trouble := getattr(evaluate, "trouble", None):
         ray.get(ledger.warn.remote(trouble))
-    # Searchers and schedulers want to be told something.
-    tune.report(_report(records[0]["scores"]) if records[0]["scores"] else WORST)
+    tune.report(_report(records))  # searchers and schedulers want to be told something
 
 
 def _missing(records: list[dict], job: Job) -> list[Piece]:
@@ -69,8 +68,14 @@ def _missing(records: list[dict], job: Job) -> list[Piece]:
     return [(record["params"], index) for record in going for index in range(len(record["scores"]), stop)]
 
 
-def _report(scores: list[dict]) -> dict[str, Any]:
-    return {**overall(scores), "scores": list(scores), PARTITIONS: len(scores)}
+def _report(records: list[dict]) -> dict[str, Any]:
+    """Of the first settings, and of each."""
+    each = [_one_report(record["scores"]) for record in records]
+    return {**each[0], "each": each}
+
+
+def _one_report(scores: list[dict]) -> dict[str, Any]:
+    return {**overall(scores), "scores": list(scores), PARTITIONS: len(scores)} if scores else WORST
 
 
 class Settled(NamedTuple):
@@ -80,19 +85,27 @@ class Settled(NamedTuple):
     template: str
     parts: list[Partition]  # the hardest first
     depth: int  # of the backbone
+    batch: int  # of settings whose first partitions take their steps together
 
 
-def settle(params: Params, data: SearchData, templates: list[str], parts: list[Partition]) -> Settled:
+def settle(
+    params: Params, dataset: str, method: str, data: SearchData, templates: list[str], parts: list[Partition]
+) -> Settled:
     """In the process that the trials will run in."""
     from flows.backbones import backbone_of
     from flows.tuning.material import best_template, template_accuracies
+    from mmrl_core.presets import resolve
     from mmrl_core.search import hardest_first
+    from mmrl_core.training import most_together
 
     backbone = backbone_of(params.backbone)
     accuracies = template_accuracies(backbone, data, templates)
     template = best_template(accuracies)
     data = data._replace(template=template)
-    return Settled(accuracies, template, hardest_first(backbone, data, parts, store_of(params)), backbone.depth)
+    ordered = hardest_first(backbone, data, parts, store_of(params))
+    published = resolve(params, dataset, method, data.seeds[0], backbone.depth, {})
+    room = most_together(backbone, published.adapter, published.train.batch_size)
+    return Settled(accuracies, template, ordered, backbone.depth, max(1, min(AT_ONCE, room // ROUND)))
 
 
 class PartitionScores:

@@ -32,6 +32,7 @@ class Plan(NamedTuple):
     points: list[Settings]  # tried first
     n_partitions: int
     folder: Path  # of its ledger
+    batch: int = 1  # of settings in a job, if one job runs at a time
 
 
 def import_tune() -> None:
@@ -109,7 +110,8 @@ def _rounds(plan: Plan, ledger, held):
     search, n = plan.search, plan.n_partitions
     proposals = searcher(search, plan.space, plan.points, _begun(plan, ray.get(ledger.all.remote())))
     rounds = Rounds(
-        proposals, search.trials, looks(n) if _is_race(plan) else [n], stride(search, n),
+        proposals, search.trials, plan.batch if search.concurrent == 1 else 1,
+        looks(n) if _is_race(plan) else [n], stride(search, n),
         lambda seen: _side_by_side(_contenders(held, seen, search), plan),
     )  # fmt: skip
     return ConcurrencyLimiter(rounds, search.concurrent) if search.concurrent else rounds
@@ -119,8 +121,7 @@ def _contenders(held, seen: int, search: SearchSection) -> list[Settings]:
     """The settings that go on after so many partitions; the trials of the others are over."""
     import ray
 
-    drawn = {trial_key(settings) for settings in held.drawn.values()}
-    records = [one for one in ray.get(held.ledger.all.remote()) if trial_key(one["params"]) in drawn]
+    records = [one for one in ray.get(held.ledger.all.remote()) if trial_key(one["params"]) in held.drawn]
     # Of one that went on in a process that is gone, what it knew when it was looked at here.
     going = [one | {"scores": one["scores"][:seen]} for one in records if _is_going(one, seen)]
     if not going:

@@ -13,7 +13,7 @@ from mmrl_core.sections import SearchSection
 
 @dataclass
 class Held:
-    """What cannot be copied: the ledger's actor, the search in MLflow or None, settings by trial as they are drawn.
+    """What cannot be copied: the ledger's actor, the search in MLflow or None, settings by key as they are drawn.
 
     `in_order`: what comes next depends on the trials before. `race`: who has not seen every partition may go on.
     `given_up`: Tune ended a trial although retries were left, and this run of Tune has to end. `told`: trials of which
@@ -58,16 +58,15 @@ class Watch(tune.Callback):
         _held[label] = held
 
     def setup(self, **info):
-        self.ended, self.best = set(), None
+        self.ended, self.best = set(), (0, 0.0)
         self.bars = progress(self.label, self.trials, what="trial")
         self.report = self.bars.__enter__()
 
     def on_step_begin(self, iteration, trials, **info):
-        held, known = _held[self.label], set(map(trial_key, _held[self.label].drawn.values()))
+        held = _held[self.label]
         for trial in trials:  # early, since a trial that is tried again moves to the end of them
             for settings in trial.config["settings"]:
-                if trial_key(settings) not in known:
-                    held.drawn[trial.trial_id] = settings
+                held.drawn.setdefault(trial_key(settings), settings)
             # A process that was too slow to take it: Tune tells nobody, and the searcher waits for the trial for ever.
             held.given_up |= trial.status == trial.ERROR and trial.trial_id not in held.told
 
@@ -92,11 +91,12 @@ class Watch(tune.Callback):
         self._say(trial)
 
     def _say(self, trial) -> None:
-        result = trial.last_result or {}
-        if result.get("scores"):
-            self.best = max(result[self.objective], self.best if self.best is not None else result[self.objective])
+        """The best is of the trials that saw as many partitions as any."""
+        for one in (trial.last_result or {}).get("each", []):
+            if one["scores"]:
+                self.best = max(self.best, (len(one["scores"]), one[self.objective]))
         self.ended |= set(map(trial_key, trial.config["settings"]))
-        self.report(len(self.ended), note="" if self.best is None else f"best {self.best:.4g}")
+        self.report(len(self.ended), note=f"best {self.best[1]:.4g}" if self.best[0] else "")
 
     def on_experiment_end(self, trials, **info):
         self.on_step_begin(0, trials)  # one may have been drawn in the last step
