@@ -21,6 +21,7 @@ from prefect.futures import PrefectFuture, as_completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows import artifacts, dvc_graph, events, worktree
+from flows.ahead.turns import Turns
 from flows.dvc_graph import Graph, Lifeline
 from flows.progress import MARKED, Report, lines, say
 from flows.tracking import StoreFailed
@@ -218,9 +219,10 @@ def _run_items(
     Items are submitted when they are ready: one that waited for its upstream would hold a thread of the task runner.
     """
     sorter, futures, running, failures = TopologicalSorter(graph), {}, {}, []
+    turns, ready = Turns(load_params(root / "params.yaml")), []
     sorter.prepare()
     while True:
-        for name in sorter.get_ready():
+        for name in ready + turns.begin(sorter.get_ready()):
             upstream = [futures[other] for other in graph[name]]
             futures[name] = run_stage.submit(root, name, lifeline, name in stale, timeout, wait_for=upstream)
             running[futures[name]] = name
@@ -230,6 +232,7 @@ def _run_items(
         name = running.pop(future)
         error = _report(name, future)
         failures.append(error) if error else sorter.done(name)
+        ready = turns.end(name)
         report(sum(name in stale for name in futures.keys() - running.values()))
     if failures:
         raise failures[0]

@@ -24,7 +24,7 @@ SETTINGS = {
     "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
     "DO_NOT_TRACK": "1",
     "DVC_NO_ANALYTICS": "1",
-    "PREFECT_HOME": str(Path(paths.STATE / "prefect").resolve()),
+    "PREFECT_HOME": str((paths.STATE / "prefect").resolve()),
     SIDE_BY_SIDE: str(min(4, CORES)),  # how many items run at a time
     "PREFECT_TASKS_DEFAULT_RETRY_DELAY_SECONDS": "[2, 10]",
 }
@@ -44,7 +44,7 @@ def is_set_up_otherwise() -> bool:
     """Whether one of VARIABLES is set, or there is a file from which Prefect may know a server."""
     if any(value and name.upper() in VARIABLES for name, value in os.environ.items()):
         return True
-    home = Path(os.environ.get("PREFECT_HOME", SETTINGS["PREFECT_HOME"]))
+    home = Path(os.environ.get("PREFECT_HOME", paths.STATE / "prefect"))
     if Path("prefect.toml").exists() or (home / "profiles.toml").exists():
         return True
     dotenv, pyproject = (path.read_text() if path.exists() else "" for path in (Path(".env"), Path("pyproject.toml")))

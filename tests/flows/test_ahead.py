@@ -14,6 +14,7 @@ import pytest
 from flows import paths, stages
 from flows.ahead import identity, items
 from flows.ahead.ready import FOLDER, Ready
+from flows.ahead.turns import Turns
 from flows.features import clean
 from flows.outputs import building, locked
 from flows.paths import RunKey
@@ -246,3 +247,17 @@ def test_a_kill_leaves_nothing_that_could_be_taken(tmp_path, monkeypatch):
     assert not place.is_there and list(Path(".mmrl/aside").iterdir())
     place.keep(Path("made"), {"again": True})
     assert place.take(Path("out")) == {"again": True} and not list(Path(".mmrl/aside").iterdir())
+
+
+def test_the_flows_other_seeds_wait_for_the_process_that_may_train_them_and_come_after_it_however_it_ended(project):
+    turns = Turns(load_params("params.yaml"))
+    assert turns.begin(["train@digits-mmrl-2-1", "train@digits-mmrl-2-2", "tune@digits-mmrlpp"]) == [
+        "train@digits-mmrl-2-1", "tune@digits-mmrlpp",
+    ]  # fmt: skip
+    assert turns.begin(["train@digits-mmrl-2-3", "train@digits-mmrlpp-2-1"]) == ["train@digits-mmrlpp-2-1"]
+    assert turns.end("train@digits-mmrl-2-1") == ["train@digits-mmrl-2-2", "train@digits-mmrl-2-3"]
+    assert turns.end("tune@digits-mmrlpp") == [] == turns.end("train@digits-mmrlpp-2-1")
+    large = Turns(load_params("params.yaml", ["backbone.name=ViT-B-16"]))
+    assert large.begin(["train@digits-mmrl-2-1", "train@digits-mmrl-2-2"]) == [
+        "train@digits-mmrl-2-1", "train@digits-mmrl-2-2",
+    ]  # fmt: skip
