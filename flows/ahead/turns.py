@@ -8,30 +8,42 @@ BUNDLED = "tiny"  # the one backbone by name that is known to be small before an
 
 
 class Turns:
-    """Trainings with the bundled backbone that differ in the seed alone: the first one's process trains all of them."""
+    """With the bundled backbone the first of the trainings that differ in the seed alone trains all of them; they are
+    evaluated when all are there, in one pass."""
 
     def __init__(self, params: Params):
         self.is_small = params.backbone.name == BUNDLED and not params.cluster.is_distributed
-        self.waiting: dict[str, list[str]] = {}  # by the item that goes first
+        self.training: dict[str, list[str]] = {}  # by family: who goes first, and those that come after it
+        self.waiting: dict[str, list[str]] = {}  # by family
 
     def begin(self, ready: Iterable[str]) -> list[str]:
         """Those of the ready items that start now."""
-        now, first = [], {self._family(name): name for name in self.waiting}
+        now = []
         for name in ready:
-            family = self._family(name)
-            if family is not None and family in first:
-                self.waiting[first[family]].append(name)
-                continue
-            if family is not None:
-                first[family] = name
-                self.waiting[name] = []
-            now.append(name)
+            stage, family = self._family(name)
+            going = self.training.get(family, [])
+            if going and stage in ("train", "evaluate"):
+                self.waiting[family].append(name)
+            else:
+                now.append(name)
+            if stage == "train" and self.is_small:
+                self.training[family] = [*going, name]
+                self.waiting.setdefault(family, [])
         return now
 
     def end(self, name: str) -> list[str]:
         """Those that waited for the item, however it ended."""
-        return self.waiting.pop(name, [])
+        stage, family = self._family(name)
+        if stage != "train" or family not in self.training:
+            return []
+        self.training[family].remove(name)
+        trainings = [one for one in self.waiting[family] if one.startswith("train@")]
+        free = trainings or ([] if self.training[family] else self.waiting[family])
+        self.waiting[family] = [one for one in self.waiting[family] if one not in free]
+        return free
 
-    def _family(self, name: str) -> str | None:
+    @staticmethod
+    def _family(name: str) -> tuple[str, str]:
+        """Of `train@digits-mmrl-16-1`: `train`, and what its seeds share."""
         stage, _, item = name.partition("@")
-        return item.rpartition("-")[0] if self.is_small and stage == "train" else None
+        return stage, item.rpartition("-")[0]

@@ -249,15 +249,17 @@ def test_a_kill_leaves_nothing_that_could_be_taken(tmp_path, monkeypatch):
     assert place.take(Path("out")) == {"again": True} and not list(Path(".mmrl/aside").iterdir())
 
 
-def test_the_flows_other_seeds_wait_for_the_process_that_may_train_them_and_come_after_it_however_it_ended(project):
-    turns = Turns(load_params("params.yaml"))
-    assert turns.begin(["train@digits-mmrl-2-1", "train@digits-mmrl-2-2", "tune@digits-mmrlpp"]) == [
-        "train@digits-mmrl-2-1", "tune@digits-mmrlpp",
-    ]  # fmt: skip
-    assert turns.begin(["train@digits-mmrl-2-3", "train@digits-mmrlpp-2-1"]) == ["train@digits-mmrlpp-2-1"]
-    assert turns.end("train@digits-mmrl-2-1") == ["train@digits-mmrl-2-2", "train@digits-mmrl-2-3"]
-    assert turns.end("tune@digits-mmrlpp") == [] == turns.end("train@digits-mmrlpp-2-1")
+def test_the_flow_begins_one_of_a_small_trainings_seeds_then_the_others_then_their_evaluations(project):
+    turns, runs = Turns(load_params("params.yaml")), [f"digits-mmrl-2-{seed}" for seed in (1, 2, 3)]
+    first, *others = [f"train@{run}" for run in runs]
+    assert turns.begin([first, *others[:1], "tune@digits-mmrlpp"]) == [first, "tune@digits-mmrlpp"]
+    assert turns.begin([*others[1:], "train@digits-mmrlpp-2-1"]) == ["train@digits-mmrlpp-2-1"]
+    assert turns.end("tune@digits-mmrlpp") == []
+    assert turns.end(first) == others  # however it ended
+    assert turns.begin([f"evaluate@{runs[0]}", "evaluate@digits-mmrl-4-1"]) == ["evaluate@digits-mmrl-4-1"]
+    assert turns.end(others[1]) == []
+    assert turns.begin([f"evaluate@{runs[2]}"]) == []
+    assert turns.end(others[0]) == [f"evaluate@{runs[0]}", f"evaluate@{runs[2]}"]
+    assert turns.begin([f"evaluate@{runs[1]}"]) == [f"evaluate@{runs[1]}"]
     large = Turns(load_params("params.yaml", ["backbone.name=ViT-B-16"]))
-    assert large.begin(["train@digits-mmrl-2-1", "train@digits-mmrl-2-2"]) == [
-        "train@digits-mmrl-2-1", "train@digits-mmrl-2-2",
-    ]  # fmt: skip
+    assert large.begin([first, *others]) == [first, *others] and large.end(first) == []
