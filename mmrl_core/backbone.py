@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+import warnings
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -104,6 +106,18 @@ class Backbone(nn.Module):
     @property
     def device(self) -> torch.device:
         return self.visual.proj.device
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        """Its weights by name, on a CPU."""
+        return {name: parameter.detach().numpy() for name, parameter in self.clip.named_parameters()}
+
+    def adopt(self, arrays: dict[str, np.ndarray]) -> None:
+        """Take the same weights from arrays that may be read-only and shared by other processes, and let its own go."""
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of arrays that cannot be written to: a frozen CLIP never is
+            for name, parameter in self.clip.named_parameters():
+                parameter.data = torch.from_numpy(arrays[name])
+        self._frozen.clear()
 
     @cached_property
     def weights_sha256(self) -> str:

@@ -206,3 +206,17 @@ def test_a_tag_without_a_network_says_that_a_file_will_do(monkeypatch, tmp_path)
     with pytest.raises(UserError, match="'laion2b_s34b_b79k' of ViT-B-32 could not be .* weights file") as caught:
         load_backbone("ViT-B-32", "laion2b_s34b_b79k")
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+def test_weights_that_are_taken_from_read_only_arrays_are_these_arrays_and_give_the_same_features():
+    backbone = load_backbone("tiny")
+    images, names = torch.zeros(2, 3, backbone.image_size, backbone.image_size), ["cat", "dog"]
+    before = backbone.encode_image(images), backbone.encode_text(names, "a {}.")
+    arrays = {name: array.copy() for name, array in backbone.arrays().items()}
+    for array in arrays.values():
+        array.flags.writeable = False
+    backbone.adopt(arrays)
+    weight = backbone.image_blocks[0].mlp[0].weight
+    assert weight.data_ptr() in {array.ctypes.data for array in arrays.values()}
+    after = backbone.encode_image(images), backbone.encode_text(names, "a {}.")
+    assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))

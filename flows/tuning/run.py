@@ -89,7 +89,7 @@ def _search(params: Params, dataset: str, method: str, space: Space, folder: Pat
     data, templates = search_data(params, dataset)
     parts = partitions(data, search.partitions, search.seed)
     with connected(params.cluster, needs):
-        settling = _start_settling(params, dataset, method, data, templates, parts)
+        settling, weights = _start_settling(params, dataset, method, data, templates, parts)
         with SearchRuns(params, dataset, method, folder) as runs:
             import_tune()
             settled = _settling_ended(settling)
@@ -98,7 +98,8 @@ def _search(params: Params, dataset: str, method: str, space: Space, folder: Pat
             points = _first_points(params, dataset, method, space, start, folder)
             label, data = f"search {dataset} {method}", data._replace(template=settled.template)
             plan = Plan(label, search, params.cluster, space, points, len(parts), folder / TRIALS, settled.batch)
-            records = run_trials(plan, PartitionScores(params, dataset, method, data, settled.parts), runs)
+            evaluate = PartitionScores(params, dataset, method, data, settled.parts, weights)
+            records = run_trials(plan, evaluate, runs)
             head = {"search": search.model_dump(), "templates": settled.templates, "template": settled.template}
             document = {**head, **_outcome(records, search, start)}
             runs.finish(records, document)
@@ -106,11 +107,11 @@ def _search(params: Params, dataset: str, method: str, space: Space, folder: Pat
 
 
 def _start_settling(params: Params, *subject):
-    """`settle` in a process which the trials then go on in."""
+    """`settle` in a process which the trials then go on in: references to both that it returns."""
     import ray
 
-    task = ray.remote(num_cpus=params.cluster.cpus_per_trial, num_gpus=params.cluster.gpus_per_trial)(settle)
-    return task.remote(params, *subject)
+    cpus, gpus = params.cluster.cpus_per_trial, params.cluster.gpus_per_trial
+    return ray.remote(num_cpus=cpus, num_gpus=gpus, num_returns=2)(settle).remote(params, *subject)
 
 
 def _settling_ended(reference) -> Settled:

@@ -90,8 +90,8 @@ class Settled(NamedTuple):
 
 def settle(
     params: Params, dataset: str, method: str, data: SearchData, templates: list[str], parts: list[Partition]
-) -> Settled:
-    """In the process that the trials will run in."""
+) -> tuple[Settled, dict[str, Any] | None]:
+    """In a process that trials will run in. Where others will run beside it, with the weights for all to share."""
     from flows.backbones import backbone_of
     from flows.tuning.material import best_template, template_accuracies
     from mmrl_core.presets import resolve
@@ -105,15 +105,20 @@ def settle(
     ordered = hardest_first(backbone, data, parts, store_of(params))
     published = resolve(params, dataset, method, data.seeds[0], backbone.depth, {})
     room = most_together(backbone, published.adapter, published.train.batch_size)
-    return Settled(accuracies, template, ordered, backbone.depth, max(1, min(AT_ONCE, room // ROUND)))
+    settled = Settled(accuracies, template, ordered, backbone.depth, max(1, min(AT_ONCE, room // ROUND)))
+    shared = params.search.concurrent != 1 and backbone.device.type == "cpu"
+    return settled, backbone.arrays() if shared else None
 
 
 class PartitionScores:
     """Evaluate settings by training: what a real search's trials do. Travels to the workers by value."""
 
-    def __init__(self, params: Params, dataset: str, method: str, data: SearchData, parts: list[Partition]):
+    def __init__(
+        self, params: Params, dataset: str, method: str, data: SearchData, parts: list[Partition], weights=None
+    ):
+        """`weights`: a reference to those that all processes of a node share, or to None."""
         self.params, self.dataset, self.method = params, dataset, method
-        self.data, self.parts = data, parts
+        self.data, self.parts, self.weights = data, parts, weights
 
     def __call__(self, pieces: list[Piece]) -> Iterable[tuple[int, dict[str, Any] | UserError]]:
         from flows.backbones import backbone_of
@@ -122,6 +127,8 @@ class PartitionScores:
 
         params, data = self.params, self.data
         backbone = backbone_of(params.backbone)
+        if self.weights is not None:
+            share_weights(backbone, self.weights)
 
         def resolved(settings: Settings):
             return resolve(params, self.dataset, self.method, data.seeds[0], backbone.depth, settings)
@@ -140,6 +147,21 @@ class PartitionScores:
             return None
         short = "the search computed the rest each time; raise it, or `mmrl clean`"
         return f"features.budget_gb {budget:g} was used up: {short}"
+
+
+_sharing: set[int] = set()  # backbones whose weights lie in the node's shared memory
+
+
+def share_weights(backbone, reference) -> None:
+    """Let this process's backbone have the weights that Ray's object store holds once a node."""
+    import ray
+
+    if id(backbone) in _sharing:
+        return
+    _sharing.add(id(backbone))
+    arrays = ray.get(reference)
+    if arrays is not None and backbone.device.type == "cpu":
+        backbone.adopt(arrays)
 
 
 _stores: dict[str, Any] = {}
