@@ -3,7 +3,8 @@
 N images, C classes. Accuracies and probabilities are fractions in [0, 1].
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from hashlib import sha256
 from itertools import islice
 from typing import NamedTuple
 
@@ -74,14 +75,15 @@ def score(
     trained: Collection[int],
     report: Callable[[int], None] | None = None,
     store: FeatureStore | None = None,
+    digests: Mapping[str, str] = {},
 ) -> Scores:
     """Score a stream of examples, batch by batch, by the adapter and zero-shot.
 
     `labels[i]` is the source label of the model's class i; those among `trained` get the fused logits, the others the
     class logits (`joint_logits`). `report(n)` is called with the images done so far. `store` keeps frozen features for
-    other calls.
+    other calls, by the sha256 of the encoded images, of which some may be known by their paths (`digests`).
     """
-    [scores] = score_each([model], examples, labels, trained, report, store)
+    [scores] = score_each([model], examples, labels, trained, report, store, digests)
     return scores
 
 
@@ -93,6 +95,7 @@ def score_each(
     trained: Collection[int],
     report: Callable[[int], None] | None = None,
     store: FeatureStore | None = None,
+    digests: Mapping[str, str] = {},
 ) -> list[Scores]:
     """What `score` gives for each of several models of one backbone and the same classes.
 
@@ -105,7 +108,7 @@ def score_each(
     features = FrozenFeatures(towers[0], CHUNK, store)
 
     def load(batch: list[Example]) -> tuple[list[Example], Loaded]:
-        keys = [evaluation_key(example.image) if store else example.key for example in batch]
+        keys = [evaluation_key(_digest(example, digests)) if store else example.key for example in batch]
         return batch, features.load(keys, lambda rows: test_batch(models[0].backbone, [batch[row] for row in rows]))
 
     for batch, loaded in map_in_order(load, batched(examples, BATCH_SIZE), size=1):
@@ -121,6 +124,10 @@ def score_each(
     empty = (torch.empty(0, len(labels)), torch.empty(0, len(labels)))
     own = torch.tensor(truth, dtype=torch.long)
     return [Scores(items, own, *map(torch.cat, zip(*(found or [empty]), strict=True)), labels) for found in parts]
+
+
+def _digest(example: Example, known: Mapping[str, str]) -> str:
+    return known.get(example.path) or sha256(example.image).hexdigest()
 
 
 def _trunks(towers: Sequence[ImageTower], trunk: Tensor, chunk: int) -> dict[int, Tensor]:

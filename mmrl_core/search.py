@@ -105,7 +105,7 @@ def _summarise(
     labels: list[int], trained: Sequence[int],
 ) -> dict[str, float]:  # fmt: skip
     model = AdaptedCLIP(backbone, adapter, [data.class_names[label] for label in labels], data.template)
-    scores = score(model, _among(examples, labels), labels, trained, store=store)
+    scores = score(model, _among(examples, labels), labels, trained, store=store, digests=data.digests)
     return summary(scores.adapted, scores.labels)
 
 
@@ -127,7 +127,7 @@ def hardest_first(
     Worse is a lower `log_likelihood` as `partition_scores` has it, to two digits, so that rounding orders nothing.
     """
     every = {example.path: example for examples in [*data.train, *data.val] for example in examples}
-    features = _zero_shot(backbone, list(every.values()), store)
+    features = _zero_shot(backbone, list(every.values()), data.digests, store)
     text = backbone.encode_text([data.class_names[label] for label in data.base], data.template)
 
     def summarise(examples: list[Example], labels: list[int], trained: Sequence[int]) -> dict[str, float]:
@@ -140,12 +140,14 @@ def hardest_first(
     return sorted(parts, key=lambda part: round(_both_kinds(summarise, data, part)["log_likelihood"], 2))
 
 
-def _zero_shot(backbone: Backbone, examples: list[Example], store: FeatureStore | None) -> dict[str, Tensor]:
+def _zero_shot(
+    backbone: Backbone, examples: list[Example], digests: dict[str, str], store: FeatureStore | None
+) -> dict[str, Tensor]:
     """The frozen CLIP's features by path, from the records that scoring wants too."""
     depth = store.depth if store and store.depth else backbone.depth
     kept, found = FrozenFeatures(ImageTower(backbone, backbone.depth - depth + 1), CHUNK, store), {}
     for batch in batched(examples, BATCH_SIZE):
-        keys = [evaluation_key(example.image) for example in batch]
+        keys = [evaluation_key(digests[example.path]) for example in batch]
         loaded = kept.load(keys, lambda rows, batch=batch: test_batch(backbone, [batch[row] for row in rows]))
         rows = zip(batch, kept.frozen(loaded).zero_shot, strict=True)
         found |= {example.path: row for example, row in rows}

@@ -41,36 +41,42 @@ def run_trial(config: dict[str, Any], evaluate: Evaluate, ledger) -> None:
     import ray
     from ray import tune
 
-    job = Job(**config)
+    job, seen, going = Job(**config), 0, True
     records = [ray.get(ledger.open.remote(settings)) for settings in job.settings]
-    while missing := _missing(records, job):
-        start = time.perf_counter()
-        for place, found in evaluate(missing):
-            settings, index = missing[place]
-            if isinstance(found, UserError):
-                ray.get(ledger.end.remote(settings, "failed", str(found)))
-            else:
-                now = time.perf_counter()
-                ray.get(ledger.add.remote(settings, index, found, now - start))
-                start = now
-        records = [ray.get(ledger.open.remote(settings)) for settings in job.settings]
-        tune.report(_report(records))
-    if trouble := getattr(evaluate, "trouble", None):
-        ray.get(ledger.warn.remote(trouble))
-    tune.report(_report(records))  # searchers and schedulers want to be told something
+    while going and seen < job.partitions:
+        seen = min(job.partitions, seen + job.stride)
+        if missing := _missing(records, seen):
+            _enter(missing, evaluate, ledger)
+            records = [ray.get(ledger.open.remote(settings)) for settings in job.settings]
+        going = any(len(record["scores"]) >= seen for record in records)
+        if trouble := getattr(evaluate, "trouble", None):
+            ray.get(ledger.warn.remote(trouble))
+        tune.report(_report(records, seen))  # also where all failed: searchers and schedulers want to be told something
 
 
-def _missing(records: list[dict], job: Job) -> list[Piece]:
-    """The next pieces of the job, of trials that go on."""
+def _missing(records: list[dict], seen: int) -> list[Piece]:
+    """What the trials that go on lack to have seen so many partitions."""
     going = [record for record in records if record["state"] == "running"]
-    start = min((len(record["scores"]) for record in going), default=job.partitions)
-    stop = min(job.partitions, start + job.stride)
-    return [(record["params"], index) for record in going for index in range(len(record["scores"]), stop)]
+    return [(record["params"], index) for record in going for index in range(len(record["scores"]), seen)]
 
 
-def _report(records: list[dict]) -> dict[str, Any]:
-    """Of the first settings, and of each."""
-    each = [_one_report(record["scores"]) for record in records]
+def _enter(pieces: list[Piece], evaluate: Evaluate, ledger) -> None:
+    """Every piece's scores into the ledger, as they come."""
+    import ray
+
+    start = time.perf_counter()
+    for place, found in evaluate(pieces):
+        settings, index = pieces[place]
+        if isinstance(found, UserError):
+            ray.get(ledger.end.remote(settings, "failed", str(found)))
+        else:
+            ray.get(ledger.add.remote(settings, index, found, time.perf_counter() - start))
+        start = time.perf_counter()
+
+
+def _report(records: list[dict], seen: int) -> dict[str, Any]:
+    """Of the first settings, and of each; of a search that is resumed, as it was told then."""
+    each = [_one_report(record["scores"][:seen]) for record in records]
     return {**each[0], "each": each}
 
 

@@ -263,9 +263,9 @@ def training_key(digest: str, seed: int, epoch: int, item: str) -> str:
     return f"{digest} train {seed} {epoch} {item}"
 
 
-def evaluation_key(image: bytes) -> str:
-    """The record of an encoded image's test view."""
-    return f"{hashlib.sha256(image).hexdigest()} test"
+def evaluation_key(digest: str) -> str:
+    """The record of an image's test view, by the sha256 of the encoded image."""
+    return f"{digest} test"
 
 
 def image_digest(image: Image) -> str:

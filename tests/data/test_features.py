@@ -131,7 +131,8 @@ def test_views_of_another_seed_epoch_item_or_image_have_records_of_their_own():
     keys = [
         training_key(image_digest(one), 1, 0, "a"), training_key(image_digest(one), 2, 0, "a"),
         training_key(image_digest(one), 1, 1, "a"), training_key(image_digest(one), 1, 0, "b"),
-        training_key(image_digest(other), 1, 0, "a"), evaluation_key(one.tobytes()), evaluation_key(other.tobytes()),
+        training_key(image_digest(other), 1, 0, "a"),
+        evaluation_key(image_digest(one)), evaluation_key(image_digest(other)),
     ]  # fmt: skip
     assert len(set(keys)) == len(keys)
 

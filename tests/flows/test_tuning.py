@@ -117,6 +117,12 @@ def test_more_trials_are_the_same_search_and_another_space_is_a_new_one_that_say
     assert identity.open_folder(facts(project, concurrent=None))[1] == ["in_order"]
 
 
+def test_a_search_of_a_release_that_searched_otherwise_is_begun_anew_and_says_why(project):
+    now = facts(project)
+    identity.open_folder({key: value for key, value in now.items() if key != "search_version"})
+    assert identity.open_folder(now)[1] == ["search_version"]
+
+
 def test_what_a_search_was_is_read_only_from_a_whole_file(project):
     folder, _ = identity.open_folder(facts(project))
     (folder / identity.FACTS).write_text("{")
