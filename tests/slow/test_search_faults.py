@@ -115,7 +115,9 @@ def test_a_killed_trial_process_costs_its_partition_and_a_killed_driver_costs_th
     with driver(tmp_path, None, held=True) as search:
         search.wait_for(2)
         safe = kept(tmp_path)
-        os.kill(trial_workers(search.token)[0], signal.SIGKILL)
+        [worker] = trial_workers(search.token)
+        assert os.getpriority(os.PRIO_PROCESS, worker) == os.getpriority(os.PRIO_PROCESS, search.process.pid)
+        os.kill(worker, signal.SIGKILL)
         search.wait_for(5)
         search.kill()
     safe, done = safe | kept(tmp_path), len(lines(tmp_path))
