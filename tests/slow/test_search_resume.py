@@ -28,16 +28,16 @@ atexit.register(lambda: open(os.environ["LOADED"], "a").write(" ".join(n for n i
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory, ray_cluster):
-    """A project in which a search was killed when it had two whole trials, and then started again."""
+    """A project in which a search was killed when the first four, which are one job, were whole; then started again."""
     folder = make_workspace(tmp_path_factory.mktemp("project"), **SETTINGS)
     prepare_digits(folder, seeds=(1, 2, 3))
     token = uuid.uuid4().hex
-    hold = Hold(folder / "hold", "*/.mmrl/searches/*/trials/*", after=3)
+    hold = Hold(folder / "hold", "*/.mmrl/searches/*/trials/*", after=5)
     variables = {**environment(), **hold.environment, TOKEN: token}
     search = subprocess.Popen(TUNE, cwd=folder, env=variables, stderr=subprocess.DEVNULL)
     try:
         hold.wait(search)
-        assert len(ended(folder)) == 2
+        assert len(ended(folder)) == 4
         os.kill(search.pid, signal.SIGKILL)
         search.wait()
         wait_until(lambda: not processes_with(token), 20, lambda: "the end of its cluster")
