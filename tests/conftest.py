@@ -10,7 +10,10 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 
 # The only tests that may skip in CI: where MMRL_TEST_DATA names no folder of photographs, and where there is no GPU.
 # Elsewhere those that mount disks or make network namespaces skip too, for want of root; CI runs them.
-NEED_GPU = {"tests/test_precision.py::test_a_replayed_graph_takes_the_steps_that_launched_kernels_take"}
+NEED_GPU = {
+    "tests/test_precision.py::test_a_replayed_graph_takes_the_steps_that_launched_kernels_take",
+    "tests/test_stack.py::test_on_a_gpu_the_runs_are_one_graph",
+}
 NEED_PHOTOGRAPHS = {
     "tests/data/test_catalog.py::test_caltech101_opens_with_the_counts_of_its_split",
     "tests/data/test_check.py::test_caltech101_is_complete",
