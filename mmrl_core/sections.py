@@ -222,8 +222,8 @@ class ClusterSection(Section):
 class FeaturesSection(Section):
     """Where frozen features are kept between runs; no result depends on it.
 
-    `cache`: `tune`, only the search keeps them, which needs each many times; `always`, training and evaluation too;
-    `never`.
+    `cache`: `tune`, the search keeps them, which needs each many times, and training reads them; `always`, all stages
+    keep them; `never`.
     """
 
     cache: Literal["tune", "always", "never"] = "tune"

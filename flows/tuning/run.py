@@ -123,6 +123,11 @@ def _settling_ended(reference) -> Settled:
         if isinstance(error.cause, UserError):
             raise error.cause from None
         raise
+    except ray.exceptions.RayError as error:  # its process died, again and again
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        raise UserError(
+            f"no worker could load the backbone ({reason}); see whether the node has memory for it"
+        ) from None
 
 
 def _first_points(

@@ -43,8 +43,7 @@ def first_points(search: SearchSection, space: Space, start: dict[str, Any], ear
     if search.warm_start == "none" or search.searcher == "grid":
         return []
     held = {key: value for key, value in start.items() if holds(space[key], value)}
-    complete = len(held) == len(space)
-    points = [held] if held and (complete or search.searcher == "random") else []
+    points = [held] if held and len(held) == len(space) else []
     if search.warm_start == "earlier":
         points += _best_earlier(search, space, earlier)
     return [point for index, point in enumerate(points) if point not in points[:index]][: search.trials]

@@ -1,6 +1,7 @@
 """The trials of a search on Ray Tune: each until it is done, or its process has died too often."""
 
 import contextlib
+import importlib
 import shutil
 import sys
 from collections import Counter
@@ -37,8 +38,8 @@ class Plan(NamedTuple):
 
 def import_tune() -> None:
     """What takes a second or two to import, while a worker is busy with its own."""
-    import optuna  # noqa: F401
-    from ray import tune  # noqa: F401
+    for name in ("optuna", "ray.tune"):
+        importlib.import_module(name)
 
 
 def run_trials(plan: Plan, evaluate: Evaluate, runs: SearchRuns | None = None) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ import pytest
 from flows import paths
 from flows.tuning import identity
 from flows.tuning.ledger import Ledger, trial_key
-from flows.tuning.space import first_points, within
+from flows.tuning.space import first_points, searcher, within
 from mmrl_core.config import Params, load_params
 from mmrl_core.errors import UserError
 from mmrl_core.sections import SearchSection
@@ -71,6 +71,13 @@ def test_the_published_settings_come_first_where_the_space_holds_them():
     assert first_points(search, SPACE, PUBLISHED, []) == [PUBLISHED]
     assert first_points(search, SPACE, {**PUBLISHED, "adapter.reg_weight": 0.01}, []) == []
     assert first_points(search.model_copy(update={"warm_start": "none"}), SPACE, PUBLISHED, []) == []
+
+
+@pytest.mark.parametrize("kind", ["random", "optuna"])
+def test_every_searcher_begins_where_the_space_does_not_hold_all_published_settings(kind):
+    search = SearchSection(space=SPACE, searcher=kind)
+    points = first_points(search, SPACE, {**PUBLISHED, "adapter.reg_weight": 0.01}, [])
+    assert within(SPACE, searcher(search, SPACE, points, []).suggest("first"))
 
 
 def test_the_best_of_earlier_searches_come_next_if_the_space_holds_them(tmp_path):
