@@ -29,12 +29,13 @@ EXIT_CODE = re.compile(r"exited with (-?\d+)")
 
 # Runs a module as `python -m` would, in a process that takes its group with it when the pipe's other end closes.
 CHILD = """
-import os, runpy, signal, sys, threading
+import atexit, gc, os, runpy, signal, sys, threading
 def watch(fd):
     os.read(fd, 1)
     os.killpg(0, signal.SIGKILL)
 threading.Thread(target=watch, args=(int(sys.argv[1]),), daemon=True).start()
 sys.argv = sys.argv[2:]
+atexit.register(gc.freeze)  # no search for garbage at the end
 runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
 """
 

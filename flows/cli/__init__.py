@@ -1,5 +1,7 @@
 """The `mmrl` command. Parses, locks, prints; the work is in stages.py, registry.py and pipeline.py."""
 
+import atexit
+import gc
 import os
 import sys
 
@@ -29,6 +31,7 @@ app.add_typer(flow_app, name="flow")
 def main() -> None:
     """Exit 0 done, 2 the user's input is at fault (one line on stderr), 1 anything else."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads stall a shared machine
+    atexit.register(gc.freeze)  # or Python searches all that torch and Ray have made for garbage before it ends
     try:
         if code := app(standalone_mode=False):
             _fail("interrupted", 1) if code == INTERRUPTED else sys.exit(code)

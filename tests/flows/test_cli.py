@@ -148,6 +148,15 @@ def test_light_commands_do_not_import_torch(project, command):
     assert done.stdout.endswith("False False\n"), done.stdout
 
 
+def test_a_command_ends_without_a_last_search_for_garbage(project):
+    """What is registered first runs last."""
+    script = (
+        "import atexit, gc, sys\natexit.register(lambda: print(gc.get_freeze_count() > 0))\n"
+        "sys.argv = ['mmrl', 'datasets']\nfrom flows.cli import main\nmain()"
+    )
+    assert run(project, sys.executable, "-c", script).stdout.splitlines()[-1] == "True"
+
+
 def test_the_method_needs_none_of_the_pipeline_tools(project):
     script = "import sys\nfor name in ('ray', 'prefect', 'mlflow', 'dvc'): sys.modules[name] = None\n"
     names = ["adapter", "evaluation", "model", "predict", "presets", "pretrain", "report", "search", "training"]
