@@ -83,16 +83,19 @@ def _check_address(address: str) -> None:
 
 def _check_room(needs: Needs, may_grow: bool) -> None:
     """Ray would wait for ever, without a word, for what no node has."""
-    import ray
-
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
-    places = sum(_tasks_on(node, needs) for node in nodes)
-    if places >= needs.tasks:
+    if (places := room(needs)) >= needs.tasks:
         return
     wanted = f"{needs.tasks} task{'s' * (needs.tasks > 1)} with {needs.cpus:g} CPUs and {needs.gpus:g} GPUs each"
     if not may_grow:
         raise UserError(f"the section cluster asks for {wanted}, but this machine has room for {places}; ask for less")
     print(f"the cluster has no room for {wanted} at present: waiting for it to grow", file=sys.stderr)
+
+
+def room(needs: Needs) -> int:
+    """How many tasks of those needs the cluster's nodes hold, were they idle."""
+    import ray
+
+    return sum(_tasks_on(node["Resources"], needs) for node in ray.nodes() if node["Alive"])
 
 
 def _tasks_on(node: dict[str, float], needs: Needs) -> int:

@@ -21,7 +21,7 @@ HEAD = """
 import sys
 import ray
 
-ray.init(num_cpus=int(sys.argv[1]), _temp_dir=sys.argv[2], include_dashboard=False,
+ray.init(num_cpus=int(sys.argv[1]), num_gpus=int(sys.argv[2]), _temp_dir=sys.argv[3], include_dashboard=False,
          log_to_driver=False, logging_level="ERROR")
 print(ray.get_runtime_context().gcs_address, flush=True)
 sys.stdin.read()
@@ -37,15 +37,16 @@ class RayCluster(NamedTuple):
 
 
 @contextlib.contextmanager
-def started(cpus: int = 2, **variables: str) -> Iterator[RayCluster]:
+def started(cpus: int = 2, gpus: int = 0, **variables: str) -> Iterator[RayCluster]:
     """A cluster of one node, which asks its drivers for a token; its processes have these environment variables, too.
 
-    It ends with the block.
+    It ends with the block. Ray takes one's word for the GPUs.
     """
     token, folder = uuid.uuid4().hex, tempfile.mkdtemp(prefix="mmrl-test-", dir="/tmp")  # sockets need a short path
     variables = {**environment(), **variables, "RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": uuid.uuid4().hex}
-    head = subprocess.Popen([sys.executable, "-c", HEAD, str(cpus), folder], cwd="/", env={**variables, TOKEN: token},
-                            stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # fmt: skip
+    command = [sys.executable, "-c", HEAD, str(cpus), str(gpus), folder]
+    head = subprocess.Popen(command, cwd="/", env={**variables, TOKEN: token}, stdin=subprocess.PIPE,
+                            stdout=subprocess.PIPE, text=True)  # fmt: skip
     try:
         address = head.stdout.readline().strip()
         assert address, "Ray did not start: see above"

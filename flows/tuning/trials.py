@@ -10,7 +10,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from flows.cluster import on_this_node
+from flows.cluster import Needs, on_this_node, room
 from flows.paths import STATE
 from flows.tuning.ledger import DIED, FAILED, LOST, RUNNING, Ledger, trial_key
 from flows.tuning.space import DEPTH, Space, searcher
@@ -113,7 +113,7 @@ def _rounds(plan: Plan, ledger, held):
     rounds = Rounds(
         proposals, search.trials, plan.batch if search.concurrent == 1 else 1,
         looks(n) if _is_race(plan) else [n], stride(search, n),
-        lambda seen: _side_by_side(_contenders(held, seen, search), plan),
+        lambda seen: side_by_side(_contenders(held, seen, search), plan),
     )  # fmt: skip
     return ConcurrencyLimiter(rounds, search.concurrent) if search.concurrent else rounds
 
@@ -139,12 +139,10 @@ def _is_going(record: dict[str, Any], seen: int) -> bool:
     return record["state"] not in (FAILED, LOST) and len(record["scores"]) >= seen
 
 
-def _side_by_side(settings: list[Settings], plan: Plan) -> list[list[Settings]]:
+def side_by_side(settings: list[Settings], plan: Plan) -> list[list[Settings]]:
     """Shared out among as many jobs as run at once, so that what trains together is in one."""
-    import ray
-
-    room = int(ray.cluster_resources().get("CPU", 1) / plan.cluster.cpus_per_trial)
-    jobs = min(plan.search.concurrent or room, len(settings))
+    needs = Needs(plan.cluster.cpus_per_trial, plan.cluster.gpus_per_trial)
+    jobs = min(plan.search.concurrent or max(1, room(needs)), len(settings))
     ordered = sorted(settings, key=lambda one: one.get(DEPTH, 0))
     bounds = [len(ordered) * job // jobs for job in range(jobs + 1)] if jobs else []
     return [ordered[start:stop] for start, stop in pairwise(bounds)]

@@ -2,12 +2,20 @@
 
 import os
 import signal
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
+from flows.cluster import Needs, connected
+from flows.tuning.trials import Plan, side_by_side
 from mmrl_core.choice import looks
+from mmrl_core.sections import ClusterSection, SearchSection
 from tests.processes import trial_workers
+from tests.ray_cluster import started
 from tests.slow.test_search_faults import comparable, done_twice, driver, lines
+from tests.workspace import ROOT
 
 pytestmark = pytest.mark.slow
 RACE = {"scheduler": "race", "trials": 6}
@@ -37,3 +45,28 @@ def test_what_is_behind_ends_after_the_first_look_and_a_killed_race_goes_on_wher
         resumed, _ = search.finish()
     assert comparable(resumed) == comparable(records)
     assert len(done_twice(tmp_path / "killed")) <= 2  # what was under way at either kill
+
+
+def test_what_goes_on_trains_in_as_many_jobs_as_there_are_places_for():
+    """On a node of two cores and one GPU: in two, or in one where every trial needs the GPU."""
+    with started(cpus=2, gpus=1) as cluster:
+        assert [jobs(cluster, gpus) for gpus in (0, 1)] == [2, 1]
+
+
+def jobs(cluster, gpus: int) -> int:
+    command = [sys.executable, "-m", "tests.slow.test_search_race", cluster.address, str(gpus)]
+    done = subprocess.run(command, cwd=ROOT, env=cluster.environment, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return int(done.stdout)
+
+
+def main(address: str, gpus: str) -> None:
+    section = ClusterSection(address=address, gpus_per_trial=int(gpus))
+    plan = Plan("a search", SearchSection(concurrent=None), section, {}, [], PARTITIONS, Path("nowhere"))
+    with connected(section, Needs(section.cpus_per_trial, section.gpus_per_trial)):
+        found = side_by_side([{"train.lr": rate} for rate in (0.1, 0.2, 0.3)], plan)
+    print(len(found))
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
