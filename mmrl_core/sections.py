@@ -179,12 +179,13 @@ def _as_range(workers: Any) -> Any:
 class ClusterSection(Section):
     """The Ray cluster, what of it a trial of the search takes, and how a training is spread over it.
 
-    A fraction of a GPU is shared by as many trials or workers as fit. `storage` is a path or URI that every node
+    `cpus_per_trial`, null: on this machine what `search.concurrent` trials leave each of its cores, elsewhere 1. A
+    fraction of a GPU is shared by as many trials or workers as fit. `storage` is a path or URI that every node
     reaches, for checkpoints; `data` is where nodes find what lies in data/ here, null: it travels to them.
     """
 
     address: str = "local"
-    cpus_per_trial: PositiveFloat = 1
+    cpus_per_trial: PositiveFloat | None = None
     gpus_per_trial: NonNegative = 0
     workers: Annotated[WorkerRange, BeforeValidator(_as_range)] = WorkerRange(min=1, max=1)
     cpus_per_worker: PositiveFloat = 1

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.backbones import backbone_of
-from flows.cluster import Needs, connected
+from flows.cluster import Needs, connected, room
 from flows.outputs import locked
 from flows.tuning.identity import earlier, facts, open_folder
 from flows.tuning.ledger import FAILED, LOST, Ledger
@@ -20,7 +20,7 @@ from mmrl_core.config import Params
 from mmrl_core.errors import UserError
 from mmrl_core.files import read_json, write_json
 from mmrl_core.partitions import partitions
-from mmrl_core.sections import SearchSection
+from mmrl_core.sections import ClusterSection, SearchSection
 
 DONE, TRIALS, POINTS = "done.json", "trials", "points.json"
 
@@ -85,11 +85,12 @@ def _settled(params: Params, dataset: str) -> dict[str, Any]:
 
 def _search(params: Params, dataset: str, method: str, space: Space, folder: Path) -> dict[str, Any]:
     """While a worker loads the backbone, what needs none is done here: this process never imports PyTorch."""
-    search, needs = params.search, Needs(params.cluster.cpus_per_trial, params.cluster.gpus_per_trial)
+    search, cluster = params.search, params.cluster
     data, templates = search_data(params, dataset)
     parts = partitions(data, search.partitions, search.seed)
-    with connected(params.cluster, needs):
-        settling, weights = _start_settling(params, dataset, method, data, templates, parts)
+    with connected(cluster, trial_needs(cluster, search.concurrent, cores=1)):
+        needs = trial_needs(cluster, search.concurrent, cores=room(Needs(1)))
+        settling, weights = _start_settling(needs, params, dataset, method, data, templates, parts)
         with SearchRuns(params, dataset, method, folder) as runs:
             import_tune()
             settled = _settling_ended(settling)
@@ -97,7 +98,7 @@ def _search(params: Params, dataset: str, method: str, space: Space, folder: Pat
             start = published_point(params, dataset, method, space, settled.depth)
             points = _first_points(params, dataset, method, space, start, folder)
             label, data = f"search {dataset} {method}", data._replace(template=settled.template)
-            plan = Plan(label, search, params.cluster, space, points, len(parts), folder / TRIALS, settled.batch)
+            plan = Plan(label, search, needs, space, points, len(parts), folder / TRIALS, settled.batch)
             evaluate = PartitionScores(params, dataset, method, data, settled.parts, weights)
             records = run_trials(plan, evaluate, runs)
             head = {"search": search.model_dump(), "templates": settled.templates, "template": settled.template}
@@ -106,12 +107,17 @@ def _search(params: Params, dataset: str, method: str, space: Space, folder: Pat
     return document
 
 
-def _start_settling(params: Params, *subject):
+def trial_needs(cluster: ClusterSection, at_once: int | None, cores: int) -> Needs:
+    """What a trial takes of a cluster of so many cores, of which `at_once` run side by side; null: as many as can."""
+    shared = cores // at_once if cluster.address == "local" and at_once else 1
+    return Needs(cluster.cpus_per_trial or max(1, shared), cluster.gpus_per_trial)
+
+
+def _start_settling(needs: Needs, *subject):
     """`settle` in a process which the trials then go on in: references to both that it returns."""
     import ray
 
-    cpus, gpus = params.cluster.cpus_per_trial, params.cluster.gpus_per_trial
-    return ray.remote(num_cpus=cpus, num_gpus=gpus, num_returns=2)(settle).remote(params, *subject)
+    return ray.remote(num_cpus=needs.cpus, num_gpus=needs.gpus, num_returns=2)(settle).remote(*subject)
 
 
 def _settling_ended(reference) -> Settled:

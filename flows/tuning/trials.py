@@ -17,7 +17,7 @@ from flows.tuning.space import DEPTH, Space, searcher
 from flows.tuning.tracking import SearchRuns
 from flows.tuning.trial import Evaluate, Settings, run_trial
 from mmrl_core.choice import looks, overall, still_in
-from mmrl_core.sections import ClusterSection, SearchSection
+from mmrl_core.sections import SearchSection
 
 RETRIES = 5  # of a trial whose process or node died
 MANY = 10**6  # jobs that Tune may be given: the searcher says when there are no more
@@ -28,7 +28,7 @@ class Plan(NamedTuple):
 
     label: str
     search: SearchSection
-    cluster: ClusterSection
+    needs: Needs  # of a trial
     space: Space
     points: list[Settings]  # tried first
     n_partitions: int
@@ -73,7 +73,7 @@ def _fit(plan: Plan, evaluate: Evaluate, ledger, runs: SearchRuns | None, reuse:
 
     search = plan.search
     held = Held(ledger, runs, in_order=search.concurrent == 1, n_partitions=plan.n_partitions, race=_is_race(plan))
-    resources = {"cpu": plan.cluster.cpus_per_trial, "gpu": plan.cluster.gpus_per_trial}
+    resources = {"cpu": plan.needs.cpus, "gpu": plan.needs.gpus}
     trainable = tune.with_parameters(run_trial, evaluate=evaluate, ledger=ledger)
     with _storage(plan) as storage:
         tune.Tuner(
@@ -141,8 +141,7 @@ def _is_going(record: dict[str, Any], seen: int) -> bool:
 
 def side_by_side(settings: list[Settings], plan: Plan) -> list[list[Settings]]:
     """Shared out among as many jobs as run at once, so that what trains together is in one."""
-    needs = Needs(plan.cluster.cpus_per_trial, plan.cluster.gpus_per_trial)
-    jobs = min(plan.search.concurrent or max(1, room(needs)), len(settings))
+    jobs = min(plan.search.concurrent or max(1, room(plan.needs)), len(settings))
     ordered = sorted(settings, key=lambda one: one.get(DEPTH, 0))
     bounds = [len(ordered) * job // jobs for job in range(jobs + 1)] if jobs else []
     return [ordered[start:stop] for start, stop in pairwise(bounds)]

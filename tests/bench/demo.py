@@ -2,15 +2,14 @@
 
     python -m tests.bench.demo --against COMMIT [--only demo,search,vit]
 
-Each runs in a checkout of its own, in the environment of this one, one after the other. `demo`: `mmrl flow adapt` with
-params.yaml as it is, and its searches, side by side. `search`: this build's `mmrl tune` against a bare loop in one
-process over the same rounds of the same steps. `vit`: `mmrl tune` of 24 trials on a random ViT-B/16 whose features an
-earlier search has kept. Memory is the largest sum of what all processes of a command hold alone or share in proportion
-(PSS), looked at twice a second.
+Each runs in a checkout of its own, in the environment of this one, one after the other, with the threads that it takes
+where OMP_NUM_THREADS is not set. `demo`: `mmrl flow adapt` with params.yaml as it is, and its searches, side by side.
+`search`: this build's `mmrl tune` against a bare loop in one process over the same rounds of the same steps. `vit`:
+`mmrl tune` of 24 trials on a random ViT-B/16 whose features an earlier search has kept. Memory is the largest sum of
+what all processes of a command hold alone or share in proportion (PSS), looked at twice a second.
 """
 
 import argparse
-import os
 import re
 import shutil
 import subprocess
@@ -63,7 +62,7 @@ class Checkout:
 
     def cost(self, command: list[str]) -> Cost:
         token = uuid.uuid4().hex
-        variables = {**environment(), "PYTHONPATH": str(self.folder), "PYTHONWARNINGS": "ignore", TOKEN: token}
+        variables = {**as_found(), "PYTHONPATH": str(self.folder), "PYTHONWARNINGS": "ignore", TOKEN: token}
         start = time.monotonic()
         child = subprocess.Popen(command, cwd=self.folder, env=variables, stdout=subprocess.DEVNULL,
                                  stderr=subprocess.PIPE, text=True)  # fmt: skip
@@ -107,6 +106,11 @@ def held(process: int) -> float:
     except OSError:
         return 0.0
     return float(next(line for line in lines if line.startswith("Pss:")).split()[1])
+
+
+def as_found() -> dict[str, str]:
+    """The environment of a person who sets no number of threads."""
+    return {name: value for name, value in environment().items() if not name.startswith("OMP_")}
 
 
 def row(what: str, then: Cost, now: Cost) -> dict:
@@ -206,7 +210,6 @@ def main() -> None:
     if options.loop:
         loop()
         return
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     with tempfile.TemporaryDirectory() as folder:
         then, now = (Checkout(Path(folder, name), commit) for name, commit in
                      (("then", options.against), ("now", "HEAD")))  # fmt: skip

@@ -8,10 +8,11 @@ import pytest
 from flows import paths
 from flows.tuning import identity
 from flows.tuning.ledger import Ledger, trial_key
+from flows.tuning.run import trial_needs
 from flows.tuning.space import first_points, searcher, within
 from mmrl_core.config import Params, load_params
 from mmrl_core.errors import UserError
-from mmrl_core.sections import SearchSection
+from mmrl_core.sections import ClusterSection, SearchSection
 from tests.flows.conftest import RUN
 from tests.workspace import QUICK, write_params
 
@@ -166,3 +167,18 @@ def test_show_without_a_search_says_what_to_do(project, mmrl):
     assert "has no trials" in mmrl("tune", *RUN[:4], "--show", code=2)
     os.remove(project / paths.search("digits", "mmrl"))
     assert "run `mmrl tune` first" in mmrl("tune", *RUN[:4], "--show", code=2)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "at_once", "cores", "cpus"),
+    [
+        ({}, 1, 8, 8),
+        ({}, 3, 8, 2),
+        ({}, 16, 8, 1),
+        ({}, None, 8, 1),
+        ({"address": "auto"}, 1, 8, 1),
+        ({"cpus_per_trial": 3}, 1, 8, 3),
+    ],
+)
+def test_trials_share_the_cores_of_this_machine(cluster, at_once, cores, cpus):
+    assert trial_needs(ClusterSection(**cluster), at_once, cores).cpus == cpus

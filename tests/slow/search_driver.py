@@ -82,9 +82,9 @@ def main() -> None:
     options = parsed()
     search = SearchSection(space=SPACE, **{"scheduler": "none", **options.search})
     folder = Path(".mmrl/searches/simulated")
-    plan = Plan("simulated", search, ClusterSection(address=options.address), SPACE, [], options.partitions, folder)
+    plan = Plan("simulated", search, Needs(1), SPACE, [], options.partitions, folder)
     log = str(Path("evaluations.txt").absolute())
-    with connected(plan.cluster, Needs(1)):
+    with connected(ClusterSection(address=options.address), plan.needs):
         records = run_trials(plan, make_evaluate(log, options.seconds, options.gate))
     print(json.dumps(records))
 

@@ -61,9 +61,8 @@ def jobs(cluster, gpus: int) -> int:
 
 
 def main(address: str, gpus: str) -> None:
-    section = ClusterSection(address=address, gpus_per_trial=int(gpus))
-    plan = Plan("a search", SearchSection(concurrent=None), section, {}, [], PARTITIONS, Path("nowhere"))
-    with connected(section, Needs(section.cpus_per_trial, section.gpus_per_trial)):
+    plan = Plan("a search", SearchSection(concurrent=None), Needs(1, int(gpus)), {}, [], PARTITIONS, Path("nowhere"))
+    with connected(ClusterSection(address=address), plan.needs):
         found = side_by_side([{"train.lr": rate} for rate in (0.1, 0.2, 0.3)], plan)
     print(len(found))
 
