@@ -36,10 +36,10 @@ COLUMNS = [
 ADAPT = [str(BIN / "mmrl"), "flow", "adapt"]
 TUNE = [str(BIN / "mmrl"), "tune", "--dataset", "digits", "--method", "mmrlpp"]
 ITEM = re.compile(r"^(tune@\S+)  ([0-9.]+) s$", re.M)
-# Few steps and images of a large model: 24 trials of three partitions.
+# Few steps and images of a large model: 24 trials of six partitions, as params.yaml has them.
 VIT = {
-    "shots": "[2]", "seeds": "[1]", "backbone.name": "ViT-B-16", "backbone.weights": "random", "train.epochs": "1",
-    "train.warmup_epochs": "0", "search.partitions": "3", "search.trials": "24",
+    "shots": "[1]", "backbone.name": "ViT-B-16", "backbone.weights": "random", "train.epochs": "1",
+    "train.warmup_epochs": "0", "search.trials": "24",
     "search.space": "{adapter.reg_weight: {loguniform: [0.1, 30]}, train.lr: {loguniform: [0.0001, 0.01]}}",
 }  # fmt: skip
 
@@ -161,41 +161,10 @@ def forget(checkout: Checkout, features: bool = True) -> None:
 
 def loop() -> None:
     """The rounds of `mmrl tune` in this process: no cluster, no MLflow, no progress."""
-    from flows.paths import STATE
-    from flows.tuning.ledger import COMPLETE, Ledger, trial_key
-    from flows.tuning.material import search_data
-    from flows.tuning.rounds import Rounds
-    from flows.tuning.space import first_points, open_dimensions, published_point, searcher
-    from flows.tuning.trial import PartitionScores, settle
-    from mmrl_core.choice import looks, overall, still_in
     from mmrl_core.config import load_params
-    from mmrl_core.partitions import partitions
+    from tests.bench.race import BareSearch
 
-    params, (dataset, method) = load_params(), ("digits", "mmrlpp")
-    data, templates = search_data(params, dataset)
-    settled, _ = settle(params, dataset, method, data, templates, partitions(data, params.search.partitions, 0))
-    evaluate = PartitionScores(params, dataset, method, data._replace(template=settled.template), settled.parts)
-    space = open_dimensions(params)
-    points = first_points(params.search, space, published_point(params, dataset, method, space, settled.depth), [])
-    ledger = Ledger(STATE / "loop")
-
-    def going(seen: int) -> list[list[dict]]:
-        scored = [one | overall(one["scores"]) for one in ledger.all() if len(one["scores"]) == seen]
-        return [[one["params"] for one in still_in(scored, params.search.objective)]]
-
-    rounds = Rounds(searcher(params.search, space, points, []), params.search.trials, settled.batch,
-                    looks(len(settled.parts)), len(settled.parts), going)  # fmt: skip
-    number = 0
-    while (job := rounds.suggest(str(number))) != rounds.FINISHED:
-        records = [ledger.open(one) for one in job["settings"]]
-        pieces = [(one["params"], index) for one in records for index in range(len(one["scores"]), job["partitions"])]
-        for place, found in evaluate(pieces):
-            ledger.add(pieces[place][0], pieces[place][1], found, 0.0)
-        each = [{**overall(record["scores"]), "scores": record["scores"]} for record in records]
-        rounds.on_trial_complete(str(number), {**each[0], "each": each})
-        number += 1
-    finished = [record for record in ledger.all() if len(record["scores"]) == len(settled.parts)]
-    print({trial_key(ledger.end(record["params"], COMPLETE)["params"]) for record in finished})
+    print(BareSearch(load_params(), "digits", "mmrlpp").run(is_race=True).chosen["params"])
 
 
 SECTIONS = {"demo": demo, "search": search, "vit": vit}
