@@ -15,6 +15,7 @@ from mmrl_core.errors import UserError
 from mmrl_core.sections import ClusterSection
 
 THREAD_TIMEOUT = "TUNE_FUNCTION_THREAD_TIMEOUT_S"
+ARENAS = "MALLOC_ARENA_MAX"  # glibc's
 
 os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
 os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
@@ -23,6 +24,7 @@ os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")  # then an
 os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
 os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
 os.environ.setdefault(THREAD_TIMEOUT, "60")  # Tune's 2 s for a trial to end are too few on a busy machine
+os.environ.setdefault(ARENAS, "1")  # a thread a trial: with arenas of their own each would keep what it has freed
 os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # it would pass a broken-off search for a finished one
 os.environ.setdefault("RAY_worker_niceness", "0")  # of a cluster of our own: Ray would run workers at 15
 os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # of ours too: each would import for nothing
@@ -116,12 +118,12 @@ def on_this_node(actor: type):
 
 
 def _runtime_env() -> dict:
-    """What a worker on another node lacks: this project's packages, and its way of waiting for threads."""
+    """What a worker on another node lacks: this project's packages, and its ways with threads and memory."""
     import flows
     import mmrl_core
 
     packages = [str(Path(package.__file__).parent) for package in (flows, mmrl_core)]
-    variables = {"OMP_WAIT_POLICY": "PASSIVE", THREAD_TIMEOUT: os.environ[THREAD_TIMEOUT]}
+    variables = {"OMP_WAIT_POLICY": "PASSIVE", **{name: os.environ[name] for name in (THREAD_TIMEOUT, ARENAS)}}
     return {"py_modules": packages, "env_vars": variables, "excludes": ["__pycache__"]}
 
 

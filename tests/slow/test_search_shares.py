@@ -1,8 +1,9 @@
-"""The backbone's weights lie once in a node's memory, however many processes search there."""
+"""Memory where a search runs: a node has the weights once, and a process one place for all that its threads free."""
 
 import json
 import subprocess
 import sys
+import threading
 
 import pytest
 
@@ -33,6 +34,31 @@ def look(reference: list) -> tuple[int, bool, bool]:
     return os.getpid(), any("plasma" in part or "/dev/shm" in part for part in around), same
 
 
+def arenas() -> int:
+    """In how many places glibc keeps what this process frees, once eight threads have taken memory side by side."""
+    import ctypes
+    from tempfile import NamedTemporaryFile
+
+    libc, together = ctypes.CDLL(None), threading.Barrier(8)
+    libc.fopen.restype = ctypes.c_void_p
+
+    def take() -> None:
+        kept = [bytearray(10_000) for _ in range(100)]
+        together.wait()
+        del kept
+
+    threads = [threading.Thread(target=take) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    with NamedTemporaryFile() as file:
+        stream = ctypes.c_void_p(libc.fopen(file.name.encode(), b"w"))
+        libc.malloc_info(0, stream)
+        libc.fclose(stream)
+        return file.read().count(b"<heap nr=")
+
+
 def main(address: str) -> None:
     import ray
 
@@ -41,14 +67,17 @@ def main(address: str) -> None:
     with connected(ClusterSection(address=address), Needs(1)):
         reference, task = ray.put(load_backbone("tiny").arrays()), ray.remote(num_cpus=1)(look)
         found = ray.get([task.remote([reference]) for _ in range(2)])
-    print(json.dumps(found))
+        heaps = ray.get(ray.remote(num_cpus=1)(arenas).remote())
+    print(json.dumps([found, heaps]))
 
 
-def test_two_workers_of_a_node_read_the_same_weights_from_shared_memory(ray_cluster):
+def test_workers_of_a_node_share_the_weights_and_keep_freed_memory_in_one_place(ray_cluster):
     command = [sys.executable, "-m", "tests.slow.test_search_shares", ray_cluster.address]
     done = subprocess.run(command, cwd=ROOT, env=ray_cluster.environment, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert [one[1:] for one in json.loads(done.stdout)] == [[True, True]] * 2
+    found, heaps = json.loads(done.stdout)
+    assert [one[1:] for one in found] == [[True, True]] * 2
+    assert heaps == 1
 
 
 if __name__ == "__main__":
