@@ -3,7 +3,7 @@
 #
 # Expected: a process that has imported torch and done nothing is gone when its last line has run.
 # Seen: Python's finalization searches all that the import has made (several hundred thousand objects) for garbage, again
-# and again while modules are cleared: about half a second of CPU time, a quarter of what the import itself takes. A
+# and again while modules are cleared: about half a second of CPU time, a third of what the import itself takes. A
 # pipeline of short processes pays it in each.
 #
 # With atexit.register(gc.freeze) these searches find nothing to go through, and most of that time is gone; unlike with
