@@ -15,12 +15,12 @@ import onnxruntime
 import torch
 from torch import Tensor, nn
 
-from mmrl_core.backbone import LOGIT_SCALE, Backbone
+from mmrl_core.clip.backbone import LOGIT_SCALE, Backbone
 from mmrl_core.errors import UserError
 from mmrl_core.files import sha256_file, write_json
-from mmrl_core.folded import FoldedCLIP
-from mmrl_core.joint import joint_logits, mixed_logits
-from mmrl_core.model import Output
+from mmrl_core.method.folded import FoldedCLIP
+from mmrl_core.method.joint_logits import joint_logits, mixed_logits
+from mmrl_core.method.model import Output
 from mmrl_core.predict import Predictor
 
 MODEL, CARD = "model.onnx", "model.json"

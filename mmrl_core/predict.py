@@ -11,16 +11,16 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from mmrl_core import abstain
-from mmrl_core.adapter import load_adapter, read_card
-from mmrl_core.backbone import load_backbone, refuse_repeated
+from mmrl_core.clip.backbone import load_backbone, refuse_repeated
 from mmrl_core.data.images import decode
 from mmrl_core.data.views import test_view
 from mmrl_core.errors import UserError
-from mmrl_core.evaluation import BATCH_SIZE, batched
-from mmrl_core.folded import FoldedCLIP
-from mmrl_core.joint import joint_logits
-from mmrl_core.model import AdaptedCLIP
+from mmrl_core.evaluation import abstain
+from mmrl_core.evaluation.scores import BATCH_SIZE, batched
+from mmrl_core.method.adapter import load_adapter, read_card
+from mmrl_core.method.folded import FoldedCLIP
+from mmrl_core.method.joint_logits import joint_logits
+from mmrl_core.method.model import AdaptedCLIP
 
 DECODERS = 2  # threads; each holds one image at full size
 

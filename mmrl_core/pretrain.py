@@ -43,7 +43,7 @@ def pretrain(
     `workers` processes render the pictures (0: this one does) and change nothing but the time.
     `report(step, steps, loss)` is called after each step.
     """
-    from mmrl_core.backbone import expand
+    from mmrl_core.clip.backbone import expand
 
     with _one_thread(seed):
         token_ids, text = _caption_tokens()
@@ -111,7 +111,7 @@ def zero_shot_figures(clip: nn.Module) -> dict:
 
     The first of a dataset's templates is used, and no other split is read.
     """
-    from mmrl_core.backbone import Backbone
+    from mmrl_core.clip.backbone import Backbone
     from mmrl_core.data.catalog import open_source
 
     backbone = Backbone.from_clip(clip, name="tiny")
@@ -154,7 +154,7 @@ def _caption_tokens() -> tuple[Tensor, Tensor]:
 
     L is the longest caption: attention is causal and end-of-text is read, so what follows it has no effect.
     """
-    from mmrl_core.backbone import tokenizer_for
+    from mmrl_core.clip.backbone import tokenizer_for
 
     texts, _ = caption_table()
     tokens = tokenizer_for("tiny")(texts)
@@ -170,7 +170,7 @@ def _token_table() -> Tensor:
 
 def _compact_clip(token_ids: Tensor, length: int) -> nn.Module:
     """`tiny` with only the tokens and positions of captions. Ids keep their order, so end-of-text stays the largest."""
-    from mmrl_core.backbone import new_clip
+    from mmrl_core.clip.backbone import new_clip
 
     text_cfg = {**MODEL_CFG["text_cfg"], "vocab_size": len(token_ids), "context_length": length}
     clip = new_clip({**MODEL_CFG, "text_cfg": text_cfg})
@@ -181,7 +181,7 @@ def _compact_clip(token_ids: Tensor, length: int) -> nn.Module:
 
 def _fit(clip: nn.Module, text: Tensor, batches: DataLoader, steps: int, report: Callable) -> None:
     """At the fixed logit scale that the method takes as given, so that its loss and probabilities mean something."""
-    from mmrl_core.backbone import LOGIT_SCALE
+    from mmrl_core.clip.backbone import LOGIT_SCALE
 
     optimizer = torch.optim.AdamW(_parameter_groups(clip), lr=LEARNING_RATE, betas=(0.9, 0.98))
     schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: _rate(step, steps))
@@ -217,7 +217,7 @@ def _rate(step: int, steps: int) -> float:
 
 def _preprocess(pictures: Tensor) -> Tensor:
     """RGB uint8 (B, 32, 32, 3) -> CLIP's normalised pixels (B, 3, 32, 32)."""
-    from mmrl_core.backbone import OPENAI_MEAN, OPENAI_STD
+    from mmrl_core.clip.backbone import OPENAI_MEAN, OPENAI_STD
 
     mean, std = torch.tensor(OPENAI_MEAN).view(3, 1, 1), torch.tensor(OPENAI_STD).view(3, 1, 1)
     return (pictures.permute(0, 3, 1, 2).float() / 255 - mean) / std
@@ -225,7 +225,7 @@ def _preprocess(pictures: Tensor) -> Tensor:
 
 def _state_to_save(clip: nn.Module, token_ids: Tensor) -> dict[str, Tensor]:
     """The whole model in half precision, but of the token embedding only the rows that were trained."""
-    from mmrl_core.backbone import new_clip
+    from mmrl_core.clip.backbone import new_clip
 
     state = clip.state_dict()
     rows, trained = state.pop("token_embedding.weight"), state["positional_embedding"]

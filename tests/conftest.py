@@ -85,7 +85,7 @@ def postgres_port() -> Iterator[int]:
 @pytest.fixture(scope="session")
 def mlflow_database(postgres_port) -> Callable[[], str]:
     """Makes databases with MLflow's tables and nothing in them, on that server; gives their URIs."""
-    from flows import tracking
+    from flows.tracking import store
     from tests.postgres import copies
 
-    return copies(postgres_port, lambda uri: tracking.connect(tracking.absolute(uri)))
+    return copies(postgres_port, lambda uri: store.connect(store.absolute(uri)))

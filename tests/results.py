@@ -3,12 +3,12 @@
 import pyarrow
 import pyarrow.parquet
 
-from flows import paths
-from flows.paths import RunKey
-from mmrl_core.choice import comparisons
-from mmrl_core.data.digits import CLASS_NAMES
+from flows.project import paths
+from flows.project.paths import RunKey
+from mmrl_core.data.embedded.digits import CLASS_NAMES
 from mmrl_core.data.shards import read_manifest, stream_examples, write_pool
 from mmrl_core.files import write_json
+from mmrl_core.search.comparison import comparisons
 
 FACTS = {"n": 4, "ece": 0.05, "nll": 0.3}
 TRIAL = {"log_likelihood": -0.5, "log_likelihood_se": 0.1, "harmonic_mean": 0.9, "harmonic_mean_se": 0.02}

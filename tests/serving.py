@@ -15,17 +15,17 @@ import httpx
 import torch
 from PIL import Image
 
-from flows import promotion, registry
-from flows.paths import RunKey
+from flows.project.paths import RunKey
+from flows.registry import promotion, versions
 from flows.serving.app import create_app
-from flows.serving.live import Follower, Live
+from flows.serving.follower import Follower, Live
 from flows.serving.metrics import Metrics
 from flows.serving.service import Service
-from flows.tracking import absolute
-from mmrl_core.adapter import Adapter, save_adapter
-from mmrl_core.backbone import load_backbone
+from flows.tracking.store import absolute
+from mmrl_core.clip.backbone import load_backbone
 from mmrl_core.config import AdapterConfig, Params
 from mmrl_core.files import write_json
+from mmrl_core.method.adapter import Adapter, save_adapter
 from mmrl_core.predict import Predictor
 from mmrl_core.sections import ServingSection
 from tests.processes import TOKEN, end_all
@@ -76,7 +76,7 @@ def register(seed: int, **card) -> int:
     metrics = {"adapter_sha256": sha256, "protocol": "base-to-novel", "preset": "published", "parts": [],
                "data_digest": "e" * 64, "validation": {}}  # fmt: skip
     write_json(key.results() / "metrics.json", metrics)
-    return registry.register(settings(), key).version
+    return versions.register(settings(), key).version
 
 
 def promote(version: int) -> None:
@@ -84,7 +84,7 @@ def promote(version: int) -> None:
 
 
 def predictor(version: int):
-    return registry.load(f"models:/{NAME}/{version}", absolute("sqlite:///mlflow.db"))
+    return versions.load(f"models:/{NAME}/{version}", absolute("sqlite:///mlflow.db"))
 
 
 def picture(seed: int = 0, size: tuple[int, int] = (40, 30), format: str = "PNG") -> bytes:

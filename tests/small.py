@@ -4,9 +4,9 @@ import functools
 
 import torch
 
-from mmrl_core.adapter import Adapter
-from mmrl_core.backbone import Backbone, new_clip
+from mmrl_core.clip.backbone import Backbone, new_clip
 from mmrl_core.config import AdapterConfig
+from mmrl_core.method.adapter import Adapter
 
 CLASSES = ["dog", "polar bear", "red_panda", "dog house", "cat", "a very long name of a class"]
 

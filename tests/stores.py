@@ -3,15 +3,15 @@
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
-from flows import tracking
+from flows.tracking import store
 
 
 def fill(uri: str, artifacts: str | None = None) -> None:
     """Register version 1 of `digits` with a file of its own, and name it champion."""
-    client = tracking.connect(uri)
+    client = store.connect(uri)
     if artifacts:
         client.create_experiment("digits", artifact_location=artifacts)
-    run = client.create_run(tracking.experiment_id(client, uri, "digits")).info
+    run = client.create_run(store.experiment_id(client, uri, "digits")).info
     with TemporaryDirectory() as folder:
         (Path(folder) / "model").mkdir()
         (Path(folder) / "model" / "adapter.json").write_text('{"of": "version 1"}')
@@ -25,7 +25,7 @@ def files_of(uri: str) -> dict[str, bytes]:
     """The files of `digits@champion`, by name."""
     from mlflow.artifacts import download_artifacts
 
-    client = tracking.connect(uri, create=False)
+    client = store.connect(uri, create=False)
     version = str(client.get_model_version_by_alias("digits", "champion").version)
     source = client.get_model_version_download_uri("digits", version)
     with TemporaryDirectory() as folder:

@@ -8,11 +8,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from mmrl_core import abstain
 from mmrl_core.data.shards import Example
 from mmrl_core.errors import UserError
-from mmrl_core.evaluation import test_batch as views_of
-from mmrl_core.model import AdaptedCLIP
+from mmrl_core.evaluation import abstain
+from mmrl_core.evaluation.scores import test_batch as views_of
+from mmrl_core.method.model import AdaptedCLIP
 from tests.small import small_adapter, small_backbone
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmrl_core.adapter import CARD, TENSORS, load_adapter, save_adapter
 from mmrl_core.errors import UserError
-from mmrl_core.published import implied_settings, published_method, read_published
+from mmrl_core.method.adapter import CARD, TENSORS, load_adapter, save_adapter
+from mmrl_core.method.published_checkpoints import implied_settings, published_method, read_published
 from tests.small import small_adapter, small_backbone
 from tests.test_golden import GOLDEN, golden_backbone
 

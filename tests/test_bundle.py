@@ -6,16 +6,16 @@ import sys
 import pytest
 import torch
 
-from mmrl_core.adapter import Adapter, save_adapter
 from mmrl_core.bundle import check_bundle, write_bundle
 from mmrl_core.config import AdapterConfig
 from mmrl_core.errors import UserError
 from mmrl_core.files import sha256_file
+from mmrl_core.method.adapter import Adapter, save_adapter
 
 
 @pytest.fixture(scope="module")
 def bundle(tmp_path_factory):
-    from mmrl_core.backbone import load_backbone
+    from mmrl_core.clip.backbone import load_backbone
 
     folder, backbone = tmp_path_factory.mktemp("release"), load_backbone("tiny")
     torch.manual_seed(0)

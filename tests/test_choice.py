@@ -4,7 +4,7 @@ import random
 
 import pytest
 
-from mmrl_core.choice import LEVEL, choose, comparisons, looks, overall, pareto_front, still_in
+from mmrl_core.search.comparison import LEVEL, choose, comparisons, looks, overall, pareto_front, still_in
 
 
 def trial(cost: int, *likelihoods: float) -> dict:

@@ -3,7 +3,7 @@
 import pytest
 from torch._subclasses import FakeTensorMode
 
-from mmrl_core.backbone import Backbone, new_clip
+from mmrl_core.clip.backbone import Backbone, new_clip
 from mmrl_core.config import AdapterConfig
 from tests.bench.cases import Case, class_names, model_of, model_step, oracle_step
 from tests.bench.costs import Shape, our_step, published_step

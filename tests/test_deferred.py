@@ -132,15 +132,15 @@ print(json.dumps({name: kinds(sys.modules[name]) for name in packages}))
 def test_after_the_backbone_timm_torchvision_and_open_clip_are_what_they_are_without_it():
     children = [
         subprocess.Popen([sys.executable, "-c", before + NAMES], stdout=subprocess.PIPE)
-        for before in ("import mmrl_core.data.views, mmrl_core.backbone", "")
+        for before in ("import mmrl_core.data.views, mmrl_core.clip.backbone", "")
     ]
     after, plain = (json.loads(child.communicate()[0]) for child in children)
     assert after == plain
 
 
 def test_a_model_of_timm_is_still_built_and_refused_by_its_kind(tmp_path):
-    from mmrl_core.backbone import load_backbone
-    from mmrl_core.openclip import open_clip
+    from mmrl_core.clip.backbone import load_backbone
+    from mmrl_core.clip.openclip import open_clip
 
     shape = {"timm_model_name": "test_vit", "image_size": 160, "timm_model_pretrained": False}
     text = {"context_length": 77, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1}

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmrl_core.evaluation import batched, expected_calibration_error, summary
+from mmrl_core.evaluation.scores import batched, expected_calibration_error, summary
 from mmrl_core.protocols import harmonic_mean
 
 

@@ -12,12 +12,12 @@ import torch
 from onnx import numpy_helper
 from PIL import Image
 
-from mmrl_core.backbone import Backbone
+from mmrl_core.clip.backbone import Backbone
 from mmrl_core.errors import UserError
 from mmrl_core.export import Scorer, compare, export_onnx
 from mmrl_core.files import sha256_file
-from mmrl_core.joint import joint_logits
-from mmrl_core.model import AdaptedCLIP
+from mmrl_core.method.joint_logits import joint_logits
+from mmrl_core.method.model import AdaptedCLIP
 from mmrl_core.predict import Predictor
 from tests.small import random_images, small_adapter, small_backbone
 from tests.test_folded import shaped_backbone

@@ -4,9 +4,9 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from mmrl_core.backbone import Backbone, new_clip
-from mmrl_core.folded import FoldedCLIP
-from mmrl_core.model import AdaptedCLIP
+from mmrl_core.clip.backbone import Backbone, new_clip
+from mmrl_core.method.folded import FoldedCLIP
+from mmrl_core.method.model import AdaptedCLIP
 from tests.small import CLASSES, random_images, small_adapter, small_backbone
 from tests.test_model import TOLERANCE, relative
 
@@ -61,7 +61,7 @@ def test_images_that_a_cpu_takes_in_parts_come_out_in_order(monkeypatch):
     model = adapted(small_backbone(), "mmrlpp")
     folded, images = FoldedCLIP.from_model(model), random_images(7)
     whole = folded(images)
-    monkeypatch.setattr("mmrl_core.towers.CHUNK_TOKENS", 10)  # two images of five tokens
+    monkeypatch.setattr("mmrl_core.clip.towers.CHUNK_TOKENS", 10)  # two images of five tokens
     assert folded.tower.chunk(7) == 2
     for name, found in folded(images)._asdict().items():
         assert relative(found, getattr(whole, name)) < TOLERANCE, name

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from mmrl_core.gate import Bounds, Pair, decide, discordant, is_gate_image, latency_ratio, loss_bound
+from mmrl_core.evaluation.gate import Bounds, Pair, decide, discordant, is_gate_image, latency_ratio, loss_bound
 
 
 def pair(both: int, challenger: int, champion: int, neither: int = 0) -> Pair:

@@ -9,13 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmrl_core.adapter import Adapter
-from mmrl_core.backbone import Backbone, new_clip
+from mmrl_core.clip.backbone import Backbone, new_clip
 from mmrl_core.config import AdapterConfig
-from mmrl_core.losses import mmrl_loss
-from mmrl_core.model import AdaptedCLIP
-from mmrl_core.published import to_adapter_state
-from mmrl_core.training import new_optimizer
+from mmrl_core.method.adapter import Adapter
+from mmrl_core.method.losses import mmrl_loss
+from mmrl_core.method.model import AdaptedCLIP
+from mmrl_core.method.published_checkpoints import to_adapter_state
+from mmrl_core.training.fit import new_optimizer
 
 GOLDEN = Path(__file__).parent / "golden"
 FORWARD, GRADIENT, TRAJECTORY = 1e-4, 5e-4, 1e-3

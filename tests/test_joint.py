@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from mmrl_core.joint import joint_logits
-from mmrl_core.model import Output
+from mmrl_core.method.joint_logits import joint_logits
+from mmrl_core.method.model import Output
 
 
 def output(by_class, fused) -> Output:

@@ -5,12 +5,12 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mmrl_core.adapter import Adapter
-from mmrl_core.backbone import Backbone, new_clip
+from mmrl_core.clip.backbone import Backbone, new_clip
 from mmrl_core.config import AdapterConfig
 from mmrl_core.errors import UserError
-from mmrl_core.losses import mmrl_loss
-from mmrl_core.model import AdaptedCLIP
+from mmrl_core.method.adapter import Adapter
+from mmrl_core.method.losses import mmrl_loss
+from mmrl_core.method.model import AdaptedCLIP
 from tests.oracle import Oracle
 from tests.small import CLASSES, random_images, small_adapter, small_backbone
 

@@ -5,7 +5,7 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmrl_core.packing import GROUP_SLOTS, pack
+from mmrl_core.clip.packing import GROUP_SLOTS, pack
 
 CPU = torch.device("cpu")
 LENGTHS = st.lists(st.integers(1, 12), min_size=1, max_size=60)

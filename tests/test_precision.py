@@ -5,16 +5,16 @@ from copy import deepcopy
 import pytest
 import torch
 
-from mmrl_core.backbone import Backbone
-from mmrl_core.checkpoints import Folder
+from mmrl_core.clip.backbone import Backbone
+from mmrl_core.clip.precision import settle_precision
+from mmrl_core.clip.towers import Frozen
 from mmrl_core.config import AdapterConfig, TrainConfig
 from mmrl_core.errors import UserError
-from mmrl_core.losses import mmrl_loss
-from mmrl_core.model import AdaptedCLIP
-from mmrl_core.precision import settle_precision
-from mmrl_core.step import Graphed, TrainingStep
-from mmrl_core.towers import Frozen
-from mmrl_core.training import Run, fit, new_optimizer
+from mmrl_core.method.losses import mmrl_loss
+from mmrl_core.method.model import AdaptedCLIP
+from mmrl_core.training.checkpoints import Folder
+from mmrl_core.training.fit import Run, fit, new_optimizer
+from mmrl_core.training.step import Graphed, TrainingStep
 from tests.data.test_features import image_set
 from tests.small import CLASSES, random_images, small_adapter, small_backbone
 

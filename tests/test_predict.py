@@ -7,13 +7,14 @@ import pytest
 import torch
 from PIL import Image
 
-from mmrl_core import abstain, predict
-from mmrl_core.adapter import save_adapter
-from mmrl_core.backbone import load_backbone
+from mmrl_core import predict
+from mmrl_core.clip.backbone import load_backbone
 from mmrl_core.data.images import decode
 from mmrl_core.data.views import test_views as views_of
 from mmrl_core.errors import UserError
-from mmrl_core.joint import joint_logits
+from mmrl_core.evaluation import abstain
+from mmrl_core.method.adapter import save_adapter
+from mmrl_core.method.joint_logits import joint_logits
 from mmrl_core.predict import Predictor
 from tests.small import small_adapter
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmrl_core.backbone import new_clip
+from mmrl_core.clip.backbone import new_clip
 from mmrl_core.data.catalog import open_source
 from mmrl_core.files import sha256_file
 from mmrl_core.pretrain import RenderedBatches, caption_table, contrastive_loss, pretrain

@@ -15,13 +15,13 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from flows.material import _settings
-from flows.paths import RunKey
-from flows.summary import named_runs, read_rows, read_summary, summarize
+from flows.project.paths import RunKey
+from flows.report.material import _settings
+from flows.report.summary import named_runs, read_rows, read_summary, summarize
+from flows.report.tables import averages, error_ratio, markdown, results_csv, title
 from mmrl_core.config import Params
 from mmrl_core.data.catalog import open_source
 from mmrl_core.errors import UserError
-from mmrl_core.report.tables import averages, error_ratio, markdown, results_csv, title
 from tests.results import write_digits_pool, write_model, write_run, write_search
 
 RUNS = [(RunKey("digits", "mmrl", 16, seed), None) for seed in (1, 2)]
@@ -262,7 +262,7 @@ def test_every_run_of_the_matrix_is_named_on_its_data_set_and_on_every_target():
 
 
 def test_the_heat_map_shows_the_objective_that_was_searched_and_takes_a_weight_of_zero():
-    from mmrl_core.report.searches import heat_map
+    from flows.report.searches import heat_map
 
     trials = [{"params": {"adapter.reg_weight": weight, "adapter.insertion_depth": 3}, "log_likelihood": -1.0,
                "harmonic_mean": 0.5 + weight / 10} for weight in (0.0, 1.0)]  # fmt: skip
@@ -271,7 +271,7 @@ def test_the_heat_map_shows_the_objective_that_was_searched_and_takes_a_weight_o
 
 
 def test_bins_of_a_heat_map_hold_every_value():
-    from mmrl_core.report.searches import bins
+    from flows.report.searches import bins
 
     for values in ([0.5], [0.5, 2], [0, 1, 10], list(np.geomspace(0.1, 30, 24))):
         edges = bins(np.array(values, float))
@@ -279,7 +279,7 @@ def test_bins_of_a_heat_map_hold_every_value():
 
 
 def test_a_trial_that_failed_is_in_no_picture():
-    from mmrl_core.report.searches import Search, pictures
+    from flows.report.searches import Search, pictures
 
     trials = [
         {"params": {"adapter.reg_weight": 1.0, "adapter.insertion_depth": 3}, "scores": []},
@@ -290,7 +290,7 @@ def test_a_trial_that_failed_is_in_no_picture():
 
 
 def test_classes_of_one_name_have_a_bar_each():
-    from mmrl_core.report.figures import class_gains
+    from flows.report.figures import class_gains
 
     assert class_gains("imagenet", [("missile", 0.1), ("missile", -0.1), ("hen", 0.2)]).count(">missile<") == 2
 
@@ -312,6 +312,6 @@ def test_missing_or_foreign_predictions_are_named(runs, damage, message):
 
 
 def test_reading_results_takes_no_torch(runs):
-    code = "import flows.summary, flows.material, sys; sys.exit('torch' in sys.modules)"
+    code = "import flows.report.summary, flows.report.material, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
     assert json.dumps(read_rows(runs)) == json.dumps(read_rows(runs))

@@ -2,9 +2,9 @@
 
 import pytest
 
-from mmrl_core.choice import choose, overall
 from mmrl_core.errors import UserError
-from mmrl_core.partitions import SearchData, fresh_partitions, partitions
+from mmrl_core.search.comparison import choose, overall
+from mmrl_core.search.partitions import SearchData, fresh_partitions, partitions
 
 DATA = SearchData(list("abcdef"), "a {}.", [0, 1, 2, 3, 4], [7, 8], [[], []], [[], []])
 PUBLISHED = {"adapter.reg_weight": 0.5}

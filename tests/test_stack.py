@@ -4,17 +4,17 @@ import pytest
 import torch
 from PIL import Image
 
-from mmrl_core import training
+from mmrl_core.clip.feature_store import FeatureStore
+from mmrl_core.clip.packing import pack
+from mmrl_core.clip.towers import TextTower
 from mmrl_core.config import AdapterConfig, TrainConfig
-from mmrl_core.data.features import FeatureStore
 from mmrl_core.data.sets import ImageSet
 from mmrl_core.errors import UserError
-from mmrl_core.model import AdaptedCLIP
-from mmrl_core.packing import pack
-from mmrl_core.stack import StackedCLIP
-from mmrl_core.step import Graphed
-from mmrl_core.towers import TextTower
-from mmrl_core.training import Training, fit, fit_together, groups
+from mmrl_core.method.model import AdaptedCLIP
+from mmrl_core.training import fit as training
+from mmrl_core.training.fit import Training, fit, fit_together, groups
+from mmrl_core.training.stack import StackedCLIP
+from mmrl_core.training.step import Graphed
 from tests.small import random_images, small_adapter, small_backbone
 
 TOLERANCE = 1e-5

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from mmrl_core.backbone import load_backbone
+from mmrl_core.clip.backbone import load_backbone
 from mmrl_core.data.catalog import open_source
 from mmrl_core.data.shards import Example
-from mmrl_core.templates import template_accuracies
+from mmrl_core.evaluation.templates import template_accuracies
 
 
 @pytest.fixture(scope="module")

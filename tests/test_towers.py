@@ -4,9 +4,9 @@ import pytest
 import torch
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 
-from mmrl_core import towers
-from mmrl_core.blocks import freeze, run
-from mmrl_core.towers import ImageTower, TextTower, in_chunks
+from mmrl_core.clip import towers
+from mmrl_core.clip.blocks import freeze, run
+from mmrl_core.clip.towers import ImageTower, TextTower, in_chunks
 from tests.oracle import Oracle
 from tests.small import random_images, small_adapter, small_backbone
 

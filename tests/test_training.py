@@ -8,13 +8,13 @@ import pytest
 import torch
 from PIL import Image
 
-from mmrl_core import training
-from mmrl_core.checkpoints import NAME, Folder
 from mmrl_core.config import AdapterConfig, TrainConfig
 from mmrl_core.data import parallel
 from mmrl_core.data.sets import ImageSet
 from mmrl_core.errors import UserError
-from mmrl_core.training import batches, fit, lr_at, new_optimizer, settle_process
+from mmrl_core.training import fit as training
+from mmrl_core.training.checkpoints import NAME, Folder
+from mmrl_core.training.fit import batches, fit, lr_at, new_optimizer, settle_process
 from tests.small import small_adapter, small_backbone
 
 SCHEDULES = json.loads((Path(__file__).parent / "golden" / "lr_schedule.json").read_text())

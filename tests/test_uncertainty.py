@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mmrl_core.errors import UserError
-from mmrl_core.uncertainty import Outcomes, paired_gains
+from mmrl_core.evaluation.bootstrap import Outcomes, paired_gains
 
 
 def outcomes(adapted, zero_shot) -> Outcomes:

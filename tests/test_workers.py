@@ -12,11 +12,11 @@ from torch import distributed, multiprocessing
 
 from mmrl_core.config import AdapterConfig, TrainConfig
 from mmrl_core.data.sets import ImageSet
-from mmrl_core.losses import mmrl_loss
-from mmrl_core.model import AdaptedCLIP
-from mmrl_core.step import TERMS, TrainingStep
-from mmrl_core.training import fit, new_optimizer
-from mmrl_core.workers import Distributed, Workers
+from mmrl_core.distributed import Distributed, Workers
+from mmrl_core.method.losses import mmrl_loss
+from mmrl_core.method.model import AdaptedCLIP
+from mmrl_core.training.fit import fit, new_optimizer
+from mmrl_core.training.step import TERMS, TrainingStep
 from tests.oracle import Oracle
 from tests.small import CLASSES, random_images, small_adapter, small_backbone
 

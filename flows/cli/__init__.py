@@ -8,7 +8,7 @@ import sys
 import typer
 from typer.exceptions import TyperException
 
-from flows.cli import data, export, flow, models, predict, serve, stages, upkeep
+from flows.cli import data, export, flow, maintenance, predict, registry, serve, stages
 from mmrl_core.errors import Failed, UserError
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C
@@ -17,12 +17,12 @@ app = typer.Typer(help="Adapt CLIP to your own few images, and keep it adapted."
                   no_args_is_help=True, pretty_exceptions_enable=False)  # fmt: skip
 flow_app = typer.Typer(help="The whole pipeline as a Prefect flow.", no_args_is_help=True)
 for command in (data.datasets, data.check, data.clean, stages.fingerprint, stages.prepare, stages.tune, stages.train,
-                stages.evaluate, stages.summarize, models.register, models.promote, models.rollback, models.history,
-                models.reproduce, predict.predict, export.export, serve.serve, serve.drift, upkeep.backup,
-                upkeep.restore):  # fmt: skip
+                stages.evaluate, stages.summarize, registry.register, registry.promote, registry.rollback,
+                registry.history, registry.reproduce, predict.predict, export.export, serve.serve, serve.drift,
+                maintenance.backup, maintenance.restore):  # fmt: skip
     app.command()(command)
-app.command("import")(models.import_)
-app.command()(models.pretrain)
+app.command("import")(registry.import_)
+app.command()(registry.pretrain)
 for command in (flow.adapt, flow.release, flow.serve):
     flow_app.command()(command)
 app.add_typer(flow_app, name="flow")

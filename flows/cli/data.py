@@ -6,8 +6,8 @@ from typing import Annotated, Any
 
 import typer
 
-from flows import paths
 from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile, show, text_table
+from flows.project import paths
 from mmrl_core.config import Params, load_params
 from mmrl_core.errors import UserError
 from mmrl_core.sections import DataSection, OwnSection
@@ -56,7 +56,7 @@ def clean(
     if older_than is None:
         if dry_run:
             raise UserError("--dry-run lists what --older-than would remove; give that as well, such as 30d")
-        from flows.features import clean as remove
+        from flows.project.features import clean as remove
 
         show({"freed_bytes": remove()}, json_, str(paths.STATE))
         return
@@ -64,9 +64,9 @@ def clean(
 
 
 def _clean_old(settings: Params, older_than: str, dry_run: bool, as_json: bool) -> None:
-    from flows import upkeep
+    from flows.maintenance import cleanup
 
-    found = upkeep.removable(settings, upkeep.duration(older_than))
+    found = cleanup.removable(settings, cleanup.duration(older_than))
     if not dry_run:
         for one in found:
             one.remove()

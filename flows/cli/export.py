@@ -6,8 +6,8 @@ from typing import Annotated
 import typer
 
 from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile, show
-from flows.outputs import building, check_out
-from flows.progress import progress
+from flows.project.outputs import building, check_out
+from flows.project.progress import progress
 from mmrl_core.config import load_params
 
 
@@ -20,10 +20,10 @@ def export(
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
 ):  # fmt: skip
     """Write an ONNX file that labels images, compared with PyTorch."""
-    from flows import registry
+    from flows.registry import versions
 
     check_out(out, changed=True)
-    predictor = registry.open_predictor(load_params(params, set_), model)
+    predictor = versions.open_predictor(load_params(params, set_), model)
     from mmrl_core.export import STEPS, export_onnx
 
     with building(out) as path, progress("export", len(STEPS), what="step") as report:

@@ -6,14 +6,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows import paths
 from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile
-from flows.progress import lines
+from flows.project import paths
+from flows.project.progress import lines
 from mmrl_core.config import load_params
 from mmrl_core.errors import UserError
 
 if TYPE_CHECKING:
-    from flows.up_to_date import Adapted
+    from flows.orchestration.up_to_date import Adapted
 
 Remote = Annotated[str | None, typer.Option("--remote", help="DVC remote to pull from first and push to at the end.")]
 
@@ -24,11 +24,11 @@ def adapt(
     """Run every stage that is out of date, then register and promote; no server needed. --set edits the settings file,
     which is what the stages read."""
     if set_:
-        from flows.edit import edit_params
+        from flows.settings.edit import edit_params
 
         edit_params(params, set_)
+    from flows.report.tables import markdown
     from mmrl_core.files import read_json
-    from mmrl_core.report.tables import markdown
 
     with lines("adapt"):  # Prefect and its server take a while
         adapted = _adapted(params, remote)
@@ -48,15 +48,15 @@ def adapt(
 
 
 def _adapted(params: Path, remote: str | None) -> "Adapted":
-    from flows.prefect_process import begin_server, is_set_up_otherwise
-    from flows.up_to_date import up_to_date
+    from flows.orchestration.prefect_process import begin_server, is_set_up_otherwise
+    from flows.orchestration.up_to_date import up_to_date
 
     if not remote and (adapted := up_to_date(params)):
         return adapted
     load_params(params)
     if not is_set_up_otherwise():
         begin_server()  # which starts while Prefect is imported here
-    from flows import pipeline
+    from flows.orchestration import adapt as pipeline
 
     return pipeline.run_adapt(params, remote=remote)
 
@@ -68,7 +68,7 @@ def serve(
 ):  # fmt: skip
     """Run `adapt` on a schedule; needs PREFECT_API_URL to name a running server."""
     refuse_overrides(set_)
-    from flows import pipeline
+    from flows.orchestration import adapt as pipeline
 
     pipeline.serve_adapt(cron, params, in_worktree=worktree, remote=remote)
 
@@ -81,7 +81,7 @@ def release(
 ):  # fmt: skip
     """Bundle the champions that are not released yet, check them, and point the alias `released` at them."""
     refuse_overrides(set_)
-    from flows import release as flow
+    from flows.orchestration import release as flow
 
     if listen:
         host, colon, port = listen.rpartition(":")

@@ -8,8 +8,8 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from flows.outputs import building, check_out
-from flows.progress import progress
+from flows.project.outputs import building, check_out
+from flows.project.progress import progress
 from mmrl_core.config import Method, Params, load_params
 
 DEFAULT_PARAMS = Path("params.yaml")

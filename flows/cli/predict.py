@@ -9,10 +9,10 @@ from typing import Annotated
 
 import typer
 
-from flows.cli import labels
-from flows.cli.images import count_images, find_images
+from flows.cli import predict_output
 from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile, show
-from flows.progress import progress
+from flows.cli.predict_images import count_images, find_images
+from flows.project.progress import progress
 from mmrl_core.config import load_params
 from mmrl_core.errors import UserError
 
@@ -31,11 +31,11 @@ def predict(
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
 ):  # fmt: skip
     """Label images, with probabilities."""
-    from flows import registry
+    from flows.registry import versions
 
     _check_out(out, all_)
     total = count_images(images)  # what is wrong with a folder or table shows before the model is loaded
-    predictor = registry.open_predictor(load_params(params, set_), model)
+    predictor = versions.open_predictor(load_params(params, set_), model)
     threshold = _threshold(predictor, abstain, threshold)
     columns = (class_names or predictor.class_names) if all_ else []
     quiet = nullcontext(lambda done: None)  # the lines are the progress, and a bar would draw over them
@@ -49,22 +49,22 @@ def predict(
 
 def _check_out(out: Path | None, all_: bool) -> None:
     if out:
-        labels.check_table(out)
+        predict_output.check_table(out)
     elif all_:
         raise UserError("--all adds columns to a table; give --out FILE.csv or FILE.parquet with it")
 
 
 def _threshold(predictor, abstain: bool, threshold: float | None) -> float | None:
     """The confidence to abstain below; None: never."""
-    from mmrl_core.abstain import card_threshold
+    from mmrl_core.evaluation.abstain import card_threshold
 
     return card_threshold(predictor.card) if abstain and threshold is None else threshold
 
 
 def _opened(out: Path | None, json_: bool, abstained: bool, columns: list[str]):
     if out:
-        return labels.table(out, abstained, columns)
-    return labels.json_object() if json_ else labels.lines()
+        return predict_output.table(out, abstained, columns)
+    return predict_output.json_object() if json_ else predict_output.lines()
 
 
 def _label(predictor, images, class_names, skip_damaged: bool, threshold: float | None, put, bar) -> Counter:
@@ -73,7 +73,7 @@ def _label(predictor, images, class_names, skip_damaged: bool, threshold: float 
     counts = Counter(images=0, unreadable=0, abstained=0)
     found = predictor.stream(ahead, class_names, skip_damaged=skip_damaged)
     for path, one in zip(paths, found, strict=True):
-        row = labels.describe(path, one, threshold)
+        row = predict_output.describe(path, one, threshold)
         put(row)
         counts.update(images=1, unreadable=one is None, abstained=bool(row.get("abstained")))
         bar(counts["images"])

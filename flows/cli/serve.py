@@ -37,7 +37,7 @@ def serve(
 
 
 def _champion(settings: Params) -> str:
-    from flows.registry import registered_name
+    from flows.registry.versions import registered_name
 
     if len(settings.datasets) > 1:
         raise UserError(
@@ -48,8 +48,8 @@ def _champion(settings: Params) -> str:
 
 def drift(hours: Annotated[float, typer.Option(min=0, help="How far to look back.")] = 24, json_: AsJson = False):
     """Say whether images have become unlike those of validation, by what `serve` logged of them; exit 1 if so."""
-    from flows import events
-    from flows.paths import PREDICTIONS
+    from flows.orchestration import events
+    from flows.project.paths import PREDICTIONS
     from flows.serving.drift import drift as look
 
     found = look(PREDICTIONS, hours)

@@ -5,7 +5,6 @@ from typing import Annotated
 
 import typer
 
-from flows import paths
 from flows.cli.options import (
     DEFAULT_PARAMS,
     AsJson,
@@ -19,9 +18,10 @@ from flows.cli.options import (
     run_stage,
     show,
 )
-from flows.paths import RunKey
-from flows.progress import progress
-from flows.under_dvc import is_stage
+from flows.processes.under_dvc import is_stage
+from flows.project import paths
+from flows.project.paths import RunKey
+from flows.project.progress import progress
 from mmrl_core.config import load_params
 from mmrl_core.errors import UserError
 
@@ -32,7 +32,7 @@ def fingerprint(
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], out: Out = None, json_: AsJson = False,
 ):  # fmt: skip
     """Digest the raw source of a dataset, or what the protocol means for training."""
-    from flows import stages
+    from flows.stages import prepare as stages
 
     if (dataset is None) != training:
         raise UserError("fingerprint needs --dataset KEY, or --training instead")
@@ -50,7 +50,7 @@ def prepare(
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], out: Out = None, json_: AsJson = False,
 ):  # fmt: skip
     """Write WebDataset shards: the val and test pool, or with --shots and --seed a few-shot set."""
-    from flows import stages
+    from flows.stages import prepare as stages
 
     if (shots is None) != (seed is None):
         raise UserError("prepare needs --shots and --seed together, or neither for the val and test pool")
@@ -70,8 +70,8 @@ def tune(
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], out: Out = None, json_: AsJson = False,
 ):  # fmt: skip
     """Search the open settings on validation data of the base classes; go on with a search that was broken off."""
-    from flows import stages
-    from flows.tuning.show import trials_of
+    from flows.cli.trials_table import trials_of
+    from flows.stages import prepare as stages
 
     tracked = paths.search(dataset, method.value)
     if confirm:
@@ -112,16 +112,16 @@ def evaluate(
 def _stages(out: Path | None):
     """Under DVC the stages that work for its next items too; a person who asks for one run wants that one."""
     if out is None and is_stage():
-        from flows.ahead import items
+        from flows.stages.ahead import items
 
         return items
-    from flows import stages
+    from flows.stages import prepare as stages
 
     return stages
 
 
 def summarize(params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], out: Out = None, json_: AsJson = False):
     """Tables over all runs that the settings name."""
-    from flows import stages
+    from flows.stages import prepare as stages
 
     run_stage("summarize", params, set_, out, paths.SUMMARY.parent, json_, stages.summarize, merge=True)

@@ -12,9 +12,9 @@ from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBea
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from flows.serving.fetching import Fetcher
+from flows.serving.image_urls import Fetcher
 from flows.serving.metrics import CONTENT_TYPE
-from flows.serving.question import FormQuestion, JsonQuestion, UrlQuestion, read_question
+from flows.serving.request import FormQuestion, JsonQuestion, UrlQuestion, read_question
 from flows.serving.service import Service
 
 PAGES = Path(__file__).parent / "pages"

@@ -11,9 +11,10 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 
-from flows import registry, tracking
-from flows.cluster import Needs, connected, on_this_node
-from flows.paths import PREDICTIONS
+from flows.cluster.connection import Needs, connected, on_this_node
+from flows.project.paths import PREDICTIONS
+from flows.registry import versions
+from flows.tracking import store as tracking
 from mmrl_core.config import Params
 from mmrl_core.errors import UserError
 from mmrl_core.sections import ServingSection
@@ -32,7 +33,7 @@ def run(params: Params, uri: str, started: Callable[[str], None]) -> None:
     """
     settings, store = _with_port(params.serving), tracking.store_uri(params)
     with tracking.store_errors(store):
-        registry.resolve(tracking.connect(store, create=False), uri)
+        versions.resolve(tracking.connect(store, create=False), uri)
     key = _key_sha256(settings.host)
     os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 is for training beside other work
     os.environ.setdefault("RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S", "1")  # Ray's 10 delays every replica

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import Metric
 
-from flows.serving.live import Follower, Job
+from flows.serving.follower import Follower, Job
 
 if TYPE_CHECKING:
     from mmrl_core.predict import Prediction

@@ -7,9 +7,9 @@ from ray import serve
 from ray.exceptions import RayError
 
 from flows.serving.app import create_app
-from flows.serving.live import Follower, Job
+from flows.serving.follower import Follower, Job
 from flows.serving.metrics import Family, Metrics
-from flows.serving.sampling import PredictionLog
+from flows.serving.prediction_log import PredictionLog
 from flows.serving.service import Service
 from mmrl_core.sections import ServingSection
 

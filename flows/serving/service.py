@@ -7,12 +7,12 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import HTTPException
 
-from flows.serving.live import Follower, Job, Live, score
+from flows.serving.follower import Follower, Job, Live, score
 from flows.serving.metrics import Metrics
-from flows.serving.question import Question
-from flows.serving.sampling import PredictionLog
-from mmrl_core.abstain import card_threshold
+from flows.serving.prediction_log import PredictionLog
+from flows.serving.request import Question
 from mmrl_core.errors import UserError
+from mmrl_core.evaluation.abstain import card_threshold
 from mmrl_core.sections import ServingSection
 
 if TYPE_CHECKING:

@@ -1,1 +1,1 @@
-"""The Ray Tune search over adapter and training settings; the objective itself is mmrl_core.search."""
+"""The Ray Tune search over adapter and training settings; the objective itself is mmrl_core.search.objective."""

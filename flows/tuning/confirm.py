@@ -2,15 +2,15 @@
 
 from typing import Any
 
-from flows import paths
-from flows.progress import progress
-from flows.tuning.material import search_data
-from flows.tuning.trial import PartitionScores
-from mmrl_core.choice import comparisons, overall
+from flows.project import paths
+from flows.project.progress import progress
+from flows.tuning.data import search_data
+from flows.tuning.trainable import PartitionScores
 from mmrl_core.config import Params
 from mmrl_core.errors import UserError
 from mmrl_core.files import read_json
-from mmrl_core.partitions import fresh_partitions, partitions
+from mmrl_core.search.comparison import comparisons, overall
+from mmrl_core.search.partitions import fresh_partitions, partitions
 
 SCORES = ("log_likelihood", "log_likelihood_se", "harmonic_mean", "harmonic_mean_se")
 

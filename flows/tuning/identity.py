@@ -5,8 +5,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from flows import paths
-from flows.tracking import flatten
+from flows.project import paths
+from flows.tracking.store import flatten
 from mmrl_core import EVALUATION_VERSION, METHOD_VERSION
 from mmrl_core.config import Params
 from mmrl_core.data.shards import read_manifest

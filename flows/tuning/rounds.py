@@ -5,7 +5,7 @@ from typing import Any
 
 from ray.tune.search import Searcher
 
-from flows.tuning.trial import Job, Settings
+from flows.tuning.trainable import Job, Settings
 
 
 class Rounds(Searcher):

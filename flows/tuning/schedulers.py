@@ -1,6 +1,6 @@
-"""When a trial ends early by rank among all that got as far; a race (`mmrl_core.choice.still_in`) needs none."""
+"""When a trial ends early by rank among all that got as far; a race (`comparison.still_in`) needs none."""
 
-from flows.tuning.trial import PARTITIONS
+from flows.tuning.trainable import PARTITIONS
 from mmrl_core.sections import SearchSection
 
 GRACE = 2  # partitions before asha or median end a trial: which partition is hard says more than which setting is bad

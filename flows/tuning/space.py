@@ -4,10 +4,10 @@ from itertools import product
 from typing import Any
 
 from flows.tuning.ledger import COMPLETE, Ledger
-from mmrl_core.choice import choose, overall
 from mmrl_core.config import Params
 from mmrl_core.errors import UserError
 from mmrl_core.presets import explicit_values, published
+from mmrl_core.search.comparison import choose, overall
 from mmrl_core.sections import SearchSection
 
 DEPTH = "adapter.insertion_depth"

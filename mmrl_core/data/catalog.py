@@ -5,8 +5,8 @@ import importlib
 from pathlib import Path
 from types import ModuleType
 
-from mmrl_core.data import aircraft, coop, imagenet
-from mmrl_core.data import own as own_data
+from mmrl_core.data.benchmark import aircraft, coop, imagenet
+from mmrl_core.data.own import dataset as own_data
 from mmrl_core.data.source import Source
 from mmrl_core.errors import UserError
 from mmrl_core.files import canonical_json
@@ -77,4 +77,4 @@ def fingerprint(key: str, root: str | Path, own: Own | None = None) -> dict:
 
 def _embedded(key: str) -> ModuleType:
     """Imported when asked for: what draws pictures takes a while to import."""
-    return importlib.import_module(f"mmrl_core.data.{EMBEDDED[key]}")
+    return importlib.import_module(f"mmrl_core.data.embedded.{EMBEDDED[key]}")

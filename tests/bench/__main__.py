@@ -11,7 +11,7 @@ import textwrap
 import time
 from pathlib import Path
 
-from mmrl_core.backbone import load_backbone
+from mmrl_core.clip.backbone import load_backbone
 from tests.bench import counting, evaluation, gains, loader, peaks, profile, scaling, search, steps
 from tests.bench.cases import Plan
 from tests.bench.machine import describe, state

@@ -12,13 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmrl_core.adapter import Adapter
-from mmrl_core.backbone import Backbone
+from mmrl_core.clip.backbone import Backbone
+from mmrl_core.clip.towers import Frozen
 from mmrl_core.config import AdapterConfig
-from mmrl_core.model import AdaptedCLIP
-from mmrl_core.step import TrainingStep
-from mmrl_core.towers import Frozen
-from mmrl_core.training import new_adapter, new_optimizer
+from mmrl_core.method.adapter import Adapter
+from mmrl_core.method.model import AdaptedCLIP
+from mmrl_core.training.fit import new_adapter, new_optimizer
+from mmrl_core.training.step import TrainingStep
 from tests.oracle import Oracle
 
 TEMPLATE, LR = "a photo of a {}.", 1e-4

@@ -16,8 +16,8 @@ modelled: it says how much there is to move, not how much of it reaches memory.
 
 from typing import NamedTuple
 
-from mmrl_core.model import AdaptedCLIP
-from mmrl_core.packing import Packing
+from mmrl_core.clip.packing import Packing
+from mmrl_core.method.model import AdaptedCLIP
 from tests.bench.cases import Case
 
 FORWARD, BACKWARD = 4, 10  # operations of attention for a query, a key and a channel: two and five products

@@ -9,8 +9,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from mmrl_core.joint import joint_logits
-from mmrl_core.model import AdaptedCLIP
+from mmrl_core.method.joint_logits import joint_logits
+from mmrl_core.method.model import AdaptedCLIP
 from tests.bench.cases import Case, Plan, model_of
 from tests.bench.machine import seconds
 from tests.bench.memory import as_found, warm_heap
@@ -52,7 +52,7 @@ def encoder(case: Case, precision: str) -> Work:
 
 
 def ours(model: AdaptedCLIP) -> dict[str, Work]:
-    """The adapted model alone, with the zero-shot scores as `mmrl_core.evaluation.score` has them, and folded."""
+    """The adapted model alone, with the zero-shot scores as `scores.score` has them, and folded."""
     text, tower = model.text_features().detach(), model.image_tower
     trained = torch.ones(len(model.class_names), dtype=torch.bool)
 
@@ -68,7 +68,7 @@ def ours(model: AdaptedCLIP) -> dict[str, Work]:
 def folded(model: AdaptedCLIP) -> dict[str, Work]:
     """What prediction runs, where the package has it."""
     try:
-        from mmrl_core.folded import FoldedCLIP
+        from mmrl_core.method.folded import FoldedCLIP
     except ImportError:
         notes("folded: mmrl_core has no folded form")
         return {}

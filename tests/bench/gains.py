@@ -13,9 +13,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from mmrl_core import packing, towers
-from mmrl_core.blocks import read, run
-from mmrl_core.towers import TextTower
+from mmrl_core.clip import packing, towers
+from mmrl_core.clip.blocks import read, run
+from mmrl_core.clip.towers import TextTower
 from tests.bench.cases import TEMPLATE, Case, Plan, Step, class_names, model_of, model_step, oracle_of
 from tests.bench.counting import counted_flops
 from tests.bench.machine import matmul_rates, seconds

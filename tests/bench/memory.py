@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from mmrl_core.memory import M_MMAP_MAX, M_TRIM_THRESHOLD, keep_freed_memory
+from mmrl_core.training.process import M_MMAP_MAX, M_TRIM_THRESHOLD, keep_freed_memory
 
 M_MMAP_THRESHOLD = -3
 MMAP_THRESHOLD, TRIM_THRESHOLD, MMAP_MAX = 32 << 20, 64 << 20, 65536  # where glibc's dynamic adjustment ends

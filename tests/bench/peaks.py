@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from itertools import product
 
-from mmrl_core.memory import keep_freed_memory
+from mmrl_core.training.process import keep_freed_memory
 from tests.bench.baseline import Forecast
 from tests.bench.cases import Case, Plan, oracle_step
 from tests.bench.memory import as_found, peak_of

@@ -12,15 +12,15 @@ from collections.abc import Iterator
 from statistics import mean
 from typing import Any, NamedTuple
 
+from flows.tuning.data import search_data
 from flows.tuning.ledger import trial_key
-from flows.tuning.material import search_data
 from flows.tuning.rounds import Rounds
 from flows.tuning.space import first_points, open_dimensions, published_point, searcher
-from flows.tuning.trial import PartitionScores, Settings, settle
-from mmrl_core.choice import choose, looks, overall, standard_error, still_in
+from flows.tuning.trainable import PartitionScores, Settings, settle
 from mmrl_core.config import Params, load_params
 from mmrl_core.errors import UserError
-from mmrl_core.partitions import partitions
+from mmrl_core.search.comparison import choose, looks, overall, standard_error, still_in
+from mmrl_core.search.partitions import partitions
 from tests.bench.table import Column, Table
 
 COLUMNS = [

@@ -8,7 +8,7 @@ from typing import NamedTuple
 
 import torch
 
-from mmrl_core.packing import pack
+from mmrl_core.clip.packing import pack
 from tests.bench.cases import Plan
 from tests.bench.costs import (
     BACKWARD,

@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from mmrl_core.backbone import Backbone
+from mmrl_core.clip.backbone import Backbone
+from mmrl_core.clip.feature_store import FeatureStore
 from mmrl_core.config import AdapterConfig, TrainConfig
-from mmrl_core.data.features import FeatureStore
 from mmrl_core.data.sets import ImageSet
 from mmrl_core.data.views import train_views
-from mmrl_core.training import batches, fit, lr_at, new_adapter, new_optimizer
+from mmrl_core.training.fit import batches, fit, lr_at, new_adapter, new_optimizer
 from tests.bench.cases import TEMPLATE, Plan, class_names
 from tests.bench.memory import as_found, warm_heap
 from tests.bench.table import Column, Table, notes

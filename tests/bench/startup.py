@@ -31,7 +31,7 @@ COLUMNS = [
     Column("now MB", "now_peak", ".0f"),
     Column("ratio", "peak", ".2f"),
 ]
-IMPORT = [sys.executable, "-P", "-c", "import mmrl_core.backbone"]  # -P: a project has a folder of that name
+IMPORT = [sys.executable, "-P", "-c", "import mmrl_core.clip.backbone"]  # -P: a project has a folder of that name
 ADAPT = [str(BIN / "mmrl"), "flow", "adapt"]
 REPRO = [str(BIN / "dvc"), "repro"]
 

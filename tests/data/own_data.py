@@ -1,6 +1,6 @@
 """Folders of one's own data that tests fill, and short views of what they became."""
 
-from mmrl_core.data import own
+from mmrl_core.data.own import dataset
 from mmrl_core.sections import OwnSection
 from tests.data.odd_images import png
 
@@ -28,7 +28,7 @@ class Folder:
         return self
 
     def open(self, **settings):
-        return own.open_source("pets", OwnSection(images=str(self.root), **settings))
+        return dataset.open_source("pets", OwnSection(images=str(self.root), **settings))
 
 
 def where(source):

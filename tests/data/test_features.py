@@ -11,16 +11,23 @@ from pathlib import Path
 import pytest
 import torch
 
-from mmrl_core.backbone import load_backbone
+from mmrl_core.clip.backbone import load_backbone
+from mmrl_core.clip.feature_store import (
+    UNUSED,
+    FeatureStore,
+    FrozenFeatures,
+    evaluation_key,
+    image_digest,
+    training_key,
+)
+from mmrl_core.clip.towers import Frozen, ImageTower
 from mmrl_core.config import AdapterConfig, TrainConfig
-from mmrl_core.data.features import UNUSED, FeatureStore, FrozenFeatures, evaluation_key, image_digest, training_key
 from mmrl_core.data.images import decode
 from mmrl_core.data.sets import ImageSet
 from mmrl_core.data.shards import Example
-from mmrl_core.evaluation import score, score_each
-from mmrl_core.model import AdaptedCLIP
-from mmrl_core.towers import Frozen, ImageTower
-from mmrl_core.training import fit
+from mmrl_core.evaluation.scores import score, score_each
+from mmrl_core.method.model import AdaptedCLIP
+from mmrl_core.training.fit import fit
 from tests.small import random_images, small_adapter, small_backbone
 from tests.test_predict import noise
 
@@ -192,8 +199,8 @@ def test_a_damaged_record_is_computed_anew(content, tmp_path):
 
 RUN = """
 import os, resource, signal, sys
-from mmrl_core.data.features import FeatureStore
-from mmrl_core.training import fit
+from mmrl_core.clip.feature_store import FeatureStore
+from mmrl_core.training.fit import fit
 from tests.data.test_features import image_set, settings
 from tests.small import small_backbone
 

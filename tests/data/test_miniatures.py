@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from mmrl_core.data.catalog import EMBEDDED, fingerprint, open_source
-from mmrl_core.data.digits_shifted import SHIFTS
+from mmrl_core.data.embedded.digits_shifted import SHIFTS
 from mmrl_core.data.shards import write_pool
 
 

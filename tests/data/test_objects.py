@@ -8,7 +8,7 @@ import pytest
 from PIL import Image
 
 from mmrl_core.data.catalog import open_source
-from mmrl_core.data.objects import CLASSES, COLOURS, PATTERNS, SHAPES, TEMPLATES, scene
+from mmrl_core.data.embedded.objects import CLASSES, COLOURS, PATTERNS, SHAPES, TEMPLATES, scene
 from mmrl_core.data.splits import base_novel
 
 

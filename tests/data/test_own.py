@@ -8,8 +8,8 @@ import pytest
 from PIL import Image
 
 from mmrl_core.config import parse
-from mmrl_core.data import own
 from mmrl_core.data.catalog import fingerprint, open_source
+from mmrl_core.data.own import dataset
 from mmrl_core.data.shards import read_examples, read_manifest, write_few_shot, write_pool
 from mmrl_core.errors import UserError
 from mmrl_core.sections import OwnSection
@@ -52,8 +52,8 @@ def test_a_folder_goes_all_the_way_into_shards_and_back(own_pets, tmp_path):
 
 def test_no_torch_and_no_numpy_is_needed_to_open_a_folder(own_pets):
     code = (
-        "import sys; from mmrl_core.sections import OwnSection; from mmrl_core.data import own;"
-        f"own.open_source('pets', OwnSection(images={str(own_pets.root)!r}));"
+        "import sys; from mmrl_core.sections import OwnSection; from mmrl_core.data.own import dataset;"
+        f"dataset.open_source('pets', OwnSection(images={str(own_pets.root)!r}));"
         "print({'torch', 'numpy'} & {*sys.modules})"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout.strip() == "set()"
@@ -150,7 +150,7 @@ def test_fewer_than_two_classes_are_refused(folder, folders):
 
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(UserError, match="nowhere is not there"):
-        own.open_source("pets", OwnSection(images=str(tmp_path / "nowhere")))
+        dataset.open_source("pets", OwnSection(images=str(tmp_path / "nowhere")))
 
 
 @pytest.mark.parametrize("twin", ["sea_lion", "Sea lion", "sea  lion"])
@@ -215,11 +215,11 @@ def rename(own_pets, spec):
 @pytest.mark.parametrize("change", [touch, grow, rename])
 def test_the_fingerprint_changes_with_a_file(own_pets, change):
     spec = OwnSection(images=str(own_pets.root))
-    before = own.fingerprint("pets", spec)
-    assert own.fingerprint("pets", spec) == before
+    before = dataset.fingerprint("pets", spec)
+    assert dataset.fingerprint("pets", spec) == before
     assert (before["dataset"], before["counts"]) == ("pets", {"images": 30, "classes": 3, "files": 30})
     change(own_pets, spec)
-    after = own.fingerprint("pets", spec)
+    after = dataset.fingerprint("pets", spec)
     assert after["files_sha256"] != before["files_sha256"] and after["digest"] != before["digest"]
 
 
@@ -227,18 +227,18 @@ def test_the_fingerprint_changes_with_a_file(own_pets, change):
     "setting", [{"template": "{}"}, {"test_share": 0.2}, {"split_seed": 3}, {"base_classes": ["cat"]}]
 )
 def test_the_fingerprint_changes_with_a_setting(own_pets, setting):
-    one, other = (own.fingerprint("pets", OwnSection(images=str(own_pets.root), **more)) for more in ({}, setting))
+    one, other = (dataset.fingerprint("pets", OwnSection(images=str(own_pets.root), **more)) for more in ({}, setting))
     assert one["files_sha256"] == other["files_sha256"] and one["digest"] != other["digest"]
 
 
 def test_the_fingerprint_changes_with_the_table_of_classes(own_pets, tmp_path):
     spec = OwnSection(images=str(own_pets.root), **write_classes(tmp_path, "cat,a", "dog,b", "newt,c"))
-    before = own.fingerprint("pets", spec)["digest"]
+    before = dataset.fingerprint("pets", spec)["digest"]
     write_classes(tmp_path, "cat,a", "dog,b", "newt,cc")
-    assert own.fingerprint("pets", spec)["digest"] != before
+    assert dataset.fingerprint("pets", spec)["digest"] != before
     (tmp_path / "classes.csv").unlink()
     with pytest.raises(UserError, match="cannot find .*classes.csv"):
-        own.fingerprint("pets", spec)
+        dataset.fingerprint("pets", spec)
 
 
 @pytest.mark.parametrize(("values", "message"), [

@@ -8,7 +8,7 @@ import tarfile
 
 import pytest
 
-from mmrl_core.data import own
+from mmrl_core.data.own import dataset
 from mmrl_core.data.shards import write_few_shot, write_pool
 from mmrl_core.errors import UserError
 from mmrl_core.sections import OwnSection
@@ -36,7 +36,7 @@ def samples(numbers, label="cls", prefix="", image="png"):
 
 
 def opened(shards, **settings):
-    return own.open_source("mine", OwnSection(shards=str(shards), **settings))
+    return dataset.open_source("mine", OwnSection(shards=str(shards), **settings))
 
 
 def refused(path, members, message):
@@ -106,7 +106,7 @@ def test_our_own_shards_come_back_with_their_labels_and_splits(pets, tmp_path):
         function(source, *arguments, tmp_path / "out" / name)
     for path in (tmp_path / "out/few").glob("val-*"):
         path.unlink()  # a sample of the pool's
-    again = own.open_source("pets", OwnSection(shards=str(tmp_path / "out")))
+    again = dataset.open_source("pets", OwnSection(shards=str(tmp_path / "out")))
     assert again.class_names == ["cat", "dog", "newt"]
     assert [counts(again, label) for label in range(3)] == [(5, 3, 2)] * 3
     originals = {source.read(item): item.label for item in source.train}
@@ -227,7 +227,7 @@ def test_no_tar_at_all_and_a_link_to_one_elsewhere_are_refused(tmp_path):
 
 def test_the_fingerprint_changes_with_a_tar(tmp_path):
     spec = OwnSection(shards=str(write(tmp_path / "a.tar", samples(range(4)))))
-    before = own.fingerprint("mine", spec)
-    assert (before, before["counts"]) == (own.fingerprint("mine", spec), {"images": 4, "classes": 2, "files": 1})
+    before = dataset.fingerprint("mine", spec)
+    assert (before, before["counts"]) == (dataset.fingerprint("mine", spec), {"images": 4, "classes": 2, "files": 1})
     write(tmp_path / "a.tar", samples(range(6)))
-    assert own.fingerprint("mine", spec)["digest"] != before["digest"]
+    assert dataset.fingerprint("mine", spec)["digest"] != before["digest"]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmrl_core.data.division import Content, draw
+from mmrl_core.data.own.splits import Content, draw
 from mmrl_core.errors import UserError
 from tests.data.odd_images import png
 from tests.data.own_data import Folder, counts, noted, where

@@ -7,7 +7,7 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from mmrl_core.data import own
+from mmrl_core.data.own import dataset
 from mmrl_core.errors import UserError
 from mmrl_core.sections import OwnSection
 from tests.data.odd_images import png
@@ -42,7 +42,7 @@ def write(folder, rows, kind="csv"):
 
 
 def opened(path, **settings):
-    return own.open_source("mine", OwnSection(table=str(path), **settings))
+    return dataset.open_source("mine", OwnSection(table=str(path), **settings))
 
 
 def refused(folder, change, message):
@@ -184,10 +184,10 @@ def test_a_damaged_missing_or_foreign_table_is_refused(folder):
 def test_the_fingerprint_changes_with_the_table_and_with_an_image_it_names(folder):
     path = write(folder, ROWS)
     folder.add("img/unnamed.png")
-    digests = [own.fingerprint("mine", OwnSection(table=str(path)))["digest"] for _ in range(2)]
+    digests = [dataset.fingerprint("mine", OwnSection(table=str(path)))["digest"] for _ in range(2)]
     for change in (lambda: folder.add(ROWS[0]["path"]), lambda: write(folder, split_rows())):
         change()
-        digests.append(own.fingerprint("mine", OwnSection(table=str(path)))["digest"])
+        digests.append(dataset.fingerprint("mine", OwnSection(table=str(path)))["digest"])
     assert len(set(digests)) == 3
     folder.add("img/unnamed.png")
-    assert own.fingerprint("mine", OwnSection(table=str(path)))["digest"] == digests[-1]
+    assert dataset.fingerprint("mine", OwnSection(table=str(path)))["digest"] == digests[-1]

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from flows import cli, tracking
-from flows.progress import MARK, MARKED
+from flows import cli
+from flows.project.progress import MARK, MARKED
+from flows.tracking import store
 from tests.workspace import QUICK, make_workspace
 
 RUN = ["--dataset", "digits", "--method", "mmrl", "--shots", "2", "--seed", "1"]
@@ -66,7 +67,7 @@ def prepare(folder: Path) -> None:
 def empty_store(tmp_path_factory) -> Path:
     """A database with MLflow's tables: creating them takes seconds, copying them none."""
     database = tmp_path_factory.mktemp("store") / "mlflow.db"
-    tracking.connect(f"sqlite:///{database}")
+    store.connect(f"sqlite:///{database}")
     return database
 
 

@@ -11,13 +11,14 @@ from pathlib import Path
 
 import pytest
 
-from flows import paths, stages
-from flows.ahead import identity, items
-from flows.ahead.ready import FOLDER, Ready
-from flows.ahead.turns import Turns
-from flows.features import clean
-from flows.outputs import building, locked
-from flows.paths import RunKey
+from flows.project import paths
+from flows.project.features import clean
+from flows.project.outputs import building, locked
+from flows.project.paths import RunKey
+from flows.stages import prepare
+from flows.stages.ahead import identity, items
+from flows.stages.ahead.ready import FOLDER, Ready
+from flows.stages.ahead.turns import Turns
 from mmrl_core.config import load_params
 from mmrl_core.data.catalog import open_source
 from mmrl_core.data.shards import write_few_shot, write_pool
@@ -76,8 +77,8 @@ def alone(prepared, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for key in RUNS:
-            train(key, stages)
-            evaluate(key, stages)
+            train(key, prepare)
+            evaluate(key, prepare)
     return folder
 
 
@@ -238,7 +239,7 @@ def test_a_kill_leaves_nothing_that_could_be_taken(tmp_path, monkeypatch):
     Path("made/file").write_text("x")
     hold = Hold(tmp_path / "hold", "*/ready-name/.ready.json.*")
     keep = "Ready(Path('run'), 'name').keep(Path('made'), {})"
-    script = f"from pathlib import Path; from flows.ahead.ready import Ready; {keep}"
+    script = f"from pathlib import Path; from flows.stages.ahead.ready import Ready; {keep}"
     keeping = subprocess.Popen([sys.executable, "-c", script], env={**environment(), **hold.environment})
     hold.wait(keeping)
     os.kill(keeping.pid, signal.SIGKILL)

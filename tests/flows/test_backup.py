@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from flows import tracking
-from flows.backup import backup
+from flows.maintenance.backup import backup
+from flows.tracking import store
 from tests.stores import files_of, fill
 
 STORE = "sqlite:///mlflow.db"
@@ -23,8 +23,8 @@ def made(tmp_path_factory):
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.chdir(folder)
         Path("params.yaml").write_text("datasets: [digits]\nmethods: [mmrl]\nshots: [1]\nseeds: [1]\n")
-        fill(tracking.absolute(STORE))
-        assert backup(tracking.absolute(STORE), Path("saved.tar"))["versions"] == 1
+        fill(store.absolute(STORE))
+        assert backup(store.absolute(STORE), Path("saved.tar"))["versions"] == 1
     return folder
 
 
@@ -40,17 +40,17 @@ def saved(made, tmp_path, monkeypatch):
 
 def test_a_lost_store_comes_back_with_its_alias_and_the_versions_files(made, saved, monkeypatch, mmrl):
     monkeypatch.chdir(made)
-    before = files_of(tracking.absolute(STORE))
+    before = files_of(store.absolute(STORE))
     Path("mlflow.db").unlink()
     shutil.rmtree("mlartifacts")
     assert json.loads(mmrl("restore", "saved.tar", "--json")) == {"versions": 1}
-    assert files_of(tracking.absolute(STORE)) == before and len(before) == 1
+    assert files_of(store.absolute(STORE)) == before and len(before) == 1
     assert {path.name for path in made.iterdir()} == {"mlflow.db", "mlartifacts", "params.yaml", "saved.tar", ".mmrl"}
 
 
 def test_a_store_that_holds_something_is_replaced_only_when_told(saved, mmrl):
     mmrl("restore", "saved.tar")
-    client = tracking.connect(tracking.absolute(STORE))
+    client = store.connect(store.absolute(STORE))
     client.create_registered_model("later")
     assert "is not empty" in mmrl("restore", "saved.tar", code=2)
     assert client.get_registered_model("later")

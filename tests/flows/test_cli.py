@@ -10,8 +10,8 @@ import pyarrow.parquet
 import pytest
 import torch
 
-from mmrl_core.adapter import load_adapter
-from mmrl_core.backbone import load_backbone
+from mmrl_core.clip.backbone import load_backbone
+from mmrl_core.method.adapter import load_adapter
 from mmrl_core.predict import Predictor
 from tests.flows.conftest import RUN
 from tests.test_adapter import published
@@ -159,9 +159,8 @@ def test_a_command_ends_without_a_last_search_for_garbage(project):
 
 def test_the_method_needs_none_of_the_pipeline_tools(project):
     script = "import sys\nfor name in ('ray', 'prefect', 'mlflow', 'dvc'): sys.modules[name] = None\n"
-    names = ["adapter", "evaluation", "model", "predict", "presets", "pretrain", "report", "search", "training"]
-    imports = "".join(f"import mmrl_core.{name}\n" for name in names)
-    run(project, sys.executable, "-c", script + imports + "import mmrl_core.data.sets")
+    everything = "import pkgutil, mmrl_core\nfor module in pkgutil.walk_packages(mmrl_core.__path__, 'mmrl_core.'):\n"
+    run(project, sys.executable, "-c", f"{script}{everything}    __import__(module.name)")
 
 
 def test_a_class_with_fewer_items_than_shots_is_reported(mmrl, tmp_path, monkeypatch):

@@ -7,7 +7,7 @@ import pytest
 
 from mmrl_core import export
 from mmrl_core.data.shards import read_examples
-from mmrl_core.evaluation import test_batch as views_of
+from mmrl_core.evaluation.scores import test_batch as views_of
 from mmrl_core.predict import Predictor
 
 MODEL = "models/digits/mmrl-2shot/seed1"

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from mmrl_core.adapter import _card_sha256
+from mmrl_core.method.adapter import _card_sha256
 from tests.flows.conftest import PREPARE, RUN
 from tests.workspace import QUICK, run, write_params
 

@@ -9,8 +9,8 @@ import pyarrow
 import pyarrow.parquet
 import pytest
 
-from flows.cli import labels
-from flows.cli.images import find_images
+from flows.cli import predict_output
+from flows.cli.predict_images import find_images
 from mmrl_core.data.shards import read_examples
 from tests.test_predict import TRAINED, noise, save_small
 from tests.workspace import write_params
@@ -90,7 +90,7 @@ def test_a_table_of_labels_says_what_the_json_says(folder, predict, out):
 
 
 def test_a_long_table_is_written_in_parts(folder, predict, monkeypatch):
-    monkeypatch.setattr(labels, "ROWS", 2)
+    monkeypatch.setattr(predict_output, "ROWS", 2)
     predict("images", "images", "--out", "labels.parquet")
     paths = list(map(str, find_images([Path("images")])))
     assert pyarrow.parquet.read_table("labels.parquet")["path"].to_pylist() == paths * 2

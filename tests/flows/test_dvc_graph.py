@@ -12,8 +12,16 @@ from pathlib import Path
 import pytest
 import zc.lockfile
 
-from flows.dvc_graph import Lifeline, StageFailed, run_stage, source_checks, stage_graph, stale_stages, transfer
-from flows.progress import MARKED
+from flows.orchestration.dvc_graph import (
+    Lifeline,
+    StageFailed,
+    run_stage,
+    source_checks,
+    stage_graph,
+    stale_stages,
+    transfer,
+)
+from flows.project.progress import MARKED
 from mmrl_core.errors import UserError
 from tests.processes import PATIENCE
 
@@ -55,7 +63,7 @@ time.sleep(600)
 """
 HALFWAY = """
 import os, sys
-from flows.progress import progress
+from flows.project.progress import progress
 print("no room", file=sys.stderr)
 with progress("train a-1", 2, what="epoch") as report:
     os._exit(3)
@@ -246,7 +254,10 @@ def test_what_was_pushed_to_a_new_remote_is_restored_where_nothing_was_built(pro
 def test_a_killed_parent_leaves_no_child(project):
     forget(project)
     (project / "work.py").write_text(HANG)
-    code = "from flows.dvc_graph import *\nwith Lifeline() as lifeline: run_stage('.', 'train@a-1', lifeline)"
+    code = (
+        "from flows.orchestration.dvc_graph import *\n"
+        "with Lifeline() as lifeline: run_stage('.', 'train@a-1', lifeline)"
+    )
     env = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
     parent = subprocess.Popen([sys.executable, "-c", code], cwd=project, env=env)
     wait_until((project / "pid").exists)

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 
-from flows.edit import edit_params
+from flows.settings.edit import edit_params
 from mmrl_core.config import load_params
 from mmrl_core.errors import UserError
 from tests.workspace import ROOT

@@ -5,16 +5,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from flows import paths
-from flows.evaluation import evaluate_run
-from flows.paths import RunKey
-from mmrl_core.adapter import Adapter, save_adapter
-from mmrl_core.backbone import load_backbone
+from flows.project import paths
+from flows.project.paths import RunKey
+from flows.stages.evaluate import evaluate_run
+from mmrl_core.clip.backbone import load_backbone
 from mmrl_core.config import AdapterConfig, Params
 from mmrl_core.data.catalog import open_source
-from mmrl_core.data.digits import CLASS_NAMES
+from mmrl_core.data.embedded.digits import CLASS_NAMES
 from mmrl_core.data.shards import write_pool
 from mmrl_core.errors import UserError
+from mmrl_core.method.adapter import Adapter, save_adapter
 from mmrl_core.protocols import PROTOCOLS
 
 KEY = RunKey("digits", "mmrlpp", 1, 1)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from flows.events import DRIFTED, MOVED
+from flows.orchestration.events import DRIFTED, MOVED
 from tests.workspace import ROOT
 
 FOLDER = ROOT / "infra" / "prefect"
@@ -19,11 +19,15 @@ KNOWN = {"name", "description", "entrypoint", "schedules", "triggers", "paramete
 def flows(tmp_path_factory):
     patch = pytest.MonkeyPatch()
     patch.chdir(tmp_path_factory.mktemp("home"))  # where Prefect keeps its files
-    from flows.pipeline import adapt
-    from flows.release import release
-    from flows.watch import drift
+    from flows.orchestration.adapt import adapt
+    from flows.orchestration.drift import drift
+    from flows.orchestration.release import release
 
-    yield {"flows.pipeline.adapt": adapt, "flows.release.release": release, "flows.watch.drift": drift}
+    yield {
+        "flows.orchestration.adapt.adapt": adapt,
+        "flows.orchestration.release.release": release,
+        "flows.orchestration.drift.drift": drift,
+    }
     patch.undo()
 
 

@@ -10,13 +10,13 @@ import threading
 
 import pytest
 
-from flows.progress import Count, Lines, _counting, progress
+from flows.project.progress import Count, Lines, _counting, progress
 from tests.flows.conftest import PREPARE, RUN
 from tests.processes import PATIENCE, wait_until
 from tests.workspace import ROOT, environment, run
 
 EPOCHS = """
-from flows.progress import progress
+from flows.project.progress import progress
 with progress("train digits", 3, what="epoch") as report:
     for epoch in 1, 2, 3:
         report(epoch, note=f"loss 0.{epoch}")
@@ -143,7 +143,7 @@ def test_where_nobody_reads_the_work_goes_on():
 
 
 def test_progress_keeps_no_process_alive(tmp_path):
-    script = 'from flows.progress import progress\nunder_way = progress("train", 3)\nunder_way.__enter__()'
+    script = 'from flows.project.progress import progress\nunder_way = progress("train", 3)\nunder_way.__enter__()'
     assert run(tmp_path, sys.executable, "-c", script).stderr == "train: 0/3\n"
 
 

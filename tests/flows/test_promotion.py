@@ -8,8 +8,10 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 
-from flows import bundles, promotion, registry, stages, tracking
-from flows.paths import RunKey
+from flows.project.paths import RunKey
+from flows.registry import promotion, releases, versions
+from flows.stages import prepare
+from flows.tracking import store
 from mmrl_core.config import Params
 from mmrl_core.errors import UserError
 from mmrl_core.files import read_json, write_json
@@ -28,9 +30,9 @@ def prepared(tmp_path_factory) -> Path:
     """A folder with digits prepared and a store of MLflow's tables, to be copied."""
     folder = tmp_path_factory.mktemp("prepared")
     (folder / "data/digits").mkdir(parents=True)
-    stages.prepare_pool(PARAMS, "digits", folder / "data/digits/pool")
-    stages.prepare_few_shot(PARAMS, "digits", 2, 1, folder / "data/digits/2shot-seed1")
-    tracking.connect(f"sqlite:///{folder}/mlflow.db")
+    prepare.prepare_pool(PARAMS, "digits", folder / "data/digits/pool")
+    prepare.prepare_few_shot(PARAMS, "digits", 2, 1, folder / "data/digits/2shot-seed1")
+    store.connect(f"sqlite:///{folder}/mlflow.db")
     return folder
 
 
@@ -46,9 +48,9 @@ def register(quality: str, class_names: list[str] | None = None) -> int:
     """Register an untrained adapter: `good` ones are as right as zero-shot, `bad` ones guess what base classes are."""
     import torch
 
-    from mmrl_core.adapter import Adapter, save_adapter
-    from mmrl_core.backbone import load_backbone
+    from mmrl_core.clip.backbone import load_backbone
     from mmrl_core.config import AdapterConfig
+    from mmrl_core.method.adapter import Adapter, save_adapter
 
     backbone, seed = load_backbone("tiny"), {"good": 0, "bad": 1, "better": 2, "worse": 3}[quality]
     torch.manual_seed(seed)
@@ -64,7 +66,7 @@ def register(quality: str, class_names: list[str] | None = None) -> int:
     metrics = {"adapter_sha256": document["sha256"], "protocol": "base-to-novel", "preset": "published", "parts": [],
                "data_digest": pool["digest"], "validation": {}}  # fmt: skip
     write_json(KEY.results() / "metrics.json", metrics)
-    return registry.register(PARAMS, KEY).version
+    return versions.register(PARAMS, KEY).version
 
 
 def promote(**options) -> tuple[int, str]:
@@ -74,7 +76,7 @@ def promote(**options) -> tuple[int, str]:
 
 
 def aliases() -> dict[str, int]:
-    return registry.standing(tracking.connect(tracking.store_uri(PARAMS)), NAME)
+    return versions.standing(store.connect(store.store_uri(PARAMS)), NAME)
 
 
 def test_the_first_is_live_at_once_a_better_one_follows_and_a_worse_one_is_refused_for_good(project):
@@ -152,7 +154,7 @@ def test_data_that_is_not_what_the_challenger_was_evaluated_on_is_an_error_not_a
     register("bad")
     promote()
     register("good")
-    client = tracking.connect(tracking.store_uri(PARAMS))
+    client = store.connect(store.store_uri(PARAMS))
     client.set_model_version_tag(NAME, "2", "pool_digest", "0" * 64)
     with pytest.raises(UserError, match="is not the data that version 2 was evaluated on; run `dvc repro`"):
         promote()
@@ -171,7 +173,7 @@ def test_an_altered_champion_is_found_out(project):
 
 RACE = """
 import sys
-from flows import promotion
+from flows.registry import promotion
 from tests.flows.test_promotion import PARAMS
 print(promotion.promote(PARAMS, "digits", int(sys.argv[1]), force="race").version)
 """
@@ -197,13 +199,13 @@ def test_a_store_that_does_not_hand_out_the_champion_leaves_it_so_and_once_it_do
     promote()
     artifacts = project / "mlartifacts"
     artifacts.rename(project / "away")
-    with pytest.raises(tracking.StoreFailed, match="cannot be used"):
-        bundles.release(PARAMS, "digits")
+    with pytest.raises(store.StoreFailed, match="cannot be used"):
+        releases.release(PARAMS, "digits")
     assert aliases() == {"champion": 2, "previous": 1}
     shutil.rmtree(artifacts, ignore_errors=True)  # MLflow may have made it anew
     (project / "away").rename(artifacts)
     with ThreadPoolExecutor(2) as pool:  # an event and a webhook
-        found = list(pool.map(lambda _: bundles.release(PARAMS, "digits"), range(2)))
+        found = list(pool.map(lambda _: releases.release(PARAMS, "digits"), range(2)))
     assert sorted(one.created for one in found) == [False, True]
     assert aliases() == {"champion": 2, "previous": 1, "released": 2}
     card = (project / found[0].folder / "README.md").read_text()
@@ -215,14 +217,14 @@ def test_a_bundle_that_was_damaged_is_built_anew_and_a_champion_that_fails_its_c
     folder = project / "releases" / NAME / "1"
     register("bad")
     promote()
-    bundles.release(PARAMS, "digits")
-    client = tracking.connect(tracking.store_uri(PARAMS))
+    releases.release(PARAMS, "digits")
+    client = store.connect(store.store_uri(PARAMS))
     built = (folder / "SHA256SUMS").stat().st_mtime_ns
     for damage in (False, True):
-        client.delete_registered_model_alias(NAME, bundles.RELEASED)  # as if another had been released meanwhile
+        client.delete_registered_model_alias(NAME, releases.RELEASED)  # as if another had been released meanwhile
         if damage:
             (folder / "README.md").write_text("another card")
-        bundles.release(PARAMS, "digits")
+        releases.release(PARAMS, "digits")
         assert ((folder / "SHA256SUMS").stat().st_mtime_ns == built) is not damage
     assert (folder / "README.md").read_text().startswith(f"# {NAME}, version 1")
 
@@ -231,9 +233,9 @@ def test_a_bundle_that_was_damaged_is_built_anew_and_a_champion_that_fails_its_c
     stored = max((project / "mlartifacts/digits").rglob("adapter.safetensors"), key=lambda path: path.stat().st_mtime)
     stored.write_bytes(stored.read_bytes()[:-1] + b"\1")
     with pytest.raises(
-        bundles.ReleaseFailed, match="release of version 2 failed: .*altered.*; version 1 is the champion"
+        releases.ReleaseFailed, match="release of version 2 failed: .*altered.*; version 1 is the champion"
     ):
-        bundles.release(PARAMS, "digits")
+        releases.release(PARAMS, "digits")
     assert aliases() == {"champion": 1, "released": 1}
     assert not (project / "releases" / NAME / "2").exists()
     assert promote(version=2) == (2, "refused")

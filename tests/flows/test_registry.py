@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from flows import promotion, registry, tracking
-from flows.paths import RunKey
+from flows.project.paths import RunKey
+from flows.registry import promotion
+from flows.registry import versions as registry
+from flows.tracking import store as tracking
 from mmrl_core.config import AdapterConfig, Params
 from mmrl_core.errors import UserError
 from mmrl_core.files import write_json
@@ -27,8 +29,8 @@ def make_adapter(tmp_path_factory):
     """make_adapter(seed) -> a folder with an untrained adapter of the bundled backbone, built once a seed."""
     import torch
 
-    from mmrl_core.adapter import Adapter, save_adapter
-    from mmrl_core.backbone import load_backbone
+    from mmrl_core.clip.backbone import load_backbone
+    from mmrl_core.method.adapter import Adapter, save_adapter
 
     backbone, built = load_backbone("tiny"), {}
     config = AdapterConfig(method="mmrl", insertion_depth=backbone.depth, rep_dim=16)
@@ -179,11 +181,11 @@ def test_registering_waits_for_whoever_else_registers_the_same_model(project, st
 
 REGISTER = """
 import sys
-from flows import registry
-from flows.paths import RunKey
+from flows.registry import versions
+from flows.project.paths import RunKey
 from mmrl_core.config import Params
 params = Params(datasets=["digits"], methods=["mmrl"], shots=[16], seeds=[1])
-found = registry.register(params, RunKey("digits", "mmrl", 16, 1))
+found = versions.register(params, RunKey("digits", "mmrl", 16, 1))
 print(found.version, found.created, "torch" in sys.modules)
 """
 

@@ -1,6 +1,6 @@
 import queue
 
-from flows.release import looks
+from flows.orchestration.release import looks
 
 
 def test_a_listener_looks_at_once_after_a_move_and_when_nothing_came_for_a_while():

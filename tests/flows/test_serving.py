@@ -18,8 +18,8 @@ from PIL import Image
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
-from flows import tracking
-from flows.serving.live import Follower, Job, Live, score
+from flows.serving.follower import Follower, Job, Live, score
+from flows.tracking import store as tracking
 from mmrl_core.predict import Predictor
 from tests import serving
 from tests.serving import ABSTAIN, NAME, URI, app_of, in_base64, make_adapter, picture

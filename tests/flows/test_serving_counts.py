@@ -7,9 +7,9 @@ import pytest
 from fastapi.testclient import TestClient
 from prometheus_client.parser import text_string_to_metric_families
 
-from flows.serving import sampling
+from flows.serving import prediction_log
 from flows.serving.drift import drift, measured
-from flows.serving.live import Job, Live, score
+from flows.serving.follower import Job, Live, score
 from flows.serving.metrics import Tally
 from mmrl_core.predict import Predictor
 from tests.flows.conftest import Shell
@@ -57,13 +57,13 @@ def test_images_less_confident_than_those_of_validation_are_counted_beside_what_
 
 
 def test_a_share_of_the_predictions_is_logged_in_lines_and_old_ones_make_room(predictor, tmp_path, monkeypatch):
-    monkeypatch.setattr(sampling, "FILE_BYTES", 2000)
-    monkeypatch.setattr(sampling, "OLDER_FILES", 1)
+    monkeypatch.setattr(prediction_log, "FILE_BYTES", 2000)
+    monkeypatch.setattr(prediction_log, "OLDER_FILES", 1)
     live = Live(NAME, 3, predictor)
     job = Job(live, predictor.view(picture(0), "it"), live.trained)
     [found] = score([job])
     always, never = (
-        sampling.PredictionLog(tmp_path / name / "log.jsonl", share) for name, share in (("a", 1), ("n", 0))
+        prediction_log.PredictionLog(tmp_path / name / "log.jsonl", share) for name, share in (("a", 1), ("n", 0))
     )
     for _ in range(30):
         always.put(job, found)

@@ -8,7 +8,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 from fastapi.testclient import TestClient
 
-from flows.serving import fetching
+from flows.serving import image_urls
 from mmrl_core.predict import Predictor
 from mmrl_core.sections import ServingSection
 from tests.serving import app_of, in_base64, make_adapter, picture
@@ -98,7 +98,7 @@ def test_what_does_not_answer_with_an_image_is_one_line_and_no_redirect_is_follo
 
 
 def test_a_slow_answer_and_a_closed_port_are_given_up(client, predictor, site, monkeypatch):
-    monkeypatch.setattr(fetching, "SECONDS", 0.2)
+    monkeypatch.setattr(image_urls, "SECONDS", 0.2)
     answer = client.post("/predict", json={"url": f"{site}/open/slow.png"})
     assert answer.status_code == 422 and "cannot be fetched (TimeoutError)" in answer.json()["error"]
     closed = TestClient(app_of(predictor, url_prefixes=["http://127.0.0.1:1/"]))

@@ -7,9 +7,9 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from flows.storage import open_storage, reached_storage
-from mmrl_core.checkpoints import NAME, newest, pack, unpack
+from flows.cluster.storage import open_storage, reached_storage
 from mmrl_core.errors import UserError
+from mmrl_core.training.checkpoints import NAME, newest, pack, unpack
 from tests.s3 import Store, s3_store
 
 CPU = torch.device("cpu")

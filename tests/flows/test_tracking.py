@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from flows import tracking
-from flows.paths import RunKey
-from flows.tracking import tracked_run
+from flows.project.paths import RunKey
+from flows.tracking import store as tracking
+from flows.tracking.store import tracked_run
 from mmrl_core.config import Params
 from mmrl_core.errors import UserError
 
@@ -153,8 +153,8 @@ def test_reading_never_creates_a_database(folder):
 
 FIRST_USE = """
 import sys
-from flows import tracking
-tracking.connect(tracking.absolute("sqlite:///mlflow.db"))
+from flows.tracking import store
+store.connect(store.absolute("sqlite:///mlflow.db"))
 from mlflow.environment_variables import MLFLOW_DISABLE_TELEMETRY
 assert MLFLOW_DISABLE_TELEMETRY.get() and "torch" not in sys.modules
 """

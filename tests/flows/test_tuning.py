@@ -5,10 +5,10 @@ import os
 
 import pytest
 
-from flows import paths
+from flows.project import paths
 from flows.tuning import identity
 from flows.tuning.ledger import Ledger, trial_key
-from flows.tuning.run import trial_needs
+from flows.tuning.search import trial_needs
 from flows.tuning.space import first_points, searcher, within
 from mmrl_core.config import Params, load_params
 from mmrl_core.errors import UserError

@@ -14,7 +14,7 @@ from tests.workspace import ROOT, environment
 
 HANG = """
 import pathlib, time
-from flows.under_dvc import die_with_dvc
+from flows.processes.under_dvc import die_with_dvc
 pathlib.Path("begun").touch()
 while pathlib.Path("wait").exists():
     time.sleep(0.02)

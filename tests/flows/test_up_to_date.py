@@ -14,10 +14,12 @@ import pytest
 import yaml
 from dvc.repo import Repo
 
-import flows
-from flows import promotion, registry, stages, tracking
-from flows.edit import edit_params
-from flows.up_to_date import Adapted, up_to_date
+import flows.orchestration
+from flows.orchestration.up_to_date import Adapted, up_to_date
+from flows.registry import promotion, versions
+from flows.settings.edit import edit_params
+from flows.stages import prepare
+from flows.tracking import store
 from mmrl_core.config import load_params
 from mmrl_core.files import read_json, write_json
 from tests.workspace import run
@@ -42,7 +44,7 @@ def done(prepared, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
-        stages.fingerprint_training(load_params(), Path("data/training.json"))
+        prepare.fingerprint_training(load_params(), Path("data/training.json"))
         run(folder, "git", "init", "-q")
         Repo.init().close()
         commit_stages()
@@ -74,12 +76,12 @@ def commit_files() -> None:
 def register_and_promote(dataset: str):
     """What the flow does after its stages."""
     params = load_params()
-    registered = registry.register(params, registry.candidate(params, dataset))
+    registered = versions.register(params, versions.candidate(params, dataset))
     return registered, promotion.promote(params, dataset)
 
 
 def client():
-    return tracking.connect(tracking.store_uri(load_params()))
+    return store.connect(store.store_uri(load_params()))
 
 
 def add_version() -> str:
@@ -105,8 +107,8 @@ def test_what_it_answers_is_what_registration_and_promotion_would(project):
 
 
 def test_the_command_prints_it_without_the_flow(project, mmrl, monkeypatch, capsys):
-    monkeypatch.setitem(sys.modules, "flows.pipeline", None)
-    monkeypatch.delattr(flows, "pipeline", raising=False)
+    monkeypatch.setitem(sys.modules, "flows.orchestration.adapt", None)
+    monkeypatch.delattr(flows.orchestration, "adapt", raising=False)
     answer = json.loads(mmrl("flow", "adapt", "--json"))
     assert (answer["ran"], answer["up_to_date"]) == ([], 7)
     assert answer["champions"] == {"digits": f"models:/{NAME} version 1"}
@@ -115,7 +117,7 @@ def test_the_command_prints_it_without_the_flow(project, mmrl, monkeypatch, caps
     assert check.startswith("fingerprint@digits  ") and summary == "nothing to do"
     assert f"champion: models:/{NAME} version 1\n" in mmrl("flow", "adapt")
     monkeypatch.setattr("sys.argv", ["mmrl", "flow", "adapt", "--remote", "storage"])
-    with pytest.raises(ImportError, match="pipeline"):  # it would pull and push
+    with pytest.raises(ImportError, match="adapt"):  # it would pull and push
         flows.cli.main()
 
 
@@ -297,7 +299,7 @@ def test_one_more_image_in_the_source_is_seen(project):
         shutil.copytree(of, of.replace("digits", "photos"))
     Path("dvc.yaml").write_text(ONE_CHECK)
     params = load_params()
-    stages.fingerprint(params, "photos", Path("data/photos.source.json"))
+    prepare.fingerprint(params, "photos", Path("data/photos.source.json"))
     commit_stages()
     register_and_promote("photos")
     assert up_to_date().up_to_date == 0

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from filelock import FileLock
 
-from flows import tracking
-from flows.paths import RunKey
-from flows.tracking import tracked_run
+from flows.project.paths import RunKey
+from flows.tracking import store
+from flows.tracking.store import tracked_run
 from mmrl_core.config import load_params
 from tests.workspace import make_workspace, run
 
@@ -97,16 +97,16 @@ def track(project: Path, *names: str) -> dict[str, Path]:
 
 def test_old_runs_go_with_their_artifacts_but_not_those_that_a_version_stands_on_nor_decisions(folder, mmrl):
     settings = load_params("params.yaml", [])
-    uri = tracking.store_uri(settings)
+    uri = store.store_uri(settings)
     write(Path("out/adapter.json"), 0)
     ids = [trained(settings, seed) for seed in (1, 2)]
-    client = tracking.connect(uri)
+    client = store.connect(uri)
     client.create_registered_model("digits")
     client.create_model_version("digits", "somewhere", run_id=ids[0])
-    decision = client.create_run(tracking.experiment_id(client, uri, "promotions"), tags={"stage": "x"}).info.run_id
-    running = client.create_run(tracking.experiment_id(client, uri, "digits"), tags={"stage": "train"}).info.run_id
+    decision = client.create_run(store.experiment_id(client, uri, "promotions"), tags={"stage": "x"}).info.run_id
+    running = client.create_run(store.experiment_id(client, uri, "digits"), tags={"stage": "train"}).info.run_id
     client.set_terminated(decision)
-    foreign = client.create_run(tracking.experiment_id(client, uri, "digits")).info.run_id
+    foreign = client.create_run(store.experiment_id(client, uri, "digits")).info.run_id
     client.set_terminated(foreign)
     assert json.loads(mmrl("clean", "--older-than=30d", "--json"))["items"] == 0
     found = json.loads(mmrl("clean", "--older-than=0m", "--json"))["found"]

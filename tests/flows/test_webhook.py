@@ -6,8 +6,17 @@ import urllib.request
 
 import pytest
 
-from flows.tracking import ENVIRONMENT
-from flows.webhook import DELIVERY, SIGNATURE, TIMESTAMP, TOLERANCE, Deliveries, Unverified, moved_alias, server
+from flows.orchestration.webhook import (
+    DELIVERY,
+    SIGNATURE,
+    TIMESTAMP,
+    TOLERANCE,
+    Deliveries,
+    Unverified,
+    moved_alias,
+    server,
+)
+from flows.tracking.store import ENVIRONMENT
 
 EVENT = {"entity": "model_version_alias", "action": "created", "timestamp": "2026-11-26T00:00:00",
          "data": {"name": "digits-base-to-novel", "alias": "champion", "version": "3"}}  # fmt: skip

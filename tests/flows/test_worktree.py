@@ -10,9 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.edit import edit_params
-from flows.workplace import week_seed
-from flows.worktree import BRANCH, link_inputs, record, uncommitted, worktree
+from flows.orchestration.workplace import week_seed
+from flows.orchestration.worktree import BRANCH, link_inputs, record, uncommitted, worktree
+from flows.settings.edit import edit_params
 from mmrl_core.config import load_params
 from mmrl_core.errors import UserError
 from tests.workspace import make_workspace, run
@@ -106,7 +106,7 @@ def test_a_run_that_changes_nothing_commits_nothing(project):
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from flows.worktree import worktree
+from flows.orchestration.worktree import worktree
 with worktree(Path.cwd(), "killed") as root:
     (root / "left").touch()
     os.kill(os.getpid(), signal.SIGKILL)

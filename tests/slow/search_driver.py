@@ -7,8 +7,8 @@ import argparse
 import json
 from pathlib import Path
 
-from flows.cluster import Needs, connected
-from flows.tuning.trials import Plan, run_trials
+from flows.cluster.connection import Needs, connected
+from flows.tuning.tuner import Plan, run_trials
 from mmrl_core.sections import ClusterSection, SearchSection
 
 SPACE = {"train.lr": {"loguniform": [1e-4, 1e-2]}, "adapter.insertion_depth": {"choice": [3, 5]}}

@@ -5,8 +5,8 @@ import shutil
 
 import pytest
 
-from flows.backup import backup, restore
-from flows.tracking import absolute
+from flows.maintenance.backup import backup, restore
+from flows.tracking.store import absolute
 from mmrl_core.errors import UserError
 from tests.postgres import PASSWORD, create_database, program
 from tests.stores import files_of, fill

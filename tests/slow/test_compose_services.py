@@ -165,7 +165,7 @@ def test_each_server_has_a_database_that_the_other_cannot_open(stack):
 
 
 def test_artifacts_pass_through_the_server_into_the_store(stack, tmp_path, monkeypatch):
-    from flows.tracking import connect, experiment_id
+    from flows.tracking.store import connect, experiment_id
 
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name, raising=False)  # the client knows no keys

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from flows.dvc_graph import source_checks, stage_graph, stale_stages
+from flows.orchestration.dvc_graph import source_checks, stage_graph, stale_stages
 from tests.processes import PATIENCE
 from tests.servers import prefect_server
 
@@ -52,7 +52,7 @@ if sys.argv[1] == "a":
 """
 HANG = "\nimport time\ntime.sleep(600)\n"
 UNFINISHED = ("SCHEDULED", "PENDING", "RUNNING")
-RUN = "from flows.pipeline import run_adapt; print(run_adapt(datasets=[]).summary)"
+RUN = "from flows.orchestration.adapt import run_adapt; print(run_adapt(datasets=[]).summary)"
 
 
 @pytest.fixture(scope="module")
@@ -197,7 +197,7 @@ def final_state(url, run):
 
 
 def test_a_served_flow_has_its_schedule_and_runs_when_it_is_triggered(project, server):
-    code = "from flows.pipeline import serve_adapt; serve_adapt('0 2 * * *', datasets=[])"
+    code = "from flows.orchestration.adapt import serve_adapt; serve_adapt('0 2 * * *', datasets=[])"
     process, log = start(project, "-c", code, PREFECT_API_URL=server, PREFECT_RUNNER_POLL_FREQUENCY="1")
     deployment = wait_until(lambda: answer_or_none(server, "deployments/name/adapt/nightly"))
     assert [item["schedule"]["cron"] for item in deployment["schedules"]] == ["0 2 * * *"]
@@ -213,7 +213,7 @@ def test_a_served_flow_has_its_schedule_and_runs_when_it_is_triggered(project, s
 
 SCHEDULES = """
 from prefect.settings import PREFECT_API_URL, temporary_settings
-from flows.pipeline import serve_adapt
+from flows.orchestration.adapt import serve_adapt
 from mmrl_core.errors import UserError
 for cron, url in (("0 2 * * *", None), ("0 2 * * *", "http://127.0.0.1:9/api"), ("at night", None)):
     try:

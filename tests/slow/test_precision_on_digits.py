@@ -6,14 +6,14 @@ from statistics import mean
 import pytest
 import torch
 
-from mmrl_core.backbone import load_backbone
+from mmrl_core.clip.backbone import load_backbone
 from mmrl_core.config import AdapterConfig, TrainConfig
 from mmrl_core.data.catalog import open_source
 from mmrl_core.data.sets import read_set
 from mmrl_core.data.shards import read_manifest, stream_examples, write_few_shot, write_pool
-from mmrl_core.evaluation import score, summary
-from mmrl_core.model import AdaptedCLIP
-from mmrl_core.training import fit
+from mmrl_core.evaluation.scores import score, summary
+from mmrl_core.method.model import AdaptedCLIP
+from mmrl_core.training.fit import fit
 
 pytestmark = pytest.mark.slow
 SEEDS = (1, 2, 3)

@@ -6,9 +6,9 @@ import sys
 
 import pytest
 
-from flows import promotion, registry
-from flows.locks import exclusive
-from flows.tracking import connect, store_uri
+from flows.registry import promotion, versions
+from flows.tracking.locks import exclusive
+from flows.tracking.store import connect, store_uri
 from mmrl_core.errors import UserError
 from tests.processes import PATIENCE
 from tests.serving import NAME, register, settings
@@ -17,13 +17,13 @@ from tests.workspace import ROOT
 pytestmark = pytest.mark.slow
 RACE = """
 import sys
-from flows import promotion
+from flows.registry import promotion
 from tests.serving import settings
 promotion.promote(settings(), "digits", int(sys.argv[1]), force="race")
 """
 HOLD = """
 import sys, time
-from flows.locks import exclusive
+from flows.tracking.locks import exclusive
 with exclusive(sys.argv[1], "x"):
     print("held", flush=True)
     time.sleep(600)
@@ -52,7 +52,7 @@ def test_racing_promotions_leave_one_champion_and_a_true_history_and_a_killed_ho
     assert [one.wait(PATIENCE) for one in racing] == [0, 0]
     told = promotion.history(settings(), "digits")
     assert [one.champion for one in told] == [None, *(one.version for one in told[:-1])]
-    aliases = registry.standing(connect(store), NAME)
+    aliases = versions.standing(connect(store), NAME)
     assert aliases == {"champion": told[-1].version, "previous": told[-2].version}
 
     holder = subprocess.Popen([sys.executable, "-c", HOLD, store], env=environment, stdout=subprocess.PIPE, text=True)

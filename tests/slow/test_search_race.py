@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from flows.cluster import Needs, connected
-from flows.tuning.trials import Plan, side_by_side
-from mmrl_core.choice import looks
+from flows.cluster.connection import Needs, connected
+from flows.tuning.tuner import Plan, side_by_side
+from mmrl_core.search.comparison import looks
 from mmrl_core.sections import ClusterSection, SearchSection
 from tests.processes import trial_workers
 from tests.ray_cluster import started

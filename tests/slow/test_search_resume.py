@@ -8,7 +8,7 @@ import uuid
 
 import pytest
 
-from flows import tracking
+from flows.tracking import store
 from tests.hold import Hold
 from tests.processes import TOKEN, end_all, processes_with, wait_until
 from tests.workspace import BIN, environment, make_workspace, prepare_digits, run, write_params
@@ -68,7 +68,7 @@ def ended(folder) -> list:
 
 
 def status_of_runs(folder) -> dict[str, list[str]]:
-    client = tracking.connect(f"sqlite:///{folder}/mlflow.db")
+    client = store.connect(f"sqlite:///{folder}/mlflow.db")
     experiment = client.get_experiment_by_name("digits").experiment_id
     found = {"parent": [], "child": []}
     for one in client.search_runs([experiment]):

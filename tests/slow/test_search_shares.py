@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from flows.cluster import Needs, connected
+from flows.cluster.connection import Needs, connected
 from mmrl_core.sections import ClusterSection
 from tests.workspace import ROOT
 
@@ -20,8 +20,8 @@ def look(reference: list) -> tuple[int, bool, bool]:
 
     import torch
 
-    from flows.tuning.trial import share_weights
-    from mmrl_core.backbone import load_backbone
+    from flows.tuning.trainable import share_weights
+    from mmrl_core.clip.backbone import load_backbone
 
     backbone, other = load_backbone("tiny"), load_backbone("tiny")
     share_weights(backbone, reference[0])
@@ -62,7 +62,7 @@ def arenas() -> int:
 def main(address: str) -> None:
     import ray
 
-    from mmrl_core.backbone import load_backbone
+    from mmrl_core.clip.backbone import load_backbone
 
     with connected(ClusterSection(address=address), Needs(1)):
         reference, task = ray.put(load_backbone("tiny").arrays()), ray.remote(num_cpus=1)(look)

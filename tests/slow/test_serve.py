@@ -13,7 +13,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from flows import tracking
+from flows.tracking import store
 from tests import serving
 from tests.processes import PATIENCE, processes_with, wait_until
 from tests.serving import NAME, in_base64, picture
@@ -99,7 +99,7 @@ def test_while_the_alias_moves_under_load_no_request_is_lost_and_each_has_the_an
 
 def test_a_version_that_cannot_be_loaded_leaves_the_old_one_serving(server):
     becomes(server, 1)
-    client = tracking.connect(tracking.absolute("sqlite:///mlflow.db"))
+    client = store.connect(store.absolute("sqlite:///mlflow.db"))
     source = client.get_model_version_download_uri(NAME, "2").removeprefix("file://")
     [tensors] = Path(source).rglob("adapter.safetensors")
     whole = tensors.read_bytes()

@@ -7,8 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from flows import stages, tracking
-from flows.paths import RunKey
+from flows.project.paths import RunKey
+from flows.stages import prepare
+from flows.tracking import store as tracking
 from mmrl_core.config import load_params
 from tests.postgres import free_port, open_again, shut
 from tests.servers import mlflow_server
@@ -85,7 +86,7 @@ def test_what_a_store_missed_of_a_training_is_there_when_it_comes_back(prepared,
 
     monkeypatch.setattr(tracking.Tracked, "log_metrics", at_epoch)
     params = load_params("params.yaml", [f"tracking.uri={store.uri}"])
-    trained = stages.train(params, KEY, tmp_path / "out")
+    trained = prepare.train(params, KEY, tmp_path / "out")
     client = tracking.connect(tracking.store_uri(params))
     [run] = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
     assert len(epochs) == 2 and run.info.status == "FINISHED"

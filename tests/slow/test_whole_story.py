@@ -18,10 +18,10 @@ import httpx
 import pytest
 from cryptography.fernet import Fernet
 
-from flows import webhook
-from flows.bundles import RELEASED
-from flows.tracking import absolute, connect
-from mmrl_core.data import digits
+from flows.orchestration import webhook
+from flows.registry.releases import RELEASED
+from flows.tracking.store import absolute, connect
+from mmrl_core.data.embedded import digits
 from tests import serving
 from tests.deployments import Place
 from tests.postgres import create_database, free_port

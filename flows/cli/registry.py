@@ -1,0 +1,146 @@
+"""Adapters: register, promote, import, and the backbone that they stand on."""
+
+import json
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile, show, show_each, text_table
+from flows.project.outputs import building, check_out
+from mmrl_core.config import load_params
+
+if TYPE_CHECKING:
+    from flows.registry.promotion import Promoted
+
+
+def register(
+    dataset: Annotated[str | None, typer.Option(help="By default every dataset of the settings.")] = None,
+    params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
+):  # fmt: skip
+    """Register the adapter that is best on validation, once per content hash."""
+    from flows.registry import versions
+
+    settings = load_params(params, set_)
+    names = [dataset] if dataset else settings.datasets
+    results = {name: versions.register(settings, versions.candidate(settings, name)) for name in names}
+    show_each(results, json_, lambda result: "registered" if result.created else "already registered")
+
+
+def promote(
+    dataset: Annotated[str | None, typer.Option(help="By default every dataset of the settings.")] = None,
+    version: Annotated[int | None, typer.Option(min=1, help="By default the one that `register` chose last.")] = None,
+    new_classes: Annotated[bool, typer.Option("--allow-new-classes", help="They may differ.")] = False,
+    force: Annotated[str | None, typer.Option(metavar="REASON", help="Pass the gate by; kept in the history.")] = None,
+    params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
+):  # fmt: skip
+    """Move the alias `champion` to a version that passes the gate against the present one; exit 1 if it does not."""
+    from flows.registry import promotion
+
+    settings = load_params(params, set_)
+    names = [dataset] if dataset else settings.datasets
+    promoted = {
+        name: promotion.promote(settings, name, version, new_classes=new_classes, force=force) for name in names
+    }
+    show_each(promoted, json_, lambda one: f"{one.name} version {one.version}: {one.verdict}")
+    _announce(promoted.values())
+    if any(one.verdict in promotion.DECLINED for one in promoted.values()):
+        raise typer.Exit(1)
+
+
+def rollback(
+    reason: Annotated[str, typer.Argument(help="Why; kept in the history.")],
+    dataset: Annotated[str | None, typer.Option(help="By default every dataset of the settings.")] = None,
+    params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
+):  # fmt: skip
+    """Make the champion before the present one the champion again."""
+    from flows.registry import promotion
+
+    settings = load_params(params, set_)
+    names = [dataset] if dataset else settings.datasets
+    found = {name: promotion.rollback(settings, name, reason) for name in names}
+    show_each(found, json_, lambda one: f"{one.name} version {one.version}: rolled back")
+    _announce(found.values())
+
+
+def _announce(decisions: Iterable["Promoted"]) -> None:
+    """To Prefect's server, where there is one."""
+    from flows.orchestration import events
+
+    for one in decisions:
+        if one.moved:
+            events.announce(events.MOVED, one.name, "mmrl flow release")
+
+
+def history(
+    dataset: Annotated[str | None, typer.Option(help="By default every dataset of the settings.")] = None,
+    params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
+):  # fmt: skip
+    """Every decision about which version is the champion, with its reasons."""
+    from flows.registry import promotion
+
+    settings = load_params(params, set_)
+    found = {name: promotion.history(settings, name) for name in ([dataset] if dataset else settings.datasets)}
+    if json_:
+        print(json.dumps({name: [one._asdict() for one in entries] for name, entries in found.items()}))
+        return
+    for name, entries in found.items():
+        rows = [[_when(one.at), str(one.version), str(one.champion or ""), one.verdict, "; ".join(one.reasons)]
+                for one in entries]  # fmt: skip
+        print(f"{name}\n{text_table(['when', 'version', 'champion', 'verdict', 'reasons'], rows)}")
+
+
+def reproduce(
+    model: Annotated[str, typer.Argument(help="NAME@ALIAS or NAME/VERSION of the registry.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the adapter.")],
+    params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
+):  # fmt: skip
+    """Train a registered adapter again from what its version recorded; exit 1 if it comes out otherwise."""
+    from flows.stages.reproduce import reproduce as rebuild
+
+    check_out(out, changed=True)
+    settings = load_params(params, set_)
+    with building(out) as path:
+        result = rebuild(settings, f"models:/{model.removeprefix('models:/')}", path)
+    show(result, json_, f"{out}: {'identical' if result['identical'] else 'not the same'}")
+    if not result["identical"]:
+        raise typer.Exit(1)
+
+
+def _when(milliseconds: int) -> str:
+    return datetime.fromtimestamp(milliseconds / 1000).isoformat(" ", "seconds")
+
+
+def import_(
+    checkpoint: Annotated[Path, typer.Argument(help="A .pth.tar of the authors' code.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the adapter.")],
+    class_names: Annotated[list[str], typer.Option("--class", help="Classes in training order. Repeatable.")],
+    template: Annotated[str, typer.Option(help="Prompt template.")] = "a photo of a {}.",
+    params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
+):  # fmt: skip
+    """Turn a checkpoint of the authors' code into an adapter."""
+    from flows.stages import prepare
+
+    check_out(out, changed=True)
+    settings = load_params(params, set_)
+    with building(out) as path:
+        result = prepare.import_published(settings, checkpoint, class_names, template, path)
+    show(result, json_, str(out))
+
+
+def pretrain(
+    out: Annotated[Path, typer.Option("--out", help="Folder for tiny.safetensors and tiny.json.")],
+    steps: Annotated[int | None, typer.Option(min=1, help="By default what the shipped weights took.")] = None,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
+    json_: AsJson = False,
+):
+    """Train the bundled backbone `tiny` from scratch on rendered glyphs and objects."""
+    from flows.project.progress import progress
+    from mmrl_core.pretrain import pretrain as run
+
+    with progress("pretrain", steps, what="step") as bar:
+        card = run(out, seed=seed, report=lambda step, total, loss: bar(step, total, note=f"loss {loss:.3f}"),
+                   **({"steps": steps} if steps else {}))  # fmt: skip
+    show({"sha256": card["sha256"], **card["figures"]}, json_, str(out))

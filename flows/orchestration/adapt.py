@@ -1,0 +1,271 @@
+"""The nightly run: every stale item of the DVC pipeline, then registration and promotion, as one Prefect flow."""
+
+import contextlib
+import os
+import sys
+import time
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import NamedTuple
+
+from flows.orchestration.prefect_process import CORES, SIDE_BY_SIDE
+from flows.orchestration.prefect_server import ensure_server, running_server  # sets what Prefect reads on import
+
+# isort: split
+from prefect import flow, get_run_logger, runtime, task
+from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.schedules import CronSchedule
+from prefect.deployments.runner import EntrypointType
+from prefect.futures import PrefectFuture, as_completed
+from prefect.task_runners import ThreadPoolTaskRunner
+
+from flows.orchestration import artifacts, dvc_graph, events, worktree
+from flows.orchestration.dvc_graph import Graph, Lifeline
+from flows.orchestration.up_to_date import Adapted
+from flows.orchestration.workplace import changed_settings, own_place, this_place, week_seed
+from flows.project.progress import MARKED, Report, lines, say
+from flows.stages.ahead.turns import Turns
+from flows.tracking.store import StoreFailed
+from mmrl_core.config import Params, load_params
+from mmrl_core.errors import UserError
+
+
+def run_adapt(params_path: str | Path = "params.yaml", datasets: list[str] | None = None, **options) -> Adapted:
+    """Run the flow here, on the server that PREFECT_API_URL names or else on one of its own; progress on stderr."""
+    _require_pipeline_of(params_path)
+    ensure_server()
+    return adapt(str(params_path), datasets, **options)
+
+
+def serve_adapt(
+    cron: str, params_path: str | Path = "params.yaml", datasets: list[str] | None = None, **options
+) -> None:
+    """Give the running server the deployment `adapt/nightly` and run it on schedule until interrupted."""
+    _require_pipeline_of(params_path)
+    try:
+        CronSchedule(cron=cron)
+    except ValueError:
+        raise UserError(f"--cron {cron!r} is no schedule; give five fields, such as '0 2 * * *'") from None
+    if not running_server():
+        raise UserError(
+            "a schedule needs a server: start one with `prefect server start` and set PREFECT_API_URL to it"
+        )
+    parameters = {"params_path": str(params_path), "datasets": datasets, **options}
+    adapt.serve(name="nightly", cron=cron, parameters=parameters, limit=1, entrypoint_type=EntrypointType.MODULE_PATH)
+
+
+@flow(task_runner=ThreadPoolTaskRunner(max_workers=int(os.environ[SIDE_BY_SIDE])))
+def adapt(
+    params_path: str = "params.yaml",
+    datasets: list[str] | None = None,
+    seeds: list[int] | None = None,
+    overrides: list[str] = [],
+    remote: str | None = None,
+    in_worktree: bool = False,
+    new_search: bool = False,
+    stage_hours: float = 24,
+) -> Adapted:
+    """Bring every stage item up to date, then register and promote the candidate of each dataset (by default all).
+
+    Args:
+        params_path: the project's params.yaml.
+        datasets: register and promote these alone; in a worktree, build nothing else either.
+        seeds: the matrix list, in place of the one in params.yaml.
+        overrides: settings as key.path=value. They and the seeds are written into params.yaml, which the stages read.
+        remote: a DVC remote to pull from at the start and push to at the end.
+        in_worktree: work on what is committed, in a git worktree of this run's own, instead of in this folder.
+        new_search: search with a seed of this week, so that each week's search draws anew.
+        stage_hours: a stage item that takes longer is stopped.
+    """
+    seed = week_seed(runtime.flow_run.scheduled_start_time) if new_search else None
+    changes = changed_settings(datasets if in_worktree else None, seeds, seed, overrides)
+    name = runtime.flow_run.name
+    place = own_place(params_path, changes, name, _warn) if in_worktree else this_place(params_path, changes)
+    with place, Lifeline() as lifeline:
+        params = load_params(params_path)
+        ran = _build(lifeline, remote, stage_hours * 3600)
+        if in_worktree:
+            record(f"adapt: {name}")
+        chosen = params.datasets if datasets is None else datasets
+        registered = {dataset: register(params, dataset) for dataset in chosen}
+        promoted = {dataset: promote(params, dataset) for dataset in chosen}
+        adapted = Adapted(
+            [name for name in ran if ran[name]], sum(not did for did in ran.values()), registered, promoted
+        )
+        publish(params, adapted)
+    say(adapted.summary)
+    get_run_logger().info(adapted.summary)
+    return adapted
+
+
+def _retriable(task, run, state) -> bool:
+    """Neither a mistake of the user's nor what ended with the flow is tried again."""
+    return not isinstance(state.data, UserError | Stopped)
+
+
+def _store_failed(task, run, state) -> bool:
+    return isinstance(state.data, StoreFailed)
+
+
+class Stopped(RuntimeError):
+    """The flow ended while this ran."""
+
+
+@contextlib.contextmanager
+def _stopping(lifeline: Lifeline) -> Iterator[None]:
+    """Tell what failed from what was stopped: a cancelled flow must not wait for retries."""
+    try:
+        yield
+    except dvc_graph.StageFailed as error:
+        if lifeline.closed:
+            raise Stopped("the flow was stopped") from error
+        raise
+
+
+RETRIED = {
+    "retries": 2,  # after the default delays, which prefect_server.py sets
+    "retry_condition_fn": _retriable,
+    "cache_policy": NO_CACHE,
+}
+OUTLASTING = {  # a store that is down for a minute
+    "retries": 2,
+    "retry_delay_seconds": [10, 60],
+    "retry_condition_fn": _store_failed,
+    "cache_policy": NO_CACHE,
+}
+
+
+@task(task_run_name="{name}", **RETRIED)
+def run_stage(root: Path, name: str, lifeline: Lifeline, stale: bool, timeout: float | None = None) -> float | None:
+    """Seconds that the item took; None when it was up to date."""
+    start, log = time.monotonic(), get_run_logger().info
+    with _stopping(lifeline):
+        worked = stale and dvc_graph.run_stage(
+            root, name, lifeline, log, _environment(), timeout=timeout, show=lambda line: say(f"{name}  {line}")
+        )
+    return time.monotonic() - start if worked else None
+
+
+@task(task_run_name="{direction}", **RETRIED)
+def transfer(root: Path, direction: str, remote: str, lifeline: Lifeline) -> None:
+    with _stopping(lifeline):
+        dvc_graph.transfer(root, direction, remote, lifeline, get_run_logger().info, _environment())
+
+
+@task(task_run_name="record", cache_policy=NO_CACHE)
+def record(message: str) -> None:
+    commit = worktree.record(Path.cwd(), message)
+    get_run_logger().info(f"{worktree.BRANCH} is at {commit}" if commit else "nothing is new, or git is read-only")
+
+
+@task(task_run_name="register {dataset}", **OUTLASTING)
+def register(params: Params, dataset: str) -> NamedTuple:
+    from flows.registry import versions
+
+    return versions.register(params, versions.candidate(params, dataset))
+
+
+@task(task_run_name="promote {dataset}", **OUTLASTING)
+def promote(params: Params, dataset: str) -> NamedTuple:
+    from flows.registry import promotion
+
+    found = promotion.promote(params, dataset)
+    if found.moved:
+        events.emit(events.MOVED, found.name)
+    return found
+
+
+@task(cache_policy=NO_CACHE)
+def publish(params: Params, adapted: Adapted) -> None:
+    """Prefect artifacts: for people; what cannot be shown fails no run."""
+    try:
+        artifacts.publish(params, adapted.summary, adapted.registered.values(), adapted.promoted.values())
+    except Exception as error:
+        get_run_logger().warning(f"no artifacts of this run: {error}")
+
+
+def _build(lifeline: Lifeline, remote: str | None, timeout: float) -> dict[str, bool]:
+    """Run the stages between a pull and a push; what was done before one failed is pushed too."""
+    root = Path.cwd()
+    if not remote:
+        return _run_stages(root, lifeline, timeout)
+    transfer(root, "pull", remote, lifeline)
+    try:
+        ran = _run_stages(root, lifeline, timeout)
+    except Exception:  # not when the flow is stopped
+        transfer(root, "push", remote, lifeline)
+        raise
+    transfer(root, "push", remote, lifeline)
+    return ran
+
+
+def _run_stages(root: Path, lifeline: Lifeline, timeout: float) -> dict[str, bool]:
+    """Whether each item did work; the source checks, which always do, are not among them."""
+    graph = dvc_graph.stage_graph(root)
+    checks = dvc_graph.source_checks(root, graph)
+    _run_items(root, {name: [] for name in checks}, set(checks), lifeline, timeout)
+    stale = dvc_graph.stale_stages(root, graph, checks)
+    rest = {name: [other for other in graph[name] if other not in checks] for name in graph if name not in checks}
+    with lines("adapt", len(stale) or None, what="item") as report:
+        return _run_items(root, rest, stale, lifeline, timeout, report)
+
+
+def _run_items(
+    root: Path, graph: Graph, stale: set[str], lifeline: Lifeline, timeout: float, report: Report = lambda done: None
+) -> dict[str, bool]:
+    """Run all that depends on no failed item, each as soon as its upstream is done; then raise the first failure.
+
+    Items are submitted when they are ready: one that waited for its upstream would hold a thread of the task runner.
+    """
+    sorter, futures, running, failures = TopologicalSorter(graph), {}, {}, []
+    turns, ready = Turns(load_params(root / "params.yaml")), []
+    sorter.prepare()
+    while True:
+        for name in ready + turns.begin(sorter.get_ready()):
+            upstream = [futures[other] for other in graph[name]]
+            futures[name] = run_stage.submit(root, name, lifeline, name in stale, timeout, wait_for=upstream)
+            running[futures[name]] = name
+        if not running:
+            break
+        future = next(as_completed(list(running)))
+        name = running.pop(future)
+        error = _report(name, future)
+        failures.append(error) if error else sorter.done(name)
+        ready = turns.end(name)
+        report(sum(name in stale for name in futures.keys() - running.values()))
+    if failures:
+        raise failures[0]
+    return {name: future.result() is not None for name, future in futures.items()}
+
+
+def _report(name: str, future: PrefectFuture) -> Exception | None:
+    """Print how the item ended, unless it was up to date; its error if it failed."""
+    try:
+        seconds = future.result()
+    except Exception as error:
+        say(f"{name}  failed: {error}")
+        return error
+    if seconds is not None:
+        say(f"{name}  {seconds:.1f} s")
+
+
+def _environment() -> dict[str, str]:
+    """The stage commands' environment: `mmrl` beside this interpreter, and the cores shared out among the items."""
+    path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
+    threads = str(max(1, CORES // int(os.environ[SIDE_BY_SIDE])))
+    return {"OMP_NUM_THREADS": threads, **os.environ, "PATH": path, MARKED: "1"}
+
+
+def _require_pipeline_of(params_path: str | Path) -> None:
+    load_params(params_path)
+    if Path(params_path).resolve() != Path("params.yaml").resolve():
+        raise UserError(
+            f"--params {params_path}: the DVC pipeline reads the params.yaml of the current directory; "
+            "edit that file, or change to the directory of the one you mean"
+        )
+
+
+def _warn(line: str) -> None:
+    say(f"warning: {line}")
+    get_run_logger().warning(line)

@@ -1,0 +1,28 @@
+"""What a Prefect server is told for its deployments to start: a champion that moved, predictions that drifted."""
+
+import os
+import sys
+
+from mmrl_core.errors import UserError
+
+MOVED, DRIFTED = "mmrl.champion.moved", "mmrl.predictions.drifted"
+
+
+def emit(event: str, name: str) -> None:
+    """An event about a registered model, on the server that this process is connected to."""
+    from prefect.events import emit_event
+
+    emit_event(event, resource={"prefect.resource.id": f"mmrl.model.{name}"})
+
+
+def announce(event: str, name: str, by_hand: str) -> None:
+    """The same where PREFECT_API_URL names a server. One that does not answer stops nothing: a line says what to do."""
+    if not os.environ.get("PREFECT_API_URL"):
+        return
+    from flows.orchestration.prefect_server import running_server
+
+    try:
+        running_server()
+        emit(event, name)
+    except UserError as error:
+        print(f"warning: {error}; here `{by_hand}` does by hand what would follow", file=sys.stderr)

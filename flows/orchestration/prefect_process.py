@@ -1,0 +1,110 @@
+"""The process of a Prefect server of this project's own, started before Prefect itself is imported here.
+
+Importing Prefect takes the flow seconds, which the server's own imports and its migrations take as well, side by side.
+"""
+
+import atexit
+import contextlib
+import os
+import signal
+import socket
+import subprocess
+import time
+import tomllib
+import urllib.request
+from pathlib import Path
+from typing import NamedTuple
+
+from flows.orchestration.dvc_graph import Lifeline
+from flows.project import paths
+
+CORES = os.cpu_count() or 1
+SIDE_BY_SIDE = "PREFECT_TASKS_RUNNER_THREAD_POOL_MAX_WORKERS"
+SETTINGS = {
+    "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+    "PREFECT_API_BLOCKS_REGISTER_ON_START": "false",  # none is used, and that takes a start's tenth
+    "DO_NOT_TRACK": "1",
+    "DVC_NO_ANALYTICS": "1",
+    "PREFECT_HOME": str((paths.STATE / "prefect").resolve()),
+    SIDE_BY_SIDE: str(min(4, CORES)),  # how many items run at a time
+    "PREFECT_TASKS_DEFAULT_RETRY_DELAY_SECONDS": "[2, 10]",
+}
+# Prefect may know a server by these.
+VARIABLES = ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH")
+PATIENCE = 120  # seconds until a server has started
+
+
+def settle_prefect() -> None:
+    """Set what Prefect reads when it is imported, and make its home, above which it makes no folders."""
+    for name, value in SETTINGS.items():
+        os.environ.setdefault(name, value)
+    Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
+
+
+def is_set_up_otherwise() -> bool:
+    """Whether one of VARIABLES is set, or there is a file from which Prefect may know a server."""
+    if any(value and name.upper() in VARIABLES for name, value in os.environ.items()):
+        return True
+    home = Path(os.environ.get("PREFECT_HOME", paths.STATE / "prefect"))
+    if Path("prefect.toml").exists() or (home / "profiles.toml").exists():
+        return True
+    dotenv, pyproject = (path.read_text() if path.exists() else "" for path in (Path(".env"), Path("pyproject.toml")))
+    return "PREFECT" in dotenv.upper() or "prefect" in tomllib.loads(pyproject).get("tool", {})
+
+
+class Server(NamedTuple):
+    """A server of this process's own, which may still be starting."""
+
+    url: str
+    process: subprocess.Popen
+    log: Path
+
+    def wait(self) -> None:
+        """Until it answers. Raises RuntimeError where it does not start."""
+        deadline = time.monotonic() + PATIENCE
+        while not answers(self.url):
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"the Prefect server did not start; its output is in {self.log}")
+            time.sleep(0.1)
+
+
+_begun: list[Server] = []
+
+
+def begin_server() -> Server:
+    """Start it, once. The one that Prefect itself would start outlives a killed flow.
+
+    It outlasts the flow, since Prefect sends the last events and log lines when the process exits.
+    """
+    if _begun:
+        return _begun[0]
+    settle_prefect()
+    port, log = _free_port(), Path(os.environ["PREFECT_HOME"]) / "server.log"
+    lifeline, output = Lifeline(), log.open("w")
+    argv = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
+    process = lifeline.start(*argv, "--no-ui", "--no-scheduler", "--no-late-runs", stdout=output, stderr=output)
+    atexit.register(_stop, process, lifeline)
+    _begun.append(Server(f"http://127.0.0.1:{port}/api", process, log))
+    return _begun[0]
+
+
+def _stop(process: subprocess.Popen, lifeline: Lifeline) -> None:
+    with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
+        os.killpg(process.pid, signal.SIGTERM)
+        process.wait(timeout=5)
+    lifeline.close()
+
+
+def answers(url: str) -> bool:
+    """Whether a server's API is up there."""
+    try:
+        urllib.request.urlopen(f"{url}/health", timeout=5).close()
+    except OSError:
+        return False
+    return True
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]

@@ -1,0 +1,63 @@
+"""Where a run of the flow works: this folder, or a git worktree of its own; with the settings that it was given."""
+
+import contextlib
+import datetime
+import os
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from flows.orchestration.worktree import link_inputs, uncommitted, worktree
+from flows.settings.edit import edit_params
+from flows.tracking.store import store_uri
+from mmrl_core.config import load_params
+
+
+def changed_settings(
+    datasets: list[str] | None, seeds: list[int] | None, search_seed: int | None, overrides: list[str]
+) -> list[str]:
+    """What is to be written into params.yaml, as `key.path=value`; the overrides last, so they win."""
+    return [
+        *([f"datasets={datasets}"] if datasets else []),
+        *([f"seeds={seeds}"] if seeds else []),
+        *([] if search_seed is None else [f"search.seed={search_seed}"]),
+        *overrides,
+    ]
+
+
+def week_seed(start: datetime.datetime) -> int:
+    """202648 in week 48 of 2026: the same for a run and its retries."""
+    year, week, _ = start.isocalendar()
+    return year * 100 + week
+
+
+@contextlib.contextmanager
+def this_place(params_path: str, changes: list[str]) -> Iterator[None]:
+    """The working directory as it is."""
+    if changes:
+        edit_params(Path(params_path), changes)
+    yield
+
+
+@contextlib.contextmanager
+def own_place(params_path: str, changes: list[str], name: str, warn: Callable[[str], object]) -> Iterator[None]:
+    """A worktree as the working directory; the MLflow store and the data are those of the folder it is made from."""
+    checkout = Path.cwd()
+    for file in uncommitted(checkout):
+        warn(f"{file} has changes that are not committed; this run does not see them")
+    with worktree(checkout, name) as root:
+        if changes:
+            edit_params(root / params_path, changes)
+        params = load_params(root / params_path)
+        link_inputs(params, checkout, root)
+        with _environ("MLFLOW_TRACKING_URI", store_uri(params)), contextlib.chdir(root):
+            yield
+
+
+@contextlib.contextmanager
+def _environ(name: str, value: str) -> Iterator[None]:
+    before = os.environ.get(name)
+    os.environ[name] = value
+    try:
+        yield
+    finally:
+        os.environ.pop(name) if before is None else os.environ.update({name: before})

@@ -1,0 +1,60 @@
+"""predictions.parquet: one row an image of a run's test sets. Read without torch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pyarrow
+import pyarrow.parquet
+
+from mmrl_core.errors import UserError
+from mmrl_core.evaluation.bootstrap import Outcomes
+
+if TYPE_CHECKING:
+    from mmrl_core.evaluation.scores import Scores
+
+TOP_K = 5
+
+
+def write_predictions(path: Path, scores: dict[str, Scores]) -> None:
+    """One row an image and part of the protocol; labels are the source's own."""
+    rows = [row for part, found in scores.items() for row in _rows(part, found)]
+    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+
+
+def _rows(part: str, found: Scores):
+    labels = found.classes
+    top = found.adapted.topk(min(TOP_K, len(labels)))
+    zero = found.zero_shot.max(dim=-1)
+    for i, item in enumerate(found.items):
+        best = [labels[index] for index in top.indices[i].tolist()]
+        yield {
+            "item": item,
+            "part": part,
+            "label": labels[int(found.labels[i])],
+            "prediction": best[0],
+            "top_labels": best,
+            "top_probabilities": top.values[i].tolist(),
+            "zero_shot_prediction": labels[int(zero.indices[i])],
+            "zero_shot_probability": float(zero.values[i]),
+        }
+
+
+def read_outcomes(path: Path) -> dict[str, Outcomes]:
+    """Each part's outcomes from a run's predictions.parquet. Raises UserError when that cannot be had."""
+    columns = ["item", "part", "label", "prediction", "zero_shot_prediction"]
+    try:
+        rows = pyarrow.parquet.read_table(path, columns=columns).to_pandas()
+    except (OSError, pyarrow.ArrowException) as error:
+        problem = "is not there" if isinstance(error, FileNotFoundError) else "cannot be read"
+        raise UserError(f"{path} {problem}; run `mmrl evaluate` again") from None
+    if rows.empty:
+        raise UserError(f"{path} has no image; run `mmrl evaluate` again")
+    return {part: _of_part(group) for part, group in rows.groupby("part", sort=False)}
+
+
+def _of_part(rows) -> Outcomes:
+    truth = rows["label"].to_numpy()
+    right = (rows[name].to_numpy() == truth for name in ("prediction", "zero_shot_prediction"))
+    return Outcomes(rows["item"].tolist(), *right)

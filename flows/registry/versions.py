@@ -1,0 +1,243 @@
+"""The MLflow registry: registering adapters, and getting them back. promotion.py moves its aliases.
+
+A registered version is known by the sha256 of its adapter's tensors, so registering twice creates one version.
+"""
+
+import itertools
+import re
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from flows.project.paths import RunKey
+from flows.registry.model_files import LOCK, SETTINGS, save_model
+from flows.tracking.locks import exclusive
+from flows.tracking.store import absolute, connect, experiment_id, git_commit, store_errors, store_uri
+from mmrl_core.config import Params
+from mmrl_core.errors import UserError
+from mmrl_core.files import read_json, sha256_file
+
+if TYPE_CHECKING:
+    from mmrl_core.predict import Predictor
+
+CARD, TENSORS = "adapter.json", "adapter.safetensors"  # as in mmrl_core.method.adapter, which imports torch
+MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+
+
+class Registered(NamedTuple):
+    name: str
+    version: int
+    adapter_sha256: str
+    created: bool
+
+
+class Fetched(NamedTuple):
+    """A version's files in a folder: its adapter, verified, and the settings that it came from."""
+
+    version: int
+    tags: dict[str, str]
+    adapter: Path
+    settings: Path
+
+
+def registered_name(dataset: str, protocol: str) -> str:
+    """`digits-base-to-novel`."""
+    return f"{dataset}-{protocol}"
+
+
+def candidate(params: Params, dataset: str) -> RunKey:
+    """The run of the matrix that is best on validation: by accuracy, then likelihood, then the order of the lists.
+
+    Raises UserError naming runs that have no adapter or no metrics yet.
+    """
+    if dataset not in params.datasets:
+        raise UserError(f"dataset {dataset!r} is not in the settings; datasets is {params.datasets}")
+    keys = [RunKey(dataset, *axes) for axes in itertools.product(params.methods, params.shots, params.seeds)]
+    missing = [key.name for key in keys if not (key.model / CARD).exists() or not _metrics_file(key).exists()]
+    if missing:
+        some = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
+        raise UserError(f"{len(missing)} of {len(keys)} runs of {dataset} are missing ({some}); run `dvc repro`")
+    return min(keys, key=_validation_rank)
+
+
+def _validation_rank(key: RunKey) -> tuple[float, float]:
+    found = next(iter(_metrics(key)["validation"].values()), None)
+    return (-found["accuracy"], found["nll"]) if found else (0.0, 0.0)  # no validation images: the order of the lists
+
+
+def _metrics_file(key: RunKey) -> Path:
+    return key.results() / "metrics.json"
+
+
+def _metrics(key: RunKey) -> dict[str, Any]:
+    return read_json(
+        _metrics_file(key), made_by="dvc repro", keys=("validation", "parts", "adapter_sha256", "protocol", "preset")
+    )
+
+
+def register(params: Params, key: RunKey) -> Registered:
+    """Register a run's adapter, once per content: a second call finds the version of the first.
+
+    Raises UserError when the run's files do not belong together or the registry cannot be used.
+    """
+    uri, name = store_uri(params), registered_name(key.dataset, params.data.protocol)
+    tags = facts(key, git_commit())
+    sha256 = tags["adapter_sha256"]
+    with exclusive(uri, f"registry-{name}"), store_errors(uri):
+        client = connect(uri)
+        version = _find(client, name, sha256)
+        created = version is None
+        if created:
+            version = _create_version(client, uri, name, key, tags, params)
+        for tag, value in (tags | {"candidate_at": datetime.now(UTC).isoformat()}).items():
+            client.set_model_version_tag(name, str(version), tag, value)  # an evaluation may be newer than the version
+    return Registered(name, version, sha256, created)
+
+
+def facts(key: RunKey, commit: str | None) -> dict[str, str]:
+    """What is to be known of a version without opening its files, as its tags; metrics of the run's own dataset among
+    it. Raises UserError when the run's files do not belong together."""
+    card, metrics = read_json(key.model / CARD, made_by="dvc repro"), _metrics(key)
+    if sha256_file(key.model / TENSORS) != card["sha256"] or metrics["adapter_sha256"] != card["sha256"]:
+        raise UserError(f"{key.model} and {key.results()} hold different adapters; run `dvc repro`")
+    values = {
+        **key._asdict(),
+        "protocol": metrics["protocol"],
+        "adapter_sha256": card["sha256"],
+        "data_digest": card["data"]["digest"],
+        "pool_digest": metrics["data_digest"],
+        "preset": metrics["preset"],
+        "backbone": card["backbone"]["name"],
+        "backbone_sha256": card["backbone"]["sha256"],
+        **{f"{part}_accuracy": metrics[part]["accuracy"] for part in metrics["parts"]},
+        **({"harmonic_mean": metrics["harmonic_mean"]} if "harmonic_mean" in metrics else {}),
+        **({"git_commit": commit} if commit else {}),
+        **({"dvc_lock_sha256": sha256_file(LOCK)} if LOCK.is_file() else {}),
+    }
+    return {name: str(value) for name, value in values.items()}
+
+
+def _find(client, name: str, sha256: str) -> int | None:
+    found = client.search_model_versions(f"name = '{name}' and tags.adapter_sha256 = '{sha256}'")
+    return min((int(version.version) for version in found), default=None)
+
+
+def _create_version(client, uri: str, name: str, key: RunKey, tags: dict[str, str], params: Params) -> int:
+    """Upload the model, then create the version with its tags at once: a killed process leaves none half-made."""
+    experiment = experiment_id(client, uri, key.dataset)
+    run_id = _training_run(client, experiment, tags["adapter_sha256"])
+    with TemporaryDirectory() as folder:
+        save_model(Path(folder) / "model", key.model, params)
+        model = client.create_logged_model(experiment, name=name, source_run_id=run_id, tags=tags)
+        client.log_model_artifacts(model.model_id, str(Path(folder) / "model"))
+    client.finalize_logged_model(model.model_id, "READY")
+    _ensure_registered_model(client, name)
+    # A server demands the id; without a server MLflow would look it up in the process's global store, not this one.
+    model_id = model.model_id if uri.startswith("http") else None
+    version = client.create_model_version(name, model.artifact_location, run_id=run_id, tags=tags, model_id=model_id)
+    return int(version.version)
+
+
+def _training_run(client, experiment: str, sha256: str) -> str | None:
+    runs = client.search_runs([experiment], f"tags.adapter_sha256 = '{sha256}'", max_results=1)
+    return runs[0].info.run_id if runs else None
+
+
+def _ensure_registered_model(client, name: str) -> None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        client.create_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_ALREADY_EXISTS":
+            raise
+
+
+def standing(client, name: str) -> dict[str, int]:
+    """Versions by alias; MLflow gives them as int or str, by its store. Raises UserError for an unknown name."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        model = client.get_registered_model(name)
+    except MlflowException as error:
+        if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+            raise
+        raise UserError(f"no model {name!r} is registered; run `mmrl register` first") from None
+    return {alias: int(version) for alias, version in model.aliases.items()}
+
+
+def known_version(client, name: str, version: int | None) -> int:
+    """The version, by default the one that `register` named last. Raises UserError where there is none."""
+    versions = {int(one.version): one.tags for one in client.search_model_versions(f"name = '{name}'")}
+    if not versions or (version is not None and version not in versions):
+        known = ", ".join(map(str, sorted(versions))) or "none"
+        raise UserError(f"{name} has no version {version}; registered: {known}")
+    return version or named_last(versions)
+
+
+def named_last(versions: Mapping[int, Mapping[str, str]]) -> int:
+    """Of versions and their tags, the one that `register` named last."""
+    return max(versions, key=lambda number: (versions[number].get("candidate_at", ""), number))
+
+
+def open_predictor(params: Params, model: str | None = None) -> "Predictor":
+    """The predictor of an adapter folder or a `models:/` URI; by default the alias of the settings' only dataset."""
+    from mmrl_core.predict import Predictor
+
+    if model is None and len(params.datasets) > 1:
+        raise UserError(f"the settings name the datasets {params.datasets}; say which with --model models:/NAME@ALIAS")
+    model = model or f"models:/{registered_name(params.datasets[0], params.data.protocol)}@{params.registry.alias}"
+    return load(model, store_uri(params)) if model.startswith("models:") else Predictor.load(model)
+
+
+def load(uri: str, tracking_uri: str | None = None) -> "Predictor":
+    """The predictor behind `models:/name@alias` or `models:/name/3`, its adapter verified against the registry.
+
+    `tracking_uri` is by default MLFLOW_TRACKING_URI, else the database of the working directory. Raises UserError.
+    """
+    from mmrl_core.predict import Predictor
+
+    store = absolute(tracking_uri) if tracking_uri else store_uri()
+    with TemporaryDirectory() as folder:
+        return Predictor.load(fetch(uri, store, folder).adapter)
+
+
+def fetch(uri: str, store: str, folder: str | Path) -> Fetched:
+    """Download a version into a folder. Raises UserError when its adapter is not the one that was registered."""
+    with store_errors(store):
+        fetched = _download(connect(store, create=False), store, uri, folder)
+    card = fetched.adapter / CARD
+    expected = fetched.tags.get("adapter_sha256")
+    if not card.exists() or read_json(card, made_by="mmrl register")["sha256"] != expected:
+        raise UserError(f"{uri} does not hold the adapter that was registered; it was altered, register it again")
+    return fetched
+
+
+def _download(client, store: str, uri: str, folder: str | Path) -> Fetched:
+    from mlflow.artifacts import download_artifacts
+    from mlflow.models import Model
+
+    name, version = resolve(client, uri)
+    tags = client.get_model_version(name, str(version)).tags
+    source = client.get_model_version_download_uri(name, str(version))
+    model = Path(download_artifacts(artifact_uri=source, dst_path=str(folder), tracking_uri=store))
+    artifacts = Model.load(str(model)).flavors["python_function"].get("artifacts", {})
+    if "adapter" not in artifacts:
+        raise UserError(f"{uri} is not a model that `mmrl register` wrote; name another")
+    return Fetched(version, tags, model / artifacts["adapter"]["path"], model / SETTINGS)
+
+
+def resolve(client, uri: str) -> tuple[str, int]:
+    """Name and version that `models:/name@alias` or `models:/name/3` stand for. Raises UserError for an unknown one."""
+    match = MODEL_URI.fullmatch(uri)
+    if not match:
+        raise UserError(f"{uri!r} is not of the form models:/NAME@ALIAS or models:/NAME/VERSION")
+    name, aliases = match["name"], standing(client, match["name"])
+    if match["version"]:
+        return name, known_version(client, name, int(match["version"]))
+    if match["alias"] not in aliases:
+        known = ", ".join(sorted(aliases)) or "none"
+        raise UserError(f"{name} has no alias {match['alias']!r} (known: {known}); run `mmrl promote` first")
+    return name, aliases[match["alias"]]

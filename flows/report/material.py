@@ -1,0 +1,182 @@
+"""What the report shows beside its tables, from the files of the runs: curves, answers class by class, settings."""
+
+import importlib.metadata
+import json
+import tarfile
+from collections.abc import Sequence
+from itertools import groupby, product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pyarrow.parquet
+
+from flows.project import paths
+from flows.project.paths import RunKey
+from flows.report.page import Exhibit, Material, Settings
+from flows.report.searches import Search
+from flows.report.tables import METHOD_TITLES
+from mmrl_core.config import Params
+from mmrl_core.data.shards import read_manifest
+from mmrl_core.errors import UserError
+from mmrl_core.files import read_json
+
+SHOWN = 8  # images in a grid
+PACKAGES = ("mmrl-ops", "torch", "open_clip_torch", "ray", "dvc", "mlflow", "prefect", "numpy")
+COLUMNS = ["item", "part", "label", "prediction", "zero_shot_prediction"]
+
+
+def gather(params: Params, runs: Sequence[tuple[RunKey, str | None]]) -> Material:
+    """Everything for the page. Raises UserError on the first file that is missing or damaged."""
+    groups: dict[tuple[str, str | None, str], list[RunKey]] = {}
+    for key, target in runs:
+        if key.shots == max(params.shots):
+            groups.setdefault((key.dataset, target, key.method), []).append(key)
+    trained = [keys for (_, target, _), keys in groups.items() if target is None]
+    return Material(
+        _curves(trained),
+        [found for pair in product(params.datasets, params.methods) if (found := _search(*pair))],
+        [_exhibit(keys, target) for (_, target, _), keys in groups.items()],
+        [_settings(keys, params.targets) for keys in trained],
+        _versions(),
+    )
+
+
+def _card(key: RunKey) -> dict[str, Any]:
+    return read_json(key.model / "adapter.json", made_by="mmrl train", keys=("settings", "sources", "sha256"))
+
+
+def _curves(groups: list[list[RunKey]]) -> dict[str, dict[str, dict[int, list[float]]]]:
+    """Loss of every epoch by dataset, method and seed, as far as adapters tell it."""
+    curves: dict[str, dict[str, dict[int, list[float]]]] = {}
+    for keys in groups:
+        name = f"{keys[0].dataset}, {keys[0].shots} shots"
+        histories = {key.seed: _card(key).get("history") for key in keys}
+        losses = {seed: [epoch["loss"] for epoch in history] for seed, history in histories.items() if history}
+        if losses:
+            curves.setdefault(name, {})[keys[0].method] = losses
+    return curves
+
+
+def _search(dataset: str, method: str) -> Search | None:
+    path = paths.search(dataset, method)
+    found = read_json(path, made_by="mmrl tune", keys=("trials", "search"))
+    if not found["trials"]:
+        return None
+    name, objective = f"{dataset}, {METHOD_TITLES[method]}", found["search"]["objective"]
+    return Search(name, found["trials"], found["chosen"], objective, str(path))
+
+
+def _exhibit(keys: list[RunKey], target: str | None) -> Exhibit:
+    """The answers of all seeds on one test set."""
+    key, folders = keys[0], [key.results(target) for key in keys]
+    names = read_json(folders[0] / "metrics.json", made_by="mmrl evaluate", keys=("class_names",))["class_names"]
+    answers = pd.concat([_answers(folder) for folder in folders], ignore_index=True)
+    labels = sorted({*answers["label"], *answers["prediction"]})  # a class may be predicted and have no image
+    won, lost = _shown(target or key.dataset, _answers(folders[0]), names)
+    head = key.dataset if target is None else f"{key.dataset} to {target}"
+    pattern = folders[0].parent / "seed*" / "predictions.parquet"
+    return Exhibit(
+        f"{head}, {METHOD_TITLES[key.method]}, {key.shots} shots",
+        [names[str(label)] for label in labels], _confusion(answers, labels), _gains(answers, names), won, lost,
+        f"{pattern}; images: seed {key.seed}",
+    )  # fmt: skip
+
+
+def _confusion(answers: pd.DataFrame, labels: list[int]) -> np.ndarray:
+    """Images by true and predicted label, in the order of `labels`."""
+    place = {label: index for index, label in enumerate(labels)}
+    matrix = np.zeros((len(labels), len(labels)), dtype=int)
+    np.add.at(matrix, (answers["label"].map(place), answers["prediction"].map(place)), 1)
+    return matrix
+
+
+def _gains(answers: pd.DataFrame, names: dict[str, str]) -> list[tuple[str, float]]:
+    """Every class's accuracy minus zero-shot's; names may repeat, labels do not."""
+    truth = answers["label"]
+    gain = (answers["prediction"] == truth).astype(float) - (answers["zero_shot_prediction"] == truth)
+    return [(names[str(label)], value) for label, value in gain.groupby(truth).mean().items()]
+
+
+def _answers(folder: Path) -> pd.DataFrame:
+    return pyarrow.parquet.read_table(folder / "predictions.parquet", columns=COLUMNS).to_pandas()
+
+
+def _shown(dataset: str, answers: pd.DataFrame, names: dict[str, str]) -> list[list[tuple[bytes, str]]]:
+    """Images, each with a caption, that the adapter alone and that zero-shot alone got right, spread over the set."""
+    adapted, zero_shot = (answers[name] == answers["label"] for name in ("prediction", "zero_shot_prediction"))
+    chosen = [_spread(answers[adapted & ~zero_shot]), _spread(answers[zero_shot & ~adapted])]
+    wanted = set(chosen[0]["item"]) | set(chosen[1]["item"])
+    images = _images(dataset, wanted) if wanted else {}
+    return [[(images[row.item], _caption(row, names)) for row in rows.itertuples()] for rows in chosen]
+
+
+def _spread(rows: pd.DataFrame) -> pd.DataFrame:
+    return rows.iloc[np.unique(np.linspace(0, len(rows) - 1, min(SHOWN, len(rows))).round().astype(int))]
+
+
+def _images(dataset: str, items: set[str]) -> dict[str, bytes]:
+    """The test images of these paths. Raises UserError when a shard cannot be read or one of them is in none."""
+    pool, found = paths.pool(dataset), {}
+    for shard in (pool / one["file"] for one in read_manifest(pool)["shards"] if one["split"] == "test"):
+        try:
+            found |= _images_of(shard, items)
+        except (OSError, tarfile.TarError) as error:
+            raise UserError(f"cannot read the shard {shard} ({error}); run `mmrl prepare` again") from None
+    if missing := sorted(items - found.keys()):
+        raise UserError(f"{pool} has no image {missing[0]}; run `mmrl evaluate` again")
+    return found
+
+
+def _images_of(shard: Path, items: set[str]) -> dict[str, bytes]:
+    """Of the others only what is said of them is read."""
+    found = {}
+    with tarfile.open(shard) as tar:
+        for _, members in groupby(tar, key=lambda member: member.name.partition(".")[0]):
+            facts, (image,) = _divided(members)
+            path = json.load(tar.extractfile(facts))["path"]
+            if path in items:
+                found[path] = tar.extractfile(image).read()
+    return found
+
+
+def _divided(members) -> tuple[tarfile.TarInfo, list[tarfile.TarInfo]]:
+    """A sample's JSON, and its other members."""
+    members = sorted(members, key=lambda member: not member.name.endswith(".json"))
+    return members[0], members[1:]
+
+
+def _caption(row, names: dict[str, str]) -> str:
+    true, adapted, zero_shot = (names[str(label)] for label in (row.label, row.prediction, row.zero_shot_prediction))
+    return f"{true}; adapter: {adapted}; zero-shot: {zero_shot}"
+
+
+def _settings(keys: list[RunKey], targets: list[str]) -> Settings:
+    cards = [_card(key) for key in keys]
+    first, key = cards[0], keys[0]
+    values = [(name, first["settings"][name], first["sources"].get(name, "")) for name in sorted(first["settings"])]
+    values += [("template", first["template"], "search"), ("trainable parameters", first["trainable"], "count")]
+    values += [line for target in targets for line in _on_target(key, target)]
+    digests = [(f"adapter, seed {one.seed}", card["sha256"]) for one, card in zip(keys, cards, strict=True)]
+    digests += [(f"data, seed {one.seed}", card["data"]["digest"]) for one, card in zip(keys, cards, strict=True)]
+    digests.append(("backbone", first["backbone"]["sha256"]))
+    name = f"{key.dataset}, {METHOD_TITLES[key.method]}, {key.shots} shots"
+    return Settings(name, values, digests, str(key.model.parent / "seed*" / "adapter.json"))
+
+
+def _on_target(key: RunKey, target: str) -> list[tuple[str, Any, str]]:
+    """What a target's evaluation may have set otherwise than training did."""
+    path = key.results(target) / "metrics.json"
+    metrics = read_json(path, made_by="mmrl evaluate", keys=("beta", "template"))
+    return [(f"{name} on {target}", metrics[name], str(path)) for name in ("beta", "template")]
+
+
+def _versions() -> dict[str, str]:
+    found = {}
+    for name in PACKAGES:
+        try:
+            found[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # run from a folder, never installed
+            continue
+    return found

@@ -1,0 +1,182 @@
+"""The report: one HTML page that needs nothing beside itself. Every figure names the files it comes from."""
+
+import base64
+import html
+import io
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from flows.report import figures, published, searches
+from flows.report.html import files, table
+from flows.report.searches import Search
+from flows.report.tables import cells, header, title
+
+THUMBNAIL = 96  # pixels
+STYLE = """
+ body { font: 16px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222; }
+ h2 { margin-top: 2.5rem; border-bottom: 1px solid #ddd; } h3 { margin-bottom: .3rem; }
+ .wide { overflow-x: auto; } .row { display: flex; flex-wrap: wrap; gap: 1rem; align-items: flex-start; }
+ table { border-collapse: collapse; margin: 1rem 0; font-size: .92rem; }
+ th, td { text-align: right; padding: .25rem .6rem; border-bottom: 1px solid #ddd; white-space: nowrap; }
+ td.text, th.text { text-align: left; } tr.average td { font-weight: 600; border-top: 2px solid #bbb; }
+ .files, footer { color: #666; font-size: .8rem; overflow-wrap: anywhere; }
+ figure { margin: 0; width: 7.5rem; font-size: .75rem; line-height: 1.25; overflow-wrap: anywhere; }
+ figure img { width: 96px; height: 96px; object-fit: contain; background: #f2f2f2; image-rendering: auto; }
+ details { margin: .6rem 0; } summary { cursor: pointer; }
+ @media print { details::details-content { content-visibility: visible; } body { max-width: none; } }
+"""
+INTRODUCTION = """Accuracy in percent, mean ± standard deviation over seeds. Harmonic mean: of the seed means; of an
+average: of the averages. Zero-shot is the same frozen CLIP without an adapter, on the same images with the same
+prompts. Gain: over zero-shot (in the harmonic mean where there is one), with the 95% interval of a paired bootstrap
+over test images and seeds. ECE: expected calibration error in percent, the mean gap between confidence and accuracy."""
+
+
+class Exhibit(NamedTuple):
+    """One adapter's answers on one test set, all seeds together."""
+
+    name: str
+    classes: list[str]
+    matrix: np.ndarray  # images by (true, predicted) class
+    gains: list[tuple[str, float]]  # class, accuracy minus zero-shot's
+    won: list[tuple[bytes, str]]  # images that the adapter alone got right, with a caption
+    lost: list[tuple[bytes, str]]  # and that zero-shot alone did
+    files: str
+
+
+class Settings(NamedTuple):
+    """How a group of runs was made."""
+
+    name: str
+    values: list[tuple[str, Any, str]]  # key, value, where it comes from
+    digests: list[tuple[str, str]]  # what, sha256
+    files: str
+
+
+class Material(NamedTuple):
+    """All that the page shows beside the summary."""
+
+    curves: dict[str, dict[str, dict[int, list[float]]]]  # run group -> method -> seed -> loss of every epoch
+    searches: list[Search]
+    exhibits: list[Exhibit]
+    settings: list[Settings]
+    versions: dict[str, str]
+
+
+def page(summary: dict, material: Material) -> str:
+    """The whole document; `summary` as in summary.json."""
+    sections = [
+        _results(summary), _published(summary), _bars(summary), _few_shot(summary), _curves(material.curves),
+        searches.section(summary["searches"], material.searches), _exhibits(material.exhibits),
+        _settings(summary, material),
+    ]  # fmt: skip
+    head = '<!doctype html>\n<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+    named = f"Protocol {summary['protocol']}, preset {summary['preset']}, backbone {summary['backbone']}."
+    body = "\n".join(section for section in sections if section)
+    return (
+        f"{head}<title>MMRL Ops: results</title><style>{STYLE}</style>\n<h1>Results</h1>\n"
+        f"<p>{html.escape(named)}</p>\n{body}\n<footer>{_stale(summary)}</footer></html>\n"
+    )
+
+
+def _results(summary: dict) -> str:
+    rows = summary["rows"] + summary["averages"]
+    averaged = [False] * len(summary["rows"]) + [True] * len(summary["averages"])
+    text = f"<p>{html.escape(INTRODUCTION)}</p>"
+    return text + table(header(rows), map(cells, rows), averaged) + files("reports/summary.json, reports/results.csv")
+
+
+def _published(summary: dict) -> str:
+    found = summary["published"]
+    if not found:
+        return ""
+    lines = [[row["method"], *(f"{row[name]:.2f}" for name in ("base", "novel", "harmonic_mean"))]
+             for row in found["rows"]]  # fmt: skip
+    inner = f"<p>{html.escape(found['source'])}</p>{table(published.HEADER, lines)}"
+    return f"<details><summary>Published figures of other backbones and datasets</summary>{inner}</details>"
+
+
+def _bars(summary: dict) -> str:
+    most = max(row["shots"] for row in summary["rows"])
+    rows = [row for row in summary["rows"] if row["shots"] == most]
+    parts = [*rows[0]["accuracy"], *(["harmonic_mean"] if "harmonic_mean" in rows[0] else [])]
+    drawn = "".join(figures.bars(rows, part) for part in parts)
+    return f'<h2>Against zero-shot</h2><div class="row">{drawn}</div>' + files("reports/results.csv")
+
+
+def _few_shot(summary: dict) -> str:
+    rows = summary["rows"]
+    names = list(dict.fromkeys(title(row) for row in rows))
+    if len({row["shots"] for row in rows}) < 2 or "all" not in rows[0]["accuracy"]:
+        return ""
+    drawn = "".join(figures.few_shot_curve(name, [row for row in rows if title(row) == name]) for name in names)
+    return f'<h2>Few-shot curve</h2><div class="row">{drawn}</div>' + files("reports/few_shot_curve.csv")
+
+
+def _curves(curves: dict) -> str:
+    drawn = "".join(figures.learning_curves(name, methods) for name, methods in curves.items())
+    where = files("models/*/*/seed*/adapter.json, reports/learning_curves.csv")
+    return f'<h2>Learning curves</h2><div class="row">{drawn}</div>{where}' if drawn else ""
+
+
+def _exhibits(exhibits: Sequence[Exhibit]) -> str:
+    return "<h2>Class by class</h2>" + "".join(map(_exhibit, exhibits)) if exhibits else ""
+
+
+def _exhibit(found: Exhibit) -> str:
+    if len(found.classes) <= figures.LARGEST_MATRIX:
+        matrix = figures.confusion(found.name, found.matrix, found.classes)
+    else:
+        matrix = table(["true", "predicted", "images"], _most_confused(found))
+    drawn = f'<div class="row">{matrix}{figures.class_gains(found.name, found.gains)}</div>'
+    grids = _grid("Right with the adapter, wrong zero-shot", found.won)
+    grids += _grid("Wrong with the adapter, right zero-shot", found.lost)
+    return f"<h3>{html.escape(found.name)}</h3>{drawn}{grids}{files(found.files)}"
+
+
+def _most_confused(found: Exhibit, count: int = 20) -> list[list[str]]:
+    wrong = found.matrix - np.diag(np.diag(found.matrix))
+    order = np.argsort(-wrong, axis=None, kind="stable")[:count]
+    pairs = [(row, column) for row, column in zip(*np.unravel_index(order, wrong.shape), strict=True)]
+    return [[found.classes[row], found.classes[column], str(wrong[row, column])] for row, column in pairs
+            if wrong[row, column]]  # fmt: skip
+
+
+def _grid(heading: str, images: Sequence[tuple[bytes, str]]) -> str:
+    if not images:
+        return ""
+    shown = "".join(
+        f'<figure><img alt="{html.escape(caption, quote=True)}" src="{_thumbnail(image)}">'
+        f"<figcaption>{html.escape(caption)}</figcaption></figure>"
+        for image, caption in images
+    )
+    return f'<p>{heading}:</p><div class="row">{shown}</div>'
+
+
+def _thumbnail(image: bytes) -> str:
+    """A data URI of at most THUMBNAIL pixels a side."""
+    from mmrl_core.data.images import decode
+
+    small, encoded = decode(image, "a test image"), io.BytesIO()
+    small.thumbnail((THUMBNAIL, THUMBNAIL))
+    small.save(encoded, format="PNG")
+    return "data:image/png;base64," + base64.b64encode(encoded.getvalue()).decode()
+
+
+def _settings(summary: dict, material: Material) -> str:
+    groups = "".join(
+        f"<details><summary>{html.escape(one.name)}</summary>"
+        + table(["key", "value", "from"], [[key, str(value), source] for key, value, source in one.values])
+        + table(["what", "sha256"], one.digests)
+        + files(one.files)
+        + "</details>"
+        for one in material.settings
+    )
+    versions = ", ".join(f"{name} {version}" for name, version in material.versions.items())
+    return f"<h2>Settings, versions, digests</h2><p>{html.escape(versions)}</p>{groups}"
+
+
+def _stale(summary: dict) -> str:
+    lines = [f"Not read, because params.yaml does not name it: {folder}" for folder in summary["stale"]]
+    return "<br>".join(map(html.escape, lines))

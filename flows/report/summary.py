@@ -1,0 +1,116 @@
+"""What `mmrl summarize` writes: tables of every run's results, and the report. No torch here."""
+
+from collections.abc import Sequence
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from flows.project import paths
+from flows.project.paths import RunKey
+from flows.project.predictions import read_outcomes
+from flows.report.material import gather
+from flows.report.page import Material, page
+from flows.report.published import published
+from flows.report.tables import averages, csv_text, markdown, results_csv, summarise
+from mmrl_core.config import Params
+from mmrl_core.evaluation.bootstrap import paired_gains
+from mmrl_core.files import read_json, write_bytes, write_json
+
+Run = tuple[RunKey, str | None]  # a run and the target it is tested on; None is its own dataset
+METRICS = ("seed", "target", "parts", "zero_shot", "preset")
+SCORES = ("log_likelihood", "log_likelihood_se", "harmonic_mean", "harmonic_mean_se")
+
+
+def summarize(params: Params, out: Path) -> dict[str, Any]:
+    """Fill the folder `out`; results of runs that the settings do not name are listed as stale."""
+    runs = named_runs(params)
+    summary = read_summary(params, runs)
+    material = gather(params, runs)
+    rows = summary["rows"] + summary["averages"]
+    out.mkdir()
+    write_json(out / paths.SUMMARY.name, summary)
+    texts = {
+        paths.REPORT.name: page(summary, material),
+        "results.md": markdown(rows) + "\n",
+        "results.csv": results_csv(rows),
+        **_plots(summary, material),
+    }
+    for name, text in texts.items():
+        write_bytes(out / name, text.encode())
+    return {"table": markdown(rows), "stale": summary["stale"]}
+
+
+def named_runs(params: Params) -> list[Run]:
+    """Every run of the matrix, on its own dataset and on every target."""
+    keys = product(params.datasets, [None, *params.targets], params.methods, params.shots, params.seeds)
+    return [(RunKey(dataset, *rest), target) for dataset, target, *rest in keys]
+
+
+def read_summary(params: Params, runs: Sequence[Run]) -> dict[str, Any]:
+    """What summary.json holds. Raises UserError on the first file that is missing or damaged."""
+    rows = read_rows(runs)
+    named = {str(key.results(target)) for key, target in runs}
+    return {
+        "protocol": params.data.protocol,
+        "preset": params.preset,
+        "backbone": params.backbone.name,
+        "rows": rows,
+        "averages": averages(rows),
+        "published": published(params.data.protocol),
+        "searches": [_search(*pair) for pair in product(params.datasets, params.methods)],
+        "stale": sorted(set(map(str, Path("results").glob("*-to-*/*/*"))) - named),
+    }
+
+
+def read_rows(runs: Sequence[Run]) -> list[dict]:
+    """The results table from the files of these runs."""
+    groups: dict[tuple[str, str, int, str], list[Path]] = {}
+    for key, target in runs:
+        name = (key.dataset, target or key.dataset, key.shots, key.method)
+        groups.setdefault(name, []).append(key.results(target))
+    metrics = {name: [_metrics(folder) for folder in folders] for name, folders in groups.items()}
+    gains = {name: paired_gains([read_outcomes(folder / "predictions.parquet") for folder in folders])
+             for name, folders in groups.items()}  # fmt: skip
+    return summarise(metrics, gains)
+
+
+def _metrics(folder: Path) -> dict[str, Any]:
+    return read_json(folder / "metrics.json", made_by="mmrl evaluate", keys=METRICS)
+
+
+def _search(dataset: str, method: str) -> dict[str, Any]:
+    """The choice and the published setting, each with its scores; the template."""
+    found = read_json(paths.search(dataset, method), made_by="mmrl tune", keys=("trials", "choice", "template"))
+    row = {"dataset": dataset, "method": method, "template": found["template"], "trials": len(found["trials"])}
+    if not found["trials"]:
+        return row
+    ahead = found.get("ahead_of", {})
+    others = {name: one and _scores(found["trials"][one["trial"]]) for name, one in ahead.items()}
+    return {**row, "choice": _scores(found["trials"][found["chosen"]]), **others, "ahead_of": ahead}
+
+
+def _scores(trial: dict) -> dict[str, Any]:
+    return {"params": trial["params"], "partitions": len(trial["scores"]), **{name: trial[name] for name in SCORES}}
+
+
+def _plots(summary: dict, material: Material) -> dict[str, str]:
+    """The tables behind `dvc plots show`; a header alone where there is nothing to show."""
+    curves = [
+        [name, method, seed, epoch + 1, loss]
+        for name, methods in material.curves.items() for method, seeds in methods.items()
+        for seed, losses in seeds.items() for epoch, loss in enumerate(losses)
+    ]  # fmt: skip
+    shots = [
+        [row["target"], row["method"], row["shots"], row["accuracy"]["all"]["mean"], row["accuracy"]["all"]["std"]]
+        for row in summary["rows"] if summary["protocol"] == "few-shot"
+    ]  # fmt: skip
+    confused = [
+        [found.name, found.classes[actual], found.classes[predicted]]
+        for found in material.exhibits for actual, predicted in product(range(len(found.classes)), repeat=2)
+        for _ in range(int(found.matrix[actual, predicted]))
+    ]  # fmt: skip
+    return {
+        "learning_curves.csv": csv_text(["runs", "method", "seed", "epoch", "loss"], curves),
+        "few_shot_curve.csv": csv_text(["dataset", "method", "shots", "mean", "std"], shots),
+        "confusion.csv": csv_text(["runs", "actual", "predicted"], confused),
+    }

@@ -1,0 +1,157 @@
+"""The version that answers, and the thread that follows the registry's alias."""
+
+import sys
+import threading
+import time
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import TYPE_CHECKING, NamedTuple
+
+from mmrl_core.errors import UserError
+from mmrl_core.evaluation.abstain import CONFIDENCE
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mmrl_core.predict import Classes, Prediction, Predictor
+
+KEPT_LISTS = 32  # of classes that were asked for, with their features
+RETRY_SECONDS = 60  # before a version that could not be loaded is tried again
+
+
+class Live:
+    """A loaded version of a registered model."""
+
+    def __init__(self, name: str, version: int, predictor: "Predictor"):
+        self.name, self.version, self.predictor = name, version, predictor
+        self.trained = predictor.classes()
+        usual = predictor.card.get("abstain") or {}
+        self.abstain = usual if usual.get("confidence") == CONFIDENCE else None  # threshold, and the share it keeps
+        self._others: OrderedDict[tuple[str, ...], Classes] = OrderedDict()
+        self._lock = threading.Lock()
+
+    @property
+    def identity(self) -> dict[str, str | int]:
+        return {"name": self.name, "version": self.version, "adapter_sha256": self.predictor.card["sha256"]}
+
+    def classes(self, class_names: list[str] | None) -> "Classes":
+        """Their features are computed once and kept until others crowd them out. Raises UserError."""
+        if class_names is None:
+            return self.trained
+        key = tuple(class_names)
+        with self._lock:
+            found = self._others.pop(key, None) or self.predictor.classes(class_names)
+            self._others[key] = found
+            if len(self._others) > KEPT_LISTS:
+                self._others.popitem(last=False)
+        return found
+
+    def unusual(self, job: "Job", found: "Prediction") -> tuple[bool, float] | None:
+        """Whether an image is less confident than the threshold, and the share of validation images that is; None
+        among other classes than the trained ones, and without a threshold."""
+        if self.abstain is None or job.classes is not self.trained:
+            return None
+        return found.confidence < self.abstain["threshold"], 1 - self.abstain["keep"]
+
+
+class Job(NamedTuple):
+    """One image for one version: whatever the alias does meanwhile, both stay together."""
+
+    live: Live
+    view: "Tensor"  # (3, S, S)
+    classes: "Classes"
+
+
+def score(jobs: list[Job]) -> list["Prediction"]:
+    """Predictions, each by its job's own version; one pass of the image tower a version."""
+    found: dict[int, Prediction] = {}
+    for live in {id(job.live): job.live for job in jobs}.values():
+        rows = [row for row, job in enumerate(jobs) if job.live is live]
+        predictions = live.predictor.score([jobs[row].view for row in rows], [jobs[row].classes for row in rows])
+        found |= dict(zip(rows, predictions, strict=True))
+    return [found[row] for row in range(len(jobs))]
+
+
+class Follower:
+    """Holds the version that a models:/ URI names, and looks every `poll_seconds` whether it names another.
+
+    A new version is loaded beside the old one and takes its place in one assignment; where it cannot be loaded the old
+    one stays and `problem` says why.
+    """
+
+    def __init__(self, uri: str, store: str, poll_seconds: float, changed: Callable[[Live], None] = lambda live: None):
+        self.uri, self.current, self.problem, self.failures = uri, None, "the model is being loaded", 0
+        self._store, self._poll_seconds, self._changed = store, poll_seconds, changed
+        self._client, self._failed, self._stop = None, (0, 0.0), threading.Event()
+        self._thread = threading.Thread(target=self._follow, name="follower", daemon=True)
+
+    current: Live | None
+    problem: str | None
+
+    def start(self) -> None:
+        """Look once, then in the background."""
+        self.look()
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._stop.set()
+
+    def _follow(self) -> None:
+        while not self._stop.wait(self._poll_seconds):
+            self.look()
+
+    def look(self) -> None:
+        """Ask the registry, and load what it names unless that is loaded."""
+        try:
+            name, version = self._resolve()
+            if self.current is None or self.current.version != version:
+                self._load(name, version)
+                return
+            self.problem = None
+        except Exception as error:
+            self._client = None
+            self._fail(f"{self.uri} cannot be followed: {_one_line(error)}")
+
+    def _resolve(self) -> tuple[str, int]:
+        from flows.registry import versions
+        from flows.tracking import store as tracking
+
+        if self._client is None:
+            self._client = tracking.connect(self._store, create=False)
+        with tracking.store_errors(self._store):
+            return versions.resolve(self._client, self.uri)
+
+    def _load(self, name: str, version: int) -> None:
+        failed, retry_at = self._failed
+        if version == failed and time.monotonic() < retry_at:
+            return
+        try:
+            self.current = loaded = load(name, version, self._store)
+        except Exception as error:
+            self._failed = version, time.monotonic() + RETRY_SECONDS
+            self._fail(f"version {version} of {name} cannot be loaded: {_one_line(error)}")
+            return
+        self.problem, self._failed = None, (0, 0.0)
+        self._changed(loaded)
+
+    def _fail(self, problem: str) -> None:
+        self.problem, self.failures = problem, self.failures + 1
+        print(f"mmrl serve: {problem}", file=sys.stderr, flush=True)
+
+
+def load(name: str, version: int, store: str) -> Live:
+    """A version, with its first and slowest prediction behind it. Raises UserError."""
+    from PIL import Image
+
+    from flows.registry import versions
+    from mmrl_core.training.fit import settle_threads
+
+    predictor = versions.load(f"models:/{name}/{version}", store)
+    settle_threads(predictor.model.backbone)
+    live = Live(name, version, predictor)
+    score([Job(live, predictor.view(Image.new("RGB", (32, 32)), "blank"), live.trained)])
+    return live
+
+
+def _one_line(error: Exception) -> str:
+    return str(error) if isinstance(error, UserError) else " ".join(f"{type(error).__name__}: {error}".split())[:300]

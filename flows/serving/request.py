@@ -1,0 +1,180 @@
+"""What a request to /predict asks: read within limits and checked before anything is decoded.
+
+Everything wrong with it is an HTTPException with a 4xx status and one line that says what, and what to do.
+"""
+
+import base64
+import binascii
+import io
+import json
+import warnings
+from typing import Annotated, Any, NamedTuple
+
+from fastapi import HTTPException, Request
+from PIL import Image
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.requests import ClientDisconnect
+
+from flows.serving.image_urls import Fetcher
+from mmrl_core.data.images import FORMATS
+from mmrl_core.sections import ServingSection
+
+ENVELOPE = 1_000_000  # bytes of a request besides its image: class names, part headers, JSON
+LONGEST = 100  # how many times the longer side of an image may hold the shorter one
+ClassName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+
+
+class Options(BaseModel):
+    """How an image is to be labelled."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    class_names: Annotated[
+        list[ClassName] | None, Field(min_length=1, description="Classes to choose among; by default the trained ones.")
+    ] = None
+    top_k: Annotated[int, Field(ge=1, le=1_000_000, description="How many classes to give probabilities of.")] = 5
+    abstain: Annotated[
+        bool, Field(description="Say whether the confidence is below the threshold, so that none of the classes fits.")
+    ] = False
+    threshold: Annotated[
+        float | None, Field(ge=-1, le=1, allow_inf_nan=False, description="By default the adapter's own.")
+    ] = None
+
+
+class JsonQuestion(Options):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    image: Annotated[str, Field(min_length=1, description="The encoded image file in base64.",
+                                json_schema_extra={"contentEncoding": "base64"})]  # fmt: skip
+
+
+class UrlQuestion(Options):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    url: Annotated[str, Field(min_length=1, max_length=2000, description="Where the encoded image file is.")]
+
+
+class FormQuestion(Options):
+    """As the OpenAPI description shows it."""
+
+    image: Annotated[bytes, Field(description="The image file.")]
+
+
+class Question(NamedTuple):
+    image: bytes  # encoded
+    options: Options
+
+
+async def read_question(request: Request, limits: ServingSection, fetcher: Fetcher) -> Question:
+    """The question in a request's body, which is JSON or a multipart form; an image that it names by URL is fetched."""
+    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
+    if kind not in ("application/json", "multipart/form-data"):
+        raise HTTPException(415, f"the content type is {kind or 'not given'}; send multipart/form-data with a file "
+                                 "`image`, or application/json with `image` in base64")  # fmt: skip
+    body = await _read(request, limits.max_bytes * 4 // 3 + ENVELOPE)
+    question = await (_of_json(body, fetcher) if kind == "application/json" else _of_form(request, body))
+    _check(question, limits)
+    return question
+
+
+async def _read(request: Request, limit: int) -> bytes:
+    """The whole body; refused as soon as more of it is announced or comes."""
+    announced = request.headers.get("content-length", "")
+    if announced.isdigit() and int(announced) > limit:
+        raise _too_large(f"the request has {int(announced)} bytes", limit)
+    body = bytearray()
+    try:
+        async for part in request.stream():
+            body += part
+            if len(body) > limit:
+                raise _too_large("the request is larger", limit)
+    except ClientDisconnect:
+        raise HTTPException(400, "the request ended early; send it again") from None
+    return bytes(body)
+
+
+def _too_large(what: str, limit: int) -> HTTPException:
+    return HTTPException(413, f"{what}, the limit is {limit} bytes; send a smaller image")
+
+
+async def _of_json(body: bytes, fetcher: Fetcher) -> Question:
+    try:
+        values = json.loads(body)
+    except (ValueError, RecursionError):
+        raise HTTPException(400, "the body is not valid JSON; correct it") from None
+    if isinstance(values, dict) and "url" in values:
+        named = _validated(UrlQuestion, values)
+        return Question(await fetcher.image(named.url), named)
+    asked = _validated(JsonQuestion, values)
+    try:
+        return Question(base64.b64decode(asked.image, validate=True), asked)
+    except (binascii.Error, ValueError):  # ValueError: characters beyond ASCII
+        raise HTTPException(422, "image is not valid base64; encode the whole file, without a data: prefix") from None
+
+
+async def _of_form(request: Request, body: bytes) -> Question:
+    async def replay() -> dict[str, Any]:
+        return {"type": "http.request", "body": body, "more_body": False}
+
+    whole = Request(request.scope, replay)
+    try:
+        async with whole.form(max_files=1, max_fields=100_000, max_part_size=ENVELOPE) as form:
+            values = {name: form.getlist(name) for name in form}
+            images = values.pop("image", [])
+            if len(images) != 1 or isinstance(images[0], str):
+                raise HTTPException(422, "the form has no file `image`; add one")
+            return Question(await images[0].read(), _validated(Options, _single(values)))
+    except StarletteHTTPException as error:
+        if type(error) is HTTPException:
+            raise
+        raise HTTPException(400, f"the form cannot be read: {error.detail}; correct it") from None
+    except (ValueError, KeyError, LookupError) as error:  # python-multipart on damaged headers and charsets
+        raise HTTPException(400, f"the form cannot be read ({type(error).__name__}); correct it") from None
+
+
+def _single(values: dict[str, list]) -> dict[str, Any]:
+    """Fields of a form are lists; all but class_names stand once."""
+    return {name: found if name == "class_names" or len(found) > 1 else found[0] for name, found in values.items()}
+
+
+def _validated(model: type[Options], values: Any) -> Any:
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        problem = error.errors(include_url=False, include_input=False)[0]
+        where = ".".join(str(part) for part in problem["loc"])[:100] or "the body"
+        if problem["type"] == "extra_forbidden":
+            known = ", ".join(model.model_fields)
+            raise HTTPException(422, f"{where} is not known here; known: {known}") from None
+        raise HTTPException(422, f"{where}: {problem['msg'][0].lower()}{problem['msg'][1:]}") from None
+
+
+def _check(question: Question, limits: ServingSection) -> None:
+    if len(question.image) > limits.max_bytes:
+        raise _too_large(f"the image has {len(question.image)} bytes", limits.max_bytes)
+    names = question.options.class_names or []
+    if len(names) > limits.max_classes:
+        raise HTTPException(
+            422, f"class_names has {len(names)} classes, the limit is {limits.max_classes}; ask of less"
+        )
+    _check_size(*_size(question.image), limits.max_pixels)
+
+
+def _check_size(width: int, height: int, max_pixels: int) -> None:
+    if width * height > max_pixels:
+        raise HTTPException(413, f"the image has {width} x {height} pixels, the limit is {max_pixels} in all; scale it "
+                                 "down")  # fmt: skip
+    if max(width, height) > LONGEST * min(width, height):  # scaled to the tower's height it would fill the memory
+        raise HTTPException(422, f"the image has {width} x {height} pixels; crop it to {LONGEST} : 1 at most")
+
+
+def _size(image: bytes) -> tuple[int, int]:
+    """Width and height by the file's header, before anything is decoded; 0, 0 where decoding will say what is wrong."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+        try:
+            with Image.open(io.BytesIO(image), formats=FORMATS) as opened:
+                return opened.size
+        except Exception:  # whatever Pillow's plugins raise on damaged bytes
+            return 0, 0

@@ -1,0 +1,124 @@
+"""What the bytes of a run's outputs depend on, told without PyTorch; and whether what lies in place is of that."""
+
+import hashlib
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from flows.project import paths
+from flows.project.paths import RunKey
+from flows.project.resources import gpu_facts, weights_digest
+from flows.stages.ahead.ready import Ready
+from flows.stages.prepare import read_search
+from flows.tracking.store import flatten
+from mmrl_core import DATA_VERSION, EVALUATION_VERSION, METHOD_VERSION
+from mmrl_core.config import Params
+from mmrl_core.data.shards import read_manifest
+from mmrl_core.errors import UserError
+from mmrl_core.files import canonical_json, read_json, sha256_file
+from mmrl_core.presets import resolve, target_beta
+from mmrl_core.protocols import PROTOCOLS
+
+CARD, TENSORS, METRICS, PREDICTIONS = "adapter.json", "adapter.safetensors", "metrics.json", "predictions.parquet"
+PACKAGES = ("numpy", "open_clip_torch", "pillow", "pyarrow", "safetensors", "torch", "torchvision")
+
+
+def model(params: Params, key: RunKey) -> Ready:
+    """The place of the run's adapter. Raises UserError where data or search are missing."""
+    facts = {
+        **_common(params, key),
+        **_material(params, key),
+        "adapter": params.adapter.model_dump(),
+        "train": params.train.model_dump(),
+        "preset": params.preset,
+        "gpu": gpu_facts(),  # it settles which precision `auto` is
+    }
+    return Ready(key.model, _digest(facts))
+
+
+def results(params: Params, key: RunKey, target: str | None, adapter: Path) -> Ready:
+    """The place of the evaluation of the adapter in a folder. Raises UserError where that or the data is missing."""
+    cluster = params.cluster
+    facts = {
+        **_common(params, key),
+        "target": target,
+        "card": read_json(adapter / CARD, made_by="mmrl train"),
+        "tensors": sha256_file(adapter / TENSORS) if (adapter / TENSORS).exists() else None,
+        "data": read_manifest(paths.pool(target or key.dataset))["digest"],
+        "protocol": params.data.protocol,
+        "preset": params.preset,
+        "beta": target_beta(params, key.method, target) if target else None,
+        "gpu": cluster.gpus_per_worker > 0 if cluster.is_distributed else gpu_facts(),
+    }
+    return Ready(key.results(target), _digest(facts))
+
+
+def is_trained(params: Params, key: RunKey) -> bool:
+    """Whether the adapter in models/ is of these settings and data. Raises UserError as `model` does."""
+    material, folder = _material(params, key), key.model
+    try:
+        card = read_json(folder / CARD, made_by="mmrl train", keys=("settings", "sources", "data", "backbone"))
+    except UserError:
+        return False
+    # Only PyTorch knows the backbone's depth. The published one is half of it: one from the preset is taken as it is.
+    depth = 2 * card["settings"].get("adapter.insertion_depth", 1)
+    settings = resolve(params, key.dataset, key.method, key.seed, depth, material["choice"])
+    values = flatten({"adapter": settings.adapter.model_dump(), "train": settings.train.model_dump()})
+    if settings.train.precision == "auto":
+        del values["train.precision"]
+        card["settings"].pop("train.precision", None)
+    found = [card["settings"], card["sources"], card.get("training"), card.get("template"), card.get("method_version"),
+             card["data"].get("digest"), card["backbone"]["name"], card["backbone"]["weights"]]  # fmt: skip
+    wanted = [values, settings.sources, material["training"], material["template"], METHOD_VERSION,
+              material["data"], params.backbone.name, params.backbone.weights]  # fmt: skip
+    weights = weights_digest(params.backbone) in (None, card["backbone"].get("file_sha256"))
+    return found == wanted and weights and (folder / TENSORS).exists()
+
+
+def is_evaluated(params: Params, key: RunKey, target: str | None, adapter: Path) -> bool:
+    """Whether the results in place are of that adapter, these settings and this data."""
+    try:
+        metrics = read_json(key.results(target) / METRICS, made_by="mmrl evaluate")
+    except UserError:
+        return False
+    wanted = {
+        **key._asdict(),
+        "target": target or key.dataset,
+        "protocol": params.data.protocol,
+        "preset": params.preset,
+        "adapter_sha256": read_json(adapter / CARD, made_by="mmrl train").get("sha256"),
+        "data_digest": read_manifest(paths.pool(target or key.dataset))["digest"],
+    }
+    return wanted.items() <= metrics.items() and (key.results(target) / PREDICTIONS).exists()
+
+
+def _common(params: Params, key: RunKey) -> dict[str, Any]:
+    return {
+        **key._asdict(),
+        "backbone": params.backbone.model_dump(),
+        "weights_sha256": weights_digest(params.backbone),
+        "versions": [METHOD_VERSION, DATA_VERSION, EVALUATION_VERSION, *map(_version, PACKAGES)],
+    }
+
+
+def _material(params: Params, key: RunKey) -> dict[str, Any]:
+    """What a training is given beside the settings."""
+    manifest = read_manifest(key.few_shot)
+    found = read_search(key, manifest["templates"])
+    return {
+        "data": manifest["digest"],
+        "template": found["template"],
+        "choice": found["choice"] if params.search.enabled else {},
+        "training": PROTOCOLS[params.data.protocol].training,
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def _digest(facts: dict[str, Any]) -> str:
+    return hashlib.sha256(canonical_json(facts)).hexdigest()[:16]

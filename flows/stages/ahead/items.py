@@ -1,0 +1,128 @@
+"""The stages `train` and `evaluate` as DVC runs them, item by item: each works for the next ones too."""
+
+import contextlib
+import hashlib
+import sys
+from collections.abc import Iterator
+from itertools import islice, product
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from flows.project import paths
+from flows.project.outputs import claimed, locked
+from flows.project.paths import RunKey
+from flows.project.resources import backbone_of
+from flows.stages import prepare
+from flows.stages.ahead import identity
+from flows.stages.ahead.ready import Ready
+from flows.tracking.store import first_line
+from mmrl_core.config import Params
+from mmrl_core.data.shards import read_manifest
+from mmrl_core.errors import UserError
+
+SCORES = 1e9  # bytes of the other runs' scores, which are in memory together
+
+
+def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
+    """`stages.train`; then the run's other seeds, where training takes less time than the start of a process."""
+    if params.cluster.is_distributed:
+        return prepare.train(params, key, out)
+    mine = identity.model(params, key)
+    with locked(_lock(mine), f"another process trains {key.name}"):
+        summary = mine.take(out)
+        if summary is not None:
+            return summary
+        summary = prepare.train(params, key, out)
+    others = [key._replace(seed=seed) for seed in params.seeds if seed != key.seed]
+    if others and _is_small(params):
+        mine.keep(out, summary)  # for this item's next start, should it be killed before it ends
+        with TemporaryDirectory(prefix="ahead-", dir=out.parent) as folder:
+            for other in others:
+                _train_ahead(params, other, Path(folder, str(other.seed)))
+        mine.drop()
+    return summary
+
+
+def _is_small(params: Params) -> bool:
+    from mmrl_core.training.fit import is_small
+
+    return is_small(backbone_of(params.backbone))
+
+
+def _train_ahead(params: Params, key: RunKey, out: Path) -> None:
+    """Nothing where the run is trained, is being trained, lacks its data or fails: its own item will see to it."""
+    try:
+        place = identity.model(params, key)
+        if place.is_there or identity.is_trained(params, key):
+            return
+    except UserError:
+        return
+    with claimed(_lock(place)) as is_mine:
+        try:
+            if is_mine and not place.is_there:
+                place.keep(out, prepare.train(params, key, out))
+        except Exception as error:
+            print(f"{key.name} is not trained ahead: {first_line(error)}", file=sys.stderr)
+
+
+def evaluate(params: Params, key: RunKey, out: Path, target: str | None = None) -> dict[str, Any]:
+    """`stages.evaluate`, in one pass over the images with all runs of the matrix that are trained and not evaluated."""
+    mine = identity.results(params, key, target, key.model)
+    summary = mine.take(out)
+    if summary is not None:
+        return summary
+    with locked(_lock_of_images(key, target), f"another process evaluates runs on {target or key.dataset}"):
+        summary = mine.take(out)
+        return _evaluate_all(params, key, out, target) if summary is None else summary
+
+
+def _evaluate_all(params: Params, key: RunKey, out: Path, target: str | None) -> dict[str, Any]:
+    with TemporaryDirectory(prefix="ahead-", dir=out.parent) as folder:
+        runs, places = {key: (key.model, out)}, {}
+        for other, adapter, place in islice(_not_evaluated(params, key, target), _room(key, target)):
+            runs[other], places[other] = (adapter, Path(folder, place.identity)), place
+        for _, empty in runs.values():
+            empty.mkdir()
+        found = prepare.evaluate_each(params, runs, target)
+        for other in found.keys() & places.keys():
+            places[other].keep(runs[other][1], found[other])
+    return found[key]
+
+
+def _not_evaluated(params: Params, key: RunKey, target: str | None) -> Iterator[tuple[RunKey, Path, Ready]]:
+    """Other runs of the matrix on the dataset, with the folders of their adapters and the places of their results."""
+    for axes in product(params.methods, params.shots, params.seeds):
+        other = RunKey(key.dataset, *axes)
+        with contextlib.suppress(UserError, OSError):  # there is no adapter yet, or its item is just taking it
+            adapter = _adapter(params, other)
+            place = identity.results(params, other, target, adapter)
+            if other != key and not place.is_there and not identity.is_evaluated(params, other, target, adapter):
+                yield other, adapter, place
+
+
+def _adapter(params: Params, key: RunKey) -> Path:
+    """Where the run's adapter of these settings lies. Raises UserError where there is none."""
+    place = identity.model(params, key)
+    if place.is_there:
+        return place.output
+    if not identity.is_trained(params, key):
+        raise UserError(f"{key.model} is not trained with these settings; run `mmrl train` first")
+    return key.model
+
+
+def _room(key: RunKey, target: str | None) -> int:
+    """How many runs may be evaluated beside the one that was asked for."""
+    manifest = read_manifest(paths.pool(target or key.dataset))
+    scores = max(1, manifest["counts"]["test"]) * len(manifest["class_names"])
+    return int(SCORES / (scores * 2 * 4))  # of the adapter and zero-shot, float32
+
+
+def _lock(place: Ready) -> str:
+    return f"ready-{place.identity}"
+
+
+def _lock_of_images(key: RunKey, target: str | None) -> str:
+    """In this folder alone: what another worktree evaluates has other settings."""
+    folder = key.results(target).parents[1].absolute()
+    return f"images-{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}"

@@ -1,0 +1,65 @@
+"""Where outputs wait that were made before their stage item came."""
+
+import contextlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+from flows.project.paths import STATE
+from mmrl_core.errors import UserError
+from mmrl_core.files import read_json, sha256_file, write_json
+
+FOLDER = STATE / "ready"
+CARD, OUTPUT = "ready.json", "output"
+
+
+class Ready:
+    """The place of one output, a folder of files: below the path where it belongs, under the identity of its bytes.
+
+    It appears whole or not at all. Of each output only the one that was kept last stays.
+    """
+
+    def __init__(self, final: Path, identity: str):
+        self.identity, self.folder = identity, FOLDER / final / identity
+
+    @property
+    def output(self) -> Path:
+        return self.folder / OUTPUT
+
+    @property
+    def is_there(self) -> bool:
+        return self.output.exists()
+
+    def keep(self, output: Path, summary: dict[str, Any]) -> None:
+        """A copy of `output`, with what the stage says of it. One that cannot be kept has to be made again."""
+        aside = STATE / "aside" / f"ready-{self.identity}"
+        shutil.rmtree(aside, ignore_errors=True)
+        with contextlib.suppress(OSError):  # the disk is full, or another process keeps the same
+            shutil.copytree(output, aside / OUTPUT)
+            write_json(aside / CARD, {"summary": summary, "files": _digests(aside / OUTPUT)})
+            self.folder.parent.mkdir(parents=True, exist_ok=True)
+            for other in self.folder.parent.iterdir():
+                shutil.rmtree(other, ignore_errors=True)
+            aside.rename(self.folder)
+        shutil.rmtree(aside, ignore_errors=True)
+
+    def take(self, out: Path) -> dict[str, Any] | None:
+        """Move the output to `out`; its summary, or None where there is none or a damaged one."""
+        try:
+            card = read_json(self.folder / CARD, made_by="dvc repro", keys=("summary", "files"))
+            shutil.copytree(self.output, out)
+            whole = _digests(out) == card["files"]
+        except (OSError, UserError):
+            whole = False
+        self.drop()
+        if whole:
+            return card["summary"]
+        shutil.rmtree(out, ignore_errors=True)
+        return None
+
+    def drop(self) -> None:
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+
+def _digests(folder: Path) -> dict[str, str]:
+    return {path.name: sha256_file(path) for path in folder.iterdir()}

@@ -1,0 +1,86 @@
+"""Rebuild a registered adapter from what its version recorded, and say whether it is the same."""
+
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from flows.project import paths
+from flows.project.paths import RunKey
+from flows.project.progress import progress
+from flows.registry.versions import fetch
+from flows.tracking.store import store_uri
+from mmrl_core import METHOD_VERSION
+from mmrl_core.config import AdapterConfig, Params, TrainConfig, parse
+from mmrl_core.data.shards import read_manifest
+from mmrl_core.errors import UserError
+
+
+def reproduce(params: Params, model: str, out: Path) -> dict[str, Any]:
+    """Train `models:/NAME@ALIAS` or `models:/NAME/3` again, into `out`: its data, settings and seed are the version's.
+
+    The data is what is prepared here, or else is prepared anew from the raw source; its digest has to be the recorded
+    one. Returns whether the tensors are the same, and by how much the furthest value is off. Raises UserError where
+    another release, backbone or data would give another adapter.
+    """
+    from mmrl_core.clip.backbone import load_backbone
+    from mmrl_core.method.adapter import load_adapter, read_card, save_adapter
+
+    with TemporaryDirectory() as folder:
+        fetched = fetch(model, store_uri(params), folder)
+        card = read_card(fetched.adapter)
+        _check_release(card, fetched.tags, model)
+        backbone = load_backbone(card["backbone"]["name"], card["backbone"]["weights"])
+        original, _ = load_adapter(fetched.adapter, backbone)  # refuses another backbone
+        adapter, history = _train(params, card, backbone, Path(folder))
+    kept = {name: card[name] for name in ("method_version", "class_names", "template", "data", "training", "settings",
+                                          "sources", "abstain") if name in card}  # fmt: skip
+    document = save_adapter(out, adapter, backbone, {**kept, "history": history})
+    pairs = zip(original.parameters(), adapter.parameters(), strict=True)
+    furthest = max(float((one - other).abs().max()) for one, other in pairs)
+    return {"identical": document["sha256"] == card["sha256"], "furthest": furthest, "adapter_sha256": card["sha256"]}
+
+
+def _check_release(card: dict[str, Any], tags: dict[str, str], model: str) -> None:
+    commit = f" (git commit {tags['git_commit']})" if "git_commit" in tags else ""
+    if "training" not in card:
+        raise UserError(f"{model} was imported, not trained here; there is nothing to repeat")
+    if card["method_version"] != METHOD_VERSION:
+        raise UserError(
+            f"{model} was trained by method_version {card['method_version']}, this release has {METHOD_VERSION}; "
+            f"check out the release that trained it{commit}"
+        )
+
+
+def _train(params: Params, card: dict[str, Any], backbone, folder: Path):
+    from mmrl_core.data.sets import read_set
+    from mmrl_core.training.fit import fit, settle_process
+
+    settle_process(backbone)
+    sections: dict[str, dict] = {"adapter": {}, "train": {}}
+    for name, value in card["settings"].items():
+        section, _, field = name.partition(".")
+        sections[section][field] = value
+    config, train = (
+        parse(kind, sections[name], "the card") for name, kind in (("adapter", AdapterConfig), ("train", TrainConfig))
+    )
+    data = read_set(_few_shot(params, card, folder), "train", card["training"]["trains_on"], card["template"])
+    with progress(f"train {card['data']['dataset']} again", train.epochs, what="epoch") as bar:
+        fitted = fit(backbone, config, train, data, report=lambda epoch, metrics: bar(epoch + 1))
+    return fitted.adapter, fitted.history
+
+
+def _few_shot(params: Params, card: dict[str, Any], folder: Path) -> Path:
+    """The few-shot set of the recorded digest: the one that is prepared here, else one that is prepared now."""
+    from flows.stages.prepare import prepare_few_shot
+
+    digest, key = card["data"]["digest"], RunKey(*(card["data"][field] for field in RunKey._fields))
+    here = paths.few_shot(key.dataset, key.shots, key.seed)
+    if (here / "manifest.json").exists() and read_manifest(here)["digest"] == digest:
+        return here
+    prepare_few_shot(params, key.dataset, key.shots, key.seed, folder / "few_shot")
+    if read_manifest(folder / "few_shot")["digest"] != digest:
+        raise UserError(
+            f"the images of {key.dataset} are not those that the adapter was trained on; check out the commit of its "
+            "dvc.lock and run `dvc pull`, or restore the raw source"
+        )
+    return folder / "few_shot"

@@ -1,0 +1,55 @@
+"""What a search reads: labelled items of the base classes, and which prompt template suits them."""
+
+from hashlib import sha256
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from flows.project import paths
+from mmrl_core.config import Params
+from mmrl_core.data.shards import Example, read_examples, read_manifest
+from mmrl_core.evaluation.gate import is_gate_image
+from mmrl_core.protocols import PROTOCOLS, labels_of
+from mmrl_core.search.partitions import SearchData
+
+if TYPE_CHECKING:
+    from mmrl_core.clip.backbone import Backbone
+
+
+def search_data(params: Params, dataset: str) -> tuple[SearchData, list[str]]:
+    """The base classes' labelled items, and the prompt templates, the first of which is the data's until one is chosen.
+
+    Told without PyTorch.
+    """
+    protocol = PROTOCOLS[params.data.protocol]
+    folders = [paths.few_shot(dataset, max(params.shots), seed) for seed in params.seeds]
+    manifest = read_manifest(folders[0])
+    names, base, templates = manifest["class_names"], labels_of(manifest, protocol.trains_on), manifest["templates"]
+    train = [_read(folder, "train", protocol.trains_on) for folder in folders]
+    if params.search.validation == "full":
+        pool = _read(paths.pool(dataset), "val", protocol.trains_on)
+        val = [[example for example in pool if not is_gate_image(example.path)]] * len(folders)
+    else:
+        val = [_read(folder, "val", protocol.trains_on) for folder in folders]
+    digests = {example.path: sha256(example.image).hexdigest() for part in [*train, *val] for example in part}
+    return SearchData(names, templates[0], base, params.seeds, train, val, protocol.new_classes, digests), templates
+
+
+def template_accuracies(backbone: "Backbone", data: SearchData, templates: list[str]) -> dict[str, float | None]:
+    """Every template's zero-shot accuracy on the items for validation.
+
+    Of a single template, or without a validation image, nothing is measured.
+    """
+    from mmrl_core.evaluation.templates import template_accuracies as measured
+
+    labelled = list({example.path: example for examples in data.val for example in examples}.values())
+    if not labelled or len(templates) == 1:
+        return dict.fromkeys(templates)
+    return measured(backbone, templates, data.class_names, data.base, labelled)
+
+
+def best_template(accuracies: dict[str, float | None]) -> str:
+    return max(accuracies, key=lambda one: accuracies[one] or 0)
+
+
+def _read(folder: Path, split: str, halves: tuple[str, ...]) -> list[Example]:
+    return [example for half in halves for example in read_examples(folder, split, half)]

@@ -1,0 +1,202 @@
+"""Weights of CLIPs by open_clip's tag or from a file: fetched, checked, and given the activation they need.
+
+OpenAI's CLIPs apply QuickGELU, most others GELU, and weights under the wrong one load without complaint and are wrong.
+A tag, or a file whose sha256 open_clip's list holds, needs what open_clip says of it; a file in OpenAI's format needs
+QuickGELU; of any other file the activation cannot be read off, and the model's name decides: ViT-B-16 has GELU,
+ViT-B-16-quickgelu has QuickGELU. A plain name takes the activation that the weights need, a -quickgelu name refuses
+weights known to need GELU. Images are normalised as a tag or a known file asks, otherwise as OpenAI's.
+
+No file is unpickled: TorchScript archives go through `torchscript.py`, others through torch's `weights_only`.
+"""
+
+import difflib
+import pickle
+import re
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from mmrl_core.clip.openclip import open_clip
+from mmrl_core.clip.torchscript import is_torchscript, read_tensors
+from mmrl_core.errors import UserError
+from mmrl_core.files import sha256_file
+
+# open_clip's names and tags whose towers and activation the tests check; other plain CLIP ViTs should do as well.
+TESTED = (
+    ("ViT-B-16", "openai"), ("ViT-B-32", "openai"), ("ViT-L-14", "openai"),
+    ("ViT-B-16", "laion400m_e32"), ("ViT-B-32", "laion400m_e32"), ("ViT-L-14", "laion400m_e32"),
+    ("ViT-B-16", "laion2b_s34b_b88k"), ("ViT-B-32", "laion2b_s34b_b79k"), ("ViT-L-14", "laion2b_s32b_b82k"),
+    ("ViT-B-16", "datacomp_xl_s13b_b90k"), ("ViT-B-32", "datacomp_xl_s13b_b90k"), ("ViT-L-14", "datacomp_xl_s13b_b90k"),
+)  # fmt: skip
+OPENAI_KEYS = {"input_resolution", "context_length", "vocab_size"}  # beside the weights, in OpenAI's files alone
+
+
+class Loaded(NamedTuple):
+    """A model of open_clip with its weights, and the digest of the file they came from, if they came from one."""
+
+    clip: nn.Module
+    file_sha256: str | None
+
+
+def load_clip(name: str, weights: str | None) -> Loaded:
+    """The model of that open_clip name with the weights of a tag, a file, or `random` / `random:SEED`.
+
+    Raises UserError for an unknown name, tag or file, for a tag that cannot be fetched, and for weights that do not fit
+    the model or its activation, or are not the file that their name or place says.
+    """
+    _check_name(name, weights)
+    if weights.split(":")[0] == "random":
+        return Loaded(_random_model(name, weights), None)
+    known = _tag(name, weights)
+    if known is None and not Path(weights).is_file():
+        tags = ", ".join(open_clip.list_pretrained_tags_by_model(name))
+        raise UserError(f"backbone.weights {weights!r} is neither a file nor a tag of {name} ({tags})")
+    if known is not None:
+        _check_activation(name, weights, known)  # before anything is fetched
+    path = Path(weights if known is None else _fetched(name, weights, known))
+    sha256 = sha256_file(path)
+    check_digest(path, sha256)
+    return Loaded(_model(name, weights, path, known or _published_by(sha256)), sha256)
+
+
+def _check_name(name: str, weights: str | None) -> None:
+    if name not in open_clip.list_models():
+        near = difflib.get_close_matches(name, ["tiny", *open_clip.list_models()], n=3)
+        hint = f"; did you mean {' or '.join(near)}?" if near else "; see open_clip.list_models()"
+        raise UserError(f"backbone.name {name!r} is not a model of open_clip{hint}")
+    if not weights:
+        raise UserError(f"backbone.weights is not set for {name}; give a file, an open_clip tag, or `random`")
+    text = open_clip.get_model_config(name)["text_cfg"]
+    if any(text.get(key) for key in ("hf_model_name", "hf_tokenizer_name")):
+        raise UserError(
+            f"backbone {name} is not supported: its text tower or tokenizer is not CLIP's; use a plain CLIP"
+        )
+
+
+def _random_model(name: str, weights: str) -> nn.Module:
+    _, _, seed = weights.partition(":")
+    if seed and not seed.isdigit():
+        raise UserError(f"backbone.weights {weights!r}: the seed after `random:` must be a whole number")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(int(seed or 0))
+        return open_clip.create_model(name, pretrained=None)
+
+
+def _plain(name: str) -> str:
+    return name.removesuffix("-quickgelu")
+
+
+def _tag(name: str, weights: str) -> dict | None:
+    """What open_clip knows of a tag of the model; for a -quickgelu name it lists only the tags that need QuickGELU."""
+    models = [model for model in (name, _plain(name)) if weights in open_clip.list_pretrained_tags_by_model(model)]
+    return open_clip.get_pretrained_cfg(models[0], weights) if models else None
+
+
+def _check_activation(name: str, weights: str, known: dict) -> None:
+    if open_clip.get_model_config(name).get("quick_gelu") and not known.get("quick_gelu"):
+        raise UserError(
+            f"backbone.weights {weights} was trained with GELU, but {name} has QuickGELU; use {_plain(name)}"
+        )
+
+
+def _fetched(name: str, tag: str, known: dict) -> str:
+    try:
+        return open_clip.download_pretrained(known)
+    except Exception as error:  # a hub raises many kinds
+        raise UserError(
+            f"backbone.weights {tag!r} of {name} could not be fetched ({_short(error)}); "
+            f"try again with a network, or give the path of a weights file instead of the tag"
+        ) from error
+
+
+def _model(name: str, weights: str, path: Path, known: dict | None) -> nn.Module:
+    try:
+        state = openai_state(path)
+        return _from_file(name, weights, path, known) if state is None else _openai_model(name, state)
+    except UserError:
+        raise
+    except pickle.UnpicklingError as error:  # torch's own text advises to unpickle it
+        reason = "it is damaged or holds more than tensors; fetch it again or save its state dict"
+        raise UserError(f"backbone.weights {weights!r} does not load into {name}: {reason}") from error
+    except Exception as error:  # a file format or key mismatch: open_clip and torch raise many kinds
+        raise UserError(f"backbone.weights {weights!r} does not load into {name}: {_short(error)}") from error
+
+
+def _from_file(name: str, weights: str, path: Path, known: dict | None) -> nn.Module:
+    if known is None:
+        return open_clip.create_model(name, pretrained=str(path))
+    _check_activation(name, weights, known)
+    quick, pixels = bool(known.get("quick_gelu")), {key: known[key] for key in ("mean", "std") if key in known}
+    return open_clip.create_model(name, pretrained=str(path), force_quick_gelu=quick, force_preprocess_cfg=pixels)
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
+
+
+def openai_state(path: Path) -> dict[str, Tensor] | None:
+    """The weights (half precision where OpenAI has that) of a file in OpenAI's format, None for any other file.
+
+    That is the TorchScript archive that OpenAI publishes, or its state dict saved with `torch.save`. Raises
+    pickle.UnpicklingError on a file that holds anything but tensors, ValueError on an archive of another make, and what
+    torch raises on a damaged file.
+    """
+    if path.suffix in (".safetensors", ".npz", ".npy"):
+        return None
+    archive = is_torchscript(path)
+    state = read_tensors(path) if archive else _state_dict(path)
+    is_openai = isinstance(state, Mapping) and state.keys() >= OPENAI_KEYS
+    if archive and not is_openai:
+        raise ValueError("it is a TorchScript archive, but not of an OpenAI model; save its state dict instead")
+    if not is_openai:
+        return None
+    return {key: value for key, value in state.items() if key not in OPENAI_KEYS}
+
+
+def _state_dict(path: Path):
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+
+
+def _openai_model(name: str, state: dict[str, Tensor]) -> nn.Module:
+    """OpenAI trained with QuickGELU, whatever the model's name says; weights in float32."""
+    clip = open_clip.CLIP(**{**open_clip.get_model_config(name), "quick_gelu": True})
+    clip.load_state_dict(state)
+    return clip
+
+
+def _published() -> dict[str, tuple[str, dict]]:
+    """File name -> sha256 or its first digits, and open_clip's facts: the files whose address carries a digest."""
+    facts = [open_clip.get_pretrained_cfg(*pair) for pair in open_clip.list_pretrained()]
+    return {known["url"].split("/")[-1]: (digest, known) for known in facts if (digest := _digest_in(known["url"]))}
+
+
+def _digest_in(url: str) -> str:
+    """OpenAI's folder is a sha256, open_clip's own file names end in its first eight digits."""
+    folder, _, file = url.rpartition("/")
+    if "openaipublic" in url:
+        return folder.split("/")[-1]
+    return Path(file).stem.split("-")[-1] if "mlfoundations" in url else ""
+
+
+def _published_by(sha256: str) -> dict | None:
+    return next((known for digest, known in _published().values() if sha256.startswith(digest)), None)
+
+
+def check_digest(path: Path, sha256: str) -> None:
+    """Raises UserError when a file is not what it is called or where it lies says.
+
+    Files that bear a published name must be that file. A folder named by a sha256, as in OpenAI's addresses, and a
+    link to a file so named, as in the Hugging Face cache, say what the file must be.
+    """
+    digests = [name for name in (path.parent.name, path.resolve().name) if re.fullmatch("[0-9a-f]{64}", name)]
+    published, _ = _published().get(path.name, ("", {}))
+    for digest in [published, *digests]:
+        if not sha256.startswith(digest):
+            raise UserError(
+                f"the weights {path} are not the file that their name or folder says: the sha256 begins with "
+                f"{sha256[:12]}, not {digest[:12]}; fetch them again, or rename them if they are another model's"
+            )

@@ -1,0 +1,88 @@
+"""Datasets of the user's own: an image folder, a table of paths, or WebDataset shards."""
+
+import hashlib
+import json
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from mmrl_core.data.benchmark.coop import SPLITS
+from mmrl_core.data.own import folder, table, tars
+from mmrl_core.data.own.class_names import bare_numbers, base_labels, ordered_labels, readable_names
+from mmrl_core.data.own.findings import Placed, findings
+from mmrl_core.data.own.records import Gathered
+from mmrl_core.data.own.splits import splits_of
+from mmrl_core.data.source import Source
+from mmrl_core.data.splits import Item
+from mmrl_core.errors import UserError
+from mmrl_core.files import canonical_json
+from mmrl_core.sections import OwnSection
+
+READERS = 8  # threads that read and hash images
+
+
+def open_source(key: str, spec: OwnSection) -> Source:
+    """The dataset as params.yaml describes it under data.own. Every image is read once, to know equal ones.
+
+    Items lie by label, then path; labels count the classes in the order of their folders or labels. Raises UserError
+    naming what is missing or wrong.
+    """
+    gathered = _gather(spec)
+    labels = ordered_labels(gathered)
+    names = readable_names(gathered, labels, _path(spec.classes))
+    base = base_labels(spec.base_classes, labels, names, f"data.own.{key}.base_classes")
+    items = _items(gathered, labels, names)
+    digests = _digests(gathered)
+    splits = splits_of(gathered.where, gathered.records, digests, spec)
+    placed = [Placed(item.path, item.class_name, *pair) for item, *pair in zip(items, splits, digests, strict=True)]
+    lists = {
+        split: sorted((item for item, own in zip(items, splits, strict=True) if own == split), key=_by_label)
+        for split in SPLITS
+    }
+    notes = [*gathered.notes, *bare_numbers(names), *findings(placed)]
+    return Source(key, [spec.template], names, **lists, reader=gathered.reader, base=base, notes=notes)
+
+
+def fingerprint(key: str, spec: OwnSection) -> dict:
+    """As catalog.fingerprint: settings, number of images and classes, and path, size and time of every file."""
+    gathered = _gather(spec)
+    files = sorted({*gathered.files, *filter(None, [_path(spec.classes)])})
+    facts = {
+        "dataset": key,
+        "spec": spec.model_dump(),
+        "files_sha256": hashlib.sha256(json.dumps([_stat(file) for file in files]).encode()).hexdigest(),
+        "counts": {"images": len(gathered.records), "classes": len(ordered_labels(gathered)), "files": len(files)},
+    }
+    return {**facts, "digest": hashlib.sha256(canonical_json(facts)).hexdigest()}
+
+
+def _gather(spec: OwnSection) -> Gathered:
+    if spec.shards:
+        return tars.gather(spec.shards)
+    return table.gather(Path(spec.table), _path(spec.images)) if spec.table else folder.gather(Path(spec.images))
+
+
+def _path(name: str | None) -> Path | None:
+    return Path(name) if name else None
+
+
+def _items(gathered: Gathered, labels: list[str], names: list[str]) -> list[Item]:
+    number_of = {label: number for number, label in enumerate(labels)}
+    numbers = [number_of[record.label] for record in gathered.records]
+    return [Item(record.path, number, names[number]) for record, number in zip(gathered.records, numbers, strict=True)]
+
+
+def _by_label(item: Item) -> tuple[int, str]:
+    return item.label, item.path
+
+
+def _digests(gathered: Gathered) -> list[str]:
+    with ThreadPoolExecutor(READERS) as pool:
+        return list(pool.map(lambda record: hashlib.sha256(gathered.reader(record)).hexdigest(), gathered.records))
+
+
+def _stat(path: Path) -> list:
+    try:
+        found = path.stat()
+    except OSError as error:
+        raise UserError(f"cannot find {path} ({error.strerror}); correct its path or put it there") from None
+    return [str(path), found.st_size, found.st_mtime_ns]

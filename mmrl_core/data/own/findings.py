@@ -1,0 +1,72 @@
+"""What the user should know of their data: classes that are short of images, and images that occur twice."""
+
+from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable, Iterable
+from itertools import combinations
+from typing import NamedTuple
+
+from mmrl_core.data.benchmark.coop import SPLITS
+from mmrl_core.data.own.records import some
+
+
+class Placed(NamedTuple):
+    """An image of the data, its class and the split it went to."""
+
+    path: str
+    class_name: str
+    split: str
+    sha256: str
+
+
+def findings(images: list[Placed]) -> list[str]:
+    """One line for each kind of finding: how many, and the first of them."""
+    return [*_short_classes(images), *_repeated(images), *_under_two_classes(images), *_across_splits(images)]
+
+
+def _short_classes(images: list[Placed]) -> Iterable[str]:
+    counts = Counter(image.class_name for image in images)
+    filled = Counter((image.class_name, image.split) for image in images)
+    short = {"a single image": [name for name in counts if counts[name] == 1]}
+    for split, what in (("train", "no training image"), ("test", "no test image")):
+        short[what] = [name for name in counts if not filled[name, split]]
+    for what, names in short.items():
+        if names:
+            yield f"classes with {what}: {len(names)} of {len(counts)} ({some(names)})"
+
+
+def _repeated(images: list[Placed]) -> Iterable[str]:
+    groups = [group for group in _groups(images, lambda image: (image.sha256, image.class_name)) if len(group) > 1]
+    if groups:
+        number = sum(len(group) - 1 for group in groups)
+        yield f"images that repeat another of their class: {number}, the first {_pair(*groups[0][:2])}"
+
+
+def _under_two_classes(images: list[Placed]) -> Iterable[str]:
+    pairs = _parted(_groups(images, lambda image: image.sha256), lambda image: image.class_name)
+    if pairs:
+        yield f"images that lie under two classes: {len(pairs)}, the first {_pair(*pairs[0])}"
+
+
+def _across_splits(images: list[Placed]) -> Iterable[str]:
+    for splits in combinations(SPLITS, 2):
+        members = [image for image in images if image.split in splits]
+        pairs = _parted(_groups(members, lambda image: image.sha256), lambda image: image.split)
+        if pairs:
+            yield f"images of {splits[1]} that are in {splits[0]} too: {len(pairs)}, the first {_pair(*pairs[0])}"
+
+
+def _groups(images: Iterable[Placed], key: Callable[[Placed], Hashable]) -> list[list[Placed]]:
+    groups = defaultdict(list)
+    for image in images:
+        groups[key(image)].append(image)
+    return list(groups.values())
+
+
+def _parted(groups: list[list[Placed]], by: Callable[[Placed], str]) -> list[tuple[Placed, Placed]]:
+    """From each group whose members differ in `by`, the first member and the first that differs from it."""
+    parted = ((group[0], next((one for one in group if by(one) != by(group[0])), None)) for group in groups)
+    return [(first, other) for first, other in parted if other]
+
+
+def _pair(first: Placed, other: Placed) -> str:
+    return f"{first.path} and {other.path}"

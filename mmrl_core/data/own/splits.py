@@ -1,0 +1,66 @@
+"""Train, val and test of the user's own data. Byte-identical images never part ways when the splits are drawn here."""
+
+import hashlib
+from collections import Counter, defaultdict
+from collections.abc import Iterable
+from typing import NamedTuple
+
+from mmrl_core.data.own.records import Record
+from mmrl_core.errors import UserError
+from mmrl_core.sections import OwnSection
+
+
+class Content(NamedTuple):
+    """An image as its bytes and its label alone: what splits are drawn from, whatever the files are called."""
+
+    label: str
+    sha256: str
+
+
+def splits_of(where: str, records: list[Record], digests: list[str], spec: OwnSection) -> list[str]:
+    """The split of each record: the one it names; drawn by the shares of `spec` where none does; val drawn from train
+    where only train and test are named. Raises UserError when train or test is missing among named splits."""
+    given = {record.split for record in records}
+    contents = [Content(record.label, digest) for record, digest in zip(records, digests, strict=True)]
+    if given == {None}:
+        drawn = draw(contents, {"test": spec.test_share, "val": spec.val_share}, spec.split_seed)
+        return [drawn[content] for content in contents]
+    for split in ("train", "test"):
+        if split not in given:
+            raise UserError(f"{where} names splits but no {split} split; add one, or name no splits at all")
+    if "val" in given:
+        return [record.split for record in records]
+    pairs = list(zip(records, contents, strict=True))
+    training = [content for record, content in pairs if record.split == "train"]
+    drawn = draw(training, {"val": spec.val_share}, spec.split_seed)
+    return [drawn[content] if record.split == "train" else record.split for record, content in pairs]
+
+
+def draw(contents: Iterable[Content], shares: dict[str, float], seed: int) -> dict[Content, str]:
+    """The split of each distinct image: shares of its class for the splits named, the rest "train".
+
+    A class's draw depends on its own images and the seed alone. Every class keeps one image to train on, and has one
+    to test on where it has two. An image under two labels trains both: no score should rest on it.
+    """
+    distinct = set(contents)
+    labels_of = Counter(content.sha256 for content in distinct)
+    classes = defaultdict(list)
+    for content in distinct:
+        classes[content.label].append(content)
+    drawn = dict.fromkeys(distinct, "train")
+    for members in classes.values():
+        free = [content for content in members if labels_of[content.sha256] == 1]
+        drawn |= _draw_class(free, len(members), shares, seed)
+    return drawn
+
+
+def _draw_class(free: list[Content], total: int, shares: dict[str, float], seed: int) -> dict[Content, str]:
+    order = sorted(free, key=lambda content: hashlib.sha256(f"{seed} {content.sha256}".encode()).digest())
+    if len(order) == total:
+        order = order[1:]  # no other is sure to train
+    drawn = {}
+    for split, share in shares.items():
+        wanted = max(int(share * total + 0.5), split == "test")
+        drawn |= dict.fromkeys(order[:wanted], split)
+        order = order[wanted:]
+    return drawn

@@ -1,0 +1,187 @@
+"""Images in WebDataset tar files, known by tar and offset: the bytes stay on disk, nothing is unpacked or unpickled."""
+
+import glob
+import json
+import re
+import tarfile
+from collections.abc import Iterator
+from itertools import groupby
+from pathlib import Path, PurePosixPath
+from typing import NamedTuple
+
+from mmrl_core.data.benchmark import coop
+from mmrl_core.data.own.records import (
+    Gathered,
+    Record,
+    as_text,
+    check_file,
+    check_name,
+    is_hidden,
+    is_image,
+    split_named,
+)
+from mmrl_core.errors import UserError
+
+REPLACE = "replace the tar file"
+
+
+class Place(NamedTuple):
+    """Where the bytes of a tar member lie."""
+
+    tar: Path
+    offset: int
+    size: int
+
+    def read(self) -> bytes:
+        """The member's bytes. Raises UserError when the tar file is gone or shorter than it was."""
+        try:
+            with open(self.tar, "rb") as file:
+                file.seek(self.offset)
+                content = file.read(self.size)
+        except OSError as error:
+            raise UserError(f"cannot read {self.tar} ({error.strerror}); restore it") from None
+        if len(content) < self.size:
+            raise UserError(f"{self.tar} ends too early; {REPLACE}")
+        return content
+
+
+class Sample(NamedTuple):
+    """A sample's image, and its label as the tar writes it with the readable name that stands beside it, if one."""
+
+    path: str
+    image: Place
+    label: str
+    name: str | None
+
+
+def gather(shards: str) -> Gathered:
+    """The samples of all tar files in the folder `shards`, or of those that match it as a pattern, by path.
+
+    A path is the tar's, a slash, and the member's. Raises UserError on a tar that is damaged or cut short, and on a
+    sample without exactly one image and a label.
+    """
+    root, names = _tar_files(shards)
+    splits = _splits(shards, names)
+    samples = {name: list(_samples(root / name, name)) for name in names}
+    records = [Record(one.path, one.label, splits.get(name)) for name in names for one in samples[name]]
+    places = {one.path: one.image for name in names for one in samples[name]}
+    readable = _names(shards, [one for name in names for one in samples[name]])
+    files = [root / name for name in names]
+    return Gathered(shards, sorted(records), files, lambda item: places[item.path].read(), readable)
+
+
+def _tar_files(shards: str) -> tuple[Path, list[str]]:
+    """The folder that holds the tar files, and their paths below it."""
+    if Path(shards).is_dir():
+        root, found = Path(shards), [path for path, _ in coop.walk(Path(shards))]
+    else:
+        root = Path(re.split(r"[*?\[]", shards)[0] + "x").parent  # the folders before the first wildcard
+        found = [str(Path(path).relative_to(root)) for path in glob.glob(shards, recursive=True)]
+    names = sorted(name for name in found if name.lower().endswith(".tar") and not is_hidden(name))
+    if not names:
+        raise UserError(f"there is no .tar file at {shards}; name a folder of tar files, or a pattern such as a/*.tar")
+    for name in names:
+        check_file(root, name, shards)
+    return root, names
+
+
+def _splits(shards: str, names: list[str]) -> dict[str, str]:
+    """Tar -> split where every tar's folder or the first word of its name is one; empty where none is."""
+    words = {name: [PurePosixPath(name).parent.name, re.split(r"[^a-zA-Z]", Path(name).name)[0]] for name in names}
+    splits = {name: split for name in names for word in words[name] if (split := split_named(word))}
+    if splits and len(splits) < len(names):
+        other = next(name for name in names if name not in splits)
+        raise UserError(f"{shards}: {next(iter(splits))} names a split, {other} does not; name all tar files alike")
+    return splits
+
+
+def _names(shards: str, samples: list[Sample]) -> dict[str, str]:
+    named = {}
+    for sample in samples:
+        if sample.name is not None and named.setdefault(sample.label, sample.name) != sample.name:
+            names = f"{named[sample.label]!r} and {sample.name!r}"
+            raise UserError(f"{shards}: label {sample.label} is named {names} ({sample.path}); correct one of them")
+    return named
+
+
+def _samples(tar: Path, name: str) -> Iterator[Sample]:
+    """WebDataset's grouping: members that follow each other and share their name up to the file's first dot."""
+    seen = set()
+    for key, members in groupby(_members(tar), key=lambda member: _key_and_field(member[0])[0]):
+        if key in seen:
+            raise UserError(f"{tar}: the members of sample {key} do not lie together, or it comes twice; correct it")
+        seen.add(key)
+        yield _sample(f"{tar}, sample {key}", name, list(members))
+
+
+def _key_and_field(member: str) -> tuple[str, str]:
+    folder, slash, file = member.rpartition("/")
+    stem, _, field = file.partition(".")
+    return folder + slash + stem, field.lower()
+
+
+def _sample(where: str, name: str, members: list[tuple[str, Place]]) -> Sample:
+    fields = {_key_and_field(member)[1]: place for member, place in members}
+    if len(fields) < len(members):
+        raise UserError(f"{where} holds one member twice; correct the tar file")
+    images = [pair for pair in members if is_image(pair[0])]
+    # Of "jpg" and "mask.png" the first is the image; a lone "photo.jpg" is one as well.
+    images = [pair for pair in images if "." not in _key_and_field(pair[0])[1]] or images
+    if len(images) != 1:
+        raise UserError(f"{where} has {len(images)} images, not one; correct the tar file")
+    return Sample(f"{name}/{images[0][0]}", images[0][1], *_label(where, fields))
+
+
+def _label(where: str, fields: dict[str, Place]) -> tuple[str, str | None]:
+    """The label as text, from `cls` or else from `json`, and the class name that `json` holds beside it."""
+    facts = _json(where, fields["json"]) if "json" in fields else {}
+    label = _decoded(where, fields["cls"]).strip() if "cls" in fields else as_text(facts.get("label"))
+    name = as_text(facts.get("class_name"))
+    if not (label or name):
+        raise UserError(f"{where} has no cls, and no json with label or class_name; add one of them")
+    return (label, name) if label else (name, None)
+
+
+def _json(where: str, place: Place) -> dict:
+    try:
+        facts = json.loads(_decoded(where, place))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{where}: its json cannot be read ({error}); correct the tar file") from None
+    if not isinstance(facts, dict):
+        raise UserError(f"{where}: its json is no object with a label; correct the tar file")
+    return facts
+
+
+def _decoded(where: str, place: Place) -> str:
+    try:
+        return place.read().decode()
+    except UnicodeDecodeError:
+        raise UserError(f"{where}: its label is not UTF-8 text; correct the tar file") from None
+
+
+def _members(tar: Path) -> list[tuple[str, Place]]:
+    """Names and places of the files in a whole, uncompressed tar, in its order."""
+    try:
+        with tarfile.open(tar, "r:") as archive:
+            members = [_member(tar, info) for info in archive if not info.isdir()]
+            _check_end(archive)
+    except (tarfile.TarError, OSError, ValueError, OverflowError) as error:
+        raise UserError(f"cannot read the tar file {tar} ({error}); {REPLACE}") from None
+    return [member for member in members if not is_hidden(member[0])]
+
+
+def _member(tar: Path, info: tarfile.TarInfo) -> tuple[str, Place]:
+    check_name(info.name, str(tar))
+    if not info.isreg() or info.issparse():
+        raise UserError(f"{tar}: {info.name} is no regular file but a link, a device or sparse; put the file there")
+    return str(PurePosixPath(info.name)), Place(tar, info.offset_data, info.size)
+
+
+def _check_end(archive: tarfile.TarFile) -> None:
+    """A tar ends in zero blocks. tarfile takes a damaged header or the end of the file for the end as well."""
+    archive.fileobj.seek(archive.offset)
+    if archive.fileobj.read(tarfile.BLOCKSIZE) != bytes(tarfile.BLOCKSIZE):
+        raise ValueError(f"it is cut short or damaged at byte {archive.offset}")
+    while block := archive.fileobj.read(1 << 20):
+        if block.strip(b"\0"):
+            raise ValueError("more follows after its end; one tar was appended to another")

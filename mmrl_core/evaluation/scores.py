@@ -1,0 +1,154 @@
+"""Scores of an adapter and of the frozen CLIP on the same images: probabilities, accuracy, calibration.
+
+N images, C classes. Accuracies and probabilities are fractions in [0, 1].
+"""
+
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from hashlib import sha256
+from itertools import islice
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmrl_core.clip.backbone import Backbone
+from mmrl_core.clip.feature_store import FeatureStore, FrozenFeatures, Loaded, evaluation_key
+from mmrl_core.clip.towers import ImageTower
+from mmrl_core.data.images import decode
+from mmrl_core.data.parallel import map_in_order
+from mmrl_core.data.shards import Example
+from mmrl_core.data.views import test_views
+from mmrl_core.method.joint_logits import joint_logits
+from mmrl_core.method.model import AdaptedCLIP
+
+ECE_BINS = 15
+BATCH_SIZE = 64
+CHUNK = 16  # images that go through the frozen tower together; the last few are filled up to as many
+
+
+class Scores(NamedTuple):
+    """Per-image results; labels index the model's class names."""
+
+    items: list[str]
+    labels: Tensor  # (N,)
+    adapted: Tensor  # probabilities (N, C)
+    zero_shot: Tensor  # probabilities (N, C)
+    classes: list[int]  # the source label of each of the C classes
+
+    def where(self, wanted: Callable[[str], bool]) -> "Scores":
+        """Of the items alone that are wanted."""
+        rows = [row for row, item in enumerate(self.items) if wanted(item)]
+        return Scores([self.items[row] for row in rows], *(column[rows] for column in self[1:4]), self.classes)
+
+
+def batched(values: Iterable, size: int) -> Iterator[list]:
+    """Lists of up to `size` successive values (itertools.batched, which Python 3.11 lacks)."""
+    values = iter(values)
+    while batch := list(islice(values, size)):
+        yield batch
+
+
+def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = ECE_BINS) -> float:
+    """ECE with equal-width bins of the top probability (Guo et al., 2017): (N, C), (N,) -> fraction."""
+    confidence, prediction = probabilities.max(dim=-1)
+    correct = (prediction == labels).double()
+    index = (confidence * bins).long().clamp(max=bins - 1)
+    gaps = torch.zeros(bins, dtype=torch.double).index_add_(0, index, correct - confidence.double())
+    return float(gaps.abs().sum() / len(labels))
+
+
+def summary(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
+    """accuracy, n, calibration error (ece) and mean negative log-likelihood (nll, nats) of (N, C) against (N,)."""
+    true = probabilities[torch.arange(len(labels)), labels].clamp_min(1e-12)
+    return {
+        "accuracy": float((probabilities.argmax(-1) == labels).double().mean()),
+        "n": len(labels),
+        "ece": expected_calibration_error(probabilities, labels),
+        "nll": float(-true.double().log().mean()),
+    }
+
+
+def score(
+    model: AdaptedCLIP,
+    examples: Iterable[Example],
+    labels: list[int],
+    trained: Collection[int],
+    report: Callable[[int], None] | None = None,
+    store: FeatureStore | None = None,
+    digests: Mapping[str, str] = {},
+) -> Scores:
+    """Score a stream of examples, batch by batch, by the adapter and zero-shot.
+
+    `labels[i]` is the source label of the model's class i; those among `trained` get the fused logits, the others the
+    class logits (`joint_logits`). `report(n)` is called with the images done so far. `store` keeps frozen features for
+    other calls, by the sha256 of the encoded images, of which some may be known by their paths (`digests`).
+    """
+    [scores] = score_each([model], examples, labels, trained, report, store, digests)
+    return scores
+
+
+@torch.inference_mode()
+def score_each(
+    models: Sequence[AdaptedCLIP],
+    examples: Iterable[Example],
+    labels: list[int],
+    trained: Collection[int],
+    report: Callable[[int], None] | None = None,
+    store: FeatureStore | None = None,
+    digests: Mapping[str, str] = {},
+) -> list[Scores]:
+    """What `score` gives for each of several models of one backbone and the same classes.
+
+    Images are read, decoded and passed through the frozen tower once. On a CPU the scores are the same bits as alone.
+    """
+    mask = torch.tensor([label in trained for label in labels])
+    position = {label: index for index, label in enumerate(labels)}
+    texts, parts, truth, items = [model.text_features() for model in models], [[] for _ in models], [], []
+    towers = sorted((model.image_tower for model in models), key=lambda tower: tower.first)
+    features = FrozenFeatures(towers[0], CHUNK, store)
+
+    def load(batch: list[Example]) -> tuple[list[Example], Loaded]:
+        keys = [evaluation_key(_digest(example, digests)) if store else example.key for example in batch]
+        return batch, features.load(keys, lambda rows: test_batch(models[0].backbone, [batch[row] for row in rows]))
+
+    for batch, loaded in map_in_order(load, batched(examples, BATCH_SIZE), size=1):
+        frozen = features.frozen(loaded)
+        trunks = _trunks(towers, frozen.trunk, features.chunk)
+        for model, text, found in zip(models, texts, parts, strict=True):
+            adapted = joint_logits(model.from_trunk(trunks[model.image_tower.first], text), mask)
+            found.append((adapted.softmax(-1).cpu(), model.zero_shot_logits(frozen.zero_shot).softmax(-1).cpu()))
+        truth += [position[example.label] for example in batch]
+        items += [example.path for example in batch]
+        if report:
+            report(len(items))
+    empty = (torch.empty(0, len(labels)), torch.empty(0, len(labels)))
+    own = torch.tensor(truth, dtype=torch.long)
+    return [Scores(items, own, *map(torch.cat, zip(*(found or [empty]), strict=True)), labels) for found in parts]
+
+
+def _digest(example: Example, known: Mapping[str, str]) -> str:
+    return known.get(example.path) or sha256(example.image).hexdigest()
+
+
+def _trunks(towers: Sequence[ImageTower], trunk: Tensor, chunk: int) -> dict[int, Tensor]:
+    """By its number of blocks, each tower's trunk from that of the one before, the first one's being given."""
+    last = towers[0].first
+    trunks = {last: trunk}
+    for tower in towers:
+        trunks[tower.first], last = tower.advance(trunks[last], last, chunk), tower.first
+    return trunks
+
+
+def merged(parts: Iterable[Scores], classes: list[int]) -> Scores:
+    """One after another."""
+    parts = list(parts)
+    n = len(classes)
+    empty = [(torch.empty(0, dtype=torch.long), torch.empty(0, n), torch.empty(0, n))]
+    columns = zip(*([part[1:4] for part in parts] or empty), strict=True)
+    return Scores([item for part in parts for item in part.items], *map(torch.cat, columns), classes)
+
+
+def test_batch(backbone: Backbone, examples: Iterable[Example]) -> Tensor:
+    """The examples' test views (B, 3, S, S)."""
+    images = [decode(example.image, example.path) for example in examples]
+    return test_views(images, backbone.image_size, backbone.mean, backbone.std)

@@ -1,0 +1,27 @@
+"""The choice among a dataset's prompt templates: the zero-shot CLIP's best, which adapters then use as well."""
+
+import torch
+from torch import Tensor
+
+from mmrl_core.clip.backbone import Backbone
+from mmrl_core.data.shards import Example
+from mmrl_core.evaluation.scores import BATCH_SIZE, batched, test_batch
+
+
+@torch.inference_mode()
+def template_accuracies(
+    backbone: Backbone, templates: list[str], class_names: list[str], labels: list[int], examples: list[Example]
+) -> dict[str, float]:
+    """Zero-shot accuracy (fraction) of each template on labelled images, among the classes `labels`, in that order.
+
+    `class_names` are by source label, as the examples' labels are; needs at least one example.
+    """
+    images = torch.cat([backbone.encode_image(test_batch(backbone, part)) for part in batched(examples, BATCH_SIZE)])
+    truth = torch.tensor([labels.index(example.label) for example in examples])
+    names = [class_names[label] for label in labels]
+    return {template: _accuracy(images, backbone.encode_text(names, template), truth) for template in templates}
+
+
+def _accuracy(images: Tensor, text: Tensor, truth: Tensor) -> float:
+    """Of images (N, E) against class features (C, E) and true places (N,)."""
+    return ((images @ text.T).argmax(-1).cpu() == truth).double().mean().item()

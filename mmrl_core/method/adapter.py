@@ -1,0 +1,179 @@
+"""The adapter: every learnable tensor of MMRL or MMRL++, and its files (safetensors + JSON)."""
+
+import hashlib
+from pathlib import Path
+from typing import Any
+
+import safetensors.torch
+import torch
+from safetensors import SafetensorError
+from torch import Tensor, nn
+
+from mmrl_core.clip.backbone import Backbone
+from mmrl_core.config import AdapterConfig, parse
+from mmrl_core.errors import UserError
+from mmrl_core.files import canonical_json, read_json, write_bytes, write_json
+from mmrl_core.method.published_checkpoints import to_adapter_state
+from mmrl_core.method.representation import FreeProjection, LinearAligner, ResidualProjection, SharedResidualAligner
+
+TENSORS, CARD = "adapter.safetensors", "adapter.json"
+
+
+class Adapter(nn.Module):
+    """The shared space, one aligner a tower and the projection of the representation features; nothing else.
+
+    Raises UserError when the insertion depth lies beyond the backbone's shallower tower.
+    """
+
+    def __init__(self, config: AdapterConfig, backbone: Backbone):
+        super().__init__()
+        self.config, self.n_insert = config, backbone.depth - config.insertion_depth + 1
+        if self.n_insert < 1:
+            raise UserError(
+                f"adapter.insertion_depth {config.insertion_depth} is beyond the {backbone.depth} layers of "
+                f"backbone {backbone.name}; choose 1 to {backbone.depth}"
+            )
+        self.made_for = _measures(backbone)
+        self.space = nn.Parameter(torch.randn(config.n_tokens, config.rep_dim) * 0.02)
+        self.image_aligner = self._aligner(backbone.image_width)
+        self.text_aligner = self._aligner(backbone.text_width)
+        self.projection = self._projection(backbone.image_width, backbone.embed_dim)
+
+    def _aligner(self, width: int) -> nn.Module:
+        config = self.config
+        if config.method == "mmrl":
+            return LinearAligner(self.n_insert, width, config.rep_dim)
+        return SharedResidualAligner(self.n_insert, width, config.rep_dim, config.residual_rank)
+
+    def _projection(self, width: int, embed_dim: int) -> nn.Module:
+        if self.config.method == "mmrl":
+            return FreeProjection(width, embed_dim)
+        return ResidualProjection(width, embed_dim, self.config.projection_rank)
+
+    def image_tokens(self) -> Tensor:
+        """Tokens of every insertion layer of the image tower (n_insert, K, d_v)."""
+        return self.image_aligner(self.space)
+
+    def text_tokens(self) -> Tensor:
+        """Tokens of every insertion layer of the text tower (n_insert, K, d_t)."""
+        return self.text_aligner(self.space)
+
+    def fused(self, by_class: Tensor, by_rep: Tensor) -> Tensor:
+        """Logits of both branches (B, C), weighted by alpha."""
+        return self.alpha * by_class + (1 - self.alpha) * by_rep
+
+    @property
+    def alpha(self) -> float:
+        """Weight of the class branch."""
+        return self.config.alpha
+
+    @property
+    def reg_weight(self) -> float:
+        """Weight of the distance to the frozen features."""
+        return self.config.reg_weight
+
+    @property
+    def n_trainable(self) -> int:
+        """Number of trainable parameters."""
+        return sum(tensor.numel() for tensor in self.parameters())
+
+    def check_fits(self, backbone: Backbone) -> None:
+        """Raise UserError unless the adapter was made for a backbone of these widths and this depth."""
+        for name, measure in _measures(backbone).items():
+            if self.made_for[name] != measure:
+                raise UserError(
+                    f"the adapter is made for {name} {self.made_for[name]} but backbone {backbone.name} has {measure}; "
+                    f"use the adapter settings and backbone that belong together"
+                )
+
+    def load_published(self, state_dict: dict[str, Tensor]) -> None:
+        """Take over the learnable tensors of the authors' code, by their names; other tensors are passed over."""
+        state = to_adapter_state(state_dict, self.config.method)
+        self._check_shapes(state, "the published checkpoint")
+        self.load_state_dict(state)
+
+    def _check_shapes(self, other: dict[str, Tensor], what: str) -> None:
+        for name, tensor in self.state_dict().items():
+            if name not in other or other[name].shape != tensor.shape:
+                found = tuple(other[name].shape) if name in other else "nothing"
+                raise UserError(
+                    f"adapter tensor {name} is {tuple(tensor.shape)} but {what} has {found}; "
+                    f"use the adapter settings and backbone that belong together"
+                )
+
+
+def _measures(backbone: Backbone) -> dict[str, int]:
+    """What the shapes of an adapter's tensors depend on, beside its settings."""
+    return {name: getattr(backbone, name) for name in ("depth", "image_width", "text_width", "embed_dim")}
+
+
+def save_adapter(folder: str | Path, adapter: Adapter, backbone: Backbone, card: dict[str, Any]) -> dict[str, Any]:
+    """Write adapter.safetensors and adapter.json; returns the JSON document.
+
+    `card` brings class_names, template, settings with their sources and the digests of the data.
+    """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter.state_dict().items()}
+    content = safetensors.torch.save(tensors)
+    document = {
+        "kind": "adapter",
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "trainable": adapter.n_trainable,
+        "adapter": adapter.config.model_dump(),
+        "backbone": {
+            "name": backbone.name,
+            "weights": backbone.weights,
+            "sha256": backbone.weights_sha256,
+            "file_sha256": backbone.weights_file_sha256,
+        },
+        **card,
+    }
+    document["card_sha256"] = _card_sha256(document)
+    write_bytes(Path(folder) / TENSORS, content)
+    write_json(Path(folder) / CARD, document)
+    return document
+
+
+def _card_sha256(card: dict[str, Any]) -> str:
+    """Digest of all that the card says, itself and the file format apart."""
+    content = {key: value for key, value in card.items() if key not in ("schema_version", "card_sha256")}
+    return hashlib.sha256(canonical_json(content)).hexdigest()
+
+
+def read_card(folder: str | Path) -> dict[str, Any]:
+    """The adapter.json of a folder. Raises UserError when missing, altered or of another kind."""
+    path = Path(folder) / CARD
+    card = read_json(path, made_by="mmrl train")
+    if card.get("kind") != "adapter":
+        raise UserError(f"{path} does not describe an adapter; point at a folder that `mmrl train` wrote")
+    if card.get("card_sha256") != _card_sha256(card):
+        raise UserError(f"{path} does not match its own card_sha256; it was altered, train it again")
+    return card
+
+
+def load_adapter(folder: str | Path, backbone: Backbone) -> tuple[Adapter, dict[str, Any]]:
+    """Read an adapter and its card, verifying file hash and backbone. Raises UserError for any mismatch."""
+    folder, card = Path(folder), read_card(folder)
+    if card["backbone"]["sha256"] != backbone.weights_sha256:
+        raise UserError(
+            f"{folder} was trained on backbone {card['backbone']['name']} with weights "
+            f"{card['backbone']['sha256'][:12]}, not on {backbone.name} with {backbone.weights_sha256[:12]}; "
+            f"load that backbone or train a new adapter"
+        )
+    adapter = Adapter(parse(AdapterConfig, card["adapter"], str(folder / CARD)), backbone)
+    state = _read_tensors(folder / TENSORS, card["sha256"])
+    adapter._check_shapes(state, str(folder / TENSORS))
+    adapter.load_state_dict(state)
+    return adapter.to(backbone.device), card
+
+
+def _read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
+    try:
+        content = path.read_bytes()
+        tensors = safetensors.torch.load(content)
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); run `mmrl train` first") from None
+    except SafetensorError as error:
+        raise UserError(f"{path} is not a safetensors file ({error}); pickles are never read here") from None
+    if hashlib.sha256(content).hexdigest() != sha256:
+        raise UserError(f"{path} does not match the sha256 in its {CARD}; it was altered, train it again")
+    return tensors

@@ -1,0 +1,320 @@
+"""fit(): the one training loop, whoever launches it.
+
+A run depends on its settings and data alone: order and views are functions of (seed, epoch, item), nothing draws from
+a generator that goes on between epochs. So a run that is resumed from a checkpoint ends where an unbroken one does.
+"""
+
+import math
+from collections.abc import Callable, Hashable, Iterator, Sequence
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from mmrl_core.clip.backbone import Backbone
+from mmrl_core.clip.feature_store import FeatureStore, FrozenFeatures, Loaded, image_digest, training_key
+from mmrl_core.clip.precision import settle_precision
+from mmrl_core.clip.towers import CHUNK_TOKENS, Frozen
+from mmrl_core.config import AdapterConfig, TrainConfig
+from mmrl_core.data.parallel import map_in_order
+from mmrl_core.data.sets import ImageSet
+from mmrl_core.data.views import train_view, view_seed
+from mmrl_core.distributed import Workers
+from mmrl_core.errors import UserError
+from mmrl_core.method.adapter import Adapter
+from mmrl_core.method.model import AdaptedCLIP
+from mmrl_core.training.checkpoints import EVERY, Checkpoints, Nowhere, newest, opened, pack, unpack
+from mmrl_core.training.optimizer import AdamW
+from mmrl_core.training.process import keep_freed_memory
+from mmrl_core.training.stack import StackedCLIP, stackable
+from mmrl_core.training.step import TERMS, TrainingStep
+
+BETAS, WEIGHT_DECAY = (0.9, 0.999), 5e-4
+WARMUP_LR = 1e-5
+SMALL = 12 * 384**2  # layers x width^2: a ViT-S
+KEPT_FLOATS = 24  # that a layer keeps for the backward pass, a token and unit of width
+
+Report = Callable[[int, dict[str, float]], None]
+
+
+class Fitted(NamedTuple):
+    """The trained adapter, every epoch's metrics (means over its steps), those before a resume included, and the
+    precision, where it was `auto` the one that the device settled."""
+
+    adapter: Adapter
+    history: list[dict[str, float]]
+    precision: str
+
+
+def settle_process(backbone: Backbone) -> None:
+    """What a process that trains or evaluates sets for itself: how it keeps memory, and its threads."""
+    keep_freed_memory()
+    settle_threads(backbone)
+
+
+def settle_threads(backbone: Backbone) -> None:
+    """Give a small backbone one CPU thread: more are no faster, and sums in another order would give other bits."""
+    if is_small(backbone):
+        torch.set_num_threads(1)
+
+
+def is_small(backbone: Backbone) -> bool:
+    """Whether its image tower is smaller than a ViT-S: a few-shot training then takes seconds."""
+    return len(backbone.image_blocks) * backbone.image_width**2 < SMALL
+
+
+def new_optimizer(adapter: Adapter, lr: float) -> AdamW:
+    """AdamW over every trainable tensor, weight decay included."""
+    return AdamW(adapter.parameters(), lr=lr, betas=BETAS, weight_decay=WEIGHT_DECAY, fused=True)
+
+
+def lr_at(epoch: int, train: TrainConfig) -> float:
+    """Learning rate of an epoch, counted from 0: constant warm-up, then a cosine that does not reach zero."""
+    if epoch < train.warmup_epochs:
+        return WARMUP_LR
+    return 0.5 * train.lr * (1 + math.cos(math.pi * (epoch - train.warmup_epochs) / train.epochs))
+
+
+def new_adapter(config: AdapterConfig, backbone: Backbone, seed: int) -> Adapter:
+    """A freshly initialised adapter, a function of its configuration and the seed."""
+    with torch.random.fork_rng(devices=[]):
+        torch.random.default_generator.manual_seed(seed)
+        return Adapter(config, backbone).to(backbone.device)
+
+
+def batches(n: int, train: TrainConfig, epoch: int) -> Iterator[list[int]]:
+    """Item indices of every batch of an epoch; the last partial batch is dropped when there is a full one."""
+    generator = torch.Generator().manual_seed(view_seed(train.seed, epoch, "order") >> 1)
+    order = torch.randperm(n, generator=generator).tolist()
+    size = min(train.batch_size, n)
+    for start in range(0, n - size + 1, size):
+        yield order[start : start + size]
+
+
+class Training(NamedTuple):
+    """What one run is trained with."""
+
+    adapter: AdapterConfig
+    train: TrainConfig
+    data: ImageSet
+
+
+def fit(
+    backbone: Backbone,
+    config: AdapterConfig,
+    train: TrainConfig,
+    data: ImageSet,
+    *,
+    report: Report | None = None,
+    checkpoints: str | Path | Checkpoints | None = None,
+    store: FeatureStore | None = None,
+    workers: Workers | None = None,
+) -> Fitted:
+    """Train an adapter; the last epoch's weights are the result, the same on every one of `workers`.
+
+    `report(epoch, metrics)` is called for every epoch, counted from 0. With `checkpoints`, a folder or a store of them,
+    the state is kept after every epoch and every EVERY steps, and a later call goes on from it, reporting the epochs
+    behind it first, whatever the number of workers was. `store` keeps frozen features for other calls. Raises
+    UserError when loss or gradient stop being finite, for a precision that the backbone's device does not have, and
+    for more workers than a batch has images or the data classes.
+    """
+    workers = workers or Workers()
+    if not data.items:
+        raise UserError("there is no training image; prepare at least one shot of one class")
+    check_division(workers.size, train.batch_size, len(data.items), len(data.class_names))
+    run = _begin(backbone, [Training(config, train, data)], opened(checkpoints), store, workers)
+    return run.through(report or (lambda epoch, metrics: None))[0]
+
+
+def fit_together(
+    backbone: Backbone, trainings: Sequence[Training], *, store: FeatureStore | None = None
+) -> list[Fitted]:
+    """What `fit` makes of each but for rounding, with the steps of every group taken together. Raises as `fit` does."""
+    fitted: dict[int, Fitted] = {}
+    for group in groups(backbone, trainings):
+        run = _begin(backbone, [trainings[index] for index in group], Nowhere(), store, Workers())
+        fitted |= zip(group, run.through(lambda epoch, metrics: None), strict=True)
+    return [fitted[index] for index in range(len(trainings))]
+
+
+def groups(backbone: Backbone, trainings: Sequence[Training]) -> list[list[int]]:
+    """Which of the trainings take their steps together: those of one kind, as many as is worth it and memory allows.
+
+    Of one kind are runs whose adapters stack (`stack.py`) and whose epochs have the same steps: partitions and
+    seeds of one setting, and settings that differ in regularisation, alpha or learning rate.
+    """
+    kinds: dict[Hashable, list[int]] = {}
+    for index, training in enumerate(trainings):
+        kinds.setdefault(_kind(training), []).append(index)
+    found = []
+    for alike in kinds.values():
+        config, train, data = trainings[alike[0]]
+        size = most_together(backbone, config, min(train.batch_size, len(data.items)))
+        found += [alike[start : start + size] for start in range(0, len(alike), size)]
+    return found
+
+
+def _kind(training: Training) -> Hashable:
+    """Equal for runs that can take their steps together."""
+    config, train, data = training
+    batch = min(train.batch_size, len(data.items))
+    shape = batch, len(data.items) // max(1, batch), len(data.class_names), data.template
+    return stackable(config), train.epochs, train.precision, *shape
+
+
+def most_together(backbone: Backbone, config: AdapterConfig, batch: int) -> int:
+    """How many runs of so large batches take their steps together: on a CPU what fills a chunk of the image tower,
+    where products reach their full rate; on a GPU what takes half of its memory."""
+    tokens = batch * (backbone.image_tokens + config.n_tokens)
+    if backbone.device.type == "cpu":
+        return max(1, CHUNK_TOKENS // tokens)
+    layers = backbone.depth - config.insertion_depth + 1
+    memory = torch.cuda.get_device_properties(backbone.device).total_memory
+    return max(1, int(memory / 2 / (tokens * layers * backbone.image_width * KEPT_FLOATS * 4)))
+
+
+def _begin(
+    backbone: Backbone, trainings: Sequence[Training], checkpoints: Checkpoints, store: FeatureStore | None,
+    workers: Workers,
+) -> "Run":  # fmt: skip
+    _, train, data = trainings[0]
+    adapters = [new_adapter(one.adapter, backbone, one.train.seed) for one in trainings]
+    precision = settle_precision(train.precision, backbone.device)
+    if len(trainings) == 1:
+        model = AdaptedCLIP(backbone, adapters[0], data.class_names, data.template, precision, workers)
+    else:
+        class_names = [one.data.class_names for one in trainings]
+        model = StackedCLIP(backbone, adapters, class_names, data.template, precision)
+    optimizers = [new_optimizer(adapter, one.train.lr) for adapter, one in zip(adapters, trainings, strict=True)]
+    batch = min(train.batch_size, len(data.items))
+    step = TrainingStep(model, optimizers, precision, workers.fraction(batch))
+    features = FrozenFeatures(model.image_tower, workers.largest_share(train.batch_size), store)
+    views = TrainingViews([(one.data, one.train) for one in trainings], features, workers)
+    return Run(step, views, [one.train for one in trainings], checkpoints)
+
+
+def check_division(workers: int, batch_size: int, n_items: int, n_classes: int) -> None:
+    """Raises UserError for more workers than a batch has images, or than there are classes."""
+    for what, count in (("images a batch", min(batch_size, n_items)), ("classes", n_classes)):
+        if workers > count:
+            raise UserError(f"{workers} workers cannot share {count} {what}; lower cluster.workers")
+
+
+class Run:
+    """One training under way, or several that take their steps together: how far, and what a checkpoint holds."""
+
+    def __init__(
+        self, step: TrainingStep, views: "TrainingViews", trains: Sequence[TrainConfig], checkpoints: Checkpoints
+    ):
+        self.step, self.views, self.trains, self.workers = step, views, trains, step.workers
+        self.checkpoints = Nowhere() if self.workers.rank else checkpoints  # two lists of what is kept might differ
+        self.histories: list[list[dict[str, float]]] = [[] for _ in trains]  # of whole epochs
+        self.rows = torch.empty(0, len(trains), len(TERMS))  # of the present epoch's steps, of all workers together
+
+    def through(self, report: Report) -> list[Fitted]:
+        """Train from where the checkpoints end to the last epoch; `report` is told of the first training's."""
+        self._restore()
+        for parameters in self.step.parameters:
+            self.workers.agree(parameters)
+        for epoch, metrics in enumerate(self.histories[0]):
+            report(epoch, metrics)
+        for epoch in range(len(self.histories[0]), self.trains[0].epochs):
+            self._epoch(epoch)
+            report(epoch, self.histories[0][-1])
+        adapters = self.step.model.adapters
+        return [Fitted(*one, self.step.precision) for one in zip(adapters, self.histories, strict=True)]
+
+    def _epoch(self, epoch: int) -> None:
+        rates = [lr_at(epoch, train) for train in self.trains]
+        for optimizer, lr in zip(self.step.optimizers, rates, strict=True):
+            for group in optimizer.param_groups:
+                group["lr"] = lr
+        terms: list[Tensor] = []
+        for frozen, labels in self.views.batches(epoch, start=len(self.rows)):
+            if len(terms) == EVERY:
+                self._enter(epoch, terms)
+                self._keep(epoch)
+            terms.append(self.step(frozen, labels))
+        for history, rows, lr in zip(self.histories, self._enter(epoch, terms), rates, strict=True):
+            means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
+            history.append({**means, "lr": lr})
+        self.rows = self.rows[:0]
+        self._keep(epoch + 1)
+
+    def _enter(self, epoch: int, terms: list[Tensor]) -> list[list[dict[str, float]]]:
+        """Add steps to the epoch's rows, summed over the workers; a term that is not finite ends the training."""
+        fresh = self.workers.sum(torch.stack(terms)).cpu().view(len(terms), *self.rows.shape[1:])
+        self.rows = torch.cat([self.rows, fresh])
+        terms.clear()
+        return [self.step.check(epoch, rows, run) for run, rows in enumerate(self.rows.unbind(1))]
+
+    def _keep(self, epoch: int) -> None:
+        if not isinstance(self.checkpoints, Nowhere):
+            self.checkpoints.save(pack(self._state()), epoch, len(self.rows))
+
+    def _state(self) -> dict:
+        """Of the one training: those that run together keep nothing."""
+        step = self.step
+        return {"history": self.histories[0], "rows": self.rows[:, 0], "adapter": step.model.adapter.state_dict(),
+                "optimizer": step.optimizers[0].state_dict(), "scaler": step.scalers[0].state_dict()}  # fmt: skip
+
+    def _restore(self) -> None:
+        device, keys = self.step.model.backbone.device, self._state()
+        content = self.workers.same(newest(self.checkpoints, keys), device)
+        if not content:
+            return
+        state = unpack(content, device, keys)
+        self.step.model.adapter.load_state_dict(state["adapter"])
+        self.step.optimizers[0].load_state_dict(state["optimizer"])
+        self.step.scalers[0].load_state_dict(state["scaler"])
+        self.histories, self.rows = [state["history"]], state["rows"].cpu()[:, None]
+
+
+class TrainingViews:
+    """The batches of every epoch as frozen features and labels; threads read and augment ahead of the step.
+
+    `runs`: each training's data and settings; a step takes the batches of all.
+    """
+
+    def __init__(self, runs: Sequence[tuple[ImageSet, TrainConfig]], features: FrozenFeatures, workers: Workers):
+        self.runs, self.features, self.workers = runs, features, workers
+        self.backbone = features.tower.backbone
+        self.digests = [_digests(data) if features.shelf else data.items for data, _ in runs]
+
+    def batches(self, epoch: int, start: int = 0) -> Iterator[tuple[Frozen, Tensor]]:
+        """Frozen features of this worker's share of B views, and their labels (B,), from step `start` on.
+
+        On the backbone's device; of R runs all with (R,) before.
+        """
+        of_runs = zip(*(batches(len(data.items), train, epoch) for data, train in self.runs), strict=True)
+        jobs = ([self.workers.share(indices) for indices in step] for step in islice(of_runs, start, None))
+        for loaded, labels in map_in_order(partial(self._load, epoch), jobs, size=1):
+            frozen = self.features.frozen(loaded)
+            if len(self.runs) > 1:
+                frozen = Frozen(*(tensor.unflatten(0, labels.shape) for tensor in frozen))
+            yield frozen, labels.to(self.backbone.device, non_blocking=True)
+
+    def _load(self, epoch: int, step: list[list[int]]) -> tuple[Loaded, Tensor]:
+        """`step`: each run's indices."""
+        keys, rows = [], []
+        for indices, own, (data, train) in zip(step, self.digests, self.runs, strict=True):
+            keys += [training_key(own[index], train.seed, epoch, data.items[index]) for index in indices]
+            rows += [(data, train.seed, index) for index in indices]
+
+        def views(missing: list[int]) -> Tensor:
+            return torch.stack([self._view(epoch, *rows[row]) for row in missing])
+
+        labels = torch.tensor([data.labels[index] for data, _, index in rows])
+        loaded = self.features.load(keys, views)
+        return loaded, labels.view(len(self.runs), -1) if len(self.runs) > 1 else labels
+
+    def _view(self, epoch: int, data: ImageSet, seed: int, index: int) -> Tensor:
+        backbone, image, item = self.backbone, data.images[index], data.items[index]
+        return train_view(image, backbone.image_size, seed, epoch, item, backbone.mean, backbone.std)
+
+
+def _digests(data: ImageSet) -> list[str]:
+    return data.digests or [image_digest(image) for image in data.images]

@@ -1,0 +1,134 @@
+"""One training step: loss, gradients, update. On a GPU the passes are captured as a CUDA graph and replayed.
+
+Nothing here waits for the device: terms are checked when they are read, after the epoch.
+"""
+
+import logging
+import math
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from mmrl_core.clip.towers import Frozen
+from mmrl_core.errors import UserError
+from mmrl_core.method.losses import LossTerms, mmrl_loss
+from mmrl_core.method.model import AdaptedCLIP
+
+GRADIENT, ACCURACY = "gradient_norm", "train_accuracy"
+TERMS = (*LossTerms._fields, GRADIENT, ACCURACY)
+WARM_UP = 3  # passes on a side stream before a capture, as PyTorch's CUDA graphs ask for
+log = logging.getLogger(__name__)
+
+Passes = Callable[[Tensor, Tensor, Tensor], Tensor]
+
+
+class TrainingStep:
+    """A step of one run, or of the R runs of a StackedCLIP, each with its own adapter and optimizer.
+
+    `scalers` scale the losses where `precision` is fp16, and skip the steps whose gradients overflow. Each of the
+    model's workers takes `fraction` of a batch; what the terms of all sum up to is the batch's.
+    """
+
+    def __init__(
+        self, model: AdaptedCLIP, optimizers: Sequence[torch.optim.Optimizer], precision: str, fraction: float = 1.0
+    ):
+        self.model, self.optimizers, self.workers, self.fraction = model, optimizers, model.workers, fraction
+        self.parameters = [list(adapter.parameters()) for adapter in model.adapters]
+        self.precision = precision
+        device, enabled = model.backbone.device.type, precision == "fp16"
+        self.scalers = [torch.amp.GradScaler(device, enabled=enabled) for _ in model.adapters]
+        self._run: Passes | None = None
+
+    def __call__(self, frozen: Frozen, labels: Tensor) -> Tensor:
+        """One step on frozen features of B views and their labels (B,): its TERMS, left on the device.
+
+        Of R runs, features and labels (R, B) give terms (R, TERMS).
+        """
+        if self._run is None:
+            alone = self.workers.size == 1  # gloo cannot be captured
+            self._run = self._graph(*frozen, labels) if labels.is_cuda and alone else self._passes
+        terms = self._run(*frozen, labels)
+        for scaler, optimizer in zip(self.scalers, self.optimizers, strict=True):
+            scaler.step(optimizer)
+            scaler.update()
+        return terms
+
+    def _passes(self, trunk: Tensor, zero_shot: Tensor, labels: Tensor) -> Tensor:
+        """Forward and backward."""
+        model = self.model
+        for parameter in model.adapter.parameters():
+            parameter.grad = None
+        out = model.from_trunk(trunk)
+        weights = {"alpha": model.adapter.alpha, "reg_weight": model.adapter.reg_weight}
+        terms = self._share(mmrl_loss(out, labels, zero_shot, model.zero_shot_text, **weights))
+        totals = terms.total.view(-1).unbind()
+        torch.autograd.backward([one.scale(total) for one, total in zip(self.scalers, totals, strict=True)])
+        for parameters in self.parameters:
+            self.workers.sum_gradients(parameters)
+        accuracy = (out.logits_fused.argmax(-1) == labels).float().mean(-1) * self.fraction
+        return torch.stack([*terms, self._norms().view_as(accuracy), accuracy], dim=-1).detach()
+
+    def _norms(self) -> Tensor:
+        """Each run's gradient norm (R,), before its scale."""
+        found = []
+        for parameters, scaler in zip(self.parameters, self.scalers, strict=True):
+            norm = torch.nn.utils.get_total_norm([one.grad for one in parameters]) / self.workers.size
+            found.append(norm / scaler.scale(torch.ones_like(norm)) if scaler.is_enabled() else norm)
+        return torch.stack(found)
+
+    def _share(self, terms: LossTerms) -> LossTerms:
+        """What this worker adds to the terms of the whole batch: its images' share, and its part of the classes'."""
+        if self.workers.size == 1:
+            return terms
+        *of_images, of_classes = terms
+        return LossTerms(*(term * self.fraction for term in of_images), of_classes / self.workers.size)
+
+    def _graph(self, *inputs: Tensor) -> Passes:
+        """The passes as a CUDA graph: a small batch is bound by launching its kernels one by one."""
+        try:
+            return Graphed(self._passes, inputs)
+        except RuntimeError as error:
+            log.warning("no CUDA graph (%s): every kernel is launched by itself", str(error).splitlines()[0])
+            return self._passes
+
+    def check(self, epoch: int, terms: Tensor, run: int = 0) -> list[dict[str, float]]:
+        """The metrics of a run's steps of an epoch from their terms (n, TERMS), `loss` among them.
+
+        Raises UserError naming the first step and term that is not finite: from there on the adapter is broken. A
+        gradient that overflows in fp16 only skips its step, which then has the norm 0, unless every scale is too large.
+        """
+        scaler = self.scalers[run]
+        scaled = scaler.is_enabled()
+        rows = [dict(zip(TERMS, row, strict=True)) for row in terms.tolist()]
+        for step, row in enumerate(rows):
+            if scaled and not math.isfinite(row[GRADIENT]):
+                row[GRADIENT] = 0.0
+            if broken := [name for name, value in row.items() if not math.isfinite(value)]:
+                found = f"epoch {epoch} step {step}: {broken[0]} is {row[broken[0]]}"
+                raise UserError(f"training diverged at {found}; lower train.lr")
+        if scaled and scaler.get_scale() < 1:
+            raise UserError(f"training diverged at epoch {epoch}: fp16 gradients overflow; set train.precision: bf16")
+        return [{"loss": sum(row[name] for name in LossTerms._fields), **row} for row in rows]
+
+
+class Graphed:
+    """A function of tensors on a GPU, captured once and replayed for inputs of the same shapes."""
+
+    def __init__(self, function: Passes, inputs: tuple[Tensor, ...]):
+        self.inputs = [tensor.clone() for tensor in inputs]
+        side = torch.cuda.Stream()
+        side.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(side):
+            for _ in range(WARM_UP):
+                function(*self.inputs)
+        torch.cuda.current_stream().wait_stream(side)
+        self.graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(self.graph):
+            self.output = function(*self.inputs)
+
+    def __call__(self, *inputs: Tensor) -> Tensor:
+        for static, tensor in zip(self.inputs, inputs, strict=True):
+            static.copy_(tensor, non_blocking=True)
+        self.graph.replay()
+        return self.output.clone()
