@@ -11,12 +11,12 @@ os.environ.setdefault("RAY_worker_niceness", "0")
 # The only tests that may skip in CI: where MMRL_TEST_DATA names no folder of photographs, and where there is no GPU.
 # Elsewhere those that mount disks or make network namespaces skip too, for want of root; CI runs them.
 NEED_GPU = {
-    "tests/test_precision.py::test_a_replayed_graph_takes_the_steps_that_launched_kernels_take",
-    "tests/test_stack.py::test_on_a_gpu_the_runs_are_one_graph",
+    "tests/core/clip/test_precision.py::test_a_replayed_graph_takes_the_steps_that_launched_kernels_take",
+    "tests/core/training/test_stack.py::test_on_a_gpu_the_runs_are_one_graph",
 }
 NEED_PHOTOGRAPHS = {
-    "tests/data/test_catalog.py::test_caltech101_opens_with_the_counts_of_its_split",
-    "tests/data/test_check.py::test_caltech101_is_complete",
+    "tests/core/data/test_catalog.py::test_caltech101_opens_with_the_counts_of_its_split",
+    "tests/core/data/test_check.py::test_caltech101_is_complete",
     "tests/slow/test_protocols.py::test_a_folder_of_photographs_becomes_predictions_in_three_commands",
     "tests/slow/test_end_to_end.py::test_real_photographs_run_whole_with_the_bundled_backbone",
     "tests/slow/test_end_to_end.py::test_a_randomly_initialised_vit_b_16_runs_whole_on_a_handful_of_classes",
@@ -48,8 +48,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log):
 
 @pytest.fixture(scope="session")
 def ray_cluster():
-    """Started once a test process, by the first test that asks for it; see tests/ray_cluster.py."""
-    from tests.ray_cluster import started
+    """Started once a test process, by the first test that asks for it; see tests/support/ray_cluster.py."""
+    from tests.support.ray_cluster import started
 
     with started() as cluster:
         yield cluster
@@ -76,7 +76,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
 @pytest.fixture(scope="session")
 def postgres_port() -> Iterator[int]:
     """Where the one PostgreSQL server of this process's tests listens; each test makes databases of its own in it."""
-    from tests.postgres import postgres
+    from tests.support.postgres import postgres
 
     with postgres() as port:
         yield port
@@ -86,6 +86,6 @@ def postgres_port() -> Iterator[int]:
 def mlflow_database(postgres_port) -> Callable[[], str]:
     """Makes databases with MLflow's tables and nothing in them, on that server; gives their URIs."""
     from flows.tracking import store
-    from tests.postgres import copies
+    from tests.support.postgres import copies
 
     return copies(postgres_port, lambda uri: store.connect(store.absolute(uri)))

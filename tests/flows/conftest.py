@@ -9,7 +9,7 @@ from filelock import FileLock
 from flows import cli
 from flows.project.progress import MARK, MARKED
 from flows.tracking import store
-from tests.workspace import QUICK, make_workspace
+from tests.support.workspace import QUICK, make_workspace
 
 RUN = ["--dataset", "digits", "--method", "mmrl", "--shots", "2", "--seed", "1"]
 PREPARE = [["fingerprint", "--dataset", "digits"], ["prepare", "--dataset", "digits"],

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.compose import FILE, resolved, variables
+from tests.support.compose import FILE, resolved, variables
 
 ROOT = FILE.parents[1]
 # The fields of the Compose Specification that are in use here; anything else is a mistake.

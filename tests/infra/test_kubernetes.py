@@ -10,7 +10,7 @@ import typer
 import yaml
 from typer.core import TyperGroup
 
-from tests.compose import resolved, variables
+from tests.support.compose import resolved, variables
 
 ROOT = Path(__file__).parents[2]
 MANIFESTS = sorted((ROOT / "infra" / "kubernetes").glob("*.yaml"))

@@ -1,6 +1,6 @@
 import pytest
 
-from tests.workspace import ADAPTED, BIN, make_workspace, run
+from tests.support.workspace import ADAPTED, BIN, make_workspace, run
 
 
 @pytest.fixture(scope="session")

@@ -8,8 +8,8 @@ import pytest
 from flows.maintenance.backup import backup, restore
 from flows.tracking.store import absolute
 from mmrl_core.errors import UserError
-from tests.postgres import PASSWORD, create_database, program
-from tests.stores import files_of, fill
+from tests.support.postgres import PASSWORD, create_database, program
+from tests.support.stores import files_of, fill
 
 pytestmark = pytest.mark.slow
 

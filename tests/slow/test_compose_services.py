@@ -19,9 +19,9 @@ from pathlib import Path
 import pytest
 from moto.server import ThreadedMotoServer
 
-from tests.compose import FILE, resolved, variables
-from tests.postgres import INSTALLED, free_port, program, psql
-from tests.processes import PATIENCE, TOKEN, end_all, wait_until
+from tests.support.compose import FILE, resolved, variables
+from tests.support.postgres import INSTALLED, free_port, program, psql
+from tests.support.processes import PATIENCE, TOKEN, end_all, wait_until
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not INSTALLED, reason="needs PostgreSQL")]
 

@@ -10,10 +10,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 import yaml
 
-from tests.deployments import Place
-from tests.postgres import create_database
-from tests.processes import PATIENCE, command_of, processes_with, wait_until
-from tests.workspace import QUICK, ROOT, run
+from tests.support.deployments import Place
+from tests.support.postgres import create_database
+from tests.support.processes import PATIENCE, command_of, processes_with, wait_until
+from tests.support.workspace import QUICK, ROOT, run
 
 pytestmark = pytest.mark.slow
 ACTIVE = {"adapt/nightly": True, "adapt/weekly-search": True, "drift/hourly": True,

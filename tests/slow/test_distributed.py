@@ -17,9 +17,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from tests.processes import PATIENCE, TOKEN, command_of, end_all, processes_with, wait_until
-from tests.s3 import Store, s3_store
-from tests.workspace import BIN, IN_TURN, environment, make_workspace, prepare_digits, run
+from tests.support.processes import PATIENCE, TOKEN, command_of, end_all, processes_with, wait_until
+from tests.support.s3 import Store, s3_store
+from tests.support.workspace import BIN, IN_TURN, environment, make_workspace, prepare_digits, run
 
 pytestmark = pytest.mark.slow
 RUN = ["--dataset", "digits", "--method", "mmrlpp", "--shots", "2", "--seed", "1"]

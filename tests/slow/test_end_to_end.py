@@ -11,8 +11,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.photographs import needs_photographs
-from tests.workspace import BIN, environment, in_turn, make_workspace, run, run_stages
+from tests.support.photographs import needs_photographs
+from tests.support.workspace import BIN, environment, in_turn, make_workspace, run, run_stages
 
 pytestmark = pytest.mark.slow
 MMRL = str(BIN / "mmrl")

@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from tests.hold import Hold
-from tests.processes import TOKEN, command_of, end_all, processes_with, wait_until
-from tests.workspace import environment, run
+from tests.support.hold import Hold
+from tests.support.processes import TOKEN, command_of, end_all, processes_with, wait_until
+from tests.support.workspace import environment, run
 
 pytestmark = pytest.mark.slow
 

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 from flows.orchestration.dvc_graph import source_checks, stage_graph, stale_stages
-from tests.processes import PATIENCE
-from tests.servers import prefect_server
+from tests.support.processes import PATIENCE
+from tests.support.servers import prefect_server
 
 pytestmark = pytest.mark.slow
 

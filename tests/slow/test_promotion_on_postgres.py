@@ -10,15 +10,15 @@ from flows.registry import promotion, versions
 from flows.tracking.locks import exclusive
 from flows.tracking.store import connect, store_uri
 from mmrl_core.errors import UserError
-from tests.processes import PATIENCE
-from tests.serving import NAME, register, settings
-from tests.workspace import ROOT
+from tests.support.processes import PATIENCE
+from tests.support.serving import NAME, register, settings
+from tests.support.workspace import ROOT
 
 pytestmark = pytest.mark.slow
 RACE = """
 import sys
 from flows.registry import promotion
-from tests.serving import settings
+from tests.support.serving import settings
 promotion.promote(settings(), "digits", int(sys.argv[1]), force="race")
 """
 HOLD = """

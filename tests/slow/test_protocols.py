@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.photographs import needs_photographs
-from tests.workspace import ADAPTED, make_workspace, run, run_stages, write_params
+from tests.support.photographs import needs_photographs
+from tests.support.workspace import ADAPTED, make_workspace, run, run_stages, write_params
 
 pytestmark = pytest.mark.slow
 

@@ -14,10 +14,10 @@ import httpx
 import pytest
 
 from flows.tracking import store
-from tests import serving
-from tests.processes import PATIENCE, processes_with, wait_until
-from tests.serving import NAME, in_base64, picture
-from tests.workspace import ROOT
+from tests.support import serving
+from tests.support.processes import PATIENCE, processes_with, wait_until
+from tests.support.serving import NAME, in_base64, picture
+from tests.support.workspace import ROOT
 
 pytestmark = pytest.mark.slow
 

@@ -11,9 +11,9 @@ from flows.project.paths import RunKey
 from flows.stages import prepare
 from flows.tracking import store as tracking
 from mmrl_core.config import load_params
-from tests.postgres import free_port, open_again, shut
-from tests.servers import mlflow_server
-from tests.workspace import QUICK, make_workspace, prepare_digits
+from tests.support.postgres import free_port, open_again, shut
+from tests.support.servers import mlflow_server
+from tests.support.workspace import QUICK, make_workspace, prepare_digits
 
 pytestmark = pytest.mark.slow
 KEY = RunKey("digits", "mmrl", 2, 1)

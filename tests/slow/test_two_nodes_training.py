@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from safetensors.torch import load_file
 
-from tests.processes import PATIENCE, command_of, processes_with, wait_until
-from tests.s3 import BUCKET, s3_store
-from tests.two_nodes import HEAD, POSSIBLE, two_nodes
-from tests.workspace import BIN, make_workspace, prepare_digits
+from tests.support.processes import PATIENCE, command_of, processes_with, wait_until
+from tests.support.s3 import BUCKET, s3_store
+from tests.support.two_nodes import HEAD, POSSIBLE, two_nodes
+from tests.support.workspace import BIN, make_workspace, prepare_digits
 
 pytestmark = [
     pytest.mark.slow,

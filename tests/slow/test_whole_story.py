@@ -22,13 +22,13 @@ from flows.orchestration import webhook
 from flows.registry.releases import RELEASED
 from flows.tracking.store import absolute, connect
 from mmrl_core.data.embedded import digits
-from tests import serving
-from tests.deployments import Place
-from tests.postgres import create_database, free_port
-from tests.processes import PATIENCE, wait_until
-from tests.servers import mlflow_server, running
-from tests.serving import in_base64
-from tests.workspace import BIN
+from tests.support import serving
+from tests.support.deployments import Place
+from tests.support.postgres import create_database, free_port
+from tests.support.processes import PATIENCE, wait_until
+from tests.support.servers import mlflow_server, running
+from tests.support.serving import in_base64
+from tests.support.workspace import BIN
 
 pytestmark = pytest.mark.slow
 NAME = "photos-base-to-novel"
@@ -45,7 +45,7 @@ SECRET = "known to MLflow and to the listener"
 
 @pytest.mark.timeout(1800)
 def test_the_story_in_short(tmp_path, postgres_port, mlflow_database):
-    """Without the challenger that wins: what a gate accepts is told by tests/flows/test_promotion.py."""
+    """Without the challenger that wins: what a gate accepts is told by tests/flows/registry/test_promotion.py."""
     with ExitStack() as stack:
         story = Story(tmp_path, stack, mlflow_database(), create_database(postgres_port))
         story.a_scheduled_run_makes_the_first_champion_and_its_release()

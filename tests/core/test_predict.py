@@ -1,0 +1,111 @@
+"""Predictor: what it scores which class by, and that it streams."""
+
+import io
+from itertools import count, islice
+
+import pytest
+import torch
+from PIL import Image
+
+from mmrl_core import predict
+from mmrl_core.clip.backbone import load_backbone
+from mmrl_core.data.images import decode
+from mmrl_core.data.views import test_views as views_of
+from mmrl_core.errors import UserError
+from mmrl_core.evaluation import abstain
+from mmrl_core.method.adapter import save_adapter
+from mmrl_core.method.joint_logits import joint_logits
+from mmrl_core.predict import Predictor
+from tests.support.small import small_adapter
+
+TRAINED = ["two", "four", "six"]
+
+
+def save_small(folder, **card) -> None:
+    """An adapter of random tensors on the bundled backbone."""
+    backbone = load_backbone("tiny")
+    save_adapter(folder, small_adapter(backbone), backbone, {"class_names": TRAINED, "template": "a {}.", **card})
+
+
+def noise(seed: int) -> bytes:
+    """A PNG of 16 x 16 random pixels."""
+    pixels = torch.randint(256, (16, 16, 3), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+    encoded = io.BytesIO()
+    Image.fromarray(pixels.numpy()).save(encoded, format="PNG")
+    return encoded.getvalue()
+
+
+@pytest.fixture(scope="module")
+def predictor(tmp_path_factory) -> Predictor:
+    folder = tmp_path_factory.mktemp("adapter")
+    save_small(folder)
+    return Predictor.load(folder)
+
+
+@pytest.mark.parametrize(
+    ("names", "trained"),
+    [
+        (None, [True, True, True]),
+        (["six", "two"], [True, True]),
+        (["seven", "nine"], [False, False]),
+        (["seven", "two", "four"], [False, True, True]),
+    ],
+)
+@torch.inference_mode()
+def test_every_class_is_scored_by_the_logits_of_its_kind(predictor, names, trained):
+    found = predictor.predict([noise(0)], names)[0]
+    model, all_names = predictor.model, names or TRAINED
+    text, backbone = predictor.text_features(all_names), model.backbone
+    views = views_of([decode(noise(0), "noise")], backbone.image_size, backbone.mean, backbone.std)
+    output = model(views, text)
+    expected = joint_logits(output, torch.tensor(trained)).softmax(-1)[0].tolist()
+    assert list(found.probabilities) == all_names
+    assert list(found.probabilities.values()) == pytest.approx(expected, abs=1e-6)
+    assert found.probability == max(found.probabilities.values()) == found.probabilities[found.label]
+    assert found.confidence == pytest.approx(float(abstain.confidence(output)), abs=1e-6)
+
+
+def test_one_batch_answers_each_image_among_its_own_classes(predictor):
+    lists = [None, ["seven", "nine"], None, ["seven", "two"]]
+    asked = [predictor.classes(names) for names in lists]
+    views = [predictor.view(noise(seed), "noise") for seed in range(4)]
+    together = predictor.score(views, asked)
+    for seed, names in enumerate(lists):
+        [alone] = predictor.predict([noise(seed)], names)
+        assert together[seed].probabilities == pytest.approx(alone.probabilities, abs=1e-5)
+        assert together[seed].confidence == pytest.approx(alone.confidence, abs=1e-5)
+
+
+def test_files_bytes_and_images_are_labelled_alike(predictor, tmp_path):
+    path = tmp_path / "noise.png"
+    path.write_bytes(noise(1))
+    by_path, by_text, by_bytes, by_image = predictor.predict([path, str(path), noise(1), decode(noise(1), "noise")])
+    assert by_path == by_text == by_bytes == by_image
+
+
+def test_results_come_in_order_over_many_batches(predictor, monkeypatch):
+    monkeypatch.setattr(predict, "BATCH_SIZE", 2)
+    images = [noise(seed) for seed in range(5)]
+    together, alone = predictor.predict(images), [predictor.predict([image])[0] for image in images]
+    assert [one.probability for one in together] == pytest.approx([one.probability for one in alone], abs=1e-5)
+    assert [one.label for one in together] == [one.label for one in alone]
+    assert predictor.predict([]) == []
+
+
+def test_an_endless_stream_is_read_no_further_than_the_batch_after_next(predictor, monkeypatch):
+    monkeypatch.setattr(predict, "BATCH_SIZE", 3)
+    taken = count()
+    endless = (noise(next(taken)) for _ in iter(int, 1))
+    assert len(list(islice(predictor.stream(endless), 4))) == 4
+    assert next(taken) <= 9
+
+
+def test_a_damaged_image_stops_with_its_name_or_gives_none_if_asked(predictor, tmp_path, monkeypatch):
+    monkeypatch.setattr(predict, "BATCH_SIZE", 2)
+    (tmp_path / "torn.png").write_bytes(noise(0)[:40])
+    images = [noise(0), tmp_path / "torn.png", tmp_path / "absent.png", noise(1), b"text"]
+    with pytest.raises(UserError, match=r"torn\.png"):
+        predictor.predict(images)
+    found = list(predictor.stream(images, skip_damaged=True))
+    assert [one is None for one in found] == [False, True, True, False, True]
+    assert found[3].label == predictor.predict([noise(1)])[0].label
