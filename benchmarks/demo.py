@@ -162,7 +162,7 @@ def forget(checkout: Checkout, features: bool = True) -> None:
 def loop() -> None:
     """The rounds of `mmrl tune` in this process: no cluster, no MLflow, no progress."""
     from benchmarks.race import BareSearch
-    from mmrl_core.config import load_params
+    from flows.settings.params import load_params
 
     print(BareSearch(load_params(), "digits", "mmrlpp").run(is_race=True).chosen["params"])
 

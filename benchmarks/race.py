@@ -13,12 +13,12 @@ from statistics import mean
 from typing import Any, NamedTuple
 
 from benchmarks.support.table import Column, Table
+from flows.settings.params import Params, load_params
 from flows.tuning.data import search_data
 from flows.tuning.ledger import trial_key
 from flows.tuning.rounds import Rounds
 from flows.tuning.space import first_points, open_dimensions, published_point, searcher
 from flows.tuning.trainable import PartitionScores, Settings, settle
-from mmrl_core.config import Params, load_params
 from mmrl_core.errors import UserError
 from mmrl_core.search.comparison import choose, looks, overall, standard_error, still_in
 from mmrl_core.search.partitions import partitions

@@ -1,71 +1,41 @@
-"""The one schema of params.yaml, and the settings that a run resolves it to.
+"""The settings of a run as types, and how a wrong value is told: what the library takes and params.yaml is made of.
 
-A null under `adapter` or `train` means "the search's choice, else the preset"; see presets.py. Unknown keys, wrong
-types and impossible values raise UserError with one line.
+Unknown keys, wrong types and impossible values raise UserError with one line.
 """
 
 import difflib
-from collections.abc import Iterable
-from pathlib import Path
-from typing import Annotated, Any, Literal, get_args
+from typing import Annotated, Any, Literal, NamedTuple, get_args
 
-import yaml
-from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from mmrl_core.errors import UserError
-from mmrl_core.sections import (
-    AdapterSection,
-    BackboneSection,
-    ClusterSection,
-    DataSection,
-    FeaturesSection,
-    Fraction,
-    Method,
-    NonNegative,
-    PositiveFloat,
-    PositiveInt,
-    Precision,
-    RegistrySection,
-    SearchSection,
-    Section,
-    Seed,
-    ServingSection,
-    TrackingSection,
-    TrainSection,
-    distinct,
-)
+
+Method = Literal["mmrl", "mmrlpp"]
+Precision = Literal["auto", "float32", "bf16", "fp16"]
 
 
-class Params(Section):
-    """params.yaml. The four lists are the axes of the run matrix."""
+def _no_boolean(value: Any) -> Any:
+    if isinstance(value, bool):
+        raise ValueError("a number is needed, not true or false")
+    return value
 
-    datasets: Annotated[list[str], Field(min_length=1), AfterValidator(distinct)]
-    methods: Annotated[list[Method], Field(min_length=1), AfterValidator(distinct)]
-    shots: Annotated[list[PositiveInt], Field(min_length=1), AfterValidator(distinct)]
-    seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(distinct)]
-    targets: Annotated[list[str], AfterValidator(distinct)] = []
-    preset: Literal["published", "published-per-target"] = "published"
-    data: DataSection = DataSection()
-    backbone: BackboneSection = BackboneSection()
-    adapter: AdapterSection = AdapterSection()
-    train: TrainSection = TrainSection()
-    search: SearchSection = SearchSection()
-    features: FeaturesSection = FeaturesSection()
-    cluster: ClusterSection = ClusterSection()
-    registry: RegistrySection = RegistrySection()
-    serving: ServingSection = ServingSection()
-    tracking: TrackingSection = TrackingSection()
 
-    @model_validator(mode="after")
-    def _targets_fit_the_protocol(self) -> "Params":
-        needs = self.data.protocol in ("cross-dataset", "domain-generalization")
-        if needs and not self.targets:
-            raise ValueError(f"data.protocol is {self.data.protocol}: name the datasets to test on in targets")
-        if self.targets and not needs:
-            raise ValueError(f"data.protocol is {self.data.protocol}, which has no targets; set targets: []")
-        if both := [name for name in self.targets if name in self.datasets]:
-            raise ValueError(f"{both[0]} is both in datasets and in targets; it is tested on itself anyway")
-        return self
+def distinct(values: list) -> list:
+    if len(set(values)) < len(values):
+        raise ValueError("an entry occurs twice")
+    return values
+
+
+Number = Annotated[float, BeforeValidator(_no_boolean)]
+PositiveInt = Annotated[int, Field(ge=1, strict=True)]
+Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
+PositiveFloat = Annotated[Number, Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[Number, Field(ge=0, le=1)]
+NonNegative = Annotated[Number, Field(ge=0, allow_inf_nan=False)]
+
+
+class Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 
 class AdapterConfig(Section):
@@ -104,19 +74,12 @@ class TrainConfig(Section):
         return self
 
 
-def load_params(path: str | Path = "params.yaml", overrides: Iterable[str] = ()) -> Params:
-    """Read, override (`key.path=value`, YAML values) and validate. Raises UserError."""
-    try:
-        values = yaml.safe_load(Path(path).read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; name the settings with --params FILE") from None
-    except (yaml.YAMLError, ValueError, OSError) as error:  # ValueError: no UTF-8, or a date that is none
-        raise UserError(f"{path} cannot be read as YAML: {error}") from None
-    if not isinstance(values, dict):
-        raise UserError(f"{path} holds no settings; it must be a mapping with datasets, methods, shots and seeds")
-    for override in overrides:
-        _apply(values, override)
-    return parse(Params, values, str(path))
+class Resolved(NamedTuple):
+    """Settings of one run, and for every key where its value came from."""
+
+    adapter: AdapterConfig
+    train: TrainConfig
+    sources: dict[str, str]
 
 
 def parse(model: type[Section], values: dict[str, Any], where: str):
@@ -125,21 +88,6 @@ def parse(model: type[Section], values: dict[str, Any], where: str):
         return model.model_validate(values)
     except ValidationError as error:
         raise UserError(f"{where}: {_first_problem(model, error)}") from None
-
-
-def _apply(values: dict, override: str) -> None:
-    key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise UserError(f"--set {override!r} is not of the form key.path=value")
-    *path, last = key.split(".")
-    for name in path:
-        values = values.setdefault(name, {}) if isinstance(values, dict) else None
-        if not isinstance(values, dict):
-            raise UserError(f"--set {override!r}: {name!r} is not a section of the settings")
-    try:
-        values[last] = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):
-        raise UserError(f"--set {override!r}: the value is not valid YAML") from None
 
 
 def _first_problem(model: type[Section], error: ValidationError) -> str:

@@ -8,9 +8,10 @@ import typer
 
 from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile, show, text_table
 from flows.project import paths
-from mmrl_core.config import Params, load_params
+from flows.settings.params import Params, load_params
+from flows.settings.sections import DataSection
+from mmrl_core.data.own.settings import OwnSection
 from mmrl_core.errors import UserError
-from mmrl_core.sections import DataSection, OwnSection
 
 SPLITS = ("train", "val", "test")
 
@@ -18,8 +19,10 @@ SPLITS = ("train", "val", "test")
 def datasets(params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False):
     """List every dataset: its key, what it needs and where, its prompt template and published counts."""
     from mmrl_core.data.check import describe
+    from mmrl_core.presets import tuned_per_dataset
 
-    rows = describe() + [_describe_own(key, spec) for key, spec in _settings(params, set_).own.items()]
+    shipped = [row | tuned_per_dataset(row["dataset"]) for row in describe()]
+    rows = shipped + [_describe_own(key, spec) for key, spec in _settings(params, set_).own.items()]
     if json_:
         print(json.dumps({"datasets": rows}))
         return
@@ -56,7 +59,7 @@ def clean(
     if older_than is None:
         if dry_run:
             raise UserError("--dry-run lists what --older-than would remove; give that as well, such as 30d")
-        from flows.project.features import clean as remove
+        from flows.maintenance.cleanup import clean as remove
 
         show({"freed_bytes": remove()}, json_, str(paths.STATE))
         return

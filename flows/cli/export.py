@@ -8,7 +8,7 @@ import typer
 from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile, show
 from flows.project.outputs import building, check_out
 from flows.project.progress import progress
-from mmrl_core.config import load_params
+from flows.settings.params import load_params
 
 
 def export(

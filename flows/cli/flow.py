@@ -9,7 +9,7 @@ import typer
 from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile
 from flows.project import paths
 from flows.project.progress import lines
-from mmrl_core.config import load_params
+from flows.settings.params import load_params
 from mmrl_core.errors import UserError
 
 if TYPE_CHECKING:

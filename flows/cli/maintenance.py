@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile, show
-from mmrl_core.config import load_params
+from flows.settings.params import load_params
 
 
 def backup(

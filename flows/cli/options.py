@@ -10,7 +10,8 @@ import typer
 
 from flows.project.outputs import building, check_out
 from flows.project.progress import progress
-from mmrl_core.config import Method, Params, load_params
+from flows.settings.params import Params, load_params
+from mmrl_core.config import Method
 
 DEFAULT_PARAMS = Path("params.yaml")
 MethodName = StrEnum("MethodName", {name: name for name in get_args(Method)})

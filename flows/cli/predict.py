@@ -13,7 +13,7 @@ from flows.cli import predict_output
 from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile, show
 from flows.cli.predict_images import count_images, find_images
 from flows.project.progress import progress
-from mmrl_core.config import load_params
+from flows.settings.params import load_params
 from mmrl_core.errors import UserError
 
 

@@ -10,7 +10,7 @@ import typer
 
 from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile, show, show_each, text_table
 from flows.project.outputs import building, check_out
-from mmrl_core.config import load_params
+from flows.settings.params import load_params
 
 if TYPE_CHECKING:
     from flows.registry.promotion import Promoted
@@ -121,12 +121,12 @@ def import_(
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
 ):  # fmt: skip
     """Turn a checkpoint of the authors' code into an adapter."""
-    from flows.stages import prepare
+    from flows.stages.import_checkpoint import import_published
 
     check_out(out, changed=True)
     settings = load_params(params, set_)
     with building(out) as path:
-        result = prepare.import_published(settings, checkpoint, class_names, template, path)
+        result = import_published(settings, checkpoint, class_names, template, path)
     show(result, json_, str(out))
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile
-from mmrl_core.config import Params, load_params
+from flows.settings.params import Params, load_params
 from mmrl_core.errors import UserError
 
 

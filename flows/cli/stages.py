@@ -22,7 +22,7 @@ from flows.processes.under_dvc import is_stage
 from flows.project import paths
 from flows.project.paths import RunKey
 from flows.project.progress import progress
-from mmrl_core.config import load_params
+from flows.settings.params import load_params
 from mmrl_core.errors import UserError
 
 
@@ -32,15 +32,15 @@ def fingerprint(
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], out: Out = None, json_: AsJson = False,
 ):  # fmt: skip
     """Digest the raw source of a dataset, or what the protocol means for training."""
-    from flows.stages import prepare as stages
+    from flows.stages import prepare as stage
 
     if (dataset is None) != training:
         raise UserError("fingerprint needs --dataset KEY, or --training instead")
     if training:
-        run_stage("fingerprint training", params, set_, out, paths.TRAINING, json_, stages.fingerprint_training)
+        run_stage("fingerprint training", params, set_, out, paths.TRAINING, json_, stage.fingerprint_training)
         return
     run_stage(f"fingerprint {dataset}", params, set_, out, paths.source(dataset), json_,
-              lambda p, path: stages.fingerprint(p, dataset, path))  # fmt: skip
+              lambda p, path: stage.fingerprint(p, dataset, path))  # fmt: skip
 
 
 def prepare(
@@ -50,17 +50,17 @@ def prepare(
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], out: Out = None, json_: AsJson = False,
 ):  # fmt: skip
     """Write WebDataset shards: the val and test pool, or with --shots and --seed a few-shot set."""
-    from flows.stages import prepare as stages
+    from flows.stages import prepare as stage
 
     if (shots is None) != (seed is None):
         raise UserError("prepare needs --shots and --seed together, or neither for the val and test pool")
     if shots is None:
         run_stage(f"prepare {dataset}", params, set_, out, paths.pool(dataset), json_,
-                  lambda p, path: stages.prepare_pool(p, dataset, path))  # fmt: skip
+                  lambda p, path: stage.prepare_pool(p, dataset, path))  # fmt: skip
         return
     tracked = paths.few_shot(dataset, shots, seed)
     run_stage(f"prepare {dataset} {shots}-shot seed {seed}", params, set_, out, tracked, json_,
-              lambda p, path: stages.prepare_few_shot(p, dataset, shots, seed, path))  # fmt: skip
+              lambda p, path: stage.prepare_few_shot(p, dataset, shots, seed, path))  # fmt: skip
 
 
 def tune(
@@ -71,21 +71,24 @@ def tune(
 ):  # fmt: skip
     """Search the open settings on validation data of the base classes; go on with a search that was broken off."""
     from flows.cli.trials_table import trials_of
-    from flows.stages import prepare as stages
 
     tracked = paths.search(dataset, method.value)
     if confirm:
+        from flows.tuning.confirm import confirm as compare
+
         settings = load_params(params, set_)
         with progress(f"confirm {dataset} {method.value}"):
-            found = stages.confirm(settings, dataset, method.value, confirm)
+            found = compare(settings, dataset, method.value, confirm)
         show(found if json_ else {"ahead": found["ahead"]}, json_, f"{tracked}, {found['divisions']} new divisions")
         return
     if show_:
         found = trials_of(out or tracked)
         show(found if json_ else {"table": found["table"]}, json_, found["chosen"])
         return
+    from flows.tuning.search import tune as stage
+
     run_stage(f"search {dataset} {method.value}", params, set_, out, tracked, json_,
-              lambda p, path: stages.tune(p, dataset, method.value, path))  # fmt: skip
+              lambda p, path: stage(p, dataset, method.value, path))  # fmt: skip
 
 
 def train(
@@ -93,8 +96,12 @@ def train(
     set_: Overrides = [], out: Out = None, json_: AsJson = False,
 ):  # fmt: skip
     """Train one adapter."""
-    key, stages = RunKey(dataset, method.value, shots, seed), _stages(out)
-    run_stage(f"train {key.name}", params, set_, out, key.model, json_, lambda p, path: stages.train(p, key, path))
+    key = RunKey(dataset, method.value, shots, seed)
+    if _is_item(out):
+        from flows.stages.ahead.items import train as stage
+    else:
+        from flows.stages.train import train as stage
+    run_stage(f"train {key.name}", params, set_, out, key.model, json_, lambda p, path: stage(p, key, path))
 
 
 def evaluate(
@@ -103,25 +110,23 @@ def evaluate(
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], out: Out = None, json_: AsJson = False,
 ):  # fmt: skip
     """Score one adapter, and zero-shot, on the test sets of the protocol."""
-    key, stages = RunKey(dataset, method.value, shots, seed), _stages(out)
+    key = RunKey(dataset, method.value, shots, seed)
+    if _is_item(out):
+        from flows.stages.ahead.items import evaluate as stage
+    else:
+        from flows.stages.evaluate import evaluate as stage
     tracked = key.results(target)
     run_stage(f"evaluate {key.name}{f' on {target}' if target else ''}", params, set_, out, tracked, json_,
-              lambda p, path: stages.evaluate(p, key, path, target))  # fmt: skip
+              lambda p, path: stage(p, key, path, target))  # fmt: skip
 
 
-def _stages(out: Path | None):
-    """Under DVC the stages that work for its next items too; a person who asks for one run wants that one."""
-    if out is None and is_stage():
-        from flows.stages.ahead import items
-
-        return items
-    from flows.stages import prepare as stages
-
-    return stages
+def _is_item(out: Path | None) -> bool:
+    """Whether DVC asks, for which the stage works ahead; a person who asks for one run wants that one."""
+    return out is None and is_stage()
 
 
 def summarize(params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], out: Out = None, json_: AsJson = False):
     """Tables over all runs that the settings name."""
-    from flows.stages import prepare as stages
+    from flows.report.summary import summarize as stage
 
-    run_stage("summarize", params, set_, out, paths.SUMMARY.parent, json_, stages.summarize, merge=True)
+    run_stage("summarize", params, set_, out, paths.SUMMARY.parent, json_, stage, merge=True)

@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from flows.settings.sections import ClusterSection
 from mmrl_core.errors import UserError
-from mmrl_core.sections import ClusterSection
 
 THREAD_TIMEOUT = "TUNE_FUNCTION_THREAD_TIMEOUT_S"
 ARENAS = "MALLOC_ARENA_MAX"  # glibc's

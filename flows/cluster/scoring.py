@@ -14,13 +14,13 @@ from torch import Tensor
 
 from flows.cluster.connection import Needs, connected
 from flows.project.resources import backbone_of
+from flows.settings.sections import BackboneSection, ClusterSection
 from mmrl_core.clip.feature_store import FeatureStore
 from mmrl_core.config import AdapterConfig
 from mmrl_core.data.shards import Shard, check_shard, examples_of
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation.scores import Scores, score_each
 from mmrl_core.method.model import AdaptedCLIP
-from mmrl_core.sections import BackboneSection, ClusterSection
 
 RETRIES = 3
 AHEAD = 2  # shards under way for every worker that the cluster has room for: what bounds memory

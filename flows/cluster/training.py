@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 from flows.cluster.connection import Needs, connected, on_this_node
 from flows.cluster.progress_actor import Inbox, Trained
 from flows.cluster.storage import open_storage, reached_storage
+from flows.settings.sections import BackboneSection, ClusterSection
 from mmrl_core.config import AdapterConfig, TrainConfig
 from mmrl_core.data.shards import Example
 from mmrl_core.errors import UserError
-from mmrl_core.sections import BackboneSection, ClusterSection
 
 RETRIES = 20  # of a training whose workers or nodes die; each goes on from the last checkpoint
 RESIZE_SECONDS = 10.0  # between looks at whether an elastic training could grow

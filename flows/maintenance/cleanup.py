@@ -17,10 +17,10 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from flows.project.outputs import is_held
-from flows.project.paths import STATE
+from flows.project.paths import FEATURES, READY, STATE
 from flows.registry.decisions import EXPERIMENT as DECISIONS
+from flows.settings.params import Params
 from flows.tracking.store import connect, database_file, store_errors, store_uri
-from mmrl_core.config import Params
 from mmrl_core.errors import UserError
 
 UNITS = {"d": "days", "h": "hours", "m": "minutes"}
@@ -173,3 +173,12 @@ def _forget(client, uri: str, run_id: str) -> None:
         options = ["--backend-store-uri", uri, "--tracking-uri", uri, "--run-ids", run_id]
         with contextlib.redirect_stdout(sys.stderr):
             gc.main(options, standalone_mode=False)
+
+
+def clean() -> int:
+    """Remove frozen features, trials of searches, outputs made ahead; how many bytes that freed. All are made anew."""
+    folders = (FEATURES, READY, STATE / "searches")
+    size = sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
+    for folder in folders:
+        shutil.rmtree(folder, ignore_errors=True)
+    return size

@@ -21,13 +21,14 @@ from prefect.futures import PrefectFuture, as_completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.orchestration import artifacts, dvc_graph, events, worktree
-from flows.orchestration.dvc_graph import Graph, Lifeline
+from flows.orchestration.dvc_graph import Graph
 from flows.orchestration.up_to_date import Adapted
 from flows.orchestration.workplace import changed_settings, own_place, this_place, week_seed
+from flows.processes.lifeline import Lifeline
 from flows.project.progress import MARKED, Report, lines, say
+from flows.settings.params import Params, load_params
 from flows.stages.ahead.turns import Turns
 from flows.tracking.store import StoreFailed
-from mmrl_core.config import Params, load_params
 from mmrl_core.errors import UserError
 
 

@@ -9,8 +9,8 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
 from flows.project import paths
 from flows.report.tables import markdown
+from flows.settings.params import Params
 from flows.tracking.store import connect, redacted, store_uri
-from mmrl_core.config import Params
 from mmrl_core.files import read_json
 
 

@@ -17,6 +17,7 @@ from typing import Literal, NamedTuple
 
 import yaml
 
+from flows.processes.lifeline import Lifeline
 from flows.project.paths import STATE
 from flows.project.progress import MARK
 from mmrl_core.errors import Failed, UserError
@@ -26,18 +27,6 @@ Graph = dict[str, list[str]]
 NODE, EDGE = re.compile(r'^"([^"]+)";$', re.M), re.compile(r'^"([^"]+)" -> "([^"]+)";$', re.M)
 BUSY = ("Unable to acquire lock", "is busy, it is being blocked by")
 EXIT_CODE = re.compile(r"exited with (-?\d+)")
-
-# Runs a module as `python -m` would, in a process that takes its group with it when the pipe's other end closes.
-CHILD = """
-import atexit, gc, os, runpy, signal, sys, threading
-def watch(fd):
-    os.read(fd, 1)
-    os.killpg(0, signal.SIGKILL)
-threading.Thread(target=watch, args=(int(sys.argv[1]),), daemon=True).start()
-sys.argv = sys.argv[2:]
-atexit.register(gc.freeze)  # no search for garbage at the end
-runpy.run_module(sys.argv[0], run_name="__main__", alter_sys=True)
-"""
 
 
 class StageFailed(Failed):
@@ -50,36 +39,6 @@ class Ended(NamedTuple):
     code: int
     lines: deque[str]
     errors: deque[str]
-
-
-class Lifeline:
-    """Python children that die, with their whole process group, when this closes or this process ends, even by SIGKILL.
-
-    PR_SET_PDEATHSIG would reach DVC alone, not the stage command below it, and fires when the starting thread ends.
-    """
-
-    def __init__(self):
-        read, write = os.pipe()
-        self._read, self._write = os.fdopen(read), os.fdopen(write, "w")
-
-    def __enter__(self) -> "Lifeline":
-        return self
-
-    def __exit__(self, *_) -> None:
-        self.close()
-
-    @property
-    def closed(self) -> bool:
-        return self._write.closed
-
-    def close(self) -> None:
-        self._write.close()  # the read end stays: a child started too late finds the pipe closed and ends at once
-
-    def start(self, *module_and_args: str, **popen) -> subprocess.Popen:
-        """`python -m module args` in a process group of its own."""
-        fd = self._read.fileno()
-        argv = [sys.executable, "-c", CHILD, str(fd), *module_and_args]
-        return subprocess.Popen(argv, pass_fds=[fd], stdin=subprocess.DEVNULL, start_new_session=True, **popen)
 
 
 def stage_graph(root: Path | str = ".") -> Graph:

@@ -15,7 +15,7 @@ import urllib.request
 from pathlib import Path
 from typing import NamedTuple
 
-from flows.orchestration.dvc_graph import Lifeline
+from flows.processes.lifeline import Lifeline
 from flows.project import paths
 
 CORES = os.cpu_count() or 1

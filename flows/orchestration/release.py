@@ -21,7 +21,7 @@ from prefect.cache_policies import NO_CACHE
 from flows.orchestration import webhook
 from flows.registry.releases import Released, ReleaseFailed
 from flows.registry.versions import registered_name
-from mmrl_core.config import Params, load_params
+from flows.settings.params import Params, load_params
 from mmrl_core.errors import UserError
 
 

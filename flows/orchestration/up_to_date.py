@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from flows.orchestration.prefect_process import is_set_up_otherwise
 from flows.project import paths
-from mmrl_core.config import Params, load_params
+from flows.settings.params import Params, load_params
 from mmrl_core.files import json_document
 
 if TYPE_CHECKING:

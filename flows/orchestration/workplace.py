@@ -8,8 +8,8 @@ from pathlib import Path
 
 from flows.orchestration.worktree import link_inputs, uncommitted, worktree
 from flows.settings.edit import edit_params
+from flows.settings.params import load_params
 from flows.tracking.store import store_uri
-from mmrl_core.config import load_params
 
 
 def changed_settings(

@@ -17,7 +17,7 @@ from pathlib import Path
 from filelock import FileLock, Timeout
 
 from flows.project.paths import STATE
-from mmrl_core.config import Params
+from flows.settings.params import Params
 from mmrl_core.errors import UserError
 
 BRANCH = "mmrl/adapted"

@@ -6,6 +6,8 @@ from typing import NamedTuple
 SUMMARY, REPORT = Path("reports/summary.json"), Path("reports/report.html")
 TRAINING = Path("data/training.json")
 STATE = Path(".mmrl")
+FEATURES = STATE / "features"  # frozen ones, kept between runs
+READY = STATE / "ready"  # outputs that were made before their stage item came
 PREDICTIONS = STATE / "predictions"  # of serving, by replica
 
 

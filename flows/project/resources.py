@@ -7,8 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import mmrl_core
+from flows.project.paths import FEATURES
+from flows.settings.params import Params
+from flows.settings.resolve import explicit_values
+from flows.settings.sections import BackboneSection
 from mmrl_core.files import sha256_file
-from mmrl_core.sections import BackboneSection
 
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 
@@ -23,7 +26,7 @@ def _load(name: str, weights: str | None):
     import torch
 
     from mmrl_core.clip.backbone import load_backbone
-    from mmrl_core.training.fit import settle_process
+    from mmrl_core.training.process import settle_process
 
     backbone = load_backbone(name, weights, device="cuda" if torch.cuda.is_available() else "cpu")
     settle_process(backbone)
@@ -41,3 +44,25 @@ def weights_digest(section: BackboneSection) -> str | None:
 def gpu_facts() -> list[Any]:
     """What settles, without asking PyTorch, whether it finds a GPU; to be compared on one machine."""
     return [[os.path.exists(path) for path in GPU_DEVICES], os.environ.get("CUDA_VISIBLE_DEVICES")]
+
+
+DEPTH = "adapter.insertion_depth"
+
+
+def open_store(params: Params, stage: str):
+    """The FeatureStore that `stage` keeps frozen features in, as `features.cache` says; None: it keeps none.
+
+    Training reads what the search has kept: it sees the same views.
+    """
+    keeps = params.features.cache in ("always", stage)
+    if not keeps and (params.features.cache, stage) != ("tune", "train"):
+        return None
+    from mmrl_core.clip.feature_store import FeatureStore
+
+    return FeatureStore(FEATURES.absolute(), params.features.budget_gb * 1e9, shallowest(params), keeps)
+
+
+def shallowest(params: Params) -> int | None:
+    """The smallest insertion depth that the search tries; None where it tries but one."""
+    searched = params.search.enabled and DEPTH not in explicit_values(params)
+    return min(params.search.space.get(DEPTH, {}).get("choice", []), default=None) if searched else None

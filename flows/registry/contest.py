@@ -9,8 +9,8 @@ import numpy as np
 
 from flows.project import paths
 from flows.registry.versions import Fetched
+from flows.settings.params import Params
 from mmrl_core.clip.backbone import Backbone, load_backbone
-from mmrl_core.config import Params
 from mmrl_core.data.shards import Example, read_manifest, stream_examples
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation.gate import REFUSED, Bounds, Decision, Pair, decide, is_gate_image, latency_ratio

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import yaml
 
-from mmrl_core.config import Params
+from flows.settings.params import Params
 
 PACKAGE = "mmrl-ops"
 MODEL_CODE = Path(__file__).with_name("pyfunc_model.py")

@@ -14,9 +14,9 @@ from typing import NamedTuple
 from flows.registry import decisions
 from flows.registry.decisions import Entry
 from flows.registry.versions import fetch, known_version, registered_name, standing
+from flows.settings.params import Params
 from flows.tracking.locks import exclusive
 from flows.tracking.store import connect, store_errors, store_uri
-from mmrl_core.config import Params
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation.gate import ACCEPTED, INCONCLUSIVE, REFUSED, Decision
 

@@ -14,10 +14,10 @@ from flows.project.outputs import building
 from flows.registry import decisions
 from flows.registry.promotion import PATIENCE, rollback
 from flows.registry.versions import CARD, Fetched, fetch, registered_name, standing
+from flows.settings.params import Params
 from flows.tracking.locks import exclusive
 from flows.tracking.store import StoreFailed, connect, store_errors, store_uri
 from mmrl_core.clip.licences import licence_line
-from mmrl_core.config import Params
 from mmrl_core.errors import Failed, UserError
 from mmrl_core.evaluation.gate import Decision
 from mmrl_core.files import read_json

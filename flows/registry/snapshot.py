@@ -8,8 +8,8 @@ from flows.registry import promotion
 from flows.registry import versions as registry
 from flows.registry.promotion import Promoted
 from flows.registry.versions import Registered
+from flows.settings.params import Params
 from flows.tracking.store import database_file, store_uri
-from mmrl_core.config import Params
 
 ALIASES = "SELECT alias, version FROM registered_model_aliases WHERE name = ? AND workspace = 'default'"
 VERSIONS = """SELECT version FROM model_versions

@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flows.project.paths import RunKey
 from flows.registry.model_files import LOCK, SETTINGS, save_model
+from flows.settings.params import Params
 from flows.tracking.locks import exclusive
-from flows.tracking.store import absolute, connect, experiment_id, git_commit, store_errors, store_uri
-from mmrl_core.config import Params
+from flows.tracking.run import git_commit
+from flows.tracking.store import absolute, connect, experiment_id, store_errors, store_uri
 from mmrl_core.errors import UserError
 from mmrl_core.files import read_json, sha256_file
 

@@ -17,7 +17,7 @@ from flows.project.paths import RunKey
 from flows.report.page import Exhibit, Material, Settings
 from flows.report.searches import Search
 from flows.report.tables import METHOD_TITLES
-from mmrl_core.config import Params
+from flows.settings.params import Params
 from mmrl_core.data.shards import read_manifest
 from mmrl_core.errors import UserError
 from mmrl_core.files import read_json

@@ -12,7 +12,7 @@ from flows.report.material import gather
 from flows.report.page import Material, page
 from flows.report.published import published
 from flows.report.tables import averages, csv_text, markdown, results_csv, summarise
-from mmrl_core.config import Params
+from flows.settings.params import Params
 from mmrl_core.evaluation.bootstrap import paired_gains
 from mmrl_core.files import read_json, write_bytes, write_json
 

@@ -144,7 +144,7 @@ def load(name: str, version: int, store: str) -> Live:
     from PIL import Image
 
     from flows.registry import versions
-    from mmrl_core.training.fit import settle_threads
+    from mmrl_core.training.process import settle_threads
 
     predictor = versions.load(f"models:/{name}/{version}", store)
     settle_threads(predictor.model.backbone)

@@ -8,7 +8,7 @@ import asyncio
 import httpx
 from fastapi import HTTPException
 
-from mmrl_core.sections import ServingSection
+from flows.settings.sections import ServingSection
 
 SECONDS = 10  # that an image may take, all of it
 HEADERS = {"Accept": "image/*", "Accept-Encoding": "identity"}  # the limit holds for the bytes as they come

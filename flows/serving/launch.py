@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 from flows.cluster.connection import Needs, connected, on_this_node
 from flows.project.paths import PREDICTIONS
 from flows.registry import versions
+from flows.settings.params import Params
+from flows.settings.sections import ServingSection
 from flows.tracking import store as tracking
-from mmrl_core.config import Params
 from mmrl_core.errors import UserError
-from mmrl_core.sections import ServingSection
 
 KEY = "MMRL_API_KEY"
 APPLICATION = "mmrl"

@@ -11,7 +11,7 @@ from flows.serving.follower import Follower, Job
 from flows.serving.metrics import Family, Metrics
 from flows.serving.prediction_log import PredictionLog
 from flows.serving.service import Service
-from mmrl_core.sections import ServingSection
+from flows.settings.sections import ServingSection
 
 TELL_SECONDS = 2  # between two tellings of a replica's counts
 QUEUED = 1000  # requests that wait for a replica at a proxy; more are answered 503

@@ -17,8 +17,8 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from starlette.requests import ClientDisconnect
 
 from flows.serving.image_urls import Fetcher
+from flows.settings.sections import ServingSection
 from mmrl_core.data.images import FORMATS
-from mmrl_core.sections import ServingSection
 
 ENVELOPE = 1_000_000  # bytes of a request besides its image: class names, part headers, JSON
 LONGEST = 100  # how many times the longer side of an image may hold the shorter one

@@ -11,9 +11,9 @@ from flows.serving.follower import Follower, Job, Live, score
 from flows.serving.metrics import Metrics
 from flows.serving.prediction_log import PredictionLog
 from flows.serving.request import Question
+from flows.settings.sections import ServingSection
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation.abstain import card_threshold
-from mmrl_core.sections import ServingSection
 
 if TYPE_CHECKING:
     from mmrl_core.predict import Prediction

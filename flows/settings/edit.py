@@ -6,7 +6,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
-from mmrl_core.config import load_params
+from flows.settings.params import load_params
 from mmrl_core.files import write_bytes
 
 

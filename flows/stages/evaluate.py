@@ -1,6 +1,7 @@
 """Evaluations as files: metrics.json and predictions.parquet of a run, or of several in one pass over the images."""
 
 import contextlib
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -9,13 +10,15 @@ import torch
 
 from flows.cluster.scoring import Exam, Examinee, score_here, score_on_cluster
 from flows.project import paths
-from flows.project.features import open_store
 from flows.project.paths import RunKey
 from flows.project.predictions import write_predictions
 from flows.project.progress import progress
+from flows.project.resources import backbone_of, open_store
+from flows.settings.params import Params
+from flows.settings.resolve import target_beta
+from flows.settings.sections import BackboneSection, ClusterSection
 from mmrl_core.clip.backbone import Backbone
 from mmrl_core.clip.feature_store import FeatureStore
-from mmrl_core.config import Params
 from mmrl_core.data.shards import read_manifest, shards_of
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation.bootstrap import Outcomes, paired_gains
@@ -24,9 +27,7 @@ from mmrl_core.evaluation.scores import Scores, merged, summary
 from mmrl_core.files import write_json
 from mmrl_core.method.adapter import Adapter, load_adapter
 from mmrl_core.method.model import AdaptedCLIP
-from mmrl_core.presets import target_beta
 from mmrl_core.protocols import ALL, PROTOCOLS, Protocol, TestSet, harmonic_mean, labels_of
-from mmrl_core.sections import BackboneSection, ClusterSection
 
 
 class Wanted(NamedTuple):
@@ -187,3 +188,34 @@ def _outcomes(scores: Scores) -> Outcomes:
     truth = scores.labels
     right = (probabilities.argmax(-1) == truth for probabilities in (scores.adapted, scores.zero_shot))
     return Outcomes(scores.items, *(one.numpy() for one in right))
+
+
+def evaluate(params: Params, key: RunKey, out: Path, target: str | None = None) -> dict[str, Any]:
+    """Score an adapter and zero-shot on the protocol's test sets, or on `target`; metrics.json, predictions.parquet."""
+    out.mkdir()
+    return evaluate_each(params, {key: (key.model, out)}, target)[key]
+
+
+def evaluate_each(
+    params: Params, runs: dict[RunKey, tuple[Path, Path]], target: str | None = None
+) -> dict[RunKey, dict[str, Any]]:
+    """What `evaluate` makes and returns for each of several runs of one dataset, in one pass over its images.
+
+    `runs` names the folder of each one's adapter and an empty one to fill. Raises UserError where the first cannot be
+    evaluated; any other such run is left out.
+    """
+    from flows.stages.evaluate import Wanted, evaluate_runs
+
+    if target is not None and target not in params.targets:
+        raise UserError(f"--target {target} is not among the settings' targets {params.targets}; add it there")
+    backbone, start = backbone_of(params.backbone), time.monotonic()
+    found = evaluate_runs(backbone, [Wanted(key, *folders) for key, folders in runs.items()], params, target)
+    seconds = (time.monotonic() - start) / len(found)
+    return {key: _figures(metrics, seconds) for key, metrics in found.items()}
+
+
+def _figures(metrics: dict[str, Any], seconds: float) -> dict[str, Any]:
+    figures = {part: metrics[part]["accuracy"] for part in metrics["parts"]}
+    zero_shot = {f"zero_shot_{part}": metrics["zero_shot"][part]["accuracy"] for part in metrics["parts"]}
+    mean = {"harmonic_mean": metrics["harmonic_mean"]} if "harmonic_mean" in metrics else {}
+    return {**figures, **mean, **zero_shot, "images_per_second": metrics["n"] / seconds}

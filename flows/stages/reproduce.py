@@ -8,9 +8,10 @@ from flows.project import paths
 from flows.project.paths import RunKey
 from flows.project.progress import progress
 from flows.registry.versions import fetch
+from flows.settings.params import Params
 from flows.tracking.store import store_uri
 from mmrl_core import METHOD_VERSION
-from mmrl_core.config import AdapterConfig, Params, TrainConfig, parse
+from mmrl_core.config import AdapterConfig, TrainConfig, parse
 from mmrl_core.data.shards import read_manifest
 from mmrl_core.errors import UserError
 
@@ -53,7 +54,8 @@ def _check_release(card: dict[str, Any], tags: dict[str, str], model: str) -> No
 
 def _train(params: Params, card: dict[str, Any], backbone, folder: Path):
     from mmrl_core.data.sets import read_set
-    from mmrl_core.training.fit import fit, settle_process
+    from mmrl_core.training.fit import fit
+    from mmrl_core.training.process import settle_process
 
     settle_process(backbone)
     sections: dict[str, dict] = {"adapter": {}, "train": {}}

@@ -7,8 +7,8 @@ import ray
 from ray import tune
 
 from flows.project.progress import progress
+from flows.settings.sections import SearchSection
 from flows.tuning.ledger import COMPLETE, DIED, LOST, STOPPED, trial_key
-from mmrl_core.sections import SearchSection
 
 
 @dataclass

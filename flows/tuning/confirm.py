@@ -4,9 +4,9 @@ from typing import Any
 
 from flows.project import paths
 from flows.project.progress import progress
+from flows.settings.params import Params
 from flows.tuning.data import search_data
 from flows.tuning.trainable import PartitionScores
-from mmrl_core.config import Params
 from mmrl_core.errors import UserError
 from mmrl_core.files import read_json
 from mmrl_core.search.comparison import comparisons, overall

@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.project import paths
-from mmrl_core.config import Params
+from flows.settings.params import Params
 from mmrl_core.data.shards import Example, read_examples, read_manifest
 from mmrl_core.evaluation.gate import is_gate_image
 from mmrl_core.protocols import PROTOCOLS, labels_of

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from flows.project import paths
-from flows.tracking.store import flatten
+from flows.settings.params import Params
+from flows.tracking.run import flatten
 from mmrl_core import EVALUATION_VERSION, METHOD_VERSION
-from mmrl_core.config import Params
 from mmrl_core.data.shards import read_manifest
 from mmrl_core.errors import UserError
 from mmrl_core.files import canonical_json, read_json, sha256_file, write_json

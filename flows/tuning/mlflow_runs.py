@@ -13,9 +13,10 @@ from typing import Any
 
 from flows.project.outputs import is_held
 from flows.project.paths import STATE, searches
-from flows.tracking.store import connect, experiment_id, flatten, git_commit, store_uri, why
+from flows.settings.params import Params
+from flows.tracking.run import flatten, git_commit
+from flows.tracking.store import connect, experiment_id, store_uri, why
 from flows.tuning.ledger import FAILED, LOST, trial_key
-from mmrl_core.config import Params
 
 PARENT, SEARCH, TRIAL = "mlflow.parentRunId", "search.id", "search.trial"
 MANY = 1000  # runs a query

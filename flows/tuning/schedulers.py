@@ -1,7 +1,7 @@
 """When a trial ends early by rank among all that got as far; a race (`comparison.still_in`) needs none."""
 
+from flows.settings.sections import SearchSection
 from flows.tuning.trainable import PARTITIONS
-from mmrl_core.sections import SearchSection
 
 GRACE = 2  # partitions before asha or median end a trial: which partition is hard says more than which setting is bad
 REDUCTION = 2  # asha keeps one in so many at each rung

@@ -8,6 +8,8 @@ from typing import Any
 from flows.cluster.connection import Needs, connected, room
 from flows.project.outputs import locked
 from flows.project.resources import backbone_of
+from flows.settings.params import Params
+from flows.settings.sections import ClusterSection, SearchSection
 from flows.tuning.data import search_data
 from flows.tuning.identity import earlier, facts, open_folder
 from flows.tuning.ledger import FAILED, LOST, Ledger
@@ -15,17 +17,28 @@ from flows.tuning.mlflow_runs import UNTRACKED, SearchRuns
 from flows.tuning.space import Space, check_depths, first_points, open_dimensions, published_point
 from flows.tuning.trainable import PartitionScores, Settled, settle
 from flows.tuning.tuner import Plan, import_tune, run_trials
-from mmrl_core.config import Params
 from mmrl_core.errors import UserError
 from mmrl_core.files import read_json, write_json
 from mmrl_core.search.comparison import choose, comparisons, overall, pareto_front
 from mmrl_core.search.partitions import partitions
-from mmrl_core.sections import ClusterSection, SearchSection
 
 DONE, TRIALS, POINTS = "done.json", "trials", "points.json"
 
 
-def tune(params: Params, dataset: str, method: str) -> dict[str, Any]:
+REPORTED = ("log_likelihood", "log_likelihood_se", "harmonic_mean", "harmonic_mean_se")  # of the search's choice
+
+
+def tune(params: Params, dataset: str, method: str, out: Path) -> dict[str, Any]:
+    """The stage `tune`: settle the prompt template and the open settings, on labelled items of the trained classes."""
+    found = search(params, dataset, method)
+    head = {"dataset": dataset, "method": method, "shots": max(params.shots), "seeds": params.seeds}
+    write_json(out, {**head, **found})
+    best = found["trials"][found["chosen"]] if found["trials"] else {}
+    scores = {name: best[name] for name in REPORTED if best}
+    return {"trials": len(found["trials"]), "choice": found["choice"], "template": found["template"], **scores}
+
+
+def search(params: Params, dataset: str, method: str) -> dict[str, Any]:
     """The search's document: all trials, which of them is chosen, its settings, and the prompt template.
 
     A search of the same settings and data goes on where it ended; one that is through costs nothing.

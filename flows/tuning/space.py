@@ -3,12 +3,13 @@
 from itertools import product
 from typing import Any
 
+from flows.settings.params import Params
+from flows.settings.resolve import explicit_values
+from flows.settings.sections import SearchSection
 from flows.tuning.ledger import COMPLETE, Ledger
-from mmrl_core.config import Params
 from mmrl_core.errors import UserError
-from mmrl_core.presets import explicit_values, published
+from mmrl_core.presets import published
 from mmrl_core.search.comparison import choose, overall
-from mmrl_core.sections import SearchSection
 
 DEPTH = "adapter.insertion_depth"
 EARLIER = 3  # settings taken over from earlier searches

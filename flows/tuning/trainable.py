@@ -6,7 +6,7 @@ from pathlib import Path
 from tempfile import gettempdir
 from typing import Any, NamedTuple
 
-from mmrl_core.config import Params
+from flows.settings.params import Params
 from mmrl_core.errors import UserError
 from mmrl_core.search.comparison import COSTS, OBJECTIVES, ROUND, overall
 from mmrl_core.search.partitions import Partition, SearchData
@@ -99,8 +99,8 @@ def settle(
 ) -> tuple[Settled, dict[str, Any] | None]:
     """In a process that trials will run in. Where others will run beside it, with the weights for all to share."""
     from flows.project.resources import backbone_of
+    from flows.settings.resolve import resolve
     from flows.tuning.data import best_template, template_accuracies
-    from mmrl_core.presets import resolve
     from mmrl_core.search.objective import hardest_first
     from mmrl_core.training.fit import most_together
 
@@ -128,7 +128,7 @@ class PartitionScores:
 
     def __call__(self, pieces: list[Piece]) -> Iterable[tuple[int, dict[str, Any] | UserError]]:
         from flows.project.resources import backbone_of
-        from mmrl_core.presets import resolve
+        from flows.settings.resolve import resolve
         from mmrl_core.search.objective import partition_scores
 
         params, data = self.params, self.data
@@ -175,7 +175,7 @@ _stores: dict[str, Any] = {}
 
 def store_of(params: Params):
     """This process's store of frozen features, in a folder of the node's own where the project folder is not seen."""
-    from flows.project.features import open_store
+    from flows.project.resources import open_store
 
     key = params.features.model_dump_json()
     if key not in _stores:

@@ -12,12 +12,12 @@ from typing import Any, NamedTuple
 
 from flows.cluster.connection import Needs, on_this_node, room
 from flows.project.paths import STATE
+from flows.settings.sections import SearchSection
 from flows.tuning.ledger import DIED, FAILED, LOST, RUNNING, Ledger, trial_key
 from flows.tuning.mlflow_runs import SearchRuns
 from flows.tuning.space import DEPTH, Space, searcher
 from flows.tuning.trainable import Evaluate, Settings, run_trial
 from mmrl_core.search.comparison import looks, overall, still_in
-from mmrl_core.sections import SearchSection
 
 RETRIES = 5  # of a trial whose process or node died
 MANY = 10**6  # jobs that Tune may be given: the searcher says when there are no more

@@ -7,10 +7,10 @@ from types import ModuleType
 
 from mmrl_core.data.benchmark import aircraft, coop, imagenet
 from mmrl_core.data.own import dataset as own_data
+from mmrl_core.data.own.settings import OwnSection
 from mmrl_core.data.source import Source
 from mmrl_core.errors import UserError
 from mmrl_core.files import canonical_json
-from mmrl_core.sections import OwnSection
 
 # Modules with open_source(key) and fingerprint(key), by the keys that they make.
 EMBEDDED = {

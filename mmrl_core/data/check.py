@@ -19,26 +19,22 @@ PUBLISHED = {
 
 
 def describe() -> list[dict[str, Any]]:
-    """One row a dataset: key, kind, what it needs below the data root, prompt template, published counts and
-    hyper-parameters (None where there are none)."""
+    """One row a dataset: key, kind, what it needs below the data root, prompt template, and published counts (None
+    where there are none)."""
     return [_describe_benchmark(key) for key in BENCHMARK] + [_describe_embedded(key) for key in EMBEDDED]
 
 
 def _describe_benchmark(key: str) -> dict[str, Any]:
-    from mmrl_core import presets  # it reads the catalog's aliases
-
     module = BENCHMARK[key]
-    weights = {"mmrl": presets.MMRL_REG_WEIGHT.get(key), "mmrlpp": presets.MMRLPP_REG_WEIGHT.get(key)}
     return {
         "dataset": key, "kind": "benchmark", "needs": module.needs(key), "template": module.template(key),
-        "published": _expected(key), "reg_weight": weights, "beta": presets.MMRLPP_BETA.get(key),
+        "published": _expected(key),
     }  # fmt: skip
 
 
 def _describe_embedded(key: str) -> dict[str, Any]:
     template = open_source(key, "").templates[0]
-    row = {"dataset": key, "kind": "embedded", "needs": "", "template": template}
-    return {**row, "published": None, "reg_weight": {"mmrl": None, "mmrlpp": None}, "beta": None}
+    return {"dataset": key, "kind": "embedded", "needs": "", "template": template, "published": None}
 
 
 def _expected(key: str) -> dict[str, int]:

@@ -17,13 +17,13 @@ from torch import Tensor
 from mmrl_core.clip.backbone import LOGIT_SCALE, Backbone
 from mmrl_core.clip.feature_store import FeatureStore, FrozenFeatures, evaluation_key
 from mmrl_core.clip.towers import ImageTower
+from mmrl_core.config import Resolved
 from mmrl_core.data.sets import Decoded, ImageSet
 from mmrl_core.data.shards import Example
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation.scores import BATCH_SIZE, CHUNK, batched, score, summary, test_batch
 from mmrl_core.method.adapter import Adapter
 from mmrl_core.method.model import AdaptedCLIP
-from mmrl_core.presets import Resolved
 from mmrl_core.protocols import harmonic_mean
 from mmrl_core.search.partitions import Partition, SearchData
 from mmrl_core.training.fit import Training, fit_together, groups

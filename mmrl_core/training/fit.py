@@ -28,13 +28,11 @@ from mmrl_core.method.adapter import Adapter
 from mmrl_core.method.model import AdaptedCLIP
 from mmrl_core.training.checkpoints import EVERY, Checkpoints, Nowhere, newest, opened, pack, unpack
 from mmrl_core.training.optimizer import AdamW
-from mmrl_core.training.process import keep_freed_memory
 from mmrl_core.training.stack import StackedCLIP, stackable
 from mmrl_core.training.step import TERMS, TrainingStep
 
 BETAS, WEIGHT_DECAY = (0.9, 0.999), 5e-4
 WARMUP_LR = 1e-5
-SMALL = 12 * 384**2  # layers x width^2: a ViT-S
 KEPT_FLOATS = 24  # that a layer keeps for the backward pass, a token and unit of width
 
 Report = Callable[[int, dict[str, float]], None]
@@ -47,23 +45,6 @@ class Fitted(NamedTuple):
     adapter: Adapter
     history: list[dict[str, float]]
     precision: str
-
-
-def settle_process(backbone: Backbone) -> None:
-    """What a process that trains or evaluates sets for itself: how it keeps memory, and its threads."""
-    keep_freed_memory()
-    settle_threads(backbone)
-
-
-def settle_threads(backbone: Backbone) -> None:
-    """Give a small backbone one CPU thread: more are no faster, and sums in another order would give other bits."""
-    if is_small(backbone):
-        torch.set_num_threads(1)
-
-
-def is_small(backbone: Backbone) -> bool:
-    """Whether its image tower is smaller than a ViT-S: a few-shot training then takes seconds."""
-    return len(backbone.image_blocks) * backbone.image_width**2 < SMALL
 
 
 def new_optimizer(adapter: Adapter, lr: float) -> AdamW:

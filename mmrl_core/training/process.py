@@ -1,7 +1,11 @@
-"""The C allocator's habit of handing freed memory back to the system, and taking it again at the next step."""
+"""What a process that trains or evaluates sets for itself: how it keeps freed memory, and how many threads it uses."""
 
 import ctypes
 import sys
+
+import torch
+
+from mmrl_core.clip.backbone import Backbone
 
 M_TRIM_THRESHOLD, M_MMAP_MAX = -1, -4
 
@@ -16,3 +20,23 @@ def keep_freed_memory() -> None:
     if mallopt:
         mallopt(M_TRIM_THRESHOLD, -1)  # never
         mallopt(M_MMAP_MAX, 0)
+
+
+SMALL = 12 * 384**2  # layers x width^2: a ViT-S
+
+
+def settle_process(backbone: Backbone) -> None:
+    """What a process that trains or evaluates sets for itself: how it keeps memory, and its threads."""
+    keep_freed_memory()
+    settle_threads(backbone)
+
+
+def settle_threads(backbone: Backbone) -> None:
+    """Give a small backbone one CPU thread: more are no faster, and sums in another order would give other bits."""
+    if is_small(backbone):
+        torch.set_num_threads(1)
+
+
+def is_small(backbone: Backbone) -> bool:
+    """Whether its image tower is smaller than a ViT-S: a few-shot training then takes seconds."""
+    return len(backbone.image_blocks) * backbone.image_width**2 < SMALL

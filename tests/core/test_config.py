@@ -2,9 +2,10 @@
 
 import pytest
 
-from mmrl_core.config import Params, load_params
+from flows.settings.params import Params, load_params
+from flows.settings.resolve import resolve
 from mmrl_core.errors import UserError
-from mmrl_core.presets import published, resolve
+from mmrl_core.presets import published
 
 MATRIX = {"datasets": ["digits"], "methods": ["mmrl"], "shots": [16], "seeds": [1]}
 

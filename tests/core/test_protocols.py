@@ -2,9 +2,10 @@
 
 import pytest
 
-from mmrl_core.config import Params
+from flows.settings.params import Params
+from flows.settings.resolve import target_beta
 from mmrl_core.errors import UserError
-from mmrl_core.presets import published, target_beta
+from mmrl_core.presets import published
 from mmrl_core.protocols import PROTOCOLS, labels_of
 
 MATRIX = {"datasets": ["digits"], "methods": ["mmrl"], "shots": [16], "seeds": [1]}
@@ -86,7 +87,7 @@ def test_beta_by_target_is_used_only_where_it_is_asked_for(target, beta):
 
 
 def test_an_unknown_protocol_names_the_known_ones(tmp_path):
-    from mmrl_core.config import load_params
+    from flows.settings.params import load_params
 
     (tmp_path / "params.yaml").write_text(f"{ {**MATRIX, 'data': {'protocol': 'few_shot'}} }")
     with pytest.raises(UserError, match=r"data\.protocol is 'few_shot', which cannot be: input should be .*'joint'"):

@@ -8,9 +8,10 @@ from pathlib import Path
 import pytest
 
 from flows.project.paths import RunKey
-from flows.stages import prepare
+from flows.settings.params import load_params
+from flows.stages import train
+from flows.tracking import run as tracking_run
 from flows.tracking import store as tracking
-from mmrl_core.config import load_params
 from tests.support.postgres import free_port, open_again, shut
 from tests.support.servers import mlflow_server
 from tests.support.workspace import QUICK, make_workspace, prepare_digits
@@ -74,7 +75,7 @@ def store(request) -> Server | Database:
 def test_what_a_store_missed_of_a_training_is_there_when_it_comes_back(prepared, store, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(shutil.copytree(prepared, tmp_path / "project"))
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    epochs, log_metrics = [], tracking.Tracked.log_metrics
+    epochs, log_metrics = [], tracking_run.Tracked.log_metrics
 
     def at_epoch(run, metrics, step=0):
         if not epochs:
@@ -84,9 +85,9 @@ def test_what_a_store_missed_of_a_training_is_there_when_it_comes_back(prepared,
             store.start()
         epochs.append(step)
 
-    monkeypatch.setattr(tracking.Tracked, "log_metrics", at_epoch)
+    monkeypatch.setattr(tracking_run.Tracked, "log_metrics", at_epoch)
     params = load_params("params.yaml", [f"tracking.uri={store.uri}"])
-    trained = prepare.train(params, KEY, tmp_path / "out")
+    trained = train.train(params, KEY, tmp_path / "out")
     client = tracking.connect(tracking.store_uri(params))
     [run] = client.search_runs([client.get_experiment_by_name("digits").experiment_id])
     assert len(epochs) == 2 and run.info.status == "FINISHED"

@@ -21,13 +21,14 @@ from flows.serving.app import create_app
 from flows.serving.follower import Follower, Live
 from flows.serving.metrics import Metrics
 from flows.serving.service import Service
+from flows.settings.params import Params
+from flows.settings.sections import ServingSection
 from flows.tracking.store import absolute
 from mmrl_core.clip.backbone import load_backbone
-from mmrl_core.config import AdapterConfig, Params
+from mmrl_core.config import AdapterConfig
 from mmrl_core.files import write_json
 from mmrl_core.method.adapter import Adapter, save_adapter
 from mmrl_core.predict import Predictor
-from mmrl_core.sections import ServingSection
 from tests.support.processes import TOKEN, end_all
 from tests.support.workspace import BIN
 from tests.support.workspace import environment as workspace_environment

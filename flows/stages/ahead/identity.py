@@ -8,15 +8,15 @@ from typing import Any
 from flows.project import paths
 from flows.project.paths import RunKey
 from flows.project.resources import gpu_facts, weights_digest
+from flows.settings.params import Params
+from flows.settings.resolve import resolve, target_beta
 from flows.stages.ahead.ready import Ready
-from flows.stages.prepare import read_search
-from flows.tracking.store import flatten
+from flows.stages.train import read_search
+from flows.tracking.run import flatten
 from mmrl_core import DATA_VERSION, EVALUATION_VERSION, METHOD_VERSION
-from mmrl_core.config import Params
 from mmrl_core.data.shards import read_manifest
 from mmrl_core.errors import UserError
 from mmrl_core.files import canonical_json, read_json, sha256_file
-from mmrl_core.presets import resolve, target_beta
 from mmrl_core.protocols import PROTOCOLS
 
 CARD, TENSORS, METRICS, PREDICTIONS = "adapter.json", "adapter.safetensors", "metrics.json", "predictions.parquet"

@@ -13,11 +13,11 @@ from flows.project import paths
 from flows.project.outputs import claimed, locked
 from flows.project.paths import RunKey
 from flows.project.resources import backbone_of
-from flows.stages import prepare
+from flows.settings.params import Params
 from flows.stages.ahead import identity
 from flows.stages.ahead.ready import Ready
+from flows.stages.train import train as train_one
 from flows.tracking.store import first_line
-from mmrl_core.config import Params
 from mmrl_core.data.shards import read_manifest
 from mmrl_core.errors import UserError
 
@@ -27,13 +27,13 @@ SCORES = 1e9  # bytes of the other runs' scores, which are in memory together
 def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
     """`stages.train`; then the run's other seeds, where training takes less time than the start of a process."""
     if params.cluster.is_distributed:
-        return prepare.train(params, key, out)
+        return train_one(params, key, out)
     mine = identity.model(params, key)
     with locked(_lock(mine), f"another process trains {key.name}"):
         summary = mine.take(out)
         if summary is not None:
             return summary
-        summary = prepare.train(params, key, out)
+        summary = train_one(params, key, out)
     others = [key._replace(seed=seed) for seed in params.seeds if seed != key.seed]
     if others and _is_small(params):
         mine.keep(out, summary)  # for this item's next start, should it be killed before it ends
@@ -45,7 +45,7 @@ def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
 
 
 def _is_small(params: Params) -> bool:
-    from mmrl_core.training.fit import is_small
+    from mmrl_core.training.process import is_small
 
     return is_small(backbone_of(params.backbone))
 
@@ -61,7 +61,7 @@ def _train_ahead(params: Params, key: RunKey, out: Path) -> None:
     with claimed(_lock(place)) as is_mine:
         try:
             if is_mine and not place.is_there:
-                place.keep(out, prepare.train(params, key, out))
+                place.keep(out, train_one(params, key, out))
         except Exception as error:
             print(f"{key.name} is not trained ahead: {first_line(error)}", file=sys.stderr)
 
@@ -78,13 +78,15 @@ def evaluate(params: Params, key: RunKey, out: Path, target: str | None = None) 
 
 
 def _evaluate_all(params: Params, key: RunKey, out: Path, target: str | None) -> dict[str, Any]:
+    from flows.stages.evaluate import evaluate_each
+
     with TemporaryDirectory(prefix="ahead-", dir=out.parent) as folder:
         runs, places = {key: (key.model, out)}, {}
         for other, adapter, place in islice(_not_evaluated(params, key, target), _room(key, target)):
             runs[other], places[other] = (adapter, Path(folder, place.identity)), place
         for _, empty in runs.values():
             empty.mkdir()
-        found = prepare.evaluate_each(params, runs, target)
+        found = evaluate_each(params, runs, target)
         for other in found.keys() & places.keys():
             places[other].keep(runs[other][1], found[other])
     return found[key]

@@ -5,11 +5,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from flows.project.paths import STATE
+from flows.project.paths import READY, STATE
 from mmrl_core.errors import UserError
 from mmrl_core.files import read_json, sha256_file, write_json
 
-FOLDER = STATE / "ready"
 CARD, OUTPUT = "ready.json", "output"
 
 
@@ -20,7 +19,7 @@ class Ready:
     """
 
     def __init__(self, final: Path, identity: str):
-        self.identity, self.folder = identity, FOLDER / final / identity
+        self.identity, self.folder = identity, READY / final / identity
 
     @property
     def output(self) -> Path:

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 
-from mmrl_core.config import Params
+from flows.settings.params import Params
 
 BUNDLED = "tiny"  # the one backbone by name that is known to be small before anything is loaded
 

@@ -10,12 +10,12 @@ from mmrl_core.data.own import folder, table, tars
 from mmrl_core.data.own.class_names import bare_numbers, base_labels, ordered_labels, readable_names
 from mmrl_core.data.own.findings import Placed, findings
 from mmrl_core.data.own.records import Gathered
+from mmrl_core.data.own.settings import OwnSection
 from mmrl_core.data.own.splits import splits_of
 from mmrl_core.data.source import Source
 from mmrl_core.data.splits import Item
 from mmrl_core.errors import UserError
 from mmrl_core.files import canonical_json
-from mmrl_core.sections import OwnSection
 
 READERS = 8  # threads that read and hash images
 

@@ -6,8 +6,8 @@ from collections.abc import Iterable
 from typing import NamedTuple
 
 from mmrl_core.data.own.records import Record
+from mmrl_core.data.own.settings import OwnSection
 from mmrl_core.errors import UserError
-from mmrl_core.sections import OwnSection
 
 
 class Content(NamedTuple):

@@ -14,7 +14,8 @@ from mmrl_core.data.sets import ImageSet
 from mmrl_core.errors import UserError
 from mmrl_core.training import fit as training
 from mmrl_core.training.checkpoints import NAME, Folder
-from mmrl_core.training.fit import batches, fit, lr_at, new_optimizer, settle_process
+from mmrl_core.training.fit import batches, fit, lr_at, new_optimizer
+from mmrl_core.training.process import settle_process
 from tests.support.small import small_adapter, small_backbone
 
 SCHEDULES = json.loads((Path(__file__).parents[2] / "golden" / "lr_schedule.json").read_text())

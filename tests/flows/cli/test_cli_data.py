@@ -39,6 +39,8 @@ def test_every_dataset_is_listed_and_the_users_own_too(own, mmrl):
         "dataset": "pets", "kind": "own", "needs": "pets", "template": "a photo of a {}.", "published": None,
     }  # fmt: skip
     assert rows["caltech101"]["published"] == {"train": 4128, "val": 1649, "test": 2465}
+    assert (rows["caltech101"]["reg_weight"], rows["caltech101"]["beta"]) == ({"mmrl": 0.5, "mmrlpp": 3}, 0.6)
+    assert (rows["digits"]["reg_weight"], rows["digits"]["beta"]) == ({"mmrl": None, "mmrlpp": None}, None)
     lines = mmrl("datasets").splitlines()
     assert lines[0].split() == ["dataset", "kind", "train/val/test", "template", "needs"]
     assert any(line.split()[:3] == ["caltech101", "benchmark", "4128/1649/2465"] for line in lines)

@@ -10,9 +10,9 @@ import pytest
 from filelock import FileLock
 
 from flows.project.paths import RunKey
+from flows.settings.params import load_params
 from flows.tracking import store
-from flows.tracking.store import tracked_run
-from mmrl_core.config import load_params
+from flows.tracking.run import tracked_run
 from tests.support.workspace import make_workspace, run
 
 DAY = 86400

@@ -12,15 +12,8 @@ from pathlib import Path
 import pytest
 import zc.lockfile
 
-from flows.orchestration.dvc_graph import (
-    Lifeline,
-    StageFailed,
-    run_stage,
-    source_checks,
-    stage_graph,
-    stale_stages,
-    transfer,
-)
+from flows.orchestration.dvc_graph import StageFailed, run_stage, source_checks, stage_graph, stale_stages, transfer
+from flows.processes.lifeline import Lifeline
 from flows.project.progress import MARKED
 from mmrl_core.errors import UserError
 from tests.support.processes import PATIENCE

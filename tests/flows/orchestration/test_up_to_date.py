@@ -18,9 +18,9 @@ import flows.orchestration
 from flows.orchestration.up_to_date import Adapted, up_to_date
 from flows.registry import promotion, versions
 from flows.settings.edit import edit_params
+from flows.settings.params import load_params
 from flows.stages import prepare
 from flows.tracking import store
-from mmrl_core.config import load_params
 from mmrl_core.files import read_json, write_json
 from tests.support.workspace import run
 

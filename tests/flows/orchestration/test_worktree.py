@@ -13,7 +13,7 @@ import pytest
 from flows.orchestration.workplace import week_seed
 from flows.orchestration.worktree import BRANCH, link_inputs, record, uncommitted, worktree
 from flows.settings.edit import edit_params
-from mmrl_core.config import load_params
+from flows.settings.params import load_params
 from mmrl_core.errors import UserError
 from tests.support.workspace import make_workspace, run
 

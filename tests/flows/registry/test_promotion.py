@@ -10,9 +10,9 @@ import pytest
 
 from flows.project.paths import RunKey
 from flows.registry import promotion, releases, versions
+from flows.settings.params import Params
 from flows.stages import prepare
 from flows.tracking import store
-from mmrl_core.config import Params
 from mmrl_core.errors import UserError
 from mmrl_core.files import read_json, write_json
 from tests.support.processes import PATIENCE

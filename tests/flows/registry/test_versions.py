@@ -13,8 +13,10 @@ from PIL import Image
 from flows.project.paths import RunKey
 from flows.registry import promotion
 from flows.registry import versions as registry
+from flows.settings.params import Params
 from flows.tracking import store as tracking
-from mmrl_core.config import AdapterConfig, Params
+from flows.tracking.run import tracked_run
+from mmrl_core.config import AdapterConfig
 from mmrl_core.errors import UserError
 from mmrl_core.files import write_json
 from tests.support.servers import mlflow_server
@@ -122,7 +124,7 @@ def test_missing_runs_are_named_with_the_command_that_makes_them(project):
 
 
 def test_registering_twice_creates_one_version_with_its_facts_as_tags(project):
-    with tracking.tracked_run(params(), KEY, "train", {}) as run:
+    with tracked_run(params(), KEY, "train", {}) as run:
         run.set_tags({"adapter_sha256": json.loads((KEY.model / "adapter.json").read_text())["sha256"]})
     first, second = registry.register(params(), KEY), registry.register(params(), KEY)
     assert first.created
@@ -183,7 +185,7 @@ REGISTER = """
 import sys
 from flows.registry import versions
 from flows.project.paths import RunKey
-from mmrl_core.config import Params
+from flows.settings.params import Params
 params = Params(datasets=["digits"], methods=["mmrl"], shots=[16], seeds=[1])
 found = versions.register(params, RunKey("digits", "mmrl", 16, 1))
 print(found.version, found.created, "torch" in sys.modules)
@@ -247,7 +249,7 @@ def server(tmp_path_factory):
 @pytest.mark.slow
 def test_all_of_it_works_through_a_server(project, server):
     remote = params(server)
-    with tracking.tracked_run(remote, KEY, "train", {"train": {"lr": 0.1}}, {"data.digest": "d" * 64}) as run:
+    with tracked_run(remote, KEY, "train", {"train": {"lr": 0.1}}, {"data.digest": "d" * 64}) as run:
         run.log_metrics({"loss": 1.0})
         run.log_artifacts(KEY.model)
     assert tracking.connect(server).get_run(run.run_id).info.status == "FINISHED"

@@ -19,7 +19,7 @@ from flows.project.paths import RunKey
 from flows.report.material import _settings
 from flows.report.summary import named_runs, read_rows, read_summary, summarize
 from flows.report.tables import averages, error_ratio, markdown, results_csv, title
-from mmrl_core.config import Params
+from flows.settings.params import Params
 from mmrl_core.data.catalog import open_source
 from mmrl_core.errors import UserError
 from tests.support.results import write_digits_pool, write_model, write_run, write_search

@@ -9,8 +9,8 @@ import pytest
 from fastapi.testclient import TestClient
 
 from flows.serving import image_urls
+from flows.settings.sections import ServingSection
 from mmrl_core.predict import Predictor
-from mmrl_core.sections import ServingSection
 from tests.support.serving import app_of, in_base64, make_adapter, picture
 
 LIMIT = 100_000

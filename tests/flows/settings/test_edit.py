@@ -5,7 +5,7 @@ import shutil
 import pytest
 
 from flows.settings.edit import edit_params
-from mmrl_core.config import load_params
+from flows.settings.params import load_params
 from mmrl_core.errors import UserError
 from tests.support.workspace import ROOT
 

@@ -11,15 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from flows.maintenance.cleanup import clean
 from flows.project import paths
-from flows.project.features import clean
 from flows.project.outputs import building, locked
-from flows.project.paths import RunKey
-from flows.stages import prepare
+from flows.project.paths import READY, RunKey
+from flows.settings.params import load_params
+from flows.stages import evaluate as evaluate_stage
+from flows.stages import train as train_stage
 from flows.stages.ahead import identity, items
-from flows.stages.ahead.ready import FOLDER, Ready
+from flows.stages.ahead.ready import Ready
 from flows.stages.ahead.turns import Turns
-from mmrl_core.config import load_params
 from mmrl_core.data.catalog import open_source
 from mmrl_core.data.shards import write_few_shot, write_pool
 from mmrl_core.errors import UserError
@@ -57,7 +58,7 @@ def write_search(folder: Path, method: str, depth: int) -> None:
 
 def waiting() -> set[Path]:
     """Where the outputs belong that are ready."""
-    return {path.parents[1].relative_to(FOLDER) for path in FOLDER.rglob("output")}
+    return {path.parents[1].relative_to(READY) for path in READY.rglob("output")}
 
 
 @pytest.fixture(scope="module")
@@ -77,8 +78,8 @@ def alone(prepared, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for key in RUNS:
-            train(key, prepare)
-            evaluate(key, prepare)
+            train(key, train_stage)
+            evaluate(key, evaluate_stage)
     return folder
 
 
@@ -169,7 +170,7 @@ def test_a_seed_that_another_process_trains_is_left_to_it(project):
 
 def test_a_damaged_output_is_made_again(project, alone):
     train(FIRST)
-    [tensors] = FOLDER.rglob("*.safetensors")
+    [tensors] = READY.rglob("*.safetensors")
     tensors.write_bytes(b"")
     train(SECOND)
     models = {path: content for path, content in outputs(alone).items() if path.startswith("models/digits/mmrl-")}

@@ -7,9 +7,10 @@ import torch
 
 from flows.project import paths
 from flows.project.paths import RunKey
+from flows.settings.params import Params
 from flows.stages.evaluate import evaluate_run
 from mmrl_core.clip.backbone import load_backbone
-from mmrl_core.config import AdapterConfig, Params
+from mmrl_core.config import AdapterConfig
 from mmrl_core.data.catalog import open_source
 from mmrl_core.data.embedded.digits import CLASS_NAMES
 from mmrl_core.data.shards import write_pool

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 
 from flows.project.paths import RunKey
+from flows.settings.params import Params
 from flows.tracking import store as tracking
-from flows.tracking.store import tracked_run
-from mmrl_core.config import Params
+from flows.tracking.run import tracked_run
 from mmrl_core.errors import UserError
 
 ROOT = Path(__file__).parents[3]

@@ -6,13 +6,13 @@ import os
 import pytest
 
 from flows.project import paths
+from flows.settings.params import Params, load_params
+from flows.settings.sections import ClusterSection, SearchSection
 from flows.tuning import identity
 from flows.tuning.ledger import Ledger, trial_key
 from flows.tuning.search import trial_needs
 from flows.tuning.space import first_points, searcher, within
-from mmrl_core.config import Params, load_params
 from mmrl_core.errors import UserError
-from mmrl_core.sections import ClusterSection, SearchSection
 from tests.flows.conftest import RUN
 from tests.support.workspace import QUICK, write_params
 

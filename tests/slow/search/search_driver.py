@@ -8,8 +8,8 @@ import json
 from pathlib import Path
 
 from flows.cluster.connection import Needs, connected
+from flows.settings.sections import ClusterSection, SearchSection
 from flows.tuning.tuner import Plan, run_trials
-from mmrl_core.sections import ClusterSection, SearchSection
 
 SPACE = {"train.lr": {"loguniform": [1e-4, 1e-2]}, "adapter.insertion_depth": {"choice": [3, 5]}}
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from flows.cluster.connection import Needs, connected
+from flows.settings.sections import ClusterSection, SearchSection
 from flows.tuning.tuner import Plan, side_by_side
 from mmrl_core.search.comparison import looks
-from mmrl_core.sections import ClusterSection, SearchSection
 from tests.slow.search.test_faults import comparable, done_twice, driver, lines
 from tests.support.processes import trial_workers
 from tests.support.ray_cluster import started

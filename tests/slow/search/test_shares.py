@@ -8,7 +8,7 @@ import threading
 import pytest
 
 from flows.cluster.connection import Needs, connected
-from mmrl_core.sections import ClusterSection
+from flows.settings.sections import ClusterSection
 from tests.support.workspace import ROOT
 
 pytestmark = pytest.mark.slow

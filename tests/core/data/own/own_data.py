@@ -1,7 +1,7 @@
 """Folders of one's own data that tests fill, and short views of what they became."""
 
 from mmrl_core.data.own import dataset
-from mmrl_core.sections import OwnSection
+from mmrl_core.data.own.settings import OwnSection
 from tests.core.data.odd_images import png
 
 SPLITS = ("train", "val", "test")

@@ -10,9 +10,9 @@ from PIL import Image
 from mmrl_core.config import parse
 from mmrl_core.data.catalog import fingerprint, open_source
 from mmrl_core.data.own import dataset
+from mmrl_core.data.own.settings import OwnSection
 from mmrl_core.data.shards import read_examples, read_manifest, write_few_shot, write_pool
 from mmrl_core.errors import UserError
-from mmrl_core.sections import OwnSection
 from tests.core.data.odd_images import encoded, oriented, png
 from tests.core.data.own.own_data import SPLITS, counts, noted, where
 
@@ -52,7 +52,7 @@ def test_a_folder_goes_all_the_way_into_shards_and_back(own_pets, tmp_path):
 
 def test_no_torch_and_no_numpy_is_needed_to_open_a_folder(own_pets):
     code = (
-        "import sys; from mmrl_core.sections import OwnSection; from mmrl_core.data.own import dataset;"
+        "import sys; from mmrl_core.data.own.settings import OwnSection; from mmrl_core.data.own import dataset;"
         f"dataset.open_source('pets', OwnSection(images={str(own_pets.root)!r}));"
         "print({'torch', 'numpy'} & {*sys.modules})"
     )

@@ -9,9 +9,9 @@ import tarfile
 import pytest
 
 from mmrl_core.data.own import dataset
+from mmrl_core.data.own.settings import OwnSection
 from mmrl_core.data.shards import write_few_shot, write_pool
 from mmrl_core.errors import UserError
-from mmrl_core.sections import OwnSection
 from tests.core.data.odd_images import png
 from tests.core.data.own.own_data import counts, noted, where
 

@@ -1,6 +1,6 @@
 """The sections of params.yaml, each with what its keys may be.
 
-A null under `adapter` or `train` means "the search's choice, else the preset"; see presets.py.
+A null under `adapter` or `train` means "the search's choice, else the preset"; see resolve.py.
 """
 
 import math
@@ -8,70 +8,13 @@ import re
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, field_validator, model_validator
 
-Method = Literal["mmrl", "mmrlpp"]
-Precision = Literal["auto", "float32", "bf16", "fp16"]
-
-
-def _no_boolean(value: Any) -> Any:
-    if isinstance(value, bool):
-        raise ValueError("a number is needed, not true or false")
-    return value
-
-
-def distinct(values: list) -> list:
-    if len(set(values)) < len(values):
-        raise ValueError("an entry occurs twice")
-    return values
-
-
-Number = Annotated[float, BeforeValidator(_no_boolean)]
-PositiveInt = Annotated[int, Field(ge=1, strict=True)]
-Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
-PositiveFloat = Annotated[Number, Field(gt=0, allow_inf_nan=False)]
-Fraction = Annotated[Number, Field(ge=0, le=1)]
-NonNegative = Annotated[Number, Field(ge=0, allow_inf_nan=False)]
-
+from mmrl_core.config import Fraction, NonNegative, PositiveFloat, PositiveInt, Precision, Section, Seed
+from mmrl_core.data.own.settings import OwnSection
 
 WHOLE_NUMBERS = ("insertion_depth", "n_tokens", "rep_dim", "residual_rank", "projection_rank",
                  "epochs", "batch_size", "warmup_epochs")  # fmt: skip
-
-
-class Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
-
-
-class OwnSection(Section):
-    """A dataset of the user's own: exactly one of `images`, `table`, `shards` says where it lies.
-
-    Relative paths start at the working directory.
-    """
-
-    images: str | None = None  # a folder of class folders; also what the paths of `table` are relative to
-    table: str | None = None  # a CSV or Parquet file with the columns path, label and, if wanted, split
-    shards: str | None = None  # a folder of WebDataset .tar files, or a pattern of such files
-    classes: str | None = None  # a CSV with the columns class and name: readable names
-    template: str = "a photo of a {}."
-    base_classes: list[str] | None = None  # names; the others are novel
-    val_share: Fraction = 0.2  # of a class's images, where the data names no split
-    test_share: Fraction = 0.3
-    split_seed: Seed = 0
-
-    @field_validator("template")
-    @classmethod
-    def _names_the_class(cls, template: str) -> str:
-        if "{}" not in template:
-            raise ValueError("it needs {} where the class name goes")
-        return template
-
-    @model_validator(mode="after")
-    def _one_place(self) -> "OwnSection":
-        if (self.shards and (self.images or self.table)) or not (self.shards or self.images or self.table):
-            raise ValueError("name images (a folder), table (CSV or Parquet) or shards (tar files)")
-        if not 0 < self.test_share < 1 or self.val_share + self.test_share >= 1:
-            raise ValueError("val_share and test_share must leave something to train on, and test_share be above 0")
-        return self
 
 
 class DataSection(Section):

@@ -1,0 +1,50 @@
+"""What a run resolves its settings to: explicit value, search's choice, preset."""
+
+from typing import Any
+
+from flows.settings.params import Params
+from mmrl_core.config import AdapterConfig, Resolved, TrainConfig, parse
+from mmrl_core.data.catalog import ALIASES
+from mmrl_core.presets import TARGET_BETA, published
+
+
+def target_beta(params: Params, method: str, target: str) -> float | None:
+    """The beta to test on `target` with, where the preset `published-per-target` has one; None: as in training.
+
+    Tuned on the target itself by the authors. A beta in params.yaml wins.
+    """
+    if params.preset != "published-per-target" or method != "mmrlpp" or params.adapter.beta is not None:
+        return None
+    return TARGET_BETA.get(ALIASES.get(target, target))
+
+
+def explicit_values(params: Params) -> dict[str, Any]:
+    """The keys of `adapter` and `train` that params.yaml sets itself."""
+    sections = {"adapter": params.adapter, "train": params.train}
+    return {
+        f"{name}.{key}": value
+        for name, section in sections.items()
+        for key, value in section.model_dump().items()
+        if value is not None
+    }
+
+
+def resolve(
+    params: Params, dataset: str, method: str, seed: int, depth: int, chosen: dict[str, Any] | None = None
+) -> Resolved:
+    """Settle every value of a run. `chosen` is the search's choice by key; `depth` N of the shallower tower."""
+    layers = [
+        (f"preset {params.preset}", published(dataset, method, depth, params.data.protocol)),
+        ("search", chosen or {}),
+        ("params.yaml", explicit_values(params)),
+    ]
+    values, sources = {}, {"adapter.method": "run key", "train.seed": "run key"}
+    for source, layer in layers:
+        values.update(layer)
+        sources.update(dict.fromkeys(layer, source))
+    section = {name: {} for name in ("adapter", "train")}
+    for key, value in values.items():
+        name, _, field = key.partition(".")
+        section[name][field] = value
+    adapter = parse(AdapterConfig, {"method": method, **section["adapter"]}, "adapter")
+    return Resolved(adapter, parse(TrainConfig, {"seed": seed, **section["train"]}, "train"), sources)

@@ -1,0 +1,41 @@
+"""`mmrl import`: an adapter from a checkpoint of the authors' code."""
+
+from pathlib import Path
+from typing import Any
+
+from flows.project.resources import backbone_of
+from flows.settings.params import Params
+from mmrl_core import METHOD_VERSION
+
+
+def import_published(
+    params: Params, checkpoint: Path, class_names: list[str], template: str, out: Path
+) -> dict[str, Any]:
+    """An adapter folder from a checkpoint of the authors' code; what the tensors do not tell comes from params.yaml."""
+    from mmrl_core.clip.backbone import refuse_repeated
+    from mmrl_core.config import AdapterConfig, parse
+    from mmrl_core.files import sha256_file
+    from mmrl_core.method.adapter import Adapter, save_adapter
+    from mmrl_core.method.published_checkpoints import implied_settings, read_published
+
+    refuse_repeated(class_names)
+    published, backbone = read_published(checkpoint), backbone_of(params.backbone)
+    implied = implied_settings(published, backbone.depth)
+    explicit = {name: value for name, value in params.adapter.model_dump().items() if value is not None}
+    config = parse(AdapterConfig, {**explicit, **implied}, str(checkpoint))
+    adapter = Adapter(config, backbone)
+    adapter.load_published(published)
+    backbone.tokenize(class_names, template)  # refuses names or a template that no prompt can be made of
+    sources = {
+        f"adapter.{name}": "checkpoint" if name in implied else "params.yaml" for name in {**explicit, **implied}
+    }
+    card = {
+        "method_version": METHOD_VERSION,
+        "class_names": class_names,
+        "template": template,
+        "data": {"imported_from": checkpoint.name, "digest": sha256_file(checkpoint)},
+        "settings": {f"adapter.{name}": value for name, value in config.model_dump().items()},
+        "sources": {f"adapter.{name}": "default" for name in type(config).model_fields} | sources,
+    }
+    document = save_adapter(out, adapter, backbone, card)
+    return {"method": config.method, "adapter_sha256": document["sha256"], "trainable": document["trainable"]}

@@ -1,0 +1,136 @@
+"""The stage `train`: one adapter, in this process or on a Ray cluster."""
+
+import hashlib
+import shutil
+from pathlib import Path
+from typing import Any
+
+from flows.project import paths
+from flows.project.outputs import locked
+from flows.project.paths import RunKey
+from flows.project.progress import progress
+from flows.project.resources import backbone_of, open_store
+from flows.settings.params import Params
+from mmrl_core import METHOD_VERSION
+from mmrl_core.errors import UserError
+from mmrl_core.files import canonical_json, read_json
+from mmrl_core.presets import published
+from mmrl_core.protocols import PROTOCOLS, labels_of
+
+
+def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
+    """Train one adapter, resuming from a killed run of the same settings and data."""
+    from flows.settings.resolve import resolve
+    from flows.tracking.run import tracked_run
+    from mmrl_core.data.sets import read_set
+    from mmrl_core.data.shards import read_manifest
+    from mmrl_core.method.adapter import save_adapter
+
+    backbone, manifest = backbone_of(params.backbone), read_manifest(key.few_shot)
+    found = read_search(key, manifest["templates"])
+    choice = found["choice"] if params.search.enabled else {}
+    settings = resolve(params, key.dataset, key.method, key.seed, backbone.depth, choice)
+    if not (params.cluster.is_distributed and params.cluster.gpus_per_worker):  # else the workers' GPUs settle it
+        settings = _on_device(settings, backbone.device)
+    protocol = PROTOCOLS[params.data.protocol]
+    data = read_set(key.few_shot, "train", protocol.trains_on, found["template"])
+    card = _card(params, key, settings, data, manifest["digest"])
+    with (
+        tracked_run(params, key, "train", card["settings"], {"data.digest": manifest["digest"]}) as run,
+        progress(f"train {key.name}", settings.train.epochs, what="epoch") as bar,
+    ):
+
+        def report(epoch: int, metrics: dict[str, float], workers: int = 1) -> None:
+            run.log_metrics(metrics, epoch)
+            beside = f", {workers} workers" if workers > 1 else ""
+            bar(epoch + 1, note=f"loss {metrics['loss']:.3f}{beside}")
+
+        identity = _identity(card, backbone)
+        with locked(f"run-{identity}", f"another process trains {key.name}"):  # in another worktree of this project
+            adapter, history, precision = _fit(params, key, backbone, settings, data, identity, report)
+        card["history"], card["settings"]["train.precision"] = history, precision
+        card["abstain"] = _abstain(backbone, adapter, data, key, protocol.trains_on)
+        document = save_adapter(out, adapter, backbone, card)
+        run.set_tags({"adapter_sha256": document["sha256"]})
+        run.log_artifacts(out)
+    return {"adapter_sha256": document["sha256"], "trainable": document["trainable"], **history[-1]}
+
+
+def _fit(params: Params, key: RunKey, backbone, settings, data, identity: str, report):
+    """The adapter, the metrics of its epochs and the precision, trained here or on the cluster."""
+    from mmrl_core.training.fit import fit
+
+    if params.cluster.is_distributed:
+        return _fit_on_cluster(params, key, backbone, settings, data, identity, report)
+    checkpoints, store = paths.STATE / "runs" / identity, open_store(params, "train")
+    fitted = fit(backbone, settings.adapter, settings.train, data, report=report, checkpoints=checkpoints, store=store)
+    shutil.rmtree(checkpoints, ignore_errors=True)
+    return fitted
+
+
+def _fit_on_cluster(params: Params, key: RunKey, backbone, settings, data, identity: str, report):
+    from safetensors.torch import load
+
+    from flows.cluster.training import Job, train_on_cluster
+    from mmrl_core.data.shards import read_examples, read_manifest
+    from mmrl_core.training.fit import Fitted, check_division, new_adapter
+
+    most = params.cluster.worker_range[1]
+    check_division(most, settings.train.batch_size, len(data.items), len(data.class_names))
+    halves, manifest = PROTOCOLS[params.data.protocol].trains_on, read_manifest(key.few_shot)
+    examples = [example for half in halves for example in read_examples(key.few_shot, "train", half)]
+    labels = labels_of(manifest, halves)
+    job = Job(identity, params.backbone, settings.adapter, settings.train, examples, labels,
+              manifest["class_names"], data.template)  # fmt: skip
+    trained = train_on_cluster(params.cluster, job, paths.STATE / "runs", report)
+    adapter = new_adapter(settings.adapter, backbone, settings.train.seed)
+    adapter.load_state_dict(load(trained.adapter))
+    return Fitted(adapter, trained.history, trained.precision)
+
+
+def _abstain(backbone, adapter, data, key: RunKey, halves: tuple[str, ...]) -> dict[str, Any] | None:
+    """The threshold for "none of these", from the few-shot validation images."""
+    from mmrl_core.data.shards import stream_examples
+    from mmrl_core.evaluation.abstain import calibrate
+    from mmrl_core.method.model import AdaptedCLIP
+
+    model = AdaptedCLIP(backbone, adapter, data.class_names, data.template)
+    return calibrate(model, (example for half in halves for example in stream_examples(key.few_shot, "val", half)))
+
+
+def _on_device(settings, device):
+    """With the precision that training will have there: the adapter's card says what was, not `auto`."""
+    from mmrl_core.clip.precision import settle_precision
+
+    precision = settle_precision(settings.train.precision, device)
+    return settings._replace(train=settings.train.model_copy(update={"precision": precision}))
+
+
+def read_search(key: RunKey, templates: list[str]) -> dict[str, Any]:
+    """The search that a run's training goes by. Raises UserError where there is none or it is of something else."""
+    path = paths.search(key.dataset, key.method)
+    found = read_json(path, made_by="mmrl tune", keys=("dataset", "method", "choice", "template"))
+    fits = set(found["choice"]) <= set(published(key.dataset, key.method, depth=1)) and found["template"] in templates
+    if (found["dataset"], found["method"]) != (key.dataset, key.method) or not fits:
+        raise UserError(f"{path} is of another search than {key.dataset} {key.method}; run `mmrl tune` again")
+    return found
+
+
+def _card(params: Params, key: RunKey, settings, data, digest: str) -> dict[str, Any]:
+    """What adapter.json says of a run beside the tensors."""
+    values = {"adapter": settings.adapter.model_dump(), "train": settings.train.model_dump()}
+    flat = {f"{section}.{name}": value for section, group in values.items() for name, value in group.items()}
+    return {
+        "method_version": METHOD_VERSION,
+        "class_names": data.class_names,
+        "template": data.template,
+        "data": {**key._asdict(), "digest": digest, "images": len(data.items)},
+        "training": PROTOCOLS[params.data.protocol].training,
+        "settings": flat,
+        "sources": settings.sources,
+    }
+
+
+def _identity(card: dict[str, Any], backbone) -> str:
+    """A run's name for its checkpoints: settled by everything that its result depends on."""
+    return hashlib.sha256(canonical_json([card, backbone.weights_sha256])).hexdigest()[:16]

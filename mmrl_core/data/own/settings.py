@@ -1,0 +1,37 @@
+"""What params.yaml says of a dataset of the user's own."""
+
+from pydantic import field_validator, model_validator
+
+from mmrl_core.config import Fraction, Section, Seed
+
+
+class OwnSection(Section):
+    """A dataset of the user's own: exactly one of `images`, `table`, `shards` says where it lies.
+
+    Relative paths start at the working directory.
+    """
+
+    images: str | None = None  # a folder of class folders; also what the paths of `table` are relative to
+    table: str | None = None  # a CSV or Parquet file with the columns path, label and, if wanted, split
+    shards: str | None = None  # a folder of WebDataset .tar files, or a pattern of such files
+    classes: str | None = None  # a CSV with the columns class and name: readable names
+    template: str = "a photo of a {}."
+    base_classes: list[str] | None = None  # names; the others are novel
+    val_share: Fraction = 0.2  # of a class's images, where the data names no split
+    test_share: Fraction = 0.3
+    split_seed: Seed = 0
+
+    @field_validator("template")
+    @classmethod
+    def _names_the_class(cls, template: str) -> str:
+        if "{}" not in template:
+            raise ValueError("it needs {} where the class name goes")
+        return template
+
+    @model_validator(mode="after")
+    def _one_place(self) -> "OwnSection":
+        if (self.shards and (self.images or self.table)) or not (self.shards or self.images or self.table):
+            raise ValueError("name images (a folder), table (CSV or Parquet) or shards (tar files)")
+        if not 0 < self.test_share < 1 or self.val_share + self.test_share >= 1:
+            raise ValueError("val_share and test_share must leave something to train on, and test_share be above 0")
+        return self
