@@ -1,4 +1,30 @@
-"""MMRL and MMRL++ for CLIP as a library: the method, its data and its evaluation."""
+"""MMRL and MMRL++ for CLIP as a library: the method, its data and its evaluation. It knows nothing of the pipeline.
+
+`from mmrl_core import ...` gives the public names in `__all__`, each with its module when it is first asked for: a bare
+`import mmrl_core` loads nothing else, not even torch.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mmrl_core.clip.backbone import Backbone as Backbone
+    from mmrl_core.clip.backbone import load_backbone as load_backbone
+    from mmrl_core.config import AdapterConfig as AdapterConfig
+    from mmrl_core.config import TrainConfig as TrainConfig
+    from mmrl_core.data.catalog import open_source as open_source
+    from mmrl_core.data.sets import ImageSet as ImageSet
+    from mmrl_core.data.sets import image_set as image_set
+    from mmrl_core.data.shards import Example as Example
+    from mmrl_core.errors import UserError as UserError
+    from mmrl_core.evaluation.scores import score as score
+    from mmrl_core.export import export_onnx as export_onnx
+    from mmrl_core.method.adapter import Adapter as Adapter
+    from mmrl_core.method.adapter import load_adapter as load_adapter
+    from mmrl_core.method.adapter import save_adapter as save_adapter
+    from mmrl_core.method.model import AdaptedCLIP as AdaptedCLIP
+    from mmrl_core.predict import Predictor as Predictor
+    from mmrl_core.training.fit import fit as fit
 
 # Part of what every adapter depends on: raise it when the same data and settings would train to another adapter.
 METHOD_VERSION = 4
@@ -6,3 +32,34 @@ METHOD_VERSION = 4
 DATA_VERSION = 3
 # And of every evaluation: raise it when the same adapter would get other figures, or figures on other images.
 EVALUATION_VERSION = 1
+
+_MODULES = {
+    "AdaptedCLIP": "method.model",
+    "Adapter": "method.adapter",
+    "AdapterConfig": "config",
+    "Backbone": "clip.backbone",
+    "Example": "data.shards",
+    "ImageSet": "data.sets",
+    "Predictor": "predict",
+    "TrainConfig": "config",
+    "UserError": "errors",
+    "export_onnx": "export",
+    "fit": "training.fit",
+    "image_set": "data.sets",
+    "load_adapter": "method.adapter",
+    "load_backbone": "clip.backbone",
+    "open_source": "data.catalog",
+    "save_adapter": "method.adapter",
+    "score": "evaluation.scores",
+}
+__all__ = list(_MODULES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _MODULES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(import_module(f"{__name__}.{_MODULES[name]}"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

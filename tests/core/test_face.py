@@ -1,0 +1,88 @@
+"""The public face: `from mmrl_core import ...`."""
+
+import ast
+import importlib
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import mmrl_core
+from mmrl_core import (
+    AdaptedCLIP,
+    AdapterConfig,
+    Example,
+    Predictor,
+    TrainConfig,
+    UserError,
+    export_onnx,
+    fit,
+    image_set,
+    load_adapter,
+    load_backbone,
+    open_source,
+    save_adapter,
+    score,
+)
+
+CONFIG = AdapterConfig(method="mmrlpp", insertion_depth=3, n_tokens=2, rep_dim=16, projection_rank=4, residual_rank=2)
+
+
+def in_a_fresh_process(code: str) -> str:
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+
+
+def test_a_bare_import_loads_nothing_else():
+    heavy = "{'torch', 'numpy', 'pydantic', 'open_clip', 'PIL', 'mmrl_core.config'}"
+    code = f"import sys, mmrl_core; mmrl_core.METHOD_VERSION; dir(mmrl_core); print({heavy} & set(sys.modules))"
+    assert in_a_fresh_process(code) == "set()"
+
+
+def test_settings_and_errors_need_no_torch():
+    code = "import sys; from mmrl_core import AdapterConfig, TrainConfig, UserError, open_source"
+    assert in_a_fresh_process(f"{code}; print('torch' in sys.modules)") == "False"
+
+
+@pytest.mark.parametrize("name", mmrl_core.__all__)
+def test_every_public_name_is_there_and_documented(name):
+    thing = getattr(mmrl_core, name)
+    assert thing.__name__ == name and thing.__doc__ and name in dir(mmrl_core)
+
+
+def test_type_checkers_see_the_same_names():
+    [block] = [node for node in ast.parse(Path(mmrl_core.__file__).read_text()).body if isinstance(node, ast.If)]
+    seen = {alias.asname: getattr(importlib.import_module(node.module), alias.name)
+            for node in block.body for alias in node.names}  # fmt: skip
+    assert seen == {name: getattr(mmrl_core, name) for name in mmrl_core.__all__}
+    assert Path(mmrl_core.__file__).with_name("py.typed").exists()
+
+
+def test_a_name_that_is_not_there_is_told_as_python_tells_it():
+    with pytest.raises(ImportError, match="cannot import name 'Adaptor' from 'mmrl_core'"):
+        from mmrl_core import Adaptor  # noqa: F401
+
+
+def test_from_labelled_images_to_predictions_by_the_face_alone(tmp_path):
+    source = open_source("digits", "")
+    examples = [Example(item.path, item.path, item.label, item.class_name, source.read(item))
+                for label in (0, 1) for item in [x for x in source.train if x.label == label][:2]]  # fmt: skip
+    names, template = source.class_names[:2], source.templates[0]
+    backbone = load_backbone("tiny")
+
+    fitted = fit(backbone, CONFIG, TrainConfig(epochs=1), image_set(examples, [0, 1], names, template))
+    save_adapter(tmp_path / "adapter", fitted.adapter, backbone, {"class_names": names, "template": template})
+
+    adapter, card = load_adapter(tmp_path / "adapter", backbone)
+    model = AdaptedCLIP(backbone, adapter, card["class_names"], card["template"])
+    scores = score(model, examples, labels=[0, 1], trained=[0, 1])
+    predictor = Predictor.load(tmp_path / "adapter")
+    predicted = predictor.predict([example.image for example in examples])
+    assert [one.label for one in predicted] == [names[index] for index in scores.adapted.argmax(-1)]
+
+    document = export_onnx(predictor, tmp_path / "onnx")
+    assert document["class_names"] == names and (tmp_path / "onnx/model.onnx").exists()
+    written = tmp_path / "adapter/adapter.json"
+    written.write_text(written.read_text().replace('"zero"', '"nought"'))
+    with pytest.raises(UserError, match="altered"):
+        load_adapter(tmp_path / "adapter", backbone)
