@@ -16,7 +16,6 @@ from mmrl_core import (
     Predictor,
     TrainConfig,
     UserError,
-    export_onnx,
     fit,
     image_set,
     load_adapter,
@@ -80,8 +79,6 @@ def test_from_labelled_images_to_predictions_by_the_face_alone(tmp_path):
     predicted = predictor.predict([example.image for example in examples])
     assert [one.label for one in predicted] == [names[index] for index in scores.adapted.argmax(-1)]
 
-    document = export_onnx(predictor, tmp_path / "onnx")
-    assert document["class_names"] == names and (tmp_path / "onnx/model.onnx").exists()
     written = tmp_path / "adapter/adapter.json"
     written.write_text(written.read_text().replace('"zero"', '"nought"'))
     with pytest.raises(UserError, match="altered"):
