@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from flows.tuning.ledger import Ledger
-from tests.support.gate import Gate
+from tests.slow.search.gate import Gate
 from tests.support.processes import PATIENCE, TOKEN, end_all, processes_with, trial_workers, wait_until
 from tests.support.ray_cluster import RayCluster
 from tests.support.workspace import ROOT, environment

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.gate import Gate
+from tests.slow.search.gate import Gate
 from tests.support.processes import PATIENCE
 from tests.support.two_nodes import HEAD, POSSIBLE, SECOND, two_nodes
 from tests.support.workspace import BIN, ROOT, make_workspace, prepare_digits, run
