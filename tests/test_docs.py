@@ -1,6 +1,7 @@
-"""Documents lead to what is there: links, paths and modules exist, and every setting is described."""
+"""Documents lead to what is there: links, paths and modules exist, every setting is described, examples run."""
 
 import re
+import sys
 from pathlib import Path
 
 import pytest
@@ -8,9 +9,10 @@ from pydantic import BaseModel
 
 from flows.settings.params import Params
 from tests import conftest
-from tests.support.workspace import ROOT
+from tests.support.workspace import ROOT, run
 
 DOCUMENTS = sorted(path for glob in ("*.md", "docs/*.md", "infra/**/*.md", "findings/*.md") for path in ROOT.glob(glob))
+CODE = [path for room in ("flows", "mmrl_core", "benchmarks", "examples") for path in (ROOT / room).rglob("*.py")]
 ROOMS = "flows|mmrl_core|benchmarks|findings|infra|docs|tests|examples"
 LINK = re.compile(r"\[[^\]]*\]\((?!\w+:)([^)#\s]*)#?([^)\s]*)\)")
 PATH = re.compile(rf"(?<![\w./])(?:{ROOMS})/[\w./-]*[\w/]")
@@ -77,3 +79,19 @@ def test_the_tests_that_conftest_names_exist():
     for test in conftest.NEED_GPU | conftest.NEED_PHOTOGRAPHS:
         path, _, name = test.partition("::")
         assert f"def {name}(" in (ROOT / path).read_text()
+
+
+def test_what_the_readme_and_the_examples_show_runs():
+    [block] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert run(ROOT, sys.executable, "-c", block).stdout == "torch.Size([8, 2]) 171520\n"
+    assert run(ROOT, sys.executable, "examples/adapt.py").stdout.endswith("test scans are labelled rightly\n")
+
+
+def test_files_that_docstrings_and_comments_name_exist():
+    gone = {
+        f"{named(code)} names {path}"
+        for code in CODE
+        for path in PATH.findall(code.read_text())
+        if path.endswith((".py", ".md")) and not (ROOT / path).exists()
+    }
+    assert gone == set()
