@@ -1,4 +1,4 @@
-"""Operations of a step as torch dispatches them, beside the formulas of costs.py."""
+"""Operations of a step as torch dispatches them, beside the formulas of support/costs.py."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,6 +1,7 @@
 """Training views a second, by one thread and by all, beside the images a second that a step takes.
 
-Views are made as training makes them (mmrl_core/training.py): batches of decoded images, a batch a thread at a time.
+Views are made as training makes them (mmrl_core/training/fit.py): batches of decoded images, a batch a thread at a
+time.
 """
 
 import os

@@ -2,8 +2,8 @@
 
 In a cell the oracle's step first runs under glibc's own settings (`found`), then in turn with ours under the product's.
 A step that takes longer than SLOW seconds is measured once, and for the first method alone: the oracle does the same
-operations for both within a thousandth. Operations are those of costs.py, which tests/benchmarks/test_costs.py
-compares with torch's count.
+operations for both within a thousandth. Operations are those of support/costs.py, which
+tests/benchmarks/test_costs.py compares with torch's count.
 """
 
 import statistics

@@ -25,7 +25,7 @@ skipped: set[str] = set()
 
 # The longest first, so that no process is left alone with one at the end; all others follow as they are found.
 FIRST = ("test_whole_story", "test_end_to_end", "test_kills", "test_protocols", "test_distributed",
-         "test_two_nodes_training", "test_search_faults", "test_pipeline", "test_deployments")  # fmt: skip
+         "test_two_nodes_training", "test_faults", "test_pipeline", "test_deployments")  # fmt: skip
 # They share a project that takes a minute to make, so one process runs them.
 OF_ONE_PROJECT = ("test_end_to_end", "test_kills", "test_protocols")
 

@@ -7,7 +7,7 @@ activations and sums are not counted as operations.
 The published step: two whole image passes (zero-shot and adapted), a 77-token text pass (77 + K in the last n layers)
 for every class, and backward through the last n layers of both towers. The weights are frozen, so backward costs the
 linear layers their forward operations once more; attention's backward kernel multiplies five times where forward
-multiplies twice. Ours leaves out what is constant, shared, padding or not read (mmrl_core/towers.py).
+multiplies twice. Ours leaves out what is constant, shared, padding or not read (mmrl_core/clip/towers.py).
 
 Bytes moved, in float32: every product reads its weights and input and writes its output; norms, activations, attention
 and residual sums read and write their values once; backward moves a layer's activations twice. Caches are not

@@ -1,7 +1,8 @@
 """Peak memory of a step, and the two settings of the C allocator under which a step is timed. Linux with glibc.
 
 `as_found` is what glibc does by itself: its thresholds grow with what a process frees, up to the values set here, and
-freed memory beyond them goes back to the system. `keep_freed_memory` is the product's setting (mmrl_core/memory.py).
+freed memory beyond them goes back to the system. `keep_freed_memory` is the product's setting
+(mmrl_core/training/process.py).
 """
 
 import ctypes

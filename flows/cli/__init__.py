@@ -1,4 +1,9 @@
-"""The `mmrl` command. Parses, locks, prints; the work is in stages.py, registry.py and pipeline.py."""
+"""The `mmrl` command: parses options, locks outputs, prints; the work is in the rooms below.
+
+A file holds the commands of one subject: stages.py what `dvc repro` runs, flow.py, registry.py and so on. Commands
+import what they use when they are called, so that none waits for another's packages. This file lists them and has the
+exit codes.
+"""
 
 import atexit
 import gc

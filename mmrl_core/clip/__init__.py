@@ -1,0 +1,4 @@
+"""The frozen backbone: loading and checking a CLIP, its two towers, and what they say of images, kept on disk.
+
+Read backbone.py first, then towers.py, where representation tokens enter. Adapters and their settings are unknown here.
+"""

@@ -1,4 +1,4 @@
-"""What `check` says of split files and of real photographs; test_benchmark.py has ImageNet's kind and Aircraft."""
+"""What `check` says of split files and of real photographs; benchmark/ has ImageNet's kind and Aircraft."""
 
 import os
 

@@ -1,0 +1,97 @@
+"""Documents lead to what is there: links, paths and modules exist, every setting is described, examples run."""
+
+import re
+import sys
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from flows.settings.params import Params
+from tests import conftest
+from tests.support.workspace import ROOT, run
+
+DOCUMENTS = sorted(path for glob in ("*.md", "docs/*.md", "infra/**/*.md", "findings/*.md") for path in ROOT.glob(glob))
+CODE = [path for room in ("flows", "mmrl_core", "benchmarks", "examples") for path in (ROOT / room).rglob("*.py")]
+ROOMS = "flows|mmrl_core|benchmarks|findings|infra|docs|tests|examples"
+LINK = re.compile(r"\[[^\]]*\]\((?!\w+:)([^)#\s]*)#?([^)\s]*)\)")
+PATH = re.compile(rf"(?<![\w./])(?:{ROOMS})/[\w./-]*[\w/]")
+MODULE = re.compile(r"(?<![\w./])(?:flows|mmrl_core|benchmarks)(?:\.[a-z_]+)+")
+# What was once there, what the user makes, and what any finding is called.
+OTHERS = {"tests/bench", "mmrl_core.backbone", "infra/.env", "findings/NAME.sh"}
+README_LINES = 150
+
+
+def named(path: Path) -> str:
+    return str(path.relative_to(ROOT))
+
+
+def headings(document: Path) -> set[str]:
+    """As GitHub makes anchors of them."""
+    titles = re.findall(r"^#+ (.+)$", document.read_text(), re.M)
+    return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in titles}
+
+
+def exists(module: str) -> bool:
+    """Whether it is a module or a package, or a name in one."""
+    path = ROOT.joinpath(*module.split("."))
+    if path.with_suffix(".py").exists() or path.is_dir():
+        return True
+    inside = [path.parent.with_suffix(".py"), path.parent / "__init__.py"]
+    return any(re.search(rf"\b{path.name}\b", file.read_text()) for file in inside if file.exists())
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=named)
+def test_links_lead_to_files_and_to_headings_of_them(document):
+    for target, heading in LINK.findall(document.read_text()):
+        path = document.parent / target if target else document
+        assert path.exists(), target
+        assert not heading or heading in headings(path), f"{target}#{heading}"
+
+
+@pytest.mark.parametrize("document", DOCUMENTS, ids=named)
+def test_paths_and_modules_that_a_document_names_exist(document):
+    text = document.read_text()
+    paths, modules = set(PATH.findall(text)) - OTHERS, set(MODULE.findall(text)) - OTHERS
+    assert [path for path in paths if not (ROOT / path).exists()] == []
+    assert [name for name in modules if not exists(name)] == []
+
+
+def test_the_readme_is_short():
+    assert len((ROOT / "README.md").read_text().splitlines()) <= README_LINES
+
+
+def test_every_setting_is_described():
+    """Under its whole name, or under its last one where a section of the page is the settings' section."""
+    text = (ROOT / "docs/settings.md").read_text()
+    keys = [key for name, field in Params.model_fields.items() for key in keys_of(name, field.annotation)]
+    assert len(keys) > 50
+    assert [key for key in keys if not re.search(rf"`({re.escape(key)}|{key.rpartition('.')[2]})`", text)] == []
+
+
+def keys_of(name: str, annotation) -> list[str]:
+    is_section = isinstance(annotation, type) and issubclass(annotation, BaseModel)
+    return [f"{name}.{key}" for key in annotation.model_fields] if is_section else [name]
+
+
+def test_the_tests_that_conftest_names_exist():
+    assert {*conftest.FIRST, *conftest.OF_ONE_PROJECT} <= {path.stem for path in (ROOT / "tests").rglob("test_*.py")}
+    for test in conftest.NEED_GPU | conftest.NEED_PHOTOGRAPHS:
+        path, _, name = test.partition("::")
+        assert f"def {name}(" in (ROOT / path).read_text()
+
+
+def test_what_the_readme_and_the_examples_show_runs():
+    [block] = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(), re.S)
+    assert run(ROOT, sys.executable, "-c", block).stdout == "torch.Size([8, 2]) 171520\n"
+    assert run(ROOT, sys.executable, "examples/adapt.py").stdout.endswith("test scans are labelled rightly\n")
+
+
+def test_files_that_docstrings_and_comments_name_exist():
+    gone = {
+        f"{named(code)} names {path}"
+        for code in CODE
+        for path in PATH.findall(code.read_text())
+        if path.endswith((".py", ".md")) and not (ROOT / path).exists()
+    }
+    assert gone == set()
