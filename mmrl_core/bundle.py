@@ -26,6 +26,7 @@ from mmrl_core.data.views import test_view
 from mmrl_core.errors import UserError
 from mmrl_core.export import MODEL, export_onnx, onnx_session
 from mmrl_core.files import read_json, sha256_file, write_json
+from mmrl_core.method.adapter_card import AdapterCard
 from mmrl_core.predict import Predictor
 
 ADAPTER, ONNX, CLASSES, EXAMPLES = "adapter", "onnx", "classes.safetensors", "examples"
@@ -120,7 +121,7 @@ def _pictures() -> Iterator[Image.Image]:
         yield Image.fromarray(((np.stack(waves, axis=-1) + 1) * 127.5).astype(np.uint8))
 
 
-def model_card(card: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+def model_card(card: AdapterCard, facts: Mapping[str, Any]) -> str:
     """Markdown: what was trained on what, and `facts` (measured figures, digests, licences), a row each."""
     settings = card["adapter"]
     head = {

@@ -17,7 +17,8 @@ from mmrl_core.data.views import test_view
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation import abstain
 from mmrl_core.evaluation.scores import BATCH_SIZE, batched
-from mmrl_core.method.adapter import load_adapter, read_card
+from mmrl_core.method.adapter import load_adapter
+from mmrl_core.method.adapter_card import AdapterCard, read_card
 from mmrl_core.method.folded import FoldedCLIP
 from mmrl_core.method.joint_logits import joint_logits
 from mmrl_core.method.model import AdaptedCLIP
@@ -48,7 +49,7 @@ class Predictor:
     `model` is the folded form: scoring an image costs one pass of the image tower.
     """
 
-    def __init__(self, model: AdaptedCLIP, card: dict):
+    def __init__(self, model: AdaptedCLIP, card: AdapterCard):
         self.card, self.model = card, FoldedCLIP.from_model(model).eval()
         self._adapter = model.adapter
 
