@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from mmrl_core.clip.blocks import Block, freeze
 from mmrl_core.clip.openclip import ResidualAttentionBlock, VisionTransformer, open_clip
-from mmrl_core.clip.pretrained import TESTED, Loaded, load_clip
+from mmrl_core.clip.pretrained import TESTED, LoadedCLIP, load_clip
 from mmrl_core.clip.towers import ImageTower, TextTower
 from mmrl_core.errors import UserError
 from mmrl_core.files import sha256_file
@@ -229,13 +229,13 @@ def load_backbone(name: str, weights: str | None = None, *, device: str | torch.
     return Backbone(clip, name, tokenizer_for(name), weights, file_sha256).to(device)
 
 
-def _bundled_clip(name: str) -> Loaded:
+def _bundled_clip(name: str) -> LoadedCLIP:
     """The CLIP shipped in assets/: only the token rows it was trained on are stored, the rest follow from a seed."""
     card = json.loads((ASSETS / f"{name}.json").read_text())
     path = ASSETS / f"{name}.safetensors"
     if sha256_file(path) != card["sha256"]:
         raise UserError(f"{path} does not match the sha256 in {path.with_suffix('.json')}; reinstall the package")
-    return Loaded(expand(load_file(path), card["model_cfg"], card["token_seed"]), card["sha256"])
+    return LoadedCLIP(expand(load_file(path), card["model_cfg"], card["token_seed"]), card["sha256"])
 
 
 def expand(state: dict[str, Tensor], model_cfg: dict, token_seed: int) -> open_clip.CLIP:

@@ -161,7 +161,7 @@ class Shelf:
             ledger.write(b".")
 
 
-class Loaded(NamedTuple):
+class LoadedBatch(NamedTuple):
     """A batch on its way to the tower: what memory holds, the records found, and the views of the others."""
 
     kept: list[Frozen | None]  # of every image
@@ -185,7 +185,7 @@ class FrozenFeatures:
             self.shelf = store.shelf(_facts(self.base, self.chunk))
             self.memory, self.name = store.memory, store.shelf(_facts(tower, self.chunk)).folder.name
 
-    def load(self, keys: Sequence[str], views: Callable[[list[int]], Tensor]) -> Loaded:
+    def load(self, keys: Sequence[str], views: Callable[[list[int]], Tensor]) -> LoadedBatch:
         """Read a batch; `views` gives those of the positions that the store lacks. May run in any thread."""
         kept = [self.memory.get(f"{self.name} {key}") for key in keys]
         rest = [index for index, record in enumerate(kept) if record is None]
@@ -193,13 +193,13 @@ class FrozenFeatures:
         missing = [index for index, record in zip(rest, records, strict=True) if record is None]
         found = self._pinned(views(missing)) if missing else None
         whole = None if missing or not rest else Frozen(*map(self._pinned, _stack(records)))
-        return Loaded(kept, [keys[index] for index in rest], records, found, whole)
+        return LoadedBatch(kept, [keys[index] for index in rest], records, found, whole)
 
     def _pinned(self, tensor: Tensor) -> Tensor:
         """In memory that a GPU reads while the program goes on."""
         return tensor.pin_memory() if self.device.type == "cuda" else tensor
 
-    def frozen(self, loaded: Loaded) -> Frozen:
+    def frozen(self, loaded: LoadedBatch) -> Frozen:
         """Frozen features of a loaded batch, on the backbone's device, computed where they have to be."""
         if not loaded.keys:
             return _stack(loaded.kept)
@@ -212,7 +212,7 @@ class FrozenFeatures:
             found = self._remember(loaded, found)
         return found
 
-    def _remember(self, loaded: Loaded, found: Frozen) -> Frozen:
+    def _remember(self, loaded: LoadedBatch, found: Frozen) -> Frozen:
         """The whole batch in order, of which memory now holds what it has room for."""
         fresh = [Frozen(*row) for row in zip(*found, strict=True)]
         for key, record in zip(loaded.keys, fresh, strict=True):
@@ -222,7 +222,7 @@ class FrozenFeatures:
         following = iter(fresh)
         return _stack([record or next(following) for record in loaded.kept])
 
-    def _merge(self, loaded: Loaded, computed: Frozen) -> Frozen:
+    def _merge(self, loaded: LoadedBatch, computed: Frozen) -> Frozen:
         """Put what was computed on the shelf and among the records, in order."""
         fresh = (Frozen(*row) for row in zip(*computed, strict=True))
         records = []

@@ -35,14 +35,14 @@ TESTED = (
 OPENAI_KEYS = {"input_resolution", "context_length", "vocab_size"}  # beside the weights, in OpenAI's files alone
 
 
-class Loaded(NamedTuple):
+class LoadedCLIP(NamedTuple):
     """A model of open_clip with its weights, and the digest of the file they came from, if they came from one."""
 
     clip: nn.Module
     file_sha256: str | None
 
 
-def load_clip(name: str, weights: str | None) -> Loaded:
+def load_clip(name: str, weights: str | None) -> LoadedCLIP:
     """The model of that open_clip name with the weights of a tag, a file, or `random` / `random:SEED`.
 
     Raises UserError for an unknown name, tag or file, for a tag that cannot be fetched, and for weights that do not fit
@@ -50,7 +50,7 @@ def load_clip(name: str, weights: str | None) -> Loaded:
     """
     _check_name(name, weights)
     if weights.split(":")[0] == "random":
-        return Loaded(_random_model(name, weights), None)
+        return LoadedCLIP(_random_model(name, weights), None)
     known = _tag(name, weights)
     if known is None and not Path(weights).is_file():
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name))
@@ -60,7 +60,7 @@ def load_clip(name: str, weights: str | None) -> Loaded:
     path = Path(weights if known is None else _fetched(name, weights, known))
     sha256 = sha256_file(path)
     check_digest(path, sha256)
-    return Loaded(_model(name, weights, path, known or _published_by(sha256)), sha256)
+    return LoadedCLIP(_model(name, weights, path, known or _published_by(sha256)), sha256)
 
 
 def _check_name(name: str, weights: str | None) -> None:

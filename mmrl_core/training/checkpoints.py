@@ -28,7 +28,7 @@ class Checkpoints(Protocol):
         """What is kept, the newest first, each with a name for messages."""
 
 
-class Nowhere:
+class NoCheckpoints:
     """Keeps nothing."""
 
     def save(self, content: bytes, epoch: int, step: int) -> None:
@@ -83,10 +83,10 @@ class Folder:
         (Path(self.folder) / name).unlink(missing_ok=True)
 
 
-def opened(where: "str | Path | Checkpoints | None") -> Checkpoints:
+def as_checkpoints(where: "str | Path | Checkpoints | None") -> Checkpoints:
     """A folder's checkpoints, those given, or none."""
     if where is None:
-        return Nowhere()
+        return NoCheckpoints()
     return Folder(where) if isinstance(where, str | Path) else where
 
 

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from mmrl_core.clip.backbone import Backbone
-from mmrl_core.clip.feature_store import FeatureStore, FrozenFeatures, Loaded, image_digest, training_key
+from mmrl_core.clip.feature_store import FeatureStore, FrozenFeatures, LoadedBatch, image_digest, training_key
 from mmrl_core.clip.precision import settle_precision
 from mmrl_core.clip.towers import CHUNK_TOKENS, Frozen
 from mmrl_core.config import AdapterConfig, TrainConfig
@@ -26,7 +26,7 @@ from mmrl_core.distributed import Workers
 from mmrl_core.errors import UserError
 from mmrl_core.method.adapter import Adapter
 from mmrl_core.method.model import AdaptedCLIP
-from mmrl_core.training.checkpoints import EVERY, Checkpoints, Nowhere, newest, opened, pack, unpack
+from mmrl_core.training.checkpoints import EVERY, Checkpoints, NoCheckpoints, as_checkpoints, newest, pack, unpack
 from mmrl_core.training.optimizer import AdamW
 from mmrl_core.training.stack import StackedCLIP, stackable
 from mmrl_core.training.step import TERMS, TrainingStep
@@ -35,7 +35,7 @@ BETAS, WEIGHT_DECAY = (0.9, 0.999), 5e-4
 WARMUP_LR = 1e-5
 KEPT_FLOATS = 24  # that a layer keeps for the backward pass, a token and unit of width
 
-Report = Callable[[int, dict[str, float]], None]
+EpochCallback = Callable[[int, dict[str, float]], None]
 
 
 class Fitted(NamedTuple):
@@ -89,7 +89,7 @@ def fit(
     train: TrainConfig,
     data: ImageSet,
     *,
-    report: Report | None = None,
+    report: EpochCallback | None = None,
     checkpoints: str | Path | Checkpoints | None = None,
     store: FeatureStore | None = None,
     workers: Workers | None = None,
@@ -106,7 +106,7 @@ def fit(
     if not data.items:
         raise UserError("there is no training image; prepare at least one shot of one class")
     check_division(workers.size, train.batch_size, len(data.items), len(data.class_names))
-    run = _begin(backbone, [Training(config, train, data)], opened(checkpoints), store, workers)
+    run = _begin(backbone, [Training(config, train, data)], as_checkpoints(checkpoints), store, workers)
     return run.through(report or (lambda epoch, metrics: None))[0]
 
 
@@ -116,7 +116,7 @@ def fit_together(
     """What `fit` makes of each but for rounding, with the steps of every group taken together. Raises as `fit` does."""
     fitted: dict[int, Fitted] = {}
     for group in groups(backbone, trainings):
-        run = _begin(backbone, [trainings[index] for index in group], Nowhere(), store, Workers())
+        run = _begin(backbone, [trainings[index] for index in group], NoCheckpoints(), store, Workers())
         fitted |= zip(group, run.through(lambda epoch, metrics: None), strict=True)
     return [fitted[index] for index in range(len(trainings))]
 
@@ -191,11 +191,12 @@ class Run:
         self, step: TrainingStep, views: "TrainingViews", trains: Sequence[TrainConfig], checkpoints: Checkpoints
     ):
         self.step, self.views, self.trains, self.workers = step, views, trains, step.workers
-        self.checkpoints = Nowhere() if self.workers.rank else checkpoints  # two lists of what is kept might differ
+        # of the first worker alone: two lists of what is kept might differ
+        self.checkpoints = NoCheckpoints() if self.workers.rank else checkpoints
         self.histories: list[list[dict[str, float]]] = [[] for _ in trains]  # of whole epochs
         self.rows = torch.empty(0, len(trains), len(TERMS))  # of the present epoch's steps, of all workers together
 
-    def through(self, report: Report) -> list[Fitted]:
+    def through(self, report: EpochCallback) -> list[Fitted]:
         """Train from where the checkpoints end to the last epoch; `report` is told of the first training's."""
         self._restore()
         for parameters in self.step.parameters:
@@ -233,7 +234,7 @@ class Run:
         return [self.step.check(epoch, rows, run) for run, rows in enumerate(self.rows.unbind(1))]
 
     def _keep(self, epoch: int) -> None:
-        if not isinstance(self.checkpoints, Nowhere):
+        if not isinstance(self.checkpoints, NoCheckpoints):
             self.checkpoints.save(pack(self._state()), epoch, len(self.rows))
 
     def _state(self) -> dict:
@@ -278,7 +279,7 @@ class TrainingViews:
                 frozen = Frozen(*(tensor.unflatten(0, labels.shape) for tensor in frozen))
             yield frozen, labels.to(self.backbone.device, non_blocking=True)
 
-    def _load(self, epoch: int, step: list[list[int]]) -> tuple[Loaded, Tensor]:
+    def _load(self, epoch: int, step: list[list[int]]) -> tuple[LoadedBatch, Tensor]:
         """`step`: each run's indices."""
         keys, rows = [], []
         for indices, own, (data, train) in zip(step, self.digests, self.runs, strict=True):
