@@ -6,12 +6,17 @@ parameter gradients are summed; so all workers hold the same adapter and the one
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, distributed
 
 T = TypeVar("T")
+
+
+def gradients(parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Their gradients, after a backward pass that reached every one of them."""
+    return [cast(Tensor, parameter.grad) for parameter in parameters]
 
 
 class Workers:
@@ -57,14 +62,14 @@ class Workers:
 class Distributed(Workers):
     """The processes of torch.distributed's default group."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.rank, self.size = distributed.get_rank(), distributed.get_world_size()
 
     def gather(self, part: Tensor, n: int) -> Tensor:
         return _Gather.apply(part, self._bounds(n), self.rank)
 
     def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
-        grads = [parameter.grad for parameter in parameters]
+        grads = gradients(parameters)
         flat = self.sum(torch.cat([grad.flatten() for grad in grads]))
         parts = flat.split([grad.numel() for grad in grads])
         for grad, part in zip(grads, parts, strict=True):
@@ -93,17 +98,17 @@ class _Gather(torch.autograd.Function):
     """All-gather of unequal numbers of rows. Backward: the sum over the workers of what each says of my rows."""
 
     @staticmethod
-    def forward(ctx, part: Tensor, bounds: list[tuple[int, int]], rank: int) -> Tensor:
+    def forward(ctx: Any, part: Tensor, bounds: list[tuple[int, int]], rank: int) -> Tensor:
         ctx.bounds, ctx.rank = bounds, rank
         counts = [stop - start for start, stop in bounds]
         padded = part.new_zeros(max(counts), *part.shape[1:])
         padded[: len(part)] = part
         parts = [torch.empty_like(padded) for _ in counts]
         distributed.all_gather(parts, padded)
-        return torch.cat([one[:count] for one, count in zip(parts, counts, strict=True)])
+        return torch.cat([rows[:count] for rows, count in zip(parts, counts, strict=True)])
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         grad = grad.contiguous()
         distributed.all_reduce(grad)
         start, stop = ctx.bounds[ctx.rank]

@@ -37,13 +37,13 @@ class Adapter(nn.Module):
         self.text_aligner = self._aligner(backbone.text_width)
         self.projection = self._projection(backbone.image_width, backbone.embed_dim)
 
-    def _aligner(self, width: int) -> nn.Module:
+    def _aligner(self, width: int) -> LinearAligner | SharedResidualAligner:
         config = self.config
         if config.method == "mmrl":
             return LinearAligner(self.n_insert, width, config.rep_dim)
         return SharedResidualAligner(self.n_insert, width, config.rep_dim, config.residual_rank)
 
-    def _projection(self, width: int, embed_dim: int) -> nn.Module:
+    def _projection(self, width: int, embed_dim: int) -> FreeProjection | ResidualProjection:
         if self.config.method == "mmrl":
             return FreeProjection(width, embed_dim)
         return ResidualProjection(width, embed_dim, self.config.projection_rank)
@@ -93,9 +93,9 @@ class Adapter(nn.Module):
     def _check_shapes(self, other: dict[str, Tensor], what: str) -> None:
         for name, tensor in self.state_dict().items():
             if name not in other or other[name].shape != tensor.shape:
-                found = tuple(other[name].shape) if name in other else "nothing"
+                shape = tuple(other[name].shape) if name in other else "nothing"
                 raise UserError(
-                    f"adapter tensor {name} is {tuple(tensor.shape)} but {what} has {found}; "
+                    f"adapter tensor {name} is {tuple(tensor.shape)} but {what} has {shape}; "
                     f"use the adapter settings and backbone that belong together"
                 )
 

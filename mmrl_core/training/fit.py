@@ -25,10 +25,11 @@ from mmrl_core.data.views import train_view, view_seed
 from mmrl_core.distributed import Workers
 from mmrl_core.errors import UserError
 from mmrl_core.method.adapter import Adapter
+from mmrl_core.method.adapter_stack import stackable
 from mmrl_core.method.model import AdaptedCLIP
 from mmrl_core.training.checkpoints import EVERY, Checkpoints, NoCheckpoints, as_checkpoints, newest, pack, unpack
 from mmrl_core.training.optimizer import AdamW
-from mmrl_core.training.stack import StackedCLIP, stackable
+from mmrl_core.training.stack import StackedCLIP
 from mmrl_core.training.step import TERMS, TrainingStep
 
 BETAS, WEIGHT_DECAY = (0.9, 0.999), 5e-4
@@ -124,7 +125,7 @@ def fit_together(
 def groups(backbone: Backbone, trainings: Sequence[Training]) -> list[list[int]]:
     """Which of the trainings take their steps together: those of one kind, as many as is worth it and memory allows.
 
-    Of one kind are runs whose adapters stack (`stack.py`) and whose epochs have the same steps: partitions and
+    Of one kind are runs whose adapters stack (`adapter_stack.py`) and whose epochs have the same steps: partitions and
     seeds of one setting, and settings that differ in regularisation, alpha or learning rate.
     """
     kinds: dict[Hashable, list[int]] = {}
