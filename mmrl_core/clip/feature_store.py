@@ -12,9 +12,9 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
@@ -36,7 +36,8 @@ class Memory:
     """Records that this process has at hand, up to `budget` bytes: what many trainings read again and again."""
 
     def __init__(self, budget: int):
-        self.budget, self._records = budget, {}
+        self.budget = budget
+        self._records: dict[str, Frozen] = {}
 
     def get(self, key: str) -> Frozen | None:
         return self._records.get(key)
@@ -61,11 +62,11 @@ class FeatureStore:
         self._closed = False
         self.memory = Memory(MEMORY)
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         """A store that travels to another process leaves its memory behind."""
         return {**self.__dict__, "memory": Memory(MEMORY)}
 
-    def shelf(self, facts: dict) -> "Shelf":
+    def shelf(self, facts: dict[str, Any]) -> "Shelf":
         """The records that share `facts`."""
         return Shelf(self, self.folder / hashlib.sha256(canonical_json(facts)).hexdigest()[:16], facts)
 
@@ -120,7 +121,7 @@ def _modified(path: Path) -> float:
 class Shelf:
     """Records of one backbone, layer and precision."""
 
-    def __init__(self, store: FeatureStore, folder: Path, facts: dict):
+    def __init__(self, store: FeatureStore, folder: Path, facts: dict[str, Any]):
         self.store, self.folder, self.facts = store, folder, facts
 
     def _path(self, key: str) -> Path:
@@ -191,9 +192,9 @@ class FrozenFeatures:
         rest = [index for index, record in enumerate(kept) if record is None]
         records = [self.shelf.get(keys[index]) if self.shelf else None for index in rest]
         missing = [index for index, record in zip(rest, records, strict=True) if record is None]
-        found = self._pinned(views(missing)) if missing else None
-        whole = None if missing or not rest else Frozen(*map(self._pinned, _stack(records)))
-        return LoadedBatch(kept, [keys[index] for index in rest], records, found, whole)
+        pinned = self._pinned(views(missing)) if missing else None
+        whole = None if missing or not rest else Frozen(*map(self._pinned, _stack(filter(None, records))))
+        return LoadedBatch(kept, [keys[index] for index in rest], records, pinned, whole)
 
     def _pinned(self, tensor: Tensor) -> Tensor:
         """In memory that a GPU reads while the program goes on."""
@@ -202,39 +203,40 @@ class FrozenFeatures:
     def frozen(self, loaded: LoadedBatch) -> Frozen:
         """Frozen features of a loaded batch, on the backbone's device, computed where they have to be."""
         if not loaded.keys:
-            return _stack(loaded.kept)
-        found = loaded.whole and loaded.whole.to(self.device)
-        if found is None:
-            computed = self.base.frozen(loaded.views.to(self.device, non_blocking=True), self.chunk)
-            found = self._merge(loaded, computed) if self.shelf else computed
-        found = Frozen(self.tower.advance(found.trunk, self.base.first, self.chunk), found.zero_shot)
-        if self.shelf:
-            found = self._remember(loaded, found)
-        return found
+            return _stack(filter(None, loaded.kept))
+        shared = loaded.whole.to(self.device) if loaded.whole else self._computed(loaded)
+        own = Frozen(self.tower.advance(shared.trunk, self.base.first, self.chunk), shared.zero_shot)
+        return self._remember(loaded, own) if self.shelf else own
 
-    def _remember(self, loaded: LoadedBatch, found: Frozen) -> Frozen:
+    def _computed(self, loaded: LoadedBatch) -> Frozen:
+        """The base tower's features of the images that memory lacks: computed where the store has no record."""
+        assert loaded.views is not None  # `load` gives views where a record is missing
+        computed = self.base.frozen(loaded.views.to(self.device, non_blocking=True), self.chunk)
+        return self._merge(self.shelf, loaded, computed) if self.shelf else computed
+
+    def _remember(self, loaded: LoadedBatch, features: Frozen) -> Frozen:
         """The whole batch in order, of which memory now holds what it has room for."""
-        fresh = [Frozen(*row) for row in zip(*found, strict=True)]
+        fresh = [Frozen(*row) for row in zip(*features, strict=True)]
         for key, record in zip(loaded.keys, fresh, strict=True):
             self.memory.put(f"{self.name} {key}", record)
         if len(fresh) == len(loaded.kept):
-            return found
+            return features
         following = iter(fresh)
         return _stack([record or next(following) for record in loaded.kept])
 
-    def _merge(self, loaded: LoadedBatch, computed: Frozen) -> Frozen:
+    def _merge(self, shelf: Shelf, loaded: LoadedBatch, computed: Frozen) -> Frozen:
         """Put what was computed on the shelf and among the records, in order."""
         fresh = (Frozen(*row) for row in zip(*computed, strict=True))
         records = []
         for key, record in zip(loaded.keys, loaded.records, strict=True):
             if record is None:
                 record = next(fresh)
-                self.shelf.put(key, record)
+                shelf.put(key, record)
             records.append(record.to(self.device))
         return _stack(records)
 
 
-def _stack(records: Sequence[Frozen]) -> Frozen:
+def _stack(records: Iterable[Frozen]) -> Frozen:
     return Frozen(*(torch.stack(column) for column in zip(*records, strict=True)))
 
 
@@ -246,7 +248,7 @@ def _shared_tower(tower: ImageTower, depth: int | None) -> ImageTower:
     return shared if shared.first <= tower.first else tower
 
 
-def _facts(tower: ImageTower, chunk: int) -> dict:
+def _facts(tower: ImageTower, chunk: int) -> dict[str, Any]:
     """All that a record's bits depend on beside the view."""
     return {
         "backbone": tower.backbone.identity,
