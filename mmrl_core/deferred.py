@@ -14,10 +14,12 @@ import ast
 import importlib
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.abc import Loader
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
+from typing import Any, cast
 
 __all__ = ["import_deferring"]
 
@@ -37,12 +39,12 @@ def import_deferring(name: str, *packages: str) -> ModuleType:
     with _lock:
         if name in sys.modules:
             return sys.modules[name]
-        with _finder.deferring(packages) as found_all:
+        with _finder.deferring(packages) as all_present:
             try:
                 module = importlib.import_module(name)
             except Exception:  # its own fault or that of this way: the plain import tells
                 module = None
-            if module and found_all():
+            if module and all_present():
                 return module
         for loaded in [key for key in sys.modules if key == name or key.startswith(f"{name}.")]:
             del sys.modules[loaded]
@@ -52,7 +54,7 @@ def import_deferring(name: str, *packages: str) -> ModuleType:
 class _Package(ModuleType):
     """A package whose `__init__` has not run. Asked for anything, it runs it and becomes a plain module."""
 
-    def __getattribute__(self, attribute: str):
+    def __getattribute__(self, attribute: str) -> Any:
         get = super().__getattribute__
         if attribute in METADATA:
             return get(attribute)
@@ -71,11 +73,12 @@ def _origins(package: _Package) -> dict[str, tuple[str, str]]:
     A statement that may bind names in another way makes all the names before it uncertain, and they are left out.
     """
     origins: dict[str, tuple[str, str]] = {}
-    for statement in ast.parse(package.__loader__.source(package.__name__)).body:
+    loader = cast(_Loader, package.__loader__)
+    for statement in ast.parse(loader.source(package.__name__)).body:
         match statement:
             case ast.ImportFrom(level=1, module=str(module), names=names) if names[0].name != "*":
                 submodule = f"{package.__name__}.{module}"
-                origins |= {one.asname or one.name: (submodule, one.name) for one in names}
+                origins |= {alias.asname or alias.name: (submodule, alias.name) for alias in names}
             case ast.Expr(ast.Constant()) | ast.Assign(targets=[ast.Name("__all__")]):
                 pass
             case _:
@@ -83,10 +86,10 @@ def _origins(package: _Package) -> dict[str, tuple[str, str]]:
     return origins
 
 
-class _Loader:
+class _Loader(Loader):
     """Makes the one object of a package, and executes it only when its `__init__` is no longer put off."""
 
-    def __init__(self, loader):
+    def __init__(self, loader: Loader):
         self.loader = loader
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
@@ -97,6 +100,7 @@ class _Loader:
         if name in _finder.open:
             return
         module.__class__ = ModuleType
+        assert module.__spec__ is not None  # the import system has set it
         module.__spec__.loader = module.__loader__ = self.loader
         for child in [key for key, value in vars(module).items() if isinstance(value, _Package)]:
             delattr(module, child)  # or its `__init__`, finding it here, would not import it
@@ -105,30 +109,33 @@ class _Loader:
 
     def source(self, name: str) -> str:
         """Of the `__init__`; empty where only bytecode is installed."""
-        return (getattr(self.loader, "get_source", None) or str)(name) or ""
+        get_source = getattr(self.loader, "get_source", None)
+        return (get_source(name) if get_source else None) or ""
 
 
 class _Finder:
     """Asked by the import system before all others; knows the packages whose `__init__` has not run."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.open: set[str] = set()  # these are not to run it now
         self.packages: dict[str, ModuleType] = {}  # these have not run it
         self.asked: set[str] = set()  # submodules of the open ones that somebody imported
 
-    def find_spec(self, name: str, path=None, target=None) -> ModuleSpec | None:
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         if name.rpartition(".")[0] in self.open:
             self.asked.add(name)
         if name not in self.open and name not in self.packages:
             return None
         spec = PathFinder.find_spec(name, path, target)
-        if spec and spec.origin and spec.submodule_search_locations:
+        if spec and spec.loader and spec.origin and spec.submodule_search_locations:
             spec.loader = _Loader(spec.loader)
             return spec
         return None
 
     @contextmanager
-    def deferring(self, packages: tuple[str, ...]) -> Iterator:
+    def deferring(self, packages: tuple[str, ...]) -> Iterator[Callable[[], bool]]:
         """Put their `__init__` off; gives a function that says whether all their submodules asked for were found.
 
         One that was not may be what its importer then takes for not installed.

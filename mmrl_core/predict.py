@@ -5,7 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from PIL.Image import Image
@@ -24,6 +24,7 @@ from mmrl_core.method.joint_logits import joint_logits
 from mmrl_core.method.model import AdaptedCLIP
 
 DECODERS = 2  # threads; each holds one image at full size
+ImageInput = str | Path | bytes | bytearray | memoryview | Image  # a file, its bytes, or decoded
 
 
 class Prediction(NamedTuple):
@@ -66,17 +67,16 @@ class Predictor:
         """The classes the adapter was trained on."""
         return self.card["class_names"]
 
-    def predict(self, images: Sequence, class_names: list[str] | None = None) -> list[Prediction]:
+    def predict(self, images: Sequence[ImageInput], class_names: list[str] | None = None) -> list[Prediction]:
         """Classify image files (paths), encoded bytes or PIL images.
 
-        Trained classes, the default, are scored by the fused logits, other classes by the class logits; joint.py says
-        how a list of both is scored.
-        Raises UserError naming an image that cannot be read.
+        Trained classes, the default, are scored by the fused logits, other classes by the class logits, and a list of
+        both as `joint_logits` says. Raises UserError naming an image that cannot be read.
         """
-        return list(self.stream(images, class_names))
+        return [prediction for prediction in self.stream(images, class_names) if prediction]  # None only if asked
 
     def stream(
-        self, images: Iterable, class_names: list[str] | None = None, *, skip_damaged: bool = False
+        self, images: Iterable[ImageInput], class_names: list[str] | None = None, *, skip_damaged: bool = False
     ) -> Iterator[Prediction | None]:
         """As `predict`, one at a time and in order, of any number of images; only a few are in memory at once.
 
@@ -85,10 +85,10 @@ class Predictor:
         classes = self.classes(class_names)
         for views in _view_batches(images, self._view_settings, skip_damaged):
             readable = [view for view in views if view is not None]
-            found = iter(self.score(readable, [classes] * len(readable)))
-            yield from (None if view is None else next(found) for view in views)
+            predictions = iter(self.score(readable, [classes] * len(readable)))
+            yield from (None if view is None else next(predictions) for view in views)
 
-    def view(self, image: Path | str | bytes | Image, name: str) -> Tensor:
+    def view(self, image: ImageInput, name: str) -> Tensor:
         """(3, S, S): what the model sees of an image. Raises UserError with its name when it cannot be read."""
         return test_view(_open(image, name), **self._view_settings)
 
@@ -103,13 +103,13 @@ class Predictor:
         if not views:
             return []
         output = self.model(torch.stack(list(views)).to(self.model.backbone.device))
-        found: dict[int, Prediction] = {}
+        by_row: dict[int, Prediction] = {}
         for own, rows in _rows_by_classes(classes):
             among = self.model.score(output.image_features[rows], output.rep_features[rows], own.text_features)
             probabilities = joint_logits(among, own.trained).softmax(-1).tolist()
             scored = zip(rows, probabilities, abstain.confidence(among).tolist(), strict=True)
-            found |= {row: _prediction(own.names, values, confidence) for row, values, confidence in scored}
-        return [found[row] for row in range(len(views))]
+            by_row |= {row: _prediction(own.names, values, confidence) for row, values, confidence in scored}
+        return [by_row[row] for row in range(len(views))]
 
     def trained(self, class_names: list[str]) -> Tensor:
         """(C,): true for the classes that the adapter was trained on."""
@@ -124,7 +124,7 @@ class Predictor:
         return AdaptedCLIP(self.model.backbone, self._adapter, class_names, self.card["template"]).text_features()
 
     @property
-    def _view_settings(self) -> dict:
+    def _view_settings(self) -> dict[str, Any]:
         backbone = self.model.backbone
         return {"size": backbone.image_size, "mean": backbone.mean, "std": backbone.std}
 
@@ -137,25 +137,27 @@ def _rows_by_classes(classes: Sequence[Classes]) -> list[tuple[Classes, list[int
     return [(classes[places[0]], places) for places in rows.values()]
 
 
-def _view_batches(images: Iterable, view_settings: dict, skip_damaged: bool) -> Iterator[list[Tensor | None]]:
+def _view_batches(
+    images: Iterable[ImageInput], view_settings: dict[str, Any], skip_damaged: bool
+) -> Iterator[list[Tensor | None]]:
     """Test views (3, S, S), None for what is skipped; a batch is decoded while the caller uses the one before it."""
     view = partial(_view, **view_settings)
     threads = ThreadPoolExecutor(DECODERS)
     try:
-        ahead: list[Future] = []
+        ahead: list[Future[Tensor]] = []
         for batch in chain(batched(enumerate(images), BATCH_SIZE), [[]]):  # the empty one for the last to come out
             ready, ahead = ahead, [threads.submit(view, image, index) for index, image in batch]
             if ready:
-                yield [_result(one, skip_damaged) for one in ready]
+                yield [_result(future, skip_damaged) for future in ready]
     finally:
         threads.shutdown(cancel_futures=True)
 
 
-def _view(image, index: int, **view_settings) -> Tensor:
+def _view(image: ImageInput, index: int, **view_settings: Any) -> Tensor:
     return test_view(_open(image, f"number {index}"), **view_settings)
 
 
-def _result(view: Future, skip_damaged: bool) -> Tensor | None:
+def _result(view: Future[Tensor], skip_damaged: bool) -> Tensor | None:
     try:
         return view.result()
     except UserError:
@@ -164,7 +166,7 @@ def _result(view: Future, skip_damaged: bool) -> Tensor | None:
         raise
 
 
-def _open(image, name: str) -> Image:
+def _open(image: ImageInput, name: str) -> Image:
     if isinstance(image, str | Path):
         try:
             return decode(Path(image).read_bytes(), str(image))
