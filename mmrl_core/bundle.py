@@ -1,4 +1,4 @@
-"""A release as a folder: all that a program needs to serve an adapter, and all that is needed to check that it does.
+"""A release as a folder: all that a program needs to serve an adapter, and all that is needed to check the release.
 
     adapter/            adapter.safetensors and adapter.json
     onnx/               model.onnx and model.json, for programs without PyTorch
@@ -116,7 +116,7 @@ def _view(predictor: Predictor, path: Path) -> np.ndarray:
 
 
 def _pictures() -> Iterator[Image.Image]:
-    """Coloured waves, the same every time: a data set's images are not ours to hand on."""
+    """The example images: coloured waves, the same every time, since a data set's images may not be passed on."""
     y, x = np.mgrid[0:EXAMPLE_SIZE, 0:EXAMPLE_SIZE] / EXAMPLE_SIZE
     for index in range(N_EXAMPLES):
         waves = [np.sin((index + 1) * (x + channel * y) * np.pi + channel) for channel in range(3)]

@@ -42,7 +42,7 @@ def import_deferring(name: str, *packages: str) -> ModuleType:
         with _finder.deferring(packages) as all_present:
             try:
                 module = importlib.import_module(name)
-            except Exception:  # its own fault or that of this way: the plain import tells
+            except Exception:  # raised by the module itself or by deferring: the plain import will tell
                 module = None
             if module and all_present():
                 return module
@@ -87,7 +87,7 @@ def _origins(package: _Package) -> dict[str, tuple[str, str]]:
 
 
 class _Loader(Loader):
-    """Makes the one object of a package, and executes it only when its `__init__` is no longer put off."""
+    """Creates the one module object of a package, and runs its `__init__` only when that is no longer put off."""
 
     def __init__(self, loader: Loader):
         self.loader = loader
@@ -114,12 +114,12 @@ class _Loader(Loader):
 
 
 class _Finder:
-    """Asked by the import system before all others; knows the packages whose `__init__` has not run."""
+    """The first finder that the import system asks; knows the packages whose `__init__` has not run."""
 
     def __init__(self) -> None:
-        self.open: set[str] = set()  # these are not to run it now
-        self.packages: dict[str, ModuleType] = {}  # these have not run it
-        self.asked: set[str] = set()  # submodules of the open ones that somebody imported
+        self.open: set[str] = set()  # packages whose `__init__` is put off at present
+        self.packages: dict[str, ModuleType] = {}  # packages whose `__init__` has not run yet
+        self.asked: set[str] = set()  # submodules of the open packages that were imported
 
     def find_spec(
         self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
@@ -136,9 +136,9 @@ class _Finder:
 
     @contextmanager
     def deferring(self, packages: tuple[str, ...]) -> Iterator[Callable[[], bool]]:
-        """Put their `__init__` off; gives a function that says whether all their submodules asked for were found.
+        """Put off the `__init__` of these packages; gives a function that says whether all their submodules imported.
 
-        One that was not may be what its importer then takes for not installed.
+        Where one did not, its importer may have gone on as if it were not installed.
         """
         if self not in sys.meta_path:
             sys.meta_path.insert(0, self)
@@ -151,13 +151,13 @@ class _Finder:
                 self._forget(name)
 
     def execute(self, name: str) -> ModuleType:
-        """The package after its `__init__`."""
+        """Run the package's `__init__`; returns the package."""
         self.open.discard(name)
         self._forget(name)
         return importlib.import_module(name)
 
     def _forget(self, name: str) -> None:
-        """Make the next import come here."""
+        """Take the package out of sys.modules, so that its next import comes to this finder."""
         if isinstance(sys.modules.get(name), _Package):
             del sys.modules[name]
 

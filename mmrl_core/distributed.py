@@ -1,7 +1,7 @@
-"""Several processes that train one adapter together: who does what, and what they tell each other.
+"""Data-parallel training of one adapter by several processes: how work is divided, and the collectives.
 
 Every global batch and the list of classes are divided among the workers. Class features are gathered with gradients,
-parameter gradients are summed; so all workers hold the same adapter and the one process's mathematics.
+parameter gradients are summed: all workers hold the same adapter, and it is the one that a single process trains.
 """
 
 from collections.abc import Sequence
@@ -51,11 +51,11 @@ class Workers:
         """The sum over the workers, without gradients."""
         return values
 
-    def agree(self, tensors: Sequence[Tensor]) -> None:
-        """Take over the first worker's values."""
+    def broadcast(self, tensors: Sequence[Tensor]) -> None:
+        """Overwrite the tensors with the first worker's."""
 
-    def same(self, content: bytes, device: torch.device) -> bytes:
-        """The first worker's bytes, by way of `device`."""
+    def broadcast_bytes(self, content: bytes, device: torch.device) -> bytes:
+        """The first worker's bytes, sent as tensors on `device`."""
         return content
 
 
@@ -80,22 +80,22 @@ class Distributed(Workers):
         distributed.all_reduce(values)
         return values
 
-    def agree(self, tensors: Sequence[Tensor]) -> None:
+    def broadcast(self, tensors: Sequence[Tensor]) -> None:
         for tensor in tensors:
             distributed.broadcast(tensor, src=0)
 
-    def same(self, content: bytes, device: torch.device) -> bytes:
+    def broadcast_bytes(self, content: bytes, device: torch.device) -> bytes:
         length = torch.tensor(len(content), device=device)
-        self.agree([length])
+        self.broadcast([length])
         if not length:
             return b""
         values = torch.frombuffer(bytearray(content or int(length)), dtype=torch.uint8).to(device)
-        self.agree([values])
+        self.broadcast([values])
         return values.cpu().numpy().tobytes()
 
 
 class _Gather(torch.autograd.Function):
-    """All-gather of unequal numbers of rows. Backward: the sum over the workers of what each says of my rows."""
+    """All-gather of unequal numbers of rows. Backward: the gradients of this worker's rows, summed over all."""
 
     @staticmethod
     def forward(ctx: Any, part: Tensor, bounds: list[tuple[int, int]], rank: int) -> Tensor:

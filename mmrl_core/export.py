@@ -177,7 +177,7 @@ def _card(predictor: Predictor, names: list[str], folder: Path, opset: int, diff
 
 
 def preprocessing(size: int) -> list[str]:
-    """The steps from an image file to a row of `images`, in order, for people; views.test_view takes them."""
+    """The steps from an image file to a row of `images`, in order, in words; `views.test_view` takes them."""
     return [
         "decode to RGB",
         f"resize the short side to {size} pixels, bicubic with antialiasing, keeping the aspect ratio",

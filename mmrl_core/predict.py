@@ -130,7 +130,7 @@ class Predictor:
 
 
 def _rows_by_classes(classes: Sequence[Classes]) -> list[tuple[Classes, list[int]]]:
-    """Every list of classes with the places where it stands."""
+    """Each list of classes, with the rows that are scored among it."""
     rows: dict[int, list[int]] = {}
     for row, own in enumerate(classes):
         rows.setdefault(id(own), []).append(row)

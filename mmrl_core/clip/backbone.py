@@ -122,7 +122,7 @@ class Backbone(nn.Module):
         return {name: parameter.detach().numpy() for name, parameter in self.clip.named_parameters()}
 
     def adopt(self, arrays: dict[str, np.ndarray]) -> None:
-        """Take the same weights from arrays that may be read-only and shared by other processes, and let its own go."""
+        """Replace the weights by the same ones in arrays, which may be read-only and shared with other processes."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of arrays that cannot be written to: a frozen CLIP never is
             for name, parameter in self.clip.named_parameters():

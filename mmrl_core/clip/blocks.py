@@ -138,7 +138,7 @@ def finish(block: Block, x: Tensor, attended: Tensor) -> Tensor:
 
 
 def _add(x: Tensor, update: Tensor) -> Tensor:
-    """Into the update's own memory, which nothing else reads, unless it is of another type."""
+    """x + update, in the update's memory, which nothing else reads; in new memory where the types differ."""
     return update.add_(x) if update.dtype == x.dtype else x + update
 
 

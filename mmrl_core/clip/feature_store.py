@@ -1,9 +1,9 @@
-"""Frozen features, computed once: what the frozen image tower says of a view, kept on disk for whoever asks again.
+"""Frozen features on disk: what the frozen image tower gives for a view is computed once, then read.
 
-A record is one view's trunk activations and zero-shot features. It is found by content: the backbone, the layer, the
-precision and all else that settles its bits name a shelf, the image and its transform name the record on it. Records
-are written aside and renamed, so that two processes that want the same at most do the same work; nothing waits. On a
-CPU results with and without the store are the same bits.
+A record is one view's trunk activations and zero-shot features. Its path is a digest of all that its bits depend on:
+backbone, layer, precision and machine give the folder, called a shelf; image and transform give the record in it.
+Records are written to a temporary file and renamed: two processes that need the same one may both compute it, and
+neither waits. On a CPU results with and without the store are the same bits.
 """
 
 import hashlib
@@ -26,14 +26,14 @@ from mmrl_core import DATA_VERSION, METHOD_VERSION
 from mmrl_core.clip.towers import Frozen, ImageTower
 from mmrl_core.files import canonical_json, write_bytes, write_json
 
-MEMORY = 128 * 2**20  # bytes of records that a process has at hand
-UNUSED = 3600  # seconds after which a shelf that nobody used makes room for others
+MEMORY = 128 * 2**20  # bytes of records that a process keeps in memory
+UNUSED = 3600  # seconds without use after which a shelf may be removed to make room
 CARD, LEDGER = "shelf.json", "ledger"
 log = logging.getLogger(__name__)
 
 
 class Memory:
-    """Records that this process has at hand, up to `budget` bytes: what many trainings read again and again."""
+    """Records in this process's memory, up to `budget` bytes: many trainings read the same ones."""
 
     def __init__(self, budget: int):
         self.budget = budget
@@ -52,8 +52,8 @@ class Memory:
 class FeatureStore:
     """A folder of at most `budget` bytes. What does not fit is computed each time it is wanted, with one warning.
 
-    Shelves that nobody used for an hour make room for others. `depth` is the insertion depth at which trunks are kept,
-    for models of that depth and deeper ones alike; None: each model's own. One that does not keep is only read.
+    Shelves that were not used for an hour make room for others. `depth` is the insertion depth whose trunks are kept,
+    for models of that depth and deeper ones alike; None: each model's own. Without `keeps` the store is only read.
     """
 
     def __init__(self, folder: str | Path, budget: float, depth: int | None = None, keeps: bool = True):
@@ -83,7 +83,7 @@ class FeatureStore:
         return [path.parent for path in self.folder.glob(f"*/{CARD}")]
 
     def _size(self, shelf: Path) -> int:
-        """A ledger holds a byte a record, and the records of a shelf are of one size."""
+        """Bytes of a shelf: its ledger holds one byte for each record, and its records are of one size."""
         try:
             if shelf not in self._record_bytes:
                 self._record_bytes[shelf] = json.loads((shelf / CARD).read_bytes())["record_bytes"]
@@ -163,11 +163,11 @@ class Shelf:
 
 
 class LoadedBatch(NamedTuple):
-    """A batch on its way to the tower: what memory holds, the records found, and the views of the others."""
+    """A batch as it was read: records from memory and from the store, and views of the images that have neither."""
 
-    kept: list[Frozen | None]  # of every image
-    keys: list[str]  # of the images that are not kept
-    records: list[Frozen | None]
+    kept: list[Frozen | None]  # of every image, from memory
+    keys: list[str]  # of the images that memory lacks
+    records: list[Frozen | None]  # of these, from the store
     views: Tensor | None  # (missing, 3, S, S)
     whole: Frozen | None  # all records as one batch, where none is missing
 
@@ -215,7 +215,7 @@ class FrozenFeatures:
         return self._merge(self.shelf, loaded, computed) if self.shelf else computed
 
     def _remember(self, loaded: LoadedBatch, features: Frozen) -> Frozen:
-        """The whole batch in order, of which memory now holds what it has room for."""
+        """Put the features into memory as far as there is room; returns the whole batch in order."""
         fresh = [Frozen(*row) for row in zip(*features, strict=True)]
         for key, record in zip(loaded.keys, fresh, strict=True):
             self.memory.put(f"{self.name} {key}", record)
@@ -225,7 +225,7 @@ class FrozenFeatures:
         return _stack([record or next(following) for record in loaded.kept])
 
     def _merge(self, shelf: Shelf, loaded: LoadedBatch, computed: Frozen) -> Frozen:
-        """Put what was computed on the shelf and among the records, in order."""
+        """Put what was computed on the shelf; returns it and the records that were there as one batch, in order."""
         fresh = (Frozen(*row) for row in zip(*computed, strict=True))
         records = []
         for key, record in zip(loaded.keys, loaded.records, strict=True):
@@ -241,7 +241,7 @@ def _stack(records: Iterable[Frozen]) -> Frozen:
 
 
 def _shared_tower(tower: ImageTower, depth: int | None) -> ImageTower:
-    """The tower whose trunk is kept: of `depth`, where this one's trunk goes on from there."""
+    """The tower whose trunks the store keeps: of insertion depth `depth`, or this one where its trunk is shorter."""
     backbone = tower.backbone
     n_insert = len(tower.blocks) - tower.first if depth is None else backbone.depth - depth + 1
     shared = ImageTower(backbone, n_insert, tower.dtype)
@@ -249,7 +249,7 @@ def _shared_tower(tower: ImageTower, depth: int | None) -> ImageTower:
 
 
 def _facts(tower: ImageTower, chunk: int) -> dict[str, Any]:
-    """All that a record's bits depend on beside the view."""
+    """All that a record's bits depend on, apart from the view."""
     return {
         "backbone": tower.backbone.identity,
         "blocks": tower.first,

@@ -96,7 +96,7 @@ def _plain(name: str) -> str:
 
 
 def _tag(name: str, weights: str) -> PretrainedCfg | None:
-    """What open_clip knows of a tag of the model; for a -quickgelu name it lists only the tags that need QuickGELU."""
+    """open_clip's entry for a tag of the model; for a -quickgelu name it lists only the tags that need QuickGELU."""
     models = [model for model in (name, _plain(name)) if weights in open_clip.list_pretrained_tags_by_model(model)]
     return open_clip.get_pretrained_cfg(models[0], weights) if models else None
 

@@ -51,7 +51,7 @@ def spread(tokens: Tensor, count: int) -> Tensor:
 
 
 class Frozen(NamedTuple):
-    """What the frozen tower says of images: all that training and evaluation need of them."""
+    """What the frozen image tower gives for images: all that training and evaluation need of them."""
 
     trunk: Tensor  # input of the first token-carrying layer (B, 1 + P, D)
     zero_shot: Tensor  # the frozen CLIP's features (B, E), L2-normalised

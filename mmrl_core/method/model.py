@@ -72,7 +72,7 @@ class AdaptedCLIP(nn.Module):
 
     @property
     def adapters(self) -> list[Adapter]:
-        """Those whose tensors training changes."""
+        """Those that training changes: the one, or all of the stack."""
         return list(self.adapter.adapters) if isinstance(self.adapter, AdapterStack) else [self.adapter]
 
     def text_features(self) -> Tensor:

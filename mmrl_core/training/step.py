@@ -28,7 +28,7 @@ class TrainingStep:
     """A step of one run, or of the R runs of a StackedCLIP, each with its own adapter and optimizer.
 
     `scalers` scale the losses where `precision` is fp16, and skip the steps whose gradients overflow. Each of the
-    model's workers takes `fraction` of a batch; what the terms of all sum up to is the batch's.
+    model's workers takes `fraction` of a batch; the terms of all workers sum to those of the batch.
     """
 
     def __init__(
