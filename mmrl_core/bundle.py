@@ -1,4 +1,4 @@
-"""A release as a folder: all that a program needs to serve an adapter, and all that is needed to check that it does.
+"""A release as a folder: all that a program needs to serve an adapter, and all that is needed to check the release.
 
     adapter/            adapter.safetensors and adapter.json
     onnx/               model.onnx and model.json, for programs without PyTorch
@@ -19,6 +19,7 @@ from typing import Any
 import numpy as np
 import safetensors.torch
 import torch
+from numpy.typing import ArrayLike
 from PIL import Image
 
 from mmrl_core.data.images import decode
@@ -26,7 +27,8 @@ from mmrl_core.data.views import test_view
 from mmrl_core.errors import UserError
 from mmrl_core.export import MODEL, export_onnx, onnx_session
 from mmrl_core.files import read_json, sha256_file, write_json
-from mmrl_core.predict import Predictor
+from mmrl_core.method.adapter_card import AdapterCard
+from mmrl_core.predict import Prediction, Predictor
 
 ADAPTER, ONNX, CLASSES, EXAMPLES = "adapter", "onnx", "classes.safetensors", "examples"
 EXPECTED, CARD, SUMS = "expected.json", "README.md", "SHA256SUMS"
@@ -47,8 +49,8 @@ def write_bundle(adapter: str | Path, folder: str | Path, facts: Mapping[str, An
     (folder / EXAMPLES).mkdir()
     for index, picture in enumerate(_pictures()):
         picture.save(folder / EXAMPLES / f"{index}.png")
-    found = {path.name: one.probabilities for path, one in _said(predictor, folder)}
-    write_json(folder / EXAMPLES / EXPECTED, {"probabilities": found})
+    probabilities = {path.name: prediction.probabilities for path, prediction in _predictions(predictor, folder)}
+    write_json(folder / EXAMPLES / EXPECTED, {"probabilities": probabilities})
     (folder / CARD).write_text(model_card(predictor.card, facts))
     lines = [f"{sha256_file(folder / name)}  {name}\n" for name in _files(folder)]
     (folder / SUMS).write_text("".join(lines))
@@ -63,11 +65,11 @@ def check_bundle(folder: str | Path) -> None:
     _check(stored, _class_matrix(predictor), f"{folder / CLASSES} and the adapter's classes")
     expected = read_json(folder / EXAMPLES / EXPECTED, made_by="mmrl flow release", keys=["probabilities"])
     session = onnx_session(folder / ONNX / MODEL)
-    for path, one in _said(predictor, folder):
+    for path, prediction in _predictions(predictor, folder):
         wanted = expected["probabilities"][path.name]
-        if list(wanted) != list(one.probabilities):
+        if list(wanted) != list(prediction.probabilities):
             raise UserError(f"{folder} has other classes than its examples were labelled with; release it again")
-        _check(list(wanted.values()), list(one.probabilities.values()), f"what PyTorch says of {path}")
+        _check(list(wanted.values()), list(prediction.probabilities.values()), f"what PyTorch says of {path}")
         [row] = session.run(["probabilities"], {"images": _view(predictor, path)})[0]
         _check(list(wanted.values()), row, f"what onnxruntime says of {path}")
 
@@ -90,8 +92,8 @@ def _files(folder: Path) -> list[str]:
     return sorted(str(path.relative_to(folder)) for path in folder.rglob("*") if path.is_file() and path.name != SUMS)
 
 
-def _check(expected, found, what: str) -> None:
-    difference = float(np.abs(np.asarray(expected) - np.asarray(found)).max())
+def _check(expected: ArrayLike, actual: ArrayLike, what: str) -> None:
+    difference = float(np.abs(np.asarray(expected) - np.asarray(actual)).max())
     if not difference <= TOLERANCE:  # "not a number" does not pass either
         raise UserError(f"{what} differ by {difference:.1e}, more than {TOLERANCE:.0e}; the release is not fit for use")
 
@@ -101,7 +103,8 @@ def _class_matrix(predictor: Predictor) -> torch.Tensor:
     return predictor.text_features(predictor.class_names).cpu().clone()
 
 
-def _said(predictor: Predictor, folder: Path) -> Iterator[tuple[Path, Any]]:
+def _predictions(predictor: Predictor, folder: Path) -> Iterator[tuple[Path, Prediction]]:
+    """The example images, with what the adapter says of each."""
     paths = sorted((folder / EXAMPLES).glob("*.png"))
     return zip(paths, predictor.predict(paths), strict=True)
 
@@ -113,14 +116,14 @@ def _view(predictor: Predictor, path: Path) -> np.ndarray:
 
 
 def _pictures() -> Iterator[Image.Image]:
-    """Coloured waves, the same every time: a data set's images are not ours to hand on."""
+    """The example images: coloured waves, the same every time, since a data set's images may not be passed on."""
     y, x = np.mgrid[0:EXAMPLE_SIZE, 0:EXAMPLE_SIZE] / EXAMPLE_SIZE
     for index in range(N_EXAMPLES):
         waves = [np.sin((index + 1) * (x + channel * y) * np.pi + channel) for channel in range(3)]
         yield Image.fromarray(((np.stack(waves, axis=-1) + 1) * 127.5).astype(np.uint8))
 
 
-def model_card(card: Mapping[str, Any], facts: Mapping[str, Any]) -> str:
+def model_card(card: AdapterCard, facts: Mapping[str, Any]) -> str:
     """Markdown: what was trained on what, and `facts` (measured figures, digests, licences), a row each."""
     settings = card["adapter"]
     head = {

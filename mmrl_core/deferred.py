@@ -14,10 +14,12 @@ import ast
 import importlib
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from importlib.abc import Loader
 from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
+from typing import Any, cast
 
 __all__ = ["import_deferring"]
 
@@ -37,12 +39,12 @@ def import_deferring(name: str, *packages: str) -> ModuleType:
     with _lock:
         if name in sys.modules:
             return sys.modules[name]
-        with _finder.deferring(packages) as found_all:
+        with _finder.deferring(packages) as all_present:
             try:
                 module = importlib.import_module(name)
-            except Exception:  # its own fault or that of this way: the plain import tells
+            except Exception:  # raised by the module itself or by deferring: the plain import will tell
                 module = None
-            if module and found_all():
+            if module and all_present():
                 return module
         for loaded in [key for key in sys.modules if key == name or key.startswith(f"{name}.")]:
             del sys.modules[loaded]
@@ -52,7 +54,7 @@ def import_deferring(name: str, *packages: str) -> ModuleType:
 class _Package(ModuleType):
     """A package whose `__init__` has not run. Asked for anything, it runs it and becomes a plain module."""
 
-    def __getattribute__(self, attribute: str):
+    def __getattribute__(self, attribute: str) -> Any:
         get = super().__getattribute__
         if attribute in METADATA:
             return get(attribute)
@@ -71,11 +73,12 @@ def _origins(package: _Package) -> dict[str, tuple[str, str]]:
     A statement that may bind names in another way makes all the names before it uncertain, and they are left out.
     """
     origins: dict[str, tuple[str, str]] = {}
-    for statement in ast.parse(package.__loader__.source(package.__name__)).body:
+    loader = cast(_Loader, package.__loader__)
+    for statement in ast.parse(loader.source(package.__name__)).body:
         match statement:
             case ast.ImportFrom(level=1, module=str(module), names=names) if names[0].name != "*":
                 submodule = f"{package.__name__}.{module}"
-                origins |= {one.asname or one.name: (submodule, one.name) for one in names}
+                origins |= {alias.asname or alias.name: (submodule, alias.name) for alias in names}
             case ast.Expr(ast.Constant()) | ast.Assign(targets=[ast.Name("__all__")]):
                 pass
             case _:
@@ -83,10 +86,10 @@ def _origins(package: _Package) -> dict[str, tuple[str, str]]:
     return origins
 
 
-class _Loader:
-    """Makes the one object of a package, and executes it only when its `__init__` is no longer put off."""
+class _Loader(Loader):
+    """Creates the one module object of a package, and runs its `__init__` only when that is no longer put off."""
 
-    def __init__(self, loader):
+    def __init__(self, loader: Loader):
         self.loader = loader
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
@@ -97,6 +100,7 @@ class _Loader:
         if name in _finder.open:
             return
         module.__class__ = ModuleType
+        assert module.__spec__ is not None  # the import system has set it
         module.__spec__.loader = module.__loader__ = self.loader
         for child in [key for key, value in vars(module).items() if isinstance(value, _Package)]:
             delattr(module, child)  # or its `__init__`, finding it here, would not import it
@@ -105,33 +109,36 @@ class _Loader:
 
     def source(self, name: str) -> str:
         """Of the `__init__`; empty where only bytecode is installed."""
-        return (getattr(self.loader, "get_source", None) or str)(name) or ""
+        get_source = getattr(self.loader, "get_source", None)
+        return (get_source(name) if get_source else None) or ""
 
 
 class _Finder:
-    """Asked by the import system before all others; knows the packages whose `__init__` has not run."""
+    """The first finder that the import system asks; knows the packages whose `__init__` has not run."""
 
-    def __init__(self):
-        self.open: set[str] = set()  # these are not to run it now
-        self.packages: dict[str, ModuleType] = {}  # these have not run it
-        self.asked: set[str] = set()  # submodules of the open ones that somebody imported
+    def __init__(self) -> None:
+        self.open: set[str] = set()  # packages whose `__init__` is put off at present
+        self.packages: dict[str, ModuleType] = {}  # packages whose `__init__` has not run yet
+        self.asked: set[str] = set()  # submodules of the open packages that were imported
 
-    def find_spec(self, name: str, path=None, target=None) -> ModuleSpec | None:
+    def find_spec(
+        self, name: str, path: Sequence[str] | None = None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
         if name.rpartition(".")[0] in self.open:
             self.asked.add(name)
         if name not in self.open and name not in self.packages:
             return None
         spec = PathFinder.find_spec(name, path, target)
-        if spec and spec.origin and spec.submodule_search_locations:
+        if spec and spec.loader and spec.origin and spec.submodule_search_locations:
             spec.loader = _Loader(spec.loader)
             return spec
         return None
 
     @contextmanager
-    def deferring(self, packages: tuple[str, ...]) -> Iterator:
-        """Put their `__init__` off; gives a function that says whether all their submodules asked for were found.
+    def deferring(self, packages: tuple[str, ...]) -> Iterator[Callable[[], bool]]:
+        """Put off the `__init__` of these packages; gives a function that says whether all their submodules imported.
 
-        One that was not may be what its importer then takes for not installed.
+        Where one did not, its importer may have gone on as if it were not installed.
         """
         if self not in sys.meta_path:
             sys.meta_path.insert(0, self)
@@ -144,13 +151,13 @@ class _Finder:
                 self._forget(name)
 
     def execute(self, name: str) -> ModuleType:
-        """The package after its `__init__`."""
+        """Run the package's `__init__`; returns the package."""
         self.open.discard(name)
         self._forget(name)
         return importlib.import_module(name)
 
     def _forget(self, name: str) -> None:
-        """Make the next import come here."""
+        """Take the package out of sys.modules, so that its next import comes to this finder."""
         if isinstance(sys.modules.get(name), _Package):
             del sys.modules[name]
 

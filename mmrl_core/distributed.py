@@ -1,17 +1,22 @@
-"""Several processes that train one adapter together: who does what, and what they tell each other.
+"""Data-parallel training of one adapter by several processes: how work is divided, and the collectives.
 
 Every global batch and the list of classes are divided among the workers. Class features are gathered with gradients,
-parameter gradients are summed; so all workers hold the same adapter and the one process's mathematics.
+parameter gradients are summed: all workers hold the same adapter, and it is the one that a single process trains.
 """
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TypeVar
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, distributed
 
 T = TypeVar("T")
+
+
+def gradients(parameters: Sequence[Tensor]) -> list[Tensor]:
+    """Their gradients, after a backward pass that reached every one of them."""
+    return [cast(Tensor, parameter.grad) for parameter in parameters]
 
 
 class Workers:
@@ -46,25 +51,25 @@ class Workers:
         """The sum over the workers, without gradients."""
         return values
 
-    def agree(self, tensors: Sequence[Tensor]) -> None:
-        """Take over the first worker's values."""
+    def broadcast(self, tensors: Sequence[Tensor]) -> None:
+        """Overwrite the tensors with the first worker's."""
 
-    def same(self, content: bytes, device: torch.device) -> bytes:
-        """The first worker's bytes, by way of `device`."""
+    def broadcast_bytes(self, content: bytes, device: torch.device) -> bytes:
+        """The first worker's bytes, sent as tensors on `device`."""
         return content
 
 
 class Distributed(Workers):
     """The processes of torch.distributed's default group."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.rank, self.size = distributed.get_rank(), distributed.get_world_size()
 
     def gather(self, part: Tensor, n: int) -> Tensor:
         return _Gather.apply(part, self._bounds(n), self.rank)
 
     def sum_gradients(self, parameters: Sequence[Tensor]) -> None:
-        grads = [parameter.grad for parameter in parameters]
+        grads = gradients(parameters)
         flat = self.sum(torch.cat([grad.flatten() for grad in grads]))
         parts = flat.split([grad.numel() for grad in grads])
         for grad, part in zip(grads, parts, strict=True):
@@ -75,35 +80,35 @@ class Distributed(Workers):
         distributed.all_reduce(values)
         return values
 
-    def agree(self, tensors: Sequence[Tensor]) -> None:
+    def broadcast(self, tensors: Sequence[Tensor]) -> None:
         for tensor in tensors:
             distributed.broadcast(tensor, src=0)
 
-    def same(self, content: bytes, device: torch.device) -> bytes:
+    def broadcast_bytes(self, content: bytes, device: torch.device) -> bytes:
         length = torch.tensor(len(content), device=device)
-        self.agree([length])
+        self.broadcast([length])
         if not length:
             return b""
         values = torch.frombuffer(bytearray(content or int(length)), dtype=torch.uint8).to(device)
-        self.agree([values])
+        self.broadcast([values])
         return values.cpu().numpy().tobytes()
 
 
 class _Gather(torch.autograd.Function):
-    """All-gather of unequal numbers of rows. Backward: the sum over the workers of what each says of my rows."""
+    """All-gather of unequal numbers of rows. Backward: the gradients of this worker's rows, summed over all."""
 
     @staticmethod
-    def forward(ctx, part: Tensor, bounds: list[tuple[int, int]], rank: int) -> Tensor:
+    def forward(ctx: Any, part: Tensor, bounds: list[tuple[int, int]], rank: int) -> Tensor:
         ctx.bounds, ctx.rank = bounds, rank
         counts = [stop - start for start, stop in bounds]
         padded = part.new_zeros(max(counts), *part.shape[1:])
         padded[: len(part)] = part
         parts = [torch.empty_like(padded) for _ in counts]
         distributed.all_gather(parts, padded)
-        return torch.cat([one[:count] for one, count in zip(parts, counts, strict=True)])
+        return torch.cat([rows[:count] for rows, count in zip(parts, counts, strict=True)])
 
     @staticmethod
-    def backward(ctx, grad: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
         grad = grad.contiguous()
         distributed.all_reduce(grad)
         start, stop = ctx.bounds[ctx.rank]

@@ -34,15 +34,19 @@ STEPS = ("tracing", "writing", "comparing")
 class Scorer(nn.Module):
     """What the file computes: images (B, 3, S, S) -> logits (B, C), probabilities (B, C) and f_c (B, E).
 
-    The logits are those of joint.py, whose conditions on `trained` are settled here since a graph cannot hold them.
+    The logits are those of `joint_logits`, whose conditions on `trained` are settled here: a graph cannot hold them.
     """
+
+    text_features: Tensor  # w (C, E)
+    trained: Tensor  # (C,)
+    indices: Tensor  # of the trained classes
 
     def __init__(self, model: FoldedCLIP, text_features: Tensor, trained: Tensor):
         super().__init__()
         self.model, self.mixed = model, bool(trained.any() and not trained.all())
-        self.register_buffer("text_features", text_features)  # w (C, E)
-        self.register_buffer("trained", trained)  # (C,)
-        self.register_buffer("indices", trained.nonzero()[:, 0])  # of the trained classes
+        self.register_buffer("text_features", text_features)
+        self.register_buffer("trained", trained)
+        self.register_buffer("indices", trained.nonzero()[:, 0])
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         output = self.model.score(*self.model.encode(images), self.text_features)
@@ -114,15 +118,15 @@ def compare(path: str | Path, scorer: Scorer) -> float:
     session, differences = onnx_session(path), []
     for batch in BATCH_SIZES:
         images = _images(scorer.model.backbone, batch)
-        found = session.run(list(OUTPUTS), {"images": images.numpy()})
-        for name, onnx, expected in zip(OUTPUTS, found, scorer.reference(images), strict=True):
+        outputs = session.run(list(OUTPUTS), {"images": images.numpy()})
+        for name, onnx, expected in zip(OUTPUTS, outputs, scorer.reference(images), strict=True):
             differences.append(_relative(onnx, expected.numpy()))
             _check(differences[-1], f"{name} of {Path(path).name} at batch size {batch}")
     return max(differences)
 
 
-def _relative(found: np.ndarray, expected: np.ndarray) -> float:
-    return float(np.abs(found - expected).max() / np.abs(expected).max())
+def _relative(actual: np.ndarray, expected: np.ndarray) -> float:
+    return float(np.abs(actual - expected).max() / np.abs(expected).max())
 
 
 def _check(difference: float, what: str) -> None:
@@ -173,7 +177,7 @@ def _card(predictor: Predictor, names: list[str], folder: Path, opset: int, diff
 
 
 def preprocessing(size: int) -> list[str]:
-    """The steps from an image file to a row of `images`, in order, for people; views.test_view takes them."""
+    """The steps from an image file to a row of `images`, in order, in words; `views.test_view` takes them."""
     return [
         "decode to RGB",
         f"resize the short side to {size} pixels, bicubic with antialiasing, keeping the aspect ratio",

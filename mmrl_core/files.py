@@ -4,8 +4,9 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from mmrl_core.errors import UserError
 
@@ -18,7 +19,7 @@ def sha256_file(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def canonical_json(value) -> bytes:
+def canonical_json(value: object) -> bytes:
     """The one byte string that equal values share: sorted keys, no spaces. Used for hashing."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False).encode()
 
@@ -44,17 +45,17 @@ def write_bytes(path: str | Path, content: bytes, *, sync: bool = True) -> None:
         raise
 
 
-def write_json(path: str | Path, value: dict) -> None:
+def write_json(path: str | Path, value: Mapping[str, object]) -> None:
     """Write `value` with `schema_version` first, indented for people, atomically."""
     write_bytes(path, json_document(value))
 
 
-def json_document(value: dict) -> bytes:
+def json_document(value: Mapping[str, object]) -> bytes:
     """The bytes that `write_json` writes."""
     return (json.dumps({"schema_version": SCHEMA_VERSION, **value}, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def read_json(path: str | Path, *, made_by: str, keys: Iterable[str] = ()) -> dict:
+def read_json(path: str | Path, *, made_by: str, keys: Iterable[str] = ()) -> dict[str, Any]:
     """Read a file that `write_json` wrote and that holds `keys`.
 
     Raises UserError when it is missing, not JSON, of an unknown schema version or without one of the keys.

@@ -5,7 +5,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from PIL.Image import Image
@@ -17,12 +17,14 @@ from mmrl_core.data.views import test_view
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation import abstain
 from mmrl_core.evaluation.scores import BATCH_SIZE, batched
-from mmrl_core.method.adapter import load_adapter, read_card
+from mmrl_core.method.adapter import load_adapter
+from mmrl_core.method.adapter_card import AdapterCard, read_card
 from mmrl_core.method.folded import FoldedCLIP
 from mmrl_core.method.joint_logits import joint_logits
 from mmrl_core.method.model import AdaptedCLIP
 
 DECODERS = 2  # threads; each holds one image at full size
+ImageInput = str | Path | bytes | bytearray | memoryview | Image  # a file, its bytes, or decoded
 
 
 class Prediction(NamedTuple):
@@ -48,7 +50,7 @@ class Predictor:
     `model` is the folded form: scoring an image costs one pass of the image tower.
     """
 
-    def __init__(self, model: AdaptedCLIP, card: dict):
+    def __init__(self, model: AdaptedCLIP, card: AdapterCard):
         self.card, self.model = card, FoldedCLIP.from_model(model).eval()
         self._adapter = model.adapter
 
@@ -65,17 +67,16 @@ class Predictor:
         """The classes the adapter was trained on."""
         return self.card["class_names"]
 
-    def predict(self, images: Sequence, class_names: list[str] | None = None) -> list[Prediction]:
+    def predict(self, images: Sequence[ImageInput], class_names: list[str] | None = None) -> list[Prediction]:
         """Classify image files (paths), encoded bytes or PIL images.
 
-        Trained classes, the default, are scored by the fused logits, other classes by the class logits; joint.py says
-        how a list of both is scored.
-        Raises UserError naming an image that cannot be read.
+        Trained classes, the default, are scored by the fused logits, other classes by the class logits, and a list of
+        both as `joint_logits` says. Raises UserError naming an image that cannot be read.
         """
-        return list(self.stream(images, class_names))
+        return [prediction for prediction in self.stream(images, class_names) if prediction]  # None only if asked
 
     def stream(
-        self, images: Iterable, class_names: list[str] | None = None, *, skip_damaged: bool = False
+        self, images: Iterable[ImageInput], class_names: list[str] | None = None, *, skip_damaged: bool = False
     ) -> Iterator[Prediction | None]:
         """As `predict`, one at a time and in order, of any number of images; only a few are in memory at once.
 
@@ -84,10 +85,10 @@ class Predictor:
         classes = self.classes(class_names)
         for views in _view_batches(images, self._view_settings, skip_damaged):
             readable = [view for view in views if view is not None]
-            found = iter(self.score(readable, [classes] * len(readable)))
-            yield from (None if view is None else next(found) for view in views)
+            predictions = iter(self.score(readable, [classes] * len(readable)))
+            yield from (None if view is None else next(predictions) for view in views)
 
-    def view(self, image: Path | str | bytes | Image, name: str) -> Tensor:
+    def view(self, image: ImageInput, name: str) -> Tensor:
         """(3, S, S): what the model sees of an image. Raises UserError with its name when it cannot be read."""
         return test_view(_open(image, name), **self._view_settings)
 
@@ -102,13 +103,13 @@ class Predictor:
         if not views:
             return []
         output = self.model(torch.stack(list(views)).to(self.model.backbone.device))
-        found: dict[int, Prediction] = {}
+        by_row: dict[int, Prediction] = {}
         for own, rows in _rows_by_classes(classes):
             among = self.model.score(output.image_features[rows], output.rep_features[rows], own.text_features)
             probabilities = joint_logits(among, own.trained).softmax(-1).tolist()
             scored = zip(rows, probabilities, abstain.confidence(among).tolist(), strict=True)
-            found |= {row: _prediction(own.names, values, confidence) for row, values, confidence in scored}
-        return [found[row] for row in range(len(views))]
+            by_row |= {row: _prediction(own.names, values, confidence) for row, values, confidence in scored}
+        return [by_row[row] for row in range(len(views))]
 
     def trained(self, class_names: list[str]) -> Tensor:
         """(C,): true for the classes that the adapter was trained on."""
@@ -123,38 +124,40 @@ class Predictor:
         return AdaptedCLIP(self.model.backbone, self._adapter, class_names, self.card["template"]).text_features()
 
     @property
-    def _view_settings(self) -> dict:
+    def _view_settings(self) -> dict[str, Any]:
         backbone = self.model.backbone
         return {"size": backbone.image_size, "mean": backbone.mean, "std": backbone.std}
 
 
 def _rows_by_classes(classes: Sequence[Classes]) -> list[tuple[Classes, list[int]]]:
-    """Every list of classes with the places where it stands."""
+    """Each list of classes, with the rows that are scored among it."""
     rows: dict[int, list[int]] = {}
     for row, own in enumerate(classes):
         rows.setdefault(id(own), []).append(row)
     return [(classes[places[0]], places) for places in rows.values()]
 
 
-def _view_batches(images: Iterable, view_settings: dict, skip_damaged: bool) -> Iterator[list[Tensor | None]]:
+def _view_batches(
+    images: Iterable[ImageInput], view_settings: dict[str, Any], skip_damaged: bool
+) -> Iterator[list[Tensor | None]]:
     """Test views (3, S, S), None for what is skipped; a batch is decoded while the caller uses the one before it."""
     view = partial(_view, **view_settings)
     threads = ThreadPoolExecutor(DECODERS)
     try:
-        ahead: list[Future] = []
+        ahead: list[Future[Tensor]] = []
         for batch in chain(batched(enumerate(images), BATCH_SIZE), [[]]):  # the empty one for the last to come out
             ready, ahead = ahead, [threads.submit(view, image, index) for index, image in batch]
             if ready:
-                yield [_result(one, skip_damaged) for one in ready]
+                yield [_result(future, skip_damaged) for future in ready]
     finally:
         threads.shutdown(cancel_futures=True)
 
 
-def _view(image, index: int, **view_settings) -> Tensor:
+def _view(image: ImageInput, index: int, **view_settings: Any) -> Tensor:
     return test_view(_open(image, f"number {index}"), **view_settings)
 
 
-def _result(view: Future, skip_damaged: bool) -> Tensor | None:
+def _result(view: Future[Tensor], skip_damaged: bool) -> Tensor | None:
     try:
         return view.result()
     except UserError:
@@ -163,7 +166,7 @@ def _result(view: Future, skip_damaged: bool) -> Tensor | None:
         raise
 
 
-def _open(image, name: str) -> Image:
+def _open(image: ImageInput, name: str) -> Image:
     if isinstance(image, str | Path):
         try:
             return decode(Path(image).read_bytes(), str(image))

@@ -4,6 +4,7 @@ import contextlib
 import math
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -15,9 +16,14 @@ from torch.utils.data import DataLoader, Dataset
 from mmrl_core.files import sha256_file, write_bytes, write_json
 from mmrl_core.renders import CONCEPTS, SIZE, captions, render
 
+if TYPE_CHECKING:
+    from mmrl_core.clip.backbone import Backbone
+    from mmrl_core.clip.openclip import CLIP
+    from mmrl_core.data.source import Source
+
 # Dimension letters: B pictures, T captions of a batch, C concepts, L caption length, E embed_dim.
 WIDTH, LAYERS = 128, 6
-MODEL_CFG = {
+MODEL_CFG: dict[str, Any] = {
     "embed_dim": WIDTH,
     "vision_cfg": {"image_size": SIZE, "patch_size": 8, "layers": LAYERS, "width": WIDTH, "head_width": 32},
     "text_cfg": {"context_length": 77, "vocab_size": 49408, "width": WIDTH, "heads": 4, "layers": LAYERS},
@@ -36,7 +42,7 @@ def pretrain(
     seed: int = 0,
     workers: int = 1,
     report: Callable[[int, int, float], None] | None = None,
-) -> dict:
+) -> dict[str, Any]:
     """Train `tiny` from scratch; write `tiny.safetensors` and `tiny.json` into `out`; return what the JSON says.
 
     Runs on one CPU thread whatever the caller uses, so one machine gives the same bytes for the same steps and seed;
@@ -106,7 +112,7 @@ def _against_false(logits: Tensor, positives: Tensor) -> Tensor:
     return ((softplus(false - logits) * positives).sum(1) / positives.sum(1)).mean()
 
 
-def zero_shot_figures(clip: nn.Module) -> dict:
+def zero_shot_figures(clip: "CLIP") -> dict[str, dict[str, float]]:
     """Zero-shot accuracy in per cent on the embedded datasets' validation items, among all, base and novel classes.
 
     The first of a dataset's templates is used, and no other split is read.
@@ -118,7 +124,7 @@ def zero_shot_figures(clip: nn.Module) -> dict:
     return {key: _zero_shot(backbone, open_source(key, "")) for key in ("digits", "objects")}
 
 
-def _zero_shot(backbone, source) -> dict[str, float]:
+def _zero_shot(backbone: "Backbone", source: "Source") -> dict[str, float]:
     from mmrl_core.data.splits import base_novel
     from mmrl_core.data.views import decode, test_views
 
@@ -168,7 +174,7 @@ def _token_table() -> Tensor:
     return torch.randn(MODEL_CFG["text_cfg"]["vocab_size"], WIDTH, generator=generator) * 0.02
 
 
-def _compact_clip(token_ids: Tensor, length: int) -> nn.Module:
+def _compact_clip(token_ids: Tensor, length: int) -> "CLIP":
     """`tiny` with only the tokens and positions of captions. Ids keep their order, so end-of-text stays the largest."""
     from mmrl_core.clip.backbone import new_clip
 
@@ -179,7 +185,9 @@ def _compact_clip(token_ids: Tensor, length: int) -> nn.Module:
     return clip
 
 
-def _fit(clip: nn.Module, text: Tensor, batches: DataLoader, steps: int, report: Callable) -> None:
+def _fit(
+    clip: "CLIP", text: Tensor, batches: DataLoader, steps: int, report: Callable[[int, int, float], None]
+) -> None:
     """At the fixed logit scale that the method takes as given, so that its loss and probabilities mean something."""
     from mmrl_core.clip.backbone import LOGIT_SCALE
 
@@ -200,7 +208,7 @@ def _fit(clip: nn.Module, text: Tensor, batches: DataLoader, steps: int, report:
     nn.init.constant_(clip.logit_scale, math.log(LOGIT_SCALE))
 
 
-def _parameter_groups(clip: nn.Module) -> list[dict]:
+def _parameter_groups(clip: "CLIP") -> list[dict[str, Any]]:
     """Weight decay for matrices only, not for gains, biases and the logit scale."""
     matrices = [parameter for parameter in clip.parameters() if parameter.ndim > 1]
     others = [parameter for parameter in clip.parameters() if parameter.ndim < 2]
@@ -223,7 +231,7 @@ def _preprocess(pictures: Tensor) -> Tensor:
     return (pictures.permute(0, 3, 1, 2).float() / 255 - mean) / std
 
 
-def _state_to_save(clip: nn.Module, token_ids: Tensor) -> dict[str, Tensor]:
+def _state_to_save(clip: "CLIP", token_ids: Tensor) -> dict[str, Tensor]:
     """The whole model in half precision, but of the token embedding only the rows that were trained."""
     from mmrl_core.clip.backbone import new_clip
 
@@ -236,7 +244,7 @@ def _state_to_save(clip: nn.Module, token_ids: Tensor) -> dict[str, Tensor]:
     return {**halves, "token_embedding.ids": token_ids.int()}
 
 
-def _card(steps: int, seed: int, figures: dict, sha256: str) -> dict:
+def _card(steps: int, seed: int, figures: dict[str, dict[str, float]], sha256: str) -> dict[str, Any]:
     texts, _ = caption_table()
     training = {
         "steps": steps,

@@ -15,7 +15,8 @@ from mmrl_core.data.shards import Example, read_manifest, stream_examples
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation.gate import REFUSED, Bounds, Decision, Pair, decide, is_gate_image, latency_ratio
 from mmrl_core.evaluation.scores import Scores, score
-from mmrl_core.method.adapter import load_adapter, read_card
+from mmrl_core.method.adapter import load_adapter
+from mmrl_core.method.adapter_card import read_card
 from mmrl_core.method.model import AdaptedCLIP
 from mmrl_core.predict import Predictor
 from mmrl_core.protocols import HALVES, PROTOCOLS, TestSet, labels_of

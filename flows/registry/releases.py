@@ -13,14 +13,14 @@ from typing import Any, NamedTuple
 from flows.project.outputs import building
 from flows.registry import decisions
 from flows.registry.promotion import PATIENCE, rollback
-from flows.registry.versions import CARD, Fetched, fetch, registered_name, standing
+from flows.registry.versions import Fetched, fetch, registered_name, standing
 from flows.settings.params import Params
 from flows.tracking.locks import exclusive
 from flows.tracking.store import StoreFailed, connect, store_errors, store_uri
 from mmrl_core.clip.licences import licence_line
 from mmrl_core.errors import Failed, UserError
 from mmrl_core.evaluation.gate import Decision
-from mmrl_core.files import read_json
+from mmrl_core.method.adapter_card import read_unverified_card
 
 RELEASED = "released"  # the alias, and the verdict in the history
 RELEASES = Path("releases")
@@ -102,7 +102,7 @@ def _facts(name: str, fetched: Fetched) -> dict[str, Any]:
     tags = fetched.tags
     figures = {key.replace("_", " "): f"{float(tags[key]):.2%}" for key in MEASURED if key in tags}
     recorded = {key.replace("_", " "): tags[key] for key in RECORDED if key in tags}
-    backbone = read_json(fetched.adapter / CARD, made_by="mmrl register")["backbone"]
+    backbone = read_unverified_card(fetched.adapter, made_by="mmrl register")["backbone"]
     licence = {"licence of the backbone's weights": licence_line(backbone["name"], backbone["weights"])}
     return {"model": name, "version": fetched.version, **figures, **recorded, **licence}
 

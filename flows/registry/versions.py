@@ -19,11 +19,11 @@ from flows.tracking.run import git_commit
 from flows.tracking.store import absolute, connect, experiment_id, store_errors, store_uri
 from mmrl_core.errors import UserError
 from mmrl_core.files import read_json, sha256_file
+from mmrl_core.method.adapter_card import CARD, TENSORS, read_unverified_card
 
 if TYPE_CHECKING:
     from mmrl_core.predict import Predictor
 
-CARD, TENSORS = "adapter.json", "adapter.safetensors"  # as in mmrl_core.method.adapter, which imports torch
 MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 
 
@@ -100,7 +100,7 @@ def register(params: Params, key: RunKey) -> Registered:
 def facts(key: RunKey, commit: str | None) -> dict[str, str]:
     """What is to be known of a version without opening its files, as its tags; metrics of the run's own dataset among
     it. Raises UserError when the run's files do not belong together."""
-    card, metrics = read_json(key.model / CARD, made_by="dvc repro"), _metrics(key)
+    card, metrics = read_unverified_card(key.model, made_by="dvc repro"), _metrics(key)
     if sha256_file(key.model / TENSORS) != card["sha256"] or metrics["adapter_sha256"] != card["sha256"]:
         raise UserError(f"{key.model} and {key.results()} hold different adapters; run `dvc repro`")
     values = {
@@ -209,9 +209,8 @@ def fetch(uri: str, store: str, folder: str | Path) -> Fetched:
     """Download a version into a folder. Raises UserError when its adapter is not the one that was registered."""
     with store_errors(store):
         fetched = _download(connect(store, create=False), store, uri, folder)
-    card = fetched.adapter / CARD
-    expected = fetched.tags.get("adapter_sha256")
-    if not card.exists() or read_json(card, made_by="mmrl register")["sha256"] != expected:
+    adapter, expected = fetched.adapter, fetched.tags.get("adapter_sha256")
+    if not (adapter / CARD).exists() or read_unverified_card(adapter, made_by="mmrl register")["sha256"] != expected:
         raise UserError(f"{uri} does not hold the adapter that was registered; it was altered, register it again")
     return fetched
 

@@ -21,6 +21,7 @@ from flows.settings.params import Params
 from mmrl_core.data.shards import read_manifest
 from mmrl_core.errors import UserError
 from mmrl_core.files import read_json
+from mmrl_core.method.adapter_card import AdapterCard, read_unverified_card
 
 SHOWN = 8  # images in a grid
 PACKAGES = ("mmrl-ops", "torch", "open_clip_torch", "ray", "dvc", "mlflow", "prefect", "numpy")
@@ -43,8 +44,8 @@ def gather(params: Params, runs: Sequence[tuple[RunKey, str | None]]) -> Materia
     )
 
 
-def _card(key: RunKey) -> dict[str, Any]:
-    return read_json(key.model / "adapter.json", made_by="mmrl train", keys=("settings", "sources", "sha256"))
+def _card(key: RunKey) -> AdapterCard:
+    return read_unverified_card(key.model, made_by="mmrl train", keys=("settings", "sources", "sha256"))
 
 
 def _curves(groups: list[list[RunKey]]) -> dict[str, dict[str, dict[int, list[float]]]]:

@@ -25,8 +25,8 @@ class Live:
     def __init__(self, name: str, version: int, predictor: "Predictor"):
         self.name, self.version, self.predictor = name, version, predictor
         self.trained = predictor.classes()
-        usual = predictor.card.get("abstain") or {}
-        self.abstain = usual if usual.get("confidence") == CONFIDENCE else None  # threshold, and the share it keeps
+        usual = predictor.card.get("abstain")  # threshold, and the share it keeps
+        self.abstain = usual if usual and usual.get("confidence") == CONFIDENCE else None
         self._others: OrderedDict[tuple[str, ...], Classes] = OrderedDict()
         self._lock = threading.Lock()
 

@@ -14,6 +14,7 @@ from flows.serving.request import Question
 from flows.settings.sections import ServingSection
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation.abstain import card_threshold
+from mmrl_core.method.adapter_card import AdapterCard
 
 if TYPE_CHECKING:
     from mmrl_core.predict import Prediction
@@ -82,7 +83,7 @@ def _prepare(live: Live, question: Question) -> Job:
     return Job(live, view, live.classes(question.options.class_names))
 
 
-def _threshold(options, card: dict) -> float | None:
+def _threshold(options, card: AdapterCard) -> float | None:
     """The confidence to abstain below; None: it was not asked."""
     if options.threshold is not None:
         return options.threshold

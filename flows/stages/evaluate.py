@@ -26,6 +26,7 @@ from mmrl_core.evaluation.gate import is_gate_image
 from mmrl_core.evaluation.scores import Scores, merged, summary
 from mmrl_core.files import write_json
 from mmrl_core.method.adapter import Adapter, load_adapter
+from mmrl_core.method.adapter_card import AdapterCard
 from mmrl_core.method.model import AdaptedCLIP
 from mmrl_core.protocols import ALL, PROTOCOLS, Protocol, TestSet, harmonic_mean, labels_of
 
@@ -43,7 +44,7 @@ class Subject(NamedTuple):
 
     wanted: Wanted
     adapter: Adapter
-    card: dict
+    card: AdapterCard
     template: str
 
 
@@ -134,7 +135,7 @@ def _subject(setting: Setting, wanted: Wanted, params: Params, target: str | Non
     return Subject(wanted, adapter, card, manifest["templates"][0])
 
 
-def _check_classes(card: dict, names: list[str], key: RunKey) -> None:
+def _check_classes(card: AdapterCard, names: list[str], key: RunKey) -> None:
     if card["class_names"] != names:
         raise UserError(
             f"{key.model} was trained on classes {card['class_names'][:3]}... but {paths.pool(key.dataset)} has "

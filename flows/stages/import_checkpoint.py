@@ -6,6 +6,7 @@ from typing import Any
 from flows.project.resources import backbone_of
 from flows.settings.params import Params
 from mmrl_core import METHOD_VERSION
+from mmrl_core.method.adapter_card import CardContent
 
 
 def import_published(
@@ -29,7 +30,7 @@ def import_published(
     sources = {
         f"adapter.{name}": "checkpoint" if name in implied else "params.yaml" for name in {**explicit, **implied}
     }
-    card = {
+    card: CardContent = {
         "method_version": METHOD_VERSION,
         "class_names": class_names,
         "template": template,

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, cast
 
 from flows.project import paths
 from flows.project.paths import RunKey
@@ -14,6 +14,7 @@ from mmrl_core import METHOD_VERSION
 from mmrl_core.config import AdapterConfig, TrainConfig, parse
 from mmrl_core.data.shards import read_manifest
 from mmrl_core.errors import UserError
+from mmrl_core.method.adapter_card import AdapterCard, CardContent, read_card
 
 
 def reproduce(params: Params, model: str, out: Path) -> dict[str, Any]:
@@ -24,7 +25,7 @@ def reproduce(params: Params, model: str, out: Path) -> dict[str, Any]:
     another release, backbone or data would give another adapter.
     """
     from mmrl_core.clip.backbone import load_backbone
-    from mmrl_core.method.adapter import load_adapter, read_card, save_adapter
+    from mmrl_core.method.adapter import load_adapter, save_adapter
 
     with TemporaryDirectory() as folder:
         fetched = fetch(model, store_uri(params), folder)
@@ -35,13 +36,13 @@ def reproduce(params: Params, model: str, out: Path) -> dict[str, Any]:
         adapter, history = _train(params, card, backbone, Path(folder))
     kept = {name: card[name] for name in ("method_version", "class_names", "template", "data", "training", "settings",
                                           "sources", "abstain") if name in card}  # fmt: skip
-    document = save_adapter(out, adapter, backbone, {**kept, "history": history})
+    document = save_adapter(out, adapter, backbone, cast(CardContent, {**kept, "history": history}))
     pairs = zip(original.parameters(), adapter.parameters(), strict=True)
     furthest = max(float((one - other).abs().max()) for one, other in pairs)
     return {"identical": document["sha256"] == card["sha256"], "furthest": furthest, "adapter_sha256": card["sha256"]}
 
 
-def _check_release(card: dict[str, Any], tags: dict[str, str], model: str) -> None:
+def _check_release(card: AdapterCard, tags: dict[str, str], model: str) -> None:
     commit = f" (git commit {tags['git_commit']})" if "git_commit" in tags else ""
     if "training" not in card:
         raise UserError(f"{model} was imported, not trained here; there is nothing to repeat")
@@ -52,7 +53,7 @@ def _check_release(card: dict[str, Any], tags: dict[str, str], model: str) -> No
         )
 
 
-def _train(params: Params, card: dict[str, Any], backbone, folder: Path):
+def _train(params: Params, card: AdapterCard, backbone, folder: Path):
     from mmrl_core.data.sets import read_set
     from mmrl_core.training.fit import fit
     from mmrl_core.training.process import settle_process
@@ -71,11 +72,12 @@ def _train(params: Params, card: dict[str, Any], backbone, folder: Path):
     return fitted.adapter, fitted.history
 
 
-def _few_shot(params: Params, card: dict[str, Any], folder: Path) -> Path:
+def _few_shot(params: Params, card: AdapterCard, folder: Path) -> Path:
     """The few-shot set of the recorded digest: the one that is prepared here, else one that is prepared now."""
     from flows.stages.prepare import prepare_few_shot
 
-    digest, key = card["data"]["digest"], RunKey(*(card["data"][field] for field in RunKey._fields))
+    data, digest = card["data"], card["data"]["digest"]
+    key = RunKey(data["dataset"], data["method"], data["shots"], data["seed"])
     here = paths.few_shot(key.dataset, key.shots, key.seed)
     if (here / "manifest.json").exists() and read_manifest(here)["digest"] == digest:
         return here

@@ -14,6 +14,7 @@ from flows.settings.params import Params
 from mmrl_core import METHOD_VERSION
 from mmrl_core.errors import UserError
 from mmrl_core.files import canonical_json, read_json
+from mmrl_core.method.adapter_card import AbstainCard, CardContent
 from mmrl_core.presets import published
 from mmrl_core.protocols import PROTOCOLS, labels_of
 
@@ -88,7 +89,7 @@ def _fit_on_cluster(params: Params, key: RunKey, backbone, settings, data, ident
     return Fitted(adapter, trained.history, trained.precision)
 
 
-def _abstain(backbone, adapter, data, key: RunKey, halves: tuple[str, ...]) -> dict[str, Any] | None:
+def _abstain(backbone, adapter, data, key: RunKey, halves: tuple[str, ...]) -> AbstainCard | None:
     """The threshold for "none of these", from the few-shot validation images."""
     from mmrl_core.data.shards import stream_examples
     from mmrl_core.evaluation.abstain import calibrate
@@ -116,7 +117,7 @@ def read_search(key: RunKey, templates: list[str]) -> dict[str, Any]:
     return found
 
 
-def _card(params: Params, key: RunKey, settings, data, digest: str) -> dict[str, Any]:
+def _card(params: Params, key: RunKey, settings, data, digest: str) -> CardContent:
     """What adapter.json says of a run beside the tensors."""
     values = {"adapter": settings.adapter.model_dump(), "train": settings.train.model_dump()}
     flat = {f"{section}.{name}": value for section, group in values.items() for name, value in group.items()}
@@ -124,13 +125,20 @@ def _card(params: Params, key: RunKey, settings, data, digest: str) -> dict[str,
         "method_version": METHOD_VERSION,
         "class_names": data.class_names,
         "template": data.template,
-        "data": {**key._asdict(), "digest": digest, "images": len(data.items)},
+        "data": {
+            "dataset": key.dataset,
+            "method": key.method,
+            "shots": key.shots,
+            "seed": key.seed,
+            "digest": digest,
+            "images": len(data.items),
+        },
         "training": PROTOCOLS[params.data.protocol].training,
         "settings": flat,
         "sources": settings.sources,
     }
 
 
-def _identity(card: dict[str, Any], backbone) -> str:
+def _identity(card: CardContent, backbone) -> str:
     """A run's name for its checkpoints: settled by everything that its result depends on."""
     return hashlib.sha256(canonical_json([card, backbone.weights_sha256])).hexdigest()[:16]

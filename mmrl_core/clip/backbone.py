@@ -3,8 +3,10 @@
 import hashlib
 import json
 import warnings
+from collections.abc import Callable
 from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,8 +14,14 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from mmrl_core.clip.blocks import Block, freeze
-from mmrl_core.clip.openclip import ResidualAttentionBlock, VisionTransformer, open_clip
-from mmrl_core.clip.pretrained import TESTED, Loaded, load_clip
+from mmrl_core.clip.openclip import (
+    CLIP,
+    ResidualAttentionBlock,
+    TextTransformer,
+    VisionTransformer,
+    open_clip,
+)
+from mmrl_core.clip.pretrained import TESTED, LoadedCLIP, load_clip
 from mmrl_core.clip.towers import ImageTower, TextTower
 from mmrl_core.errors import UserError
 from mmrl_core.files import sha256_file
@@ -22,6 +30,7 @@ __all__ = ["TESTED", "Backbone", "expand", "fill_template", "load_backbone", "ne
 
 ASSETS = Path(__file__).parent.parent / "assets"
 LOGIT_SCALE = 100.0
+Tokenizer = Callable[[list[str]], Tensor]  # n texts -> ids (n, context length)
 OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
@@ -33,18 +42,19 @@ class Backbone(nn.Module):
     """
 
     def __init__(
-        self, clip: nn.Module, name: str, tokenizer, weights: str | None = None, weights_file_sha256: str | None = None
-    ):
+        self, clip: CLIP, name: str, tokenizer: Tokenizer, weights: str | None = None,
+        weights_file_sha256: str | None = None,
+    ):  # fmt: skip
         super().__init__()
         _refuse_unsupported(clip, name)
         self.clip = clip.requires_grad_(False)
         self.name, self.weights, self.tokenizer = name, weights, tokenizer
         self.weights_file_sha256 = weights_file_sha256
-        self._frozen: dict[tuple, list[Block]] = {}
+        self._frozen: dict[tuple[str, torch.dtype, torch.device], list[Block]] = {}
         self.eval()
 
     @classmethod
-    def from_clip(cls, clip: nn.Module, *, name: str = "custom", tokenizer=None) -> "Backbone":
+    def from_clip(cls, clip: CLIP, *, name: str = "custom", tokenizer: Tokenizer | None = None) -> "Backbone":
         """Wrap an open_clip model. Raises UserError naming what is unsupported about its towers."""
         return cls(clip, name, tokenizer or tokenizer_for(name))
 
@@ -57,16 +67,16 @@ class Backbone(nn.Module):
         return self.clip.visual
 
     @property
-    def text(self) -> nn.Module:
+    def text(self) -> CLIP | TextTransformer:
         """The module that carries the text tower: the CLIP itself, or the `text` of a CustomTextCLIP."""
         return getattr(self.clip, "text", self.clip)
 
     @property
-    def image_blocks(self) -> list[nn.Module]:
+    def image_blocks(self) -> list[ResidualAttentionBlock]:
         return list(self.visual.transformer.resblocks)
 
     @property
-    def text_blocks(self) -> list[nn.Module]:
+    def text_blocks(self) -> list[ResidualAttentionBlock]:
         return list(self.text.transformer.resblocks)
 
     @property
@@ -112,7 +122,7 @@ class Backbone(nn.Module):
         return {name: parameter.detach().numpy() for name, parameter in self.clip.named_parameters()}
 
     def adopt(self, arrays: dict[str, np.ndarray]) -> None:
-        """Take the same weights from arrays that may be read-only and shared by other processes, and let its own go."""
+        """Replace the weights by the same ones in arrays, which may be read-only and shared with other processes."""
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # torch warns of arrays that cannot be written to: a frozen CLIP never is
             for name, parameter in self.clip.named_parameters():
@@ -201,12 +211,12 @@ def fill_template(class_names: list[str], template: str) -> list[str]:
     return [template.replace("{}", name.replace("_", " ")) for name in class_names]
 
 
-def tokenizer_for(name: str):
-    """The tokenizer of an open_clip model, or CLIP's standard one: list of str -> (n, context length) ids."""
+def tokenizer_for(name: str) -> Tokenizer:
+    """The tokenizer of an open_clip model, or CLIP's standard one."""
     return open_clip.get_tokenizer(name if name in open_clip.list_models() else "ViT-B-16")
 
 
-def new_clip(model_cfg: dict) -> open_clip.CLIP:
+def new_clip(model_cfg: dict[str, Any]) -> CLIP:
     """A randomly initialised open_clip CLIP of the given shape (embed_dim, vision_cfg, text_cfg, quick_gelu)."""
     return open_clip.CLIP(
         model_cfg["embed_dim"],
@@ -229,16 +239,16 @@ def load_backbone(name: str, weights: str | None = None, *, device: str | torch.
     return Backbone(clip, name, tokenizer_for(name), weights, file_sha256).to(device)
 
 
-def _bundled_clip(name: str) -> Loaded:
+def _bundled_clip(name: str) -> LoadedCLIP:
     """The CLIP shipped in assets/: only the token rows it was trained on are stored, the rest follow from a seed."""
     card = json.loads((ASSETS / f"{name}.json").read_text())
     path = ASSETS / f"{name}.safetensors"
     if sha256_file(path) != card["sha256"]:
         raise UserError(f"{path} does not match the sha256 in {path.with_suffix('.json')}; reinstall the package")
-    return Loaded(expand(load_file(path), card["model_cfg"], card["token_seed"]), card["sha256"])
+    return LoadedCLIP(expand(load_file(path), card["model_cfg"], card["token_seed"]), card["sha256"])
 
 
-def expand(state: dict[str, Tensor], model_cfg: dict, token_seed: int) -> open_clip.CLIP:
+def expand(state: dict[str, Tensor], model_cfg: dict[str, Any], token_seed: int) -> CLIP:
     """A CLIP from half-precision weights that hold only some rows of the token table; the others follow from a seed."""
     clip = new_clip(model_cfg)
     state = {key: value.float() for key, value in state.items()}
@@ -250,7 +260,7 @@ def expand(state: dict[str, Tensor], model_cfg: dict, token_seed: int) -> open_c
     return clip
 
 
-def _refuse_unsupported(clip: nn.Module, name: str) -> None:
+def _refuse_unsupported(clip: CLIP, name: str) -> None:
     problem = _image_tower_problem(clip) or _text_tower_problem(clip)
     if problem:
         raise UserError(
@@ -258,7 +268,7 @@ def _refuse_unsupported(clip: nn.Module, name: str) -> None:
         )
 
 
-def _image_tower_problem(clip: nn.Module) -> str | None:
+def _image_tower_problem(clip: CLIP) -> str | None:
     visual = getattr(clip, "visual", None)
     if not isinstance(visual, VisionTransformer):
         return f"its image tower is a {type(visual).__name__}, not a ViT"
@@ -268,10 +278,10 @@ def _image_tower_problem(clip: nn.Module) -> str | None:
         return "its image tower drops patches or has no projection"
     if visual.image_size[0] != visual.image_size[1]:
         return "its images are not square"
-    return _block_problem(visual.transformer, "image")
+    return _block_problem(visual.transformer.resblocks, "image")
 
 
-def _text_tower_problem(clip: nn.Module) -> str | None:
+def _text_tower_problem(clip: CLIP) -> str | None:
     if not isinstance(clip, open_clip.CLIP | open_clip.CustomTextCLIP):
         return f"{type(clip).__name__} is not a CLIP of open_clip"
     text = getattr(clip, "text", clip)
@@ -282,9 +292,9 @@ def _text_tower_problem(clip: nn.Module) -> str | None:
         return "its text tower is not causal or does not read the end-of-text token"
     if not isinstance(text.text_projection, nn.Parameter):
         return "its text projection is not a plain matrix"
-    return _block_problem(text.transformer, "text")
+    return _block_problem(text.transformer.resblocks, "text")
 
 
-def _block_problem(transformer: nn.Module, tower: str) -> str | None:
-    kinds = {type(block) for block in transformer.resblocks} - {ResidualAttentionBlock}
+def _block_problem(blocks: nn.ModuleList, tower: str) -> str | None:
+    kinds = {type(block) for block in blocks} - {ResidualAttentionBlock}
     return f"its {tower} tower has {kinds.pop().__name__} layers" if kinds else None

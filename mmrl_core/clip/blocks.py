@@ -6,11 +6,14 @@ layer norms in float32, as autocast does it.
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+if TYPE_CHECKING:
+    from mmrl_core.clip.openclip import ResidualAttentionBlock
 
 QUICK_GELU = 1.702
 
@@ -57,7 +60,7 @@ class Block(NamedTuple):
     proj: Linear
 
 
-def freeze(block: nn.Module, dtype: torch.dtype) -> Block:
+def freeze(block: "ResidualAttentionBlock", dtype: torch.dtype) -> Block:
     """A block's weights in `dtype`: in their own type they are shared with it, not copied.
 
     QuickGELU x sigmoid(1.702 x) is silu(1.702 x) / 1.702: in low precision the factors ride in the linear layers around
@@ -70,11 +73,11 @@ def freeze(block: nn.Module, dtype: torch.dtype) -> Block:
         heads=attn.num_heads,
         ln_1=_norm(block.ln_1),
         qkv=Linear(attn.in_proj_weight.detach().to(dtype), attn.in_proj_bias.detach().to(dtype)),
-        out=_linear(attn.out_proj, dtype, gamma=block.ls_1),
+        out=_linear(attn.out_proj, dtype, layer_scale=block.ls_1),
         ln_2=_norm(block.ln_2),
         fc=_linear(fc, dtype)._replace(weight_scale=scale, bias_scale=scale),
         activation=F.silu if quick else activation,
-        proj=_linear(proj, dtype, gamma=block.ls_2)._replace(weight_scale=1 / scale),
+        proj=_linear(proj, dtype, layer_scale=block.ls_2)._replace(weight_scale=1 / scale),
     )
 
 
@@ -82,11 +85,12 @@ def _norm(norm: nn.LayerNorm) -> Norm:
     return Norm(norm.weight.detach(), norm.bias.detach(), norm.eps)
 
 
-def _linear(layer: nn.Linear, dtype: torch.dtype, gamma: nn.Module | None = None) -> Linear:
+def _linear(layer: nn.Linear, dtype: torch.dtype, layer_scale: nn.Module | None = None) -> Linear:
     """With open_clip's LayerScale, where a block has one, multiplied in."""
     weight, bias = layer.weight.detach(), layer.bias.detach()
-    if gamma is not None and not isinstance(gamma, nn.Identity):
-        weight, bias = gamma.gamma.detach()[:, None] * weight, gamma.gamma.detach() * bias
+    if layer_scale is not None and not isinstance(layer_scale, nn.Identity):
+        gamma = layer_scale.get_parameter("gamma").detach()
+        weight, bias = gamma[:, None] * weight, gamma * bias
     return Linear(weight.to(dtype), bias.to(dtype))
 
 
@@ -116,7 +120,7 @@ def unpack(packed: Tensor, parts: int, heads: int) -> list[Tensor]:
     return [split_heads(part, heads) for part in packed.chunk(parts, dim=-1)]
 
 
-def attend(q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None = None, causal: bool = False) -> Tensor:
+def attend(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, causal: bool = False) -> Tensor:
     """scaled_dot_product_attention of q (B, H, Q, d) with the heads put together: (B, Q, D).
 
     Where a gradient is wanted of low-precision inputs on a CPU it runs in float32: torch's backward kernel for
@@ -134,7 +138,7 @@ def finish(block: Block, x: Tensor, attended: Tensor) -> Tensor:
 
 
 def _add(x: Tensor, update: Tensor) -> Tensor:
-    """Into the update's own memory, which nothing else reads, unless it is of another type."""
+    """x + update, in the update's memory, which nothing else reads; in new memory where the types differ."""
     return update.add_(x) if update.dtype == x.dtype else x + update
 
 

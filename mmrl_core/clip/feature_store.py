@@ -1,9 +1,9 @@
-"""Frozen features, computed once: what the frozen image tower says of a view, kept on disk for whoever asks again.
+"""Frozen features on disk: what the frozen image tower gives for a view is computed once, then read.
 
-A record is one view's trunk activations and zero-shot features. It is found by content: the backbone, the layer, the
-precision and all else that settles its bits name a shelf, the image and its transform name the record on it. Records
-are written aside and renamed, so that two processes that want the same at most do the same work; nothing waits. On a
-CPU results with and without the store are the same bits.
+A record is one view's trunk activations and zero-shot features. Its path is a digest of all that its bits depend on:
+backbone, layer, precision and machine give the folder, called a shelf; image and transform give the record in it.
+Records are written to a temporary file and renamed: two processes that need the same one may both compute it, and
+neither waits. On a CPU results with and without the store are the same bits.
 """
 
 import hashlib
@@ -12,9 +12,9 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
@@ -26,17 +26,18 @@ from mmrl_core import DATA_VERSION, METHOD_VERSION
 from mmrl_core.clip.towers import Frozen, ImageTower
 from mmrl_core.files import canonical_json, write_bytes, write_json
 
-MEMORY = 128 * 2**20  # bytes of records that a process has at hand
-UNUSED = 3600  # seconds after which a shelf that nobody used makes room for others
+MEMORY = 128 * 2**20  # bytes of records that a process keeps in memory
+UNUSED = 3600  # seconds without use after which a shelf may be removed to make room
 CARD, LEDGER = "shelf.json", "ledger"
 log = logging.getLogger(__name__)
 
 
 class Memory:
-    """Records that this process has at hand, up to `budget` bytes: what many trainings read again and again."""
+    """Records in this process's memory, up to `budget` bytes: many trainings read the same ones."""
 
     def __init__(self, budget: int):
-        self.budget, self._records = budget, {}
+        self.budget = budget
+        self._records: dict[str, Frozen] = {}
 
     def get(self, key: str) -> Frozen | None:
         return self._records.get(key)
@@ -51,8 +52,8 @@ class Memory:
 class FeatureStore:
     """A folder of at most `budget` bytes. What does not fit is computed each time it is wanted, with one warning.
 
-    Shelves that nobody used for an hour make room for others. `depth` is the insertion depth at which trunks are kept,
-    for models of that depth and deeper ones alike; None: each model's own. One that does not keep is only read.
+    Shelves that were not used for an hour make room for others. `depth` is the insertion depth whose trunks are kept,
+    for models of that depth and deeper ones alike; None: each model's own. Without `keeps` the store is only read.
     """
 
     def __init__(self, folder: str | Path, budget: float, depth: int | None = None, keeps: bool = True):
@@ -61,11 +62,11 @@ class FeatureStore:
         self._closed = False
         self.memory = Memory(MEMORY)
 
-    def __getstate__(self) -> dict:
+    def __getstate__(self) -> dict[str, Any]:
         """A store that travels to another process leaves its memory behind."""
         return {**self.__dict__, "memory": Memory(MEMORY)}
 
-    def shelf(self, facts: dict) -> "Shelf":
+    def shelf(self, facts: dict[str, Any]) -> "Shelf":
         """The records that share `facts`."""
         return Shelf(self, self.folder / hashlib.sha256(canonical_json(facts)).hexdigest()[:16], facts)
 
@@ -82,7 +83,7 @@ class FeatureStore:
         return [path.parent for path in self.folder.glob(f"*/{CARD}")]
 
     def _size(self, shelf: Path) -> int:
-        """A ledger holds a byte a record, and the records of a shelf are of one size."""
+        """Bytes of a shelf: its ledger holds one byte for each record, and its records are of one size."""
         try:
             if shelf not in self._record_bytes:
                 self._record_bytes[shelf] = json.loads((shelf / CARD).read_bytes())["record_bytes"]
@@ -120,7 +121,7 @@ def _modified(path: Path) -> float:
 class Shelf:
     """Records of one backbone, layer and precision."""
 
-    def __init__(self, store: FeatureStore, folder: Path, facts: dict):
+    def __init__(self, store: FeatureStore, folder: Path, facts: dict[str, Any]):
         self.store, self.folder, self.facts = store, folder, facts
 
     def _path(self, key: str) -> Path:
@@ -161,12 +162,12 @@ class Shelf:
             ledger.write(b".")
 
 
-class Loaded(NamedTuple):
-    """A batch on its way to the tower: what memory holds, the records found, and the views of the others."""
+class LoadedBatch(NamedTuple):
+    """A batch as it was read: records from memory and from the store, and views of the images that have neither."""
 
-    kept: list[Frozen | None]  # of every image
-    keys: list[str]  # of the images that are not kept
-    records: list[Frozen | None]
+    kept: list[Frozen | None]  # of every image, from memory
+    keys: list[str]  # of the images that memory lacks
+    records: list[Frozen | None]  # of these, from the store
     views: Tensor | None  # (missing, 3, S, S)
     whole: Frozen | None  # all records as one batch, where none is missing
 
@@ -185,69 +186,70 @@ class FrozenFeatures:
             self.shelf = store.shelf(_facts(self.base, self.chunk))
             self.memory, self.name = store.memory, store.shelf(_facts(tower, self.chunk)).folder.name
 
-    def load(self, keys: Sequence[str], views: Callable[[list[int]], Tensor]) -> Loaded:
+    def load(self, keys: Sequence[str], views: Callable[[list[int]], Tensor]) -> LoadedBatch:
         """Read a batch; `views` gives those of the positions that the store lacks. May run in any thread."""
         kept = [self.memory.get(f"{self.name} {key}") for key in keys]
         rest = [index for index, record in enumerate(kept) if record is None]
         records = [self.shelf.get(keys[index]) if self.shelf else None for index in rest]
         missing = [index for index, record in zip(rest, records, strict=True) if record is None]
-        found = self._pinned(views(missing)) if missing else None
-        whole = None if missing or not rest else Frozen(*map(self._pinned, _stack(records)))
-        return Loaded(kept, [keys[index] for index in rest], records, found, whole)
+        pinned = self._pinned(views(missing)) if missing else None
+        whole = None if missing or not rest else Frozen(*map(self._pinned, _stack(filter(None, records))))
+        return LoadedBatch(kept, [keys[index] for index in rest], records, pinned, whole)
 
     def _pinned(self, tensor: Tensor) -> Tensor:
         """In memory that a GPU reads while the program goes on."""
         return tensor.pin_memory() if self.device.type == "cuda" else tensor
 
-    def frozen(self, loaded: Loaded) -> Frozen:
+    def frozen(self, loaded: LoadedBatch) -> Frozen:
         """Frozen features of a loaded batch, on the backbone's device, computed where they have to be."""
         if not loaded.keys:
-            return _stack(loaded.kept)
-        found = loaded.whole and loaded.whole.to(self.device)
-        if found is None:
-            computed = self.base.frozen(loaded.views.to(self.device, non_blocking=True), self.chunk)
-            found = self._merge(loaded, computed) if self.shelf else computed
-        found = Frozen(self.tower.advance(found.trunk, self.base.first, self.chunk), found.zero_shot)
-        if self.shelf:
-            found = self._remember(loaded, found)
-        return found
+            return _stack(filter(None, loaded.kept))
+        shared = loaded.whole.to(self.device) if loaded.whole else self._computed(loaded)
+        own = Frozen(self.tower.advance(shared.trunk, self.base.first, self.chunk), shared.zero_shot)
+        return self._remember(loaded, own) if self.shelf else own
 
-    def _remember(self, loaded: Loaded, found: Frozen) -> Frozen:
-        """The whole batch in order, of which memory now holds what it has room for."""
-        fresh = [Frozen(*row) for row in zip(*found, strict=True)]
+    def _computed(self, loaded: LoadedBatch) -> Frozen:
+        """The base tower's features of the images that memory lacks: computed where the store has no record."""
+        assert loaded.views is not None  # `load` gives views where a record is missing
+        computed = self.base.frozen(loaded.views.to(self.device, non_blocking=True), self.chunk)
+        return self._merge(self.shelf, loaded, computed) if self.shelf else computed
+
+    def _remember(self, loaded: LoadedBatch, features: Frozen) -> Frozen:
+        """Put the features into memory as far as there is room; returns the whole batch in order."""
+        fresh = [Frozen(*row) for row in zip(*features, strict=True)]
         for key, record in zip(loaded.keys, fresh, strict=True):
             self.memory.put(f"{self.name} {key}", record)
         if len(fresh) == len(loaded.kept):
-            return found
+            return features
         following = iter(fresh)
         return _stack([record or next(following) for record in loaded.kept])
 
-    def _merge(self, loaded: Loaded, computed: Frozen) -> Frozen:
-        """Put what was computed on the shelf and among the records, in order."""
+    def _merge(self, shelf: Shelf, loaded: LoadedBatch, computed: Frozen) -> Frozen:
+        """Put what was computed on the shelf; returns it and the records that were there as one batch, in order."""
         fresh = (Frozen(*row) for row in zip(*computed, strict=True))
         records = []
         for key, record in zip(loaded.keys, loaded.records, strict=True):
             if record is None:
                 record = next(fresh)
-                self.shelf.put(key, record)
+                shelf.put(key, record)
             records.append(record.to(self.device))
         return _stack(records)
 
 
-def _stack(records: Sequence[Frozen]) -> Frozen:
+def _stack(records: Iterable[Frozen]) -> Frozen:
     return Frozen(*(torch.stack(column) for column in zip(*records, strict=True)))
 
 
 def _shared_tower(tower: ImageTower, depth: int | None) -> ImageTower:
-    """The tower whose trunk is kept: of `depth`, where this one's trunk goes on from there."""
+    """The tower whose trunks the store keeps: of insertion depth `depth`, or this one where its trunk is shorter."""
     backbone = tower.backbone
     n_insert = len(tower.blocks) - tower.first if depth is None else backbone.depth - depth + 1
     shared = ImageTower(backbone, n_insert, tower.dtype)
     return shared if shared.first <= tower.first else tower
 
 
-def _facts(tower: ImageTower, chunk: int) -> dict:
-    """All that a record's bits depend on beside the view."""
+def _facts(tower: ImageTower, chunk: int) -> dict[str, Any]:
+    """All that a record's bits depend on, apart from the view."""
     return {
         "backbone": tower.backbone.identity,
         "blocks": tower.first,

@@ -36,5 +36,5 @@ def licence_of(name: str, weights: str | None) -> Licence:
 
 def licence_line(name: str, weights: str | None) -> str:
     """`MIT (OpenAI's CLIP, ...)` or `unknown (...)`: one cell of a model card's table."""
-    found = licence_of(name, weights)
-    return f"{found.spdx or 'unknown'} ({found.note})"
+    licence = licence_of(name, weights)
+    return f"{licence.spdx or 'unknown'} ({licence.note})"

@@ -6,8 +6,10 @@ submodules are imported, not all of torchvision and timm, and with them torch's 
 
 from mmrl_core.deferred import import_deferring
 
-__all__ = ["ResidualAttentionBlock", "VisionTransformer", "open_clip"]
+__all__ = ["CLIP", "ResidualAttentionBlock", "TextTransformer", "VisionTransformer", "open_clip"]
 
 open_clip = import_deferring("open_clip", "timm", "timm.layers", "torchvision", "torchvision.models", "torchvision.ops")
+CLIP = open_clip.CLIP
 ResidualAttentionBlock = open_clip.transformer.ResidualAttentionBlock
+TextTransformer = open_clip.transformer.TextTransformer
 VisionTransformer = open_clip.transformer.VisionTransformer

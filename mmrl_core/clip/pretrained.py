@@ -15,12 +15,12 @@ import re
 import zipfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from mmrl_core.clip.openclip import open_clip
+from mmrl_core.clip.openclip import CLIP, open_clip
 from mmrl_core.clip.torchscript import is_torchscript, read_tensors
 from mmrl_core.errors import UserError
 from mmrl_core.files import sha256_file
@@ -33,24 +33,28 @@ TESTED = (
     ("ViT-B-16", "datacomp_xl_s13b_b90k"), ("ViT-B-32", "datacomp_xl_s13b_b90k"), ("ViT-L-14", "datacomp_xl_s13b_b90k"),
 )  # fmt: skip
 OPENAI_KEYS = {"input_resolution", "context_length", "vocab_size"}  # beside the weights, in OpenAI's files alone
+PretrainedCfg = dict[str, Any]  # what open_clip says of published weights: url, mean, std, quick_gelu
 
 
-class Loaded(NamedTuple):
+class LoadedCLIP(NamedTuple):
     """A model of open_clip with its weights, and the digest of the file they came from, if they came from one."""
 
-    clip: nn.Module
+    clip: CLIP
     file_sha256: str | None
 
 
-def load_clip(name: str, weights: str | None) -> Loaded:
+def load_clip(name: str, weights: str | None) -> LoadedCLIP:
     """The model of that open_clip name with the weights of a tag, a file, or `random` / `random:SEED`.
 
     Raises UserError for an unknown name, tag or file, for a tag that cannot be fetched, and for weights that do not fit
     the model or its activation, or are not the file that their name or place says.
     """
-    _check_name(name, weights)
+    _check_name(name)
+    if not weights:
+        raise UserError(f"backbone.weights is not set for {name}; give a file, an open_clip tag, or `random`")
+    _check_text_tower(name)
     if weights.split(":")[0] == "random":
-        return Loaded(_random_model(name, weights), None)
+        return LoadedCLIP(_random_model(name, weights), None)
     known = _tag(name, weights)
     if known is None and not Path(weights).is_file():
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name))
@@ -60,16 +64,17 @@ def load_clip(name: str, weights: str | None) -> Loaded:
     path = Path(weights if known is None else _fetched(name, weights, known))
     sha256 = sha256_file(path)
     check_digest(path, sha256)
-    return Loaded(_model(name, weights, path, known or _published_by(sha256)), sha256)
+    return LoadedCLIP(_model(name, weights, path, known or _published_by(sha256)), sha256)
 
 
-def _check_name(name: str, weights: str | None) -> None:
+def _check_name(name: str) -> None:
     if name not in open_clip.list_models():
         near = difflib.get_close_matches(name, ["tiny", *open_clip.list_models()], n=3)
         hint = f"; did you mean {' or '.join(near)}?" if near else "; see open_clip.list_models()"
         raise UserError(f"backbone.name {name!r} is not a model of open_clip{hint}")
-    if not weights:
-        raise UserError(f"backbone.weights is not set for {name}; give a file, an open_clip tag, or `random`")
+
+
+def _check_text_tower(name: str) -> None:
     text = open_clip.get_model_config(name)["text_cfg"]
     if any(text.get(key) for key in ("hf_model_name", "hf_tokenizer_name")):
         raise UserError(
@@ -77,7 +82,7 @@ def _check_name(name: str, weights: str | None) -> None:
         )
 
 
-def _random_model(name: str, weights: str) -> nn.Module:
+def _random_model(name: str, weights: str) -> CLIP:
     _, _, seed = weights.partition(":")
     if seed and not seed.isdigit():
         raise UserError(f"backbone.weights {weights!r}: the seed after `random:` must be a whole number")
@@ -90,20 +95,20 @@ def _plain(name: str) -> str:
     return name.removesuffix("-quickgelu")
 
 
-def _tag(name: str, weights: str) -> dict | None:
-    """What open_clip knows of a tag of the model; for a -quickgelu name it lists only the tags that need QuickGELU."""
+def _tag(name: str, weights: str) -> PretrainedCfg | None:
+    """open_clip's entry for a tag of the model; for a -quickgelu name it lists only the tags that need QuickGELU."""
     models = [model for model in (name, _plain(name)) if weights in open_clip.list_pretrained_tags_by_model(model)]
     return open_clip.get_pretrained_cfg(models[0], weights) if models else None
 
 
-def _check_activation(name: str, weights: str, known: dict) -> None:
+def _check_activation(name: str, weights: str, known: PretrainedCfg) -> None:
     if open_clip.get_model_config(name).get("quick_gelu") and not known.get("quick_gelu"):
         raise UserError(
             f"backbone.weights {weights} was trained with GELU, but {name} has QuickGELU; use {_plain(name)}"
         )
 
 
-def _fetched(name: str, tag: str, known: dict) -> str:
+def _fetched(name: str, tag: str, known: PretrainedCfg) -> str:
     try:
         return open_clip.download_pretrained(known)
     except Exception as error:  # a hub raises many kinds
@@ -113,7 +118,7 @@ def _fetched(name: str, tag: str, known: dict) -> str:
         ) from error
 
 
-def _model(name: str, weights: str, path: Path, known: dict | None) -> nn.Module:
+def _model(name: str, weights: str, path: Path, known: PretrainedCfg | None) -> CLIP:
     try:
         state = openai_state(path)
         return _from_file(name, weights, path, known) if state is None else _openai_model(name, state)
@@ -126,7 +131,7 @@ def _model(name: str, weights: str, path: Path, known: dict | None) -> nn.Module
         raise UserError(f"backbone.weights {weights!r} does not load into {name}: {_short(error)}") from error
 
 
-def _from_file(name: str, weights: str, path: Path, known: dict | None) -> nn.Module:
+def _from_file(name: str, weights: str, path: Path, known: PretrainedCfg | None) -> CLIP:
     if known is None:
         return open_clip.create_model(name, pretrained=str(path))
     _check_activation(name, weights, known)
@@ -149,26 +154,25 @@ def openai_state(path: Path) -> dict[str, Tensor] | None:
         return None
     archive = is_torchscript(path)
     state = read_tensors(path) if archive else _state_dict(path)
-    is_openai = isinstance(state, Mapping) and state.keys() >= OPENAI_KEYS
-    if archive and not is_openai:
-        raise ValueError("it is a TorchScript archive, but not of an OpenAI model; save its state dict instead")
-    if not is_openai:
+    if not isinstance(state, Mapping) or not state.keys() >= OPENAI_KEYS:
+        if archive:
+            raise ValueError("it is a TorchScript archive, but not of an OpenAI model; save its state dict instead")
         return None
     return {key: value for key, value in state.items() if key not in OPENAI_KEYS}
 
 
-def _state_dict(path: Path):
+def _state_dict(path: Path) -> object:
     return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
 
 
-def _openai_model(name: str, state: dict[str, Tensor]) -> nn.Module:
+def _openai_model(name: str, state: dict[str, Tensor]) -> CLIP:
     """OpenAI trained with QuickGELU, whatever the model's name says; weights in float32."""
     clip = open_clip.CLIP(**{**open_clip.get_model_config(name), "quick_gelu": True})
     clip.load_state_dict(state)
     return clip
 
 
-def _published() -> dict[str, tuple[str, dict]]:
+def _published() -> dict[str, tuple[str, PretrainedCfg]]:
     """File name -> sha256 or its first digits, and open_clip's facts: the files whose address carries a digest."""
     facts = [open_clip.get_pretrained_cfg(*pair) for pair in open_clip.list_pretrained()]
     return {known["url"].split("/")[-1]: (digest, known) for known in facts if (digest := _digest_in(known["url"]))}
@@ -182,7 +186,7 @@ def _digest_in(url: str) -> str:
     return Path(file).stem.split("-")[-1] if "mlfoundations" in url else ""
 
 
-def _published_by(sha256: str) -> dict | None:
+def _published_by(sha256: str) -> PretrainedCfg | None:
     return next((known for digest, known in _published().values() if sha256.startswith(digest)), None)
 
 

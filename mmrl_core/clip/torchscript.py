@@ -24,12 +24,12 @@ DTYPES = {
 class _Object:
     """Stands for an object of any class of the archive's: holds its attributes and can do nothing."""
 
-    state = None
+    state: object = None
 
-    def __init__(self, *_arguments):
+    def __init__(self, *_arguments: object):
         pass
 
-    def __setstate__(self, state) -> None:
+    def __setstate__(self, state: object) -> None:
         self.state = state
 
 
@@ -46,7 +46,7 @@ class _Reader(pickle.Unpickler):
         super().__init__(archive.open(f"{root}data.pkl"))
         self.archive, self.root = archive, root
 
-    def find_class(self, module: str, name: str):
+    def find_class(self, module: str, name: str) -> object:
         if module == "torch" and name in DTYPES:
             return _Dtype(DTYPES[name])
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
@@ -57,14 +57,14 @@ class _Reader(pickle.Unpickler):
             return _Object
         raise pickle.UnpicklingError(f"it names {module}.{name}, which no file of weights needs")
 
-    def persistent_load(self, pid) -> Tensor:
+    def persistent_load(self, pid: tuple[object, _Dtype, str, object, int]) -> Tensor:
         """The stored numbers, flat: (numel,)."""
         _, (dtype,), key, _, numel = pid
         content = bytearray(self.archive.read(f"{self.root}data/{key}"))
         return torch.frombuffer(content, dtype=dtype, count=numel) if numel else torch.empty(0, dtype=dtype)
 
 
-def _tensor(storage: Tensor, offset: int, size: tuple, stride: tuple, *_hooks) -> Tensor:
+def _tensor(storage: Tensor, offset: int, size: tuple[int, ...], stride: tuple[int, ...], *_hooks: object) -> Tensor:
     return storage.as_strided(size, stride, offset)
 
 

@@ -8,7 +8,7 @@ The tokens of R runs (R, n_insert, K, D) go through a tower in one pass, each ru
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,10 @@ from torch.utils.checkpoint import checkpoint
 from mmrl_core.clip.blocks import Block, attend, finish, keys_values, project, queries, read, run, split_heads, unpack
 from mmrl_core.clip.packing import Packing, pack
 
+if TYPE_CHECKING:
+    from mmrl_core.clip.backbone import Backbone
+
+T = TypeVar("T")
 CHUNK_TOKENS = 1600  # of images that go through a CPU together: the products run at full rate, the rest stays in cache
 CHUNK_SUFFIX_TOKENS = 4096  # of classes that are encoded together; several such chunks are recomputed in backward
 
@@ -47,7 +51,7 @@ def spread(tokens: Tensor, count: int) -> Tensor:
 
 
 class Frozen(NamedTuple):
-    """What the frozen tower says of images: all that training and evaluation need of them."""
+    """What the frozen image tower gives for images: all that training and evaluation need of them."""
 
     trunk: Tensor  # input of the first token-carrying layer (B, 1 + P, D)
     zero_shot: Tensor  # the frozen CLIP's features (B, E), L2-normalised
@@ -64,7 +68,7 @@ class ImageTower:
     an image's bits do not depend on which others it came with.
     """
 
-    def __init__(self, backbone, n_insert: int, dtype: torch.dtype = torch.float32):
+    def __init__(self, backbone: "Backbone", n_insert: int, dtype: torch.dtype = torch.float32):
         self.backbone, self.dtype = backbone, dtype
         self.blocks: list[Block] = backbone.frozen_blocks("image", dtype)
         self.first = len(self.blocks) - n_insert  # how many blocks the trunk is
@@ -182,9 +186,12 @@ class TextTower(nn.Module):
     backward pass, so that memory does not grow with them. `class_names` are the runs' lists one after another.
     """
 
+    prefix: Tensor  # (1, Lp, D)
+    suffix: Tensor  # (T, D)
+
     def __init__(
-        self, backbone, class_names: list[str], template: str, n_insert: int, dtype: torch.dtype = torch.float32,
-        chunk_tokens: int = CHUNK_SUFFIX_TOKENS, runs: int = 1,
+        self, backbone: "Backbone", class_names: list[str], template: str, n_insert: int,
+        dtype: torch.dtype = torch.float32, chunk_tokens: int = CHUNK_SUFFIX_TOKENS, runs: int = 1,
     ):  # fmt: skip
         super().__init__()
         blocks = backbone.frozen_blocks("text", dtype)
@@ -198,7 +205,7 @@ class TextTower(nn.Module):
         self._set_constants(backbone, token_ids, start, lengths)
 
     @torch.no_grad()
-    def _set_constants(self, backbone, token_ids: Tensor, start: int, lengths: list[int]) -> None:
+    def _set_constants(self, backbone: "Backbone", token_ids: Tensor, start: int, lengths: list[int]) -> None:
         prefix = backbone.embed_tokens(token_ids[:1, :start])
         seen = []
         for block in self.lower:
@@ -210,7 +217,7 @@ class TextTower(nn.Module):
             real = [slice(start, start + length) for length in lengths[row : row + count]]
             width = start + max(lengths[row : row + count])
             embedded = backbone.embed_tokens(ids[:, :width])
-            x = torch.cat([one[rows] for one, rows in zip(embedded, real, strict=True)])
+            x = torch.cat([prompt[rows] for prompt, rows in zip(embedded, real, strict=True)])
             for block, keys in zip(self.lower, seen, strict=True):
                 x = self._suffix_layer(block, x, keys, packing)
             parts.append(x)
@@ -246,10 +253,10 @@ class TextTower(nn.Module):
         for x, packing, runs in zip(self.suffix.split(sizes), self.packings, self.runs, strict=True):
             own = [keys[runs] if len(keys) > 1 else keys for keys in seen]
             if torch.is_grad_enabled():
-                one = checkpoint(self._suffixes, x, packing, *own, use_reentrant=False, preserve_rng_state=False)
+                part = checkpoint(self._suffixes, x, packing, *own, use_reentrant=False, preserve_rng_state=False)
             else:
-                one = self._suffixes(x, packing, *own)
-            features.append(one)
+                part = self._suffixes(x, packing, *own)
+            features.append(part)
         return torch.cat(features)
 
     @staticmethod
@@ -264,7 +271,7 @@ class TextTower(nn.Module):
         """The layer's output for packed suffixes (T, D) behind a prefix whose keys and values are given."""
         width, packed = x.shape[-1], packing.group(project(block, x))
         q, own = split_heads(packed[..., :width], block.heads), packed[..., width:]
-        attended = attend(q, *_behind(prefix, own, block.heads), packing.mask(prefix.shape[1]))
+        attended = attend(q, *_behind(prefix, own, block.heads), mask=packing.mask(prefix.shape[1]))
         return finish(block, x, packing.ungroup(attended))
 
     def _suffixes(self, x: Tensor, packing: Packing, *seen: Tensor) -> Tensor:
@@ -275,7 +282,7 @@ class TextTower(nn.Module):
         ends = x.index_select(0, packing.ends)  # the last layer is needed for the end-of-text tokens alone
         q, own = packing.group_ends(queries(block, ends)), packing.group(keys_values(block, x))
         keys_and_values = _behind(prefix, own, block.heads)
-        attended = attend(split_heads(q, block.heads), *keys_and_values, packing.ends_mask(prefix.shape[1]))
+        attended = attend(split_heads(q, block.heads), *keys_and_values, mask=packing.ends_mask(prefix.shape[1]))
         x = finish(block, ends, packing.ungroup_ends(attended))
         ln_final, projection = self.head
         return F.normalize(ln_final(x) @ projection, dim=-1)
@@ -326,9 +333,10 @@ def _split(lengths: list[int], most: int, runs: int) -> list[_Chunk]:
     return chunks
 
 
-def _parts(values: list, most: int, size: Callable[..., int]) -> list[list]:
+def _parts(values: list[T], most: int, size: Callable[[T], int]) -> list[list[T]]:
     """Successive parts of at most `most` in size together, each of one value at least."""
-    parts, total = [[]], 0
+    parts: list[list[T]] = [[]]
+    total = 0
     for value in values:
         if parts[-1] and total + size(value) > most:
             parts.append([])

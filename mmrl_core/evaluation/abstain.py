@@ -12,7 +12,6 @@ of strangers: how many of them are kept depends on how strange they are. B image
 """
 
 from collections.abc import Iterable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -21,6 +20,7 @@ from mmrl_core.clip.backbone import LOGIT_SCALE
 from mmrl_core.data.shards import Example
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation.scores import BATCH_SIZE, batched, test_batch
+from mmrl_core.method.adapter_card import AbstainCard, AdapterCard
 from mmrl_core.method.model import AdaptedCLIP, Output
 
 CONFIDENCE = "class_cosine"
@@ -45,7 +45,7 @@ def threshold(confidence: Sequence[float], keep: float) -> float:
 
 
 @torch.inference_mode()
-def calibrate(model: AdaptedCLIP, examples: Iterable[Example], keep: float = KEEP) -> dict[str, Any] | None:
+def calibrate(model: AdaptedCLIP, examples: Iterable[Example], keep: float = KEEP) -> AbstainCard | None:
     """What adapter.json says under "abstain", from validation images of the trained classes; None without an image."""
     text = model.text_features()
     backbone = model.backbone
@@ -56,7 +56,7 @@ def calibrate(model: AdaptedCLIP, examples: Iterable[Example], keep: float = KEE
     return {"confidence": CONFIDENCE, "keep": keep, "threshold": threshold(found, keep), "images": len(found)}
 
 
-def card_threshold(card: dict[str, Any]) -> float:
+def card_threshold(card: AdapterCard) -> float:
     """The threshold in an adapter's card. Raises UserError when it has none, or one of another confidence."""
     entry = card.get("abstain")
     if not entry or entry.get("confidence") != CONFIDENCE:

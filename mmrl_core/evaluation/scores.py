@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from mmrl_core.clip.backbone import Backbone
-from mmrl_core.clip.feature_store import FeatureStore, FrozenFeatures, Loaded, evaluation_key
+from mmrl_core.clip.feature_store import FeatureStore, FrozenFeatures, LoadedBatch, evaluation_key
 from mmrl_core.clip.towers import ImageTower
 from mmrl_core.data.images import decode
 from mmrl_core.data.parallel import map_in_order
@@ -107,7 +107,7 @@ def score_each(
     towers = sorted((model.image_tower for model in models), key=lambda tower: tower.first)
     features = FrozenFeatures(towers[0], CHUNK, store)
 
-    def load(batch: list[Example]) -> tuple[list[Example], Loaded]:
+    def load(batch: list[Example]) -> tuple[list[Example], LoadedBatch]:
         keys = [evaluation_key(_digest(example, digests)) if store else example.key for example in batch]
         return batch, features.load(keys, lambda rows: test_batch(models[0].backbone, [batch[row] for row in rows]))
 

@@ -2,7 +2,6 @@
 
 import hashlib
 from pathlib import Path
-from typing import Any
 
 import safetensors.torch
 import torch
@@ -12,11 +11,10 @@ from torch import Tensor, nn
 from mmrl_core.clip.backbone import Backbone
 from mmrl_core.config import AdapterConfig, parse
 from mmrl_core.errors import UserError
-from mmrl_core.files import canonical_json, read_json, write_bytes, write_json
+from mmrl_core.files import write_bytes, write_json
+from mmrl_core.method.adapter_card import CARD, TENSORS, AdapterCard, CardContent, card_sha256, read_card
 from mmrl_core.method.published_checkpoints import to_adapter_state
 from mmrl_core.method.representation import FreeProjection, LinearAligner, ResidualProjection, SharedResidualAligner
-
-TENSORS, CARD = "adapter.safetensors", "adapter.json"
 
 
 class Adapter(nn.Module):
@@ -39,13 +37,13 @@ class Adapter(nn.Module):
         self.text_aligner = self._aligner(backbone.text_width)
         self.projection = self._projection(backbone.image_width, backbone.embed_dim)
 
-    def _aligner(self, width: int) -> nn.Module:
+    def _aligner(self, width: int) -> LinearAligner | SharedResidualAligner:
         config = self.config
         if config.method == "mmrl":
             return LinearAligner(self.n_insert, width, config.rep_dim)
         return SharedResidualAligner(self.n_insert, width, config.rep_dim, config.residual_rank)
 
-    def _projection(self, width: int, embed_dim: int) -> nn.Module:
+    def _projection(self, width: int, embed_dim: int) -> FreeProjection | ResidualProjection:
         if self.config.method == "mmrl":
             return FreeProjection(width, embed_dim)
         return ResidualProjection(width, embed_dim, self.config.projection_rank)
@@ -95,9 +93,9 @@ class Adapter(nn.Module):
     def _check_shapes(self, other: dict[str, Tensor], what: str) -> None:
         for name, tensor in self.state_dict().items():
             if name not in other or other[name].shape != tensor.shape:
-                found = tuple(other[name].shape) if name in other else "nothing"
+                shape = tuple(other[name].shape) if name in other else "nothing"
                 raise UserError(
-                    f"adapter tensor {name} is {tuple(tensor.shape)} but {what} has {found}; "
+                    f"adapter tensor {name} is {tuple(tensor.shape)} but {what} has {shape}; "
                     f"use the adapter settings and backbone that belong together"
                 )
 
@@ -107,14 +105,11 @@ def _measures(backbone: Backbone) -> dict[str, int]:
     return {name: getattr(backbone, name) for name in ("depth", "image_width", "text_width", "embed_dim")}
 
 
-def save_adapter(folder: str | Path, adapter: Adapter, backbone: Backbone, card: dict[str, Any]) -> dict[str, Any]:
-    """Write adapter.safetensors and adapter.json; returns the JSON document.
-
-    `card` brings class_names, template, settings with their sources and the digests of the data.
-    """
+def save_adapter(folder: str | Path, adapter: Adapter, backbone: Backbone, card: CardContent) -> AdapterCard:
+    """Write adapter.safetensors and adapter.json; returns the JSON document."""
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter.state_dict().items()}
     content = safetensors.torch.save(tensors)
-    document = {
+    document: AdapterCard = {
         "kind": "adapter",
         "sha256": hashlib.sha256(content).hexdigest(),
         "trainable": adapter.n_trainable,
@@ -126,31 +121,15 @@ def save_adapter(folder: str | Path, adapter: Adapter, backbone: Backbone, card:
             "file_sha256": backbone.weights_file_sha256,
         },
         **card,
+        "card_sha256": "",
     }
-    document["card_sha256"] = _card_sha256(document)
+    document["card_sha256"] = card_sha256(document)
     write_bytes(Path(folder) / TENSORS, content)
     write_json(Path(folder) / CARD, document)
     return document
 
 
-def _card_sha256(card: dict[str, Any]) -> str:
-    """Digest of all that the card says, itself and the file format apart."""
-    content = {key: value for key, value in card.items() if key not in ("schema_version", "card_sha256")}
-    return hashlib.sha256(canonical_json(content)).hexdigest()
-
-
-def read_card(folder: str | Path) -> dict[str, Any]:
-    """The adapter.json of a folder. Raises UserError when missing, altered or of another kind."""
-    path = Path(folder) / CARD
-    card = read_json(path, made_by="mmrl train")
-    if card.get("kind") != "adapter":
-        raise UserError(f"{path} does not describe an adapter; point at a folder that `mmrl train` wrote")
-    if card.get("card_sha256") != _card_sha256(card):
-        raise UserError(f"{path} does not match its own card_sha256; it was altered, train it again")
-    return card
-
-
-def load_adapter(folder: str | Path, backbone: Backbone) -> tuple[Adapter, dict[str, Any]]:
+def load_adapter(folder: str | Path, backbone: Backbone) -> tuple[Adapter, AdapterCard]:
     """Read an adapter and its card, verifying file hash and backbone. Raises UserError for any mismatch."""
     folder, card = Path(folder), read_card(folder)
     if card["backbone"]["sha256"] != backbone.weights_sha256:

@@ -32,13 +32,17 @@ class FoldedCLIP(nn.Module):
     the representation features with the frozen one multiplied in.
     """
 
+    tokens: Tensor  # (n_insert, K, D)
+    projection: Tensor  # P_r (D, E)
+    text_features: Tensor  # w (C, E)
+
     def __init__(self, tower: WholeTower, tokens: Tensor, projection: Tensor, text_features: Tensor, alpha: float,
                  beta: float):  # fmt: skip
         super().__init__()
         self.tower, self.alpha, self.beta = tower, alpha, beta
-        self.register_buffer("tokens", tokens)  # (n_insert, K, D)
-        self.register_buffer("projection", projection)  # P_r (D, E)
-        self.register_buffer("text_features", text_features)  # w (C, E)
+        self.register_buffer("tokens", tokens)
+        self.register_buffer("projection", projection)
+        self.register_buffer("text_features", text_features)
 
     @classmethod
     @torch.no_grad()
@@ -60,7 +64,8 @@ class FoldedCLIP(nn.Module):
         On a CPU in parts that stay in its cache.
         """
         parts = [self.encode(part) for part in images.split(self.tower.chunk(len(images)))]
-        return self.score(*map(torch.cat, zip(*parts, strict=True)), text_features)
+        f_c, f_r = map(torch.cat, zip(*parts, strict=True))
+        return self.score(f_c, f_r, text_features)
 
     def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
         """f_c and f_r (B, E), L2-normalised, of all images at once."""

@@ -5,6 +5,8 @@ from typing import NamedTuple
 import torch.nn.functional as F
 from torch import Tensor
 
+from mmrl_core.method.model import Output
+
 
 class LossTerms(NamedTuple):
     """Scalars, or one of each for every run (R,), weights already applied; `total` is their sum."""
@@ -20,7 +22,7 @@ class LossTerms(NamedTuple):
 
 
 def mmrl_loss(
-    out, labels: Tensor, zero_shot_image: Tensor, zero_shot_text: Tensor, *, alpha: float | Tensor,
+    out: Output, labels: Tensor, zero_shot_image: Tensor, zero_shot_text: Tensor, *, alpha: float | Tensor,
     reg_weight: float | Tensor,
 ) -> LossTerms:  # fmt: skip
     """Cross-entropies of both branches, and the cosine distance of the adapted features to the frozen ones.

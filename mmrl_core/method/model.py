@@ -1,6 +1,6 @@
 """AdaptedCLIP: a frozen CLIP with an adapter's tokens in its upper layers, for one list of classes."""
 
-from typing import NamedTuple
+from typing import Any, NamedTuple, Self
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from mmrl_core.clip.precision import DTYPES
 from mmrl_core.clip.towers import ImageTower, TextTower
 from mmrl_core.distributed import Workers
 from mmrl_core.method.adapter import Adapter
+from mmrl_core.method.adapter_stack import AdapterStack
 
 
 class Output(NamedTuple):
@@ -32,9 +33,12 @@ class AdaptedCLIP(nn.Module):
     frozen class features (C, E) of another process, no text tower is built.
     """
 
+    adapter: Adapter | AdapterStack
+    zero_shot_text: Tensor
+
     def __init__(
-        self, backbone: Backbone, adapter: Adapter, class_names: list[str], template: str, precision: str = "float32",
-        workers: Workers | None = None, text: tuple[Tensor, Tensor] | None = None,
+        self, backbone: Backbone, adapter: Adapter | AdapterStack, class_names: list[str], template: str,
+        precision: str = "float32", workers: Workers | None = None, text: tuple[Tensor, Tensor] | None = None,
     ):  # fmt: skip
         super().__init__()
         adapter.check_fits(backbone)
@@ -58,7 +62,7 @@ class AdaptedCLIP(nn.Module):
         """Class features of all workers (C, E) from this one's share of them."""
         return self.workers.gather(features, len(self.class_names))
 
-    def _apply(self, *args, **kwargs):
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:
         """`.to(device)`: the towers hold constants of the backbone's device and are made anew there."""
         before = self.backbone.device
         super()._apply(*args, **kwargs)
@@ -68,8 +72,8 @@ class AdaptedCLIP(nn.Module):
 
     @property
     def adapters(self) -> list[Adapter]:
-        """Those whose tensors training changes."""
-        return [self.adapter]
+        """Those that training changes: the one, or all of the stack."""
+        return list(self.adapter.adapters) if isinstance(self.adapter, AdapterStack) else [self.adapter]
 
     def text_features(self) -> Tensor:
         """Adapted class features w (C, E); constant once training is over."""

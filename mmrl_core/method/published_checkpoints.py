@@ -2,7 +2,7 @@
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import Tensor
@@ -94,10 +94,10 @@ def read_published(path: str | Path) -> dict[str, Tensor]:
 class Inert:
     """Stands in for the schedulers and metrics that lie beside `state_dict` in a checkpoint: holds and does nothing."""
 
-    def __new__(cls, *args, **kwargs):
+    def __new__(cls, *args: object, **kwargs: object) -> Self:
         return super().__new__(cls)
 
-    def __setstate__(self, state) -> None:
+    def __setstate__(self, state: object) -> None:
         pass
 
 

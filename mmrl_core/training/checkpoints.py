@@ -1,4 +1,4 @@
-"""Where a training keeps its state, so that a killed one goes on. The newest two are kept: one may be damaged."""
+"""Checkpoints, from which a killed training resumes. The newest two are kept: one may be damaged."""
 
 import io
 import logging
@@ -13,7 +13,7 @@ from mmrl_core.files import write_bytes
 
 KEPT = 2
 EVERY = 500  # steps within an epoch, beside the end of every epoch
-NAME = "checkpoint-{:08d}-{:08d}.pt"  # epochs that are through, steps of the next one
+NAME = "checkpoint-{:08d}-{:08d}.pt"  # whole epochs, steps of the next one
 PATTERN = re.compile(r"checkpoint-\d{8}-\d{8}\.pt")
 log = logging.getLogger(__name__)
 
@@ -28,7 +28,7 @@ class Checkpoints(Protocol):
         """What is kept, the newest first, each with a name for messages."""
 
 
-class Nowhere:
+class NoCheckpoints:
     """Keeps nothing."""
 
     def save(self, content: bytes, epoch: int, step: int) -> None:
@@ -41,13 +41,13 @@ class Nowhere:
 class Folder:
     """Files in a folder, each written aside and renamed.
 
-    Their names say how far the training was: no clock orders them. Those ahead of the state that was gone on from are
-    damaged, or of a worker that is thought dead; the training comes to write them again.
+    Their names say how far the training was: no clock orders them. Those newer than the one that was resumed from are
+    damaged, or were written by a worker that is thought dead; the resumed training writes them again.
     """
 
     def __init__(self, folder: str | Path):
         self.folder = folder
-        self._latest: list[str] = []  # what was gone on from, then what was written
+        self._latest: list[str] = []  # the one that was resumed from, then those written
 
     def save(self, content: bytes, epoch: int, step: int) -> None:
         name = NAME.format(epoch, step)
@@ -61,7 +61,7 @@ class Folder:
         for name in self._checkpoints():
             try:
                 content = self._read(name)
-            except FileNotFoundError:  # of a worker that is thought dead, and goes on
+            except FileNotFoundError:  # deleted by a worker that is thought dead but still runs
                 continue
             self._latest = [name]
             yield f"{self.folder}/{name}", content
@@ -83,10 +83,10 @@ class Folder:
         (Path(self.folder) / name).unlink(missing_ok=True)
 
 
-def opened(where: "str | Path | Checkpoints | None") -> Checkpoints:
+def as_checkpoints(where: "str | Path | Checkpoints | None") -> Checkpoints:
     """A folder's checkpoints, those given, or none."""
     if where is None:
-        return Nowhere()
+        return NoCheckpoints()
     return Folder(where) if isinstance(where, str | Path) else where
 
 
@@ -103,7 +103,7 @@ def unpack(content: bytes, device: torch.device, keys: Iterable[str]) -> dict[st
 
 
 def newest(checkpoints: Checkpoints, keys: Iterable[str]) -> bytes:
-    """The newest whole state that holds `keys`, packed; nothing where there is none."""
+    """The newest whole state that holds `keys`, packed; no bytes where there is none."""
     for name, content in checkpoints.load():
         try:
             unpack(content, torch.device("cpu"), keys)

@@ -1,7 +1,7 @@
 """fit(): the one training loop, whoever launches it.
 
 A run depends on its settings and data alone: order and views are functions of (seed, epoch, item), nothing draws from
-a generator that goes on between epochs. So a run that is resumed from a checkpoint ends where an unbroken one does.
+a generator that outlives an epoch. So a run that is resumed from a checkpoint ends where an unbroken one does.
 """
 
 import math
@@ -9,13 +9,13 @@ from collections.abc import Callable, Hashable, Iterator, Sequence
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 from mmrl_core.clip.backbone import Backbone
-from mmrl_core.clip.feature_store import FeatureStore, FrozenFeatures, Loaded, image_digest, training_key
+from mmrl_core.clip.feature_store import FeatureStore, FrozenFeatures, LoadedBatch, image_digest, training_key
 from mmrl_core.clip.precision import settle_precision
 from mmrl_core.clip.towers import CHUNK_TOKENS, Frozen
 from mmrl_core.config import AdapterConfig, TrainConfig
@@ -25,22 +25,23 @@ from mmrl_core.data.views import train_view, view_seed
 from mmrl_core.distributed import Workers
 from mmrl_core.errors import UserError
 from mmrl_core.method.adapter import Adapter
+from mmrl_core.method.adapter_stack import stackable
 from mmrl_core.method.model import AdaptedCLIP
-from mmrl_core.training.checkpoints import EVERY, Checkpoints, Nowhere, newest, opened, pack, unpack
+from mmrl_core.training.checkpoints import EVERY, Checkpoints, NoCheckpoints, as_checkpoints, newest, pack, unpack
 from mmrl_core.training.optimizer import AdamW
-from mmrl_core.training.stack import StackedCLIP, stackable
+from mmrl_core.training.stack import StackedCLIP
 from mmrl_core.training.step import TERMS, TrainingStep
 
 BETAS, WEIGHT_DECAY = (0.9, 0.999), 5e-4
 WARMUP_LR = 1e-5
 KEPT_FLOATS = 24  # that a layer keeps for the backward pass, a token and unit of width
 
-Report = Callable[[int, dict[str, float]], None]
+EpochCallback = Callable[[int, dict[str, float]], None]
 
 
 class Fitted(NamedTuple):
-    """The trained adapter, every epoch's metrics (means over its steps), those before a resume included, and the
-    precision, where it was `auto` the one that the device settled."""
+    """The trained adapter, the metrics of every epoch (means over its steps), those before a resume included, and the
+    precision that it was trained in (never `auto`)."""
 
     adapter: Adapter
     history: list[dict[str, float]]
@@ -89,7 +90,7 @@ def fit(
     train: TrainConfig,
     data: ImageSet,
     *,
-    report: Report | None = None,
+    report: EpochCallback | None = None,
     checkpoints: str | Path | Checkpoints | None = None,
     store: FeatureStore | None = None,
     workers: Workers | None = None,
@@ -106,8 +107,8 @@ def fit(
     if not data.items:
         raise UserError("there is no training image; prepare at least one shot of one class")
     check_division(workers.size, train.batch_size, len(data.items), len(data.class_names))
-    run = _begin(backbone, [Training(config, train, data)], opened(checkpoints), store, workers)
-    return run.through(report or (lambda epoch, metrics: None))[0]
+    run = _begin(backbone, [Training(config, train, data)], as_checkpoints(checkpoints), store, workers)
+    return run.train(report or (lambda epoch, metrics: None))[0]
 
 
 def fit_together(
@@ -116,26 +117,26 @@ def fit_together(
     """What `fit` makes of each but for rounding, with the steps of every group taken together. Raises as `fit` does."""
     fitted: dict[int, Fitted] = {}
     for group in groups(backbone, trainings):
-        run = _begin(backbone, [trainings[index] for index in group], Nowhere(), store, Workers())
-        fitted |= zip(group, run.through(lambda epoch, metrics: None), strict=True)
+        run = _begin(backbone, [trainings[index] for index in group], NoCheckpoints(), store, Workers())
+        fitted |= zip(group, run.train(lambda epoch, metrics: None), strict=True)
     return [fitted[index] for index in range(len(trainings))]
 
 
 def groups(backbone: Backbone, trainings: Sequence[Training]) -> list[list[int]]:
     """Which of the trainings take their steps together: those of one kind, as many as is worth it and memory allows.
 
-    Of one kind are runs whose adapters stack (`stack.py`) and whose epochs have the same steps: partitions and
+    Of one kind are runs whose adapters stack (`adapter_stack.py`) and whose epochs have the same steps: partitions and
     seeds of one setting, and settings that differ in regularisation, alpha or learning rate.
     """
     kinds: dict[Hashable, list[int]] = {}
     for index, training in enumerate(trainings):
         kinds.setdefault(_kind(training), []).append(index)
-    found = []
+    together = []
     for alike in kinds.values():
         config, train, data = trainings[alike[0]]
         size = most_together(backbone, config, min(train.batch_size, len(data.items)))
-        found += [alike[start : start + size] for start in range(0, len(alike), size)]
-    return found
+        together += [alike[start : start + size] for start in range(0, len(alike), size)]
+    return together
 
 
 def _kind(training: Training) -> Hashable:
@@ -147,8 +148,11 @@ def _kind(training: Training) -> Hashable:
 
 
 def most_together(backbone: Backbone, config: AdapterConfig, batch: int) -> int:
-    """How many runs of so large batches take their steps together: on a CPU what fills a chunk of the image tower,
-    where products reach their full rate; on a GPU what takes half of its memory."""
+    """How many runs with batches of `batch` images take their steps together.
+
+    On a CPU what fills a chunk of the image tower, where products reach their full rate; on a GPU what takes half of
+    its memory.
+    """
     tokens = batch * (backbone.image_tokens + config.n_tokens)
     if backbone.device.type == "cpu":
         return max(1, CHUNK_TOKENS // tokens)
@@ -161,20 +165,22 @@ def _begin(
     backbone: Backbone, trainings: Sequence[Training], checkpoints: Checkpoints, store: FeatureStore | None,
     workers: Workers,
 ) -> "Run":  # fmt: skip
+    """The run that takes the steps of these trainings together, before its first step."""
     _, train, data = trainings[0]
-    adapters = [new_adapter(one.adapter, backbone, one.train.seed) for one in trainings]
+    adapters = [new_adapter(training.adapter, backbone, training.train.seed) for training in trainings]
     precision = settle_precision(train.precision, backbone.device)
     if len(trainings) == 1:
         model = AdaptedCLIP(backbone, adapters[0], data.class_names, data.template, precision, workers)
     else:
-        class_names = [one.data.class_names for one in trainings]
+        class_names = [training.data.class_names for training in trainings]
         model = StackedCLIP(backbone, adapters, class_names, data.template, precision)
-    optimizers = [new_optimizer(adapter, one.train.lr) for adapter, one in zip(adapters, trainings, strict=True)]
+    trains = [training.train for training in trainings]
+    optimizers = [new_optimizer(adapter, own.lr) for adapter, own in zip(adapters, trains, strict=True)]
     batch = min(train.batch_size, len(data.items))
     step = TrainingStep(model, optimizers, precision, workers.fraction(batch))
     features = FrozenFeatures(model.image_tower, workers.largest_share(train.batch_size), store)
-    views = TrainingViews([(one.data, one.train) for one in trainings], features, workers)
-    return Run(step, views, [one.train for one in trainings], checkpoints)
+    views = TrainingViews([(training.data, training.train) for training in trainings], features, workers)
+    return Run(step, views, trains, checkpoints)
 
 
 def check_division(workers: int, batch_size: int, n_items: int, n_classes: int) -> None:
@@ -191,22 +197,26 @@ class Run:
         self, step: TrainingStep, views: "TrainingViews", trains: Sequence[TrainConfig], checkpoints: Checkpoints
     ):
         self.step, self.views, self.trains, self.workers = step, views, trains, step.workers
-        self.checkpoints = Nowhere() if self.workers.rank else checkpoints  # two lists of what is kept might differ
+        # of the first worker alone: two lists of what is kept might differ
+        self.checkpoints = NoCheckpoints() if self.workers.rank else checkpoints
         self.histories: list[list[dict[str, float]]] = [[] for _ in trains]  # of whole epochs
         self.rows = torch.empty(0, len(trains), len(TERMS))  # of the present epoch's steps, of all workers together
 
-    def through(self, report: Report) -> list[Fitted]:
-        """Train from where the checkpoints end to the last epoch; `report` is told of the first training's."""
+    def train(self, report: EpochCallback) -> list[Fitted]:
+        """Train from the newest checkpoint to the last epoch; `report` gets the metrics of the first training."""
         self._restore()
         for parameters in self.step.parameters:
-            self.workers.agree(parameters)
+            self.workers.broadcast(parameters)
         for epoch, metrics in enumerate(self.histories[0]):
             report(epoch, metrics)
         for epoch in range(len(self.histories[0]), self.trains[0].epochs):
             self._epoch(epoch)
             report(epoch, self.histories[0][-1])
         adapters = self.step.model.adapters
-        return [Fitted(*one, self.step.precision) for one in zip(adapters, self.histories, strict=True)]
+        return [
+            Fitted(adapter, history, self.step.precision)
+            for adapter, history in zip(adapters, self.histories, strict=True)
+        ]
 
     def _epoch(self, epoch: int) -> None:
         rates = [lr_at(epoch, train) for train in self.trains]
@@ -216,35 +226,35 @@ class Run:
         terms: list[Tensor] = []
         for frozen, labels in self.views.batches(epoch, start=len(self.rows)):
             if len(terms) == EVERY:
-                self._enter(epoch, terms)
-                self._keep(epoch)
+                self._add_steps(epoch, terms)
+                self._save(epoch)
             terms.append(self.step(frozen, labels))
-        for history, rows, lr in zip(self.histories, self._enter(epoch, terms), rates, strict=True):
+        for history, rows, lr in zip(self.histories, self._add_steps(epoch, terms), rates, strict=True):
             means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
             history.append({**means, "lr": lr})
         self.rows = self.rows[:0]
-        self._keep(epoch + 1)
+        self._save(epoch + 1)
 
-    def _enter(self, epoch: int, terms: list[Tensor]) -> list[list[dict[str, float]]]:
+    def _add_steps(self, epoch: int, terms: list[Tensor]) -> list[list[dict[str, float]]]:
         """Add steps to the epoch's rows, summed over the workers; a term that is not finite ends the training."""
         fresh = self.workers.sum(torch.stack(terms)).cpu().view(len(terms), *self.rows.shape[1:])
         self.rows = torch.cat([self.rows, fresh])
         terms.clear()
         return [self.step.check(epoch, rows, run) for run, rows in enumerate(self.rows.unbind(1))]
 
-    def _keep(self, epoch: int) -> None:
-        if not isinstance(self.checkpoints, Nowhere):
+    def _save(self, epoch: int) -> None:
+        if not isinstance(self.checkpoints, NoCheckpoints):
             self.checkpoints.save(pack(self._state()), epoch, len(self.rows))
 
-    def _state(self) -> dict:
-        """Of the one training: those that run together keep nothing."""
+    def _state(self) -> dict[str, Any]:
+        """What a checkpoint holds: of a single training, since those that run together keep none."""
         step = self.step
         return {"history": self.histories[0], "rows": self.rows[:, 0], "adapter": step.model.adapter.state_dict(),
                 "optimizer": step.optimizers[0].state_dict(), "scaler": step.scalers[0].state_dict()}  # fmt: skip
 
     def _restore(self) -> None:
         device, keys = self.step.model.backbone.device, self._state()
-        content = self.workers.same(newest(self.checkpoints, keys), device)
+        content = self.workers.broadcast_bytes(newest(self.checkpoints, keys), device)
         if not content:
             return
         state = unpack(content, device, keys)
@@ -278,7 +288,7 @@ class TrainingViews:
                 frozen = Frozen(*(tensor.unflatten(0, labels.shape) for tensor in frozen))
             yield frozen, labels.to(self.backbone.device, non_blocking=True)
 
-    def _load(self, epoch: int, step: list[list[int]]) -> tuple[Loaded, Tensor]:
+    def _load(self, epoch: int, step: list[list[int]]) -> tuple[LoadedBatch, Tensor]:
         """`step`: each run's indices."""
         keys, rows = [], []
         for indices, own, (data, train) in zip(step, self.digests, self.runs, strict=True):

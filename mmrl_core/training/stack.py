@@ -7,54 +7,13 @@ differ. R runs, B images of each, C classes of each, K tokens, D a tower's width
 from collections.abc import Sequence
 from itertools import chain
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from mmrl_core.clip.backbone import Backbone
 from mmrl_core.clip.towers import ImageTower, TextTower
-from mmrl_core.config import AdapterConfig
 from mmrl_core.method.adapter import Adapter
+from mmrl_core.method.adapter_stack import AdapterStack
 from mmrl_core.method.model import AdaptedCLIP
-
-OWN = ("alpha", "reg_weight")  # what the adapters of a stack may differ in
-
-
-def stackable(config: AdapterConfig) -> AdapterConfig:
-    """Equal for adapters that go into one stack."""
-    return config.model_copy(update=dict.fromkeys(OWN, 0))
-
-
-class AdapterStack(nn.Module):
-    """What R adapters compute, stacked. Their tensors stay their own: to stack those costs more than it saves."""
-
-    def __init__(self, adapters: Sequence[Adapter]):
-        super().__init__()
-        self.adapters, self.config, self.n_insert = nn.ModuleList(adapters), adapters[0].config, adapters[0].n_insert
-        weights = torch.tensor([[getattr(one.config, name) for one in adapters] for name in OWN])
-        self.alpha, self.reg_weight = weights.to(adapters[0].space.device)  # (R,) each
-
-    def check_fits(self, backbone: Backbone) -> None:
-        """Raise UserError unless every adapter was made for such a backbone."""
-        for adapter in self.adapters:
-            adapter.check_fits(backbone)
-
-    def image_tokens(self) -> Tensor:
-        """(R, n_insert, K, d_v)."""
-        return torch.stack([adapter.image_tokens() for adapter in self.adapters])
-
-    def text_tokens(self) -> Tensor:
-        """(R, n_insert, K, d_t)."""
-        return torch.stack([adapter.text_tokens() for adapter in self.adapters])
-
-    def projection(self, features: Tensor, frozen: Tensor) -> Tensor:
-        """(R, B, d_v), frozen projection (d_v, E) -> (R, B, E)."""
-        pairs = zip(self.adapters, features, strict=True)
-        return torch.stack([adapter.projection(own, frozen) for adapter, own in pairs])
-
-    def fused(self, by_class: Tensor, by_rep: Tensor) -> Tensor:
-        """Logits of both branches (R, B, C), weighted by each run's alpha."""
-        alpha = self.alpha[:, None, None]
-        return alpha * by_class + (1 - alpha) * by_rep
 
 
 class StackedCLIP(AdaptedCLIP):
@@ -81,10 +40,6 @@ class StackedCLIP(AdaptedCLIP):
     def _of_runs(self, features: Tensor) -> Tensor:
         """(R C, E) -> (R, C, E)."""
         return features.unflatten(0, (len(self.class_lists), -1))
-
-    @property
-    def adapters(self) -> list[Adapter]:
-        return list(self.adapter.adapters)
 
     def text_features(self) -> Tensor:
         """Adapted class features (R, C, E)."""

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from mmrl_core.clip.towers import Frozen
+from mmrl_core.distributed import gradients
 from mmrl_core.errors import UserError
 from mmrl_core.method.losses import LossTerms, mmrl_loss
 from mmrl_core.method.model import AdaptedCLIP
@@ -27,7 +28,7 @@ class TrainingStep:
     """A step of one run, or of the R runs of a StackedCLIP, each with its own adapter and optimizer.
 
     `scalers` scale the losses where `precision` is fp16, and skip the steps whose gradients overflow. Each of the
-    model's workers takes `fraction` of a batch; what the terms of all sum up to is the batch's.
+    model's workers takes `fraction` of a batch; the terms of all workers sum to those of the batch.
     """
 
     def __init__(
@@ -63,7 +64,7 @@ class TrainingStep:
         weights = {"alpha": model.adapter.alpha, "reg_weight": model.adapter.reg_weight}
         terms = self._share(mmrl_loss(out, labels, zero_shot, model.zero_shot_text, **weights))
         totals = terms.total.view(-1).unbind()
-        torch.autograd.backward([one.scale(total) for one, total in zip(self.scalers, totals, strict=True)])
+        torch.autograd.backward([scaler.scale(total) for scaler, total in zip(self.scalers, totals, strict=True)])
         for parameters in self.parameters:
             self.workers.sum_gradients(parameters)
         accuracy = (out.logits_fused.argmax(-1) == labels).float().mean(-1) * self.fraction
@@ -71,18 +72,18 @@ class TrainingStep:
 
     def _norms(self) -> Tensor:
         """Each run's gradient norm (R,), before its scale."""
-        found = []
+        norms = []
         for parameters, scaler in zip(self.parameters, self.scalers, strict=True):
-            norm = torch.nn.utils.get_total_norm([one.grad for one in parameters]) / self.workers.size
-            found.append(norm / scaler.scale(torch.ones_like(norm)) if scaler.is_enabled() else norm)
-        return torch.stack(found)
+            norm = torch.nn.utils.get_total_norm(gradients(parameters)) / self.workers.size
+            norms.append(norm / scaler.scale(torch.ones_like(norm)) if scaler.is_enabled() else norm)
+        return torch.stack(norms)
 
     def _share(self, terms: LossTerms) -> LossTerms:
         """What this worker adds to the terms of the whole batch: its images' share, and its part of the classes'."""
         if self.workers.size == 1:
             return terms
         *of_images, of_classes = terms
-        return LossTerms(*(term * self.fraction for term in of_images), of_classes / self.workers.size)
+        return LossTerms._make([*(term * self.fraction for term in of_images), of_classes / self.workers.size])
 
     def _graph(self, *inputs: Tensor) -> Passes:
         """The passes as a CUDA graph: a small batch is bound by launching its kernels one by one."""
@@ -105,8 +106,8 @@ class TrainingStep:
             if scaled and not math.isfinite(row[GRADIENT]):
                 row[GRADIENT] = 0.0
             if broken := [name for name, value in row.items() if not math.isfinite(value)]:
-                found = f"epoch {epoch} step {step}: {broken[0]} is {row[broken[0]]}"
-                raise UserError(f"training diverged at {found}; lower train.lr")
+                where = f"epoch {epoch} step {step}: {broken[0]} is {row[broken[0]]}"
+                raise UserError(f"training diverged at {where}; lower train.lr")
         if scaled and scaler.get_scale() < 1:
             raise UserError(f"training diverged at epoch {epoch}: fp16 gradients overflow; set train.precision: bf16")
         return [{"loss": sum(row[name] for name in LossTerms._fields), **row} for row in rows]

@@ -17,9 +17,10 @@ from mmrl_core import DATA_VERSION, EVALUATION_VERSION, METHOD_VERSION
 from mmrl_core.data.shards import read_manifest
 from mmrl_core.errors import UserError
 from mmrl_core.files import canonical_json, read_json, sha256_file
+from mmrl_core.method.adapter_card import TENSORS, read_unverified_card
 from mmrl_core.protocols import PROTOCOLS
 
-CARD, TENSORS, METRICS, PREDICTIONS = "adapter.json", "adapter.safetensors", "metrics.json", "predictions.parquet"
+METRICS, PREDICTIONS = "metrics.json", "predictions.parquet"
 PACKAGES = ("numpy", "open_clip_torch", "pillow", "pyarrow", "safetensors", "torch", "torchvision")
 
 
@@ -42,7 +43,7 @@ def results(params: Params, key: RunKey, target: str | None, adapter: Path) -> R
     facts = {
         **_common(params, key),
         "target": target,
-        "card": read_json(adapter / CARD, made_by="mmrl train"),
+        "card": read_unverified_card(adapter, made_by="mmrl train"),
         "tensors": sha256_file(adapter / TENSORS) if (adapter / TENSORS).exists() else None,
         "data": read_manifest(paths.pool(target or key.dataset))["digest"],
         "protocol": params.data.protocol,
@@ -57,7 +58,7 @@ def is_trained(params: Params, key: RunKey) -> bool:
     """Whether the adapter in models/ is of these settings and data. Raises UserError as `model` does."""
     material, folder = _material(params, key), key.model
     try:
-        card = read_json(folder / CARD, made_by="mmrl train", keys=("settings", "sources", "data", "backbone"))
+        card = read_unverified_card(folder, made_by="mmrl train", keys=("settings", "sources", "data", "backbone"))
     except UserError:
         return False
     # Only PyTorch knows the backbone's depth. The published one is half of it: one from the preset is taken as it is.
@@ -86,7 +87,7 @@ def is_evaluated(params: Params, key: RunKey, target: str | None, adapter: Path)
         "target": target or key.dataset,
         "protocol": params.data.protocol,
         "preset": params.preset,
-        "adapter_sha256": read_json(adapter / CARD, made_by="mmrl train").get("sha256"),
+        "adapter_sha256": read_unverified_card(adapter, made_by="mmrl train").get("sha256"),
         "data_digest": read_manifest(paths.pool(target or key.dataset))["digest"],
     }
     return wanted.items() <= metrics.items() and (key.results(target) / PREDICTIONS).exists()

@@ -132,7 +132,7 @@ def test_fp16_gradients_that_overflow_at_every_scale_stop_training():
 
 
 def test_the_scale_survives_a_checkpoint(tmp_path):
-    Run(make_step("fp16")[0], None, [TrainConfig()], Folder(tmp_path))._keep(1)
+    Run(make_step("fp16")[0], None, [TrainConfig()], Folder(tmp_path))._save(1)
     other = make_step("fp16")[0]
     other.scalers[0] = torch.amp.GradScaler("cpu", init_scale=4.0)
     run = Run(other, None, [TrainConfig()], Folder(tmp_path))

@@ -150,8 +150,8 @@ def test_logits_of_runs_are_those_of_each_model():
 def test_on_a_gpu_the_runs_are_one_graph(precision):
     backbone = small_backbone().to("cuda")
     wanted = [one._replace(train=one.train.model_copy(update={"precision": precision})) for one in trainings("mmrlpp")]
-    run = training._begin(backbone, wanted, training.Nowhere(), None, training.Workers())
-    together = run.through(lambda epoch, metrics: None)
+    run = training._begin(backbone, wanted, training.NoCheckpoints(), None, training.Workers())
+    together = run.train(lambda epoch, metrics: None)
     assert isinstance(run.step._run, Graphed)
     tolerance = 1e-4 if precision == "float32" else 2e-2
     for one, alone in zip(together, (fit(backbone, *each) for each in wanted), strict=True):

@@ -6,7 +6,7 @@ import sys
 
 import pytest
 
-from mmrl_core.method.adapter import _card_sha256
+from mmrl_core.method.adapter_card import card_sha256
 from tests.flows.conftest import PREPARE, RUN
 from tests.support.workspace import QUICK, run, write_params
 
@@ -28,7 +28,7 @@ def rewrite_card(project, change) -> None:
     path = project / "models/digits/mmrl-2shot/seed1/adapter.json"
     card = json.loads(path.read_text())
     change(card)
-    card["card_sha256"] = _card_sha256(card)
+    card["card_sha256"] = card_sha256(card)
     path.write_text(json.dumps(card))
 
 
