@@ -41,7 +41,8 @@ def open_source(key: str, root: str | Path) -> Source:
         raise UserError(
             f"{folder} names {missing[0]}, which is not in images ({len(missing)} missing in all); complete it"
         )
-    return Source(key, [template(key)], _variants(folder), **splits, reader=partial(coop.read_image, folder / "images"))
+    lists = splits["train"], splits["val"], splits["test"]
+    return Source(key, [template(key)], _variants(folder), *lists, reader=partial(coop.read_image, folder / "images"))
 
 
 def fingerprint(key: str, root: str | Path) -> dict:

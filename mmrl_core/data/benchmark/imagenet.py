@@ -51,7 +51,8 @@ def open_source(key: str, root: str | Path) -> Source:
     links among the class folders and images."""
     images, classes = _locate(key, root)
     splits, class_names = _splits(key, images, classes), list(classes.values())
-    return Source(key, [template(key)], class_names, **splits, reader=partial(coop.read_image, images))
+    lists = splits["train"], splits["val"], splits["test"]
+    return Source(key, [template(key)], class_names, *lists, reader=partial(coop.read_image, images))
 
 
 def fingerprint(key: str, root: str | Path) -> dict:

@@ -5,7 +5,6 @@ import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from mmrl_core.data.benchmark.coop import SPLITS
 from mmrl_core.data.own import folder, table, tars
 from mmrl_core.data.own.class_names import bare_numbers, base_labels, ordered_labels, readable_names
 from mmrl_core.data.own.findings import Placed, findings
@@ -34,12 +33,13 @@ def open_source(key: str, spec: OwnSection) -> Source:
     digests = _digests(gathered)
     splits = splits_of(gathered.where, gathered.records, digests, spec)
     placed = [Placed(item.path, item.class_name, *pair) for item, *pair in zip(items, splits, digests, strict=True)]
-    lists = {
-        split: sorted((item for item, own in zip(items, splits, strict=True) if own == split), key=_by_label)
-        for split in SPLITS
-    }
+
+    def of_split(name: str) -> list[Item]:
+        return sorted((item for item, split in zip(items, splits, strict=True) if split == name), key=_by_label)
+
+    lists = of_split("train"), of_split("val"), of_split("test")
     notes = [*gathered.notes, *bare_numbers(names), *findings(placed)]
-    return Source(key, [spec.template], names, **lists, reader=gathered.reader, base=base, notes=notes)
+    return Source(key, [spec.template], names, *lists, reader=gathered.reader, base=base, notes=notes)
 
 
 def fingerprint(key: str, spec: OwnSection) -> dict:
@@ -58,7 +58,11 @@ def fingerprint(key: str, spec: OwnSection) -> dict:
 def _gather(spec: OwnSection) -> Gathered:
     if spec.shards:
         return tars.gather(spec.shards)
-    return table.gather(Path(spec.table), _path(spec.images)) if spec.table else folder.gather(Path(spec.images))
+    images = _path(spec.images)
+    if spec.table:
+        return table.gather(Path(spec.table), images)
+    assert images  # OwnSection names one of the three
+    return folder.gather(images)
 
 
 def _path(name: str | None) -> Path | None:
@@ -82,7 +86,7 @@ def _digests(gathered: Gathered) -> list[str]:
 
 def _stat(path: Path) -> list:
     try:
-        found = path.stat()
+        stat = path.stat()
     except OSError as error:
         raise UserError(f"cannot find {path} ({error.strerror}); correct its path or put it there") from None
-    return [str(path), found.st_size, found.st_mtime_ns]
+    return [str(path), stat.st_size, stat.st_mtime_ns]
