@@ -4,8 +4,9 @@ import hashlib
 import json
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from mmrl_core.errors import UserError
 
@@ -44,12 +45,12 @@ def write_bytes(path: str | Path, content: bytes, *, sync: bool = True) -> None:
         raise
 
 
-def write_json(path: str | Path, value: dict) -> None:
+def write_json(path: str | Path, value: Mapping[str, Any]) -> None:
     """Write `value` with `schema_version` first, indented for people, atomically."""
     write_bytes(path, json_document(value))
 
 
-def json_document(value: dict) -> bytes:
+def json_document(value: Mapping[str, Any]) -> bytes:
     """The bytes that `write_json` writes."""
     return (json.dumps({"schema_version": SCHEMA_VERSION, **value}, indent=2, ensure_ascii=False) + "\n").encode()
 
