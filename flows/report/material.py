@@ -3,7 +3,7 @@
 import importlib.metadata
 import json
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby, product
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from flows.report.page import Exhibit, Material, Settings
 from flows.report.searches import Search
 from flows.report.tables import METHOD_TITLES
 from flows.settings.params import Params
-from mmrl_core.data.shards import read_manifest
+from mmrl_core.data.shards import read_manifest, read_member
 from mmrl_core.errors import UserError
 from mmrl_core.files import read_json
 
@@ -109,7 +109,7 @@ def _shown(dataset: str, answers: pd.DataFrame, names: dict[str, str]) -> list[l
     chosen = [_spread(answers[adapted & ~zero_shot]), _spread(answers[zero_shot & ~adapted])]
     wanted = set(chosen[0]["item"]) | set(chosen[1]["item"])
     images = _images(dataset, wanted) if wanted else {}
-    return [[(images[row.item], _caption(row, names)) for row in rows.itertuples()] for rows in chosen]
+    return [[(images[str(row.item)], _caption(row, names)) for row in rows.itertuples()] for rows in chosen]
 
 
 def _spread(rows: pd.DataFrame) -> pd.DataFrame:
@@ -118,36 +118,38 @@ def _spread(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _images(dataset: str, items: set[str]) -> dict[str, bytes]:
     """The test images of these paths. Raises UserError when a shard cannot be read or one of them is in none."""
-    pool, found = paths.pool(dataset), {}
-    for shard in (pool / one["file"] for one in read_manifest(pool)["shards"] if one["split"] == "test"):
+    images: dict[str, bytes] = {}
+    pool = paths.pool(dataset)
+    for shard in (pool / entry["file"] for entry in read_manifest(pool)["shards"] if entry["split"] == "test"):
         try:
-            found |= _images_of(shard, items)
+            images |= _images_of(shard, items)
         except (OSError, tarfile.TarError) as error:
             raise UserError(f"cannot read the shard {shard} ({error}); run `mmrl prepare` again") from None
-    if missing := sorted(items - found.keys()):
+    if missing := sorted(items - images.keys()):
         raise UserError(f"{pool} has no image {missing[0]}; run `mmrl evaluate` again")
-    return found
+    return images
 
 
 def _images_of(shard: Path, items: set[str]) -> dict[str, bytes]:
-    """Of the others only what is said of them is read."""
-    found = {}
+    """Those of a shard that are among `items`, by path; of the others only the JSON is read."""
+    images = {}
     with tarfile.open(shard) as tar:
         for _, members in groupby(tar, key=lambda member: member.name.partition(".")[0]):
             facts, (image,) = _divided(members)
-            path = json.load(tar.extractfile(facts))["path"]
+            path = json.loads(read_member(tar, facts))["path"]
             if path in items:
-                found[path] = tar.extractfile(image).read()
-    return found
+                images[path] = read_member(tar, image)
+    return images
 
 
-def _divided(members) -> tuple[tarfile.TarInfo, list[tarfile.TarInfo]]:
+def _divided(members: Iterable[tarfile.TarInfo]) -> tuple[tarfile.TarInfo, list[tarfile.TarInfo]]:
     """A sample's JSON, and its other members."""
     members = sorted(members, key=lambda member: not member.name.endswith(".json"))
     return members[0], members[1:]
 
 
-def _caption(row, names: dict[str, str]) -> str:
+def _caption(row: Any, names: dict[str, str]) -> str:
+    """`row` is one of predictions.parquet."""
     true, adapted, zero_shot = (names[str(label)] for label in (row.label, row.prediction, row.zero_shot_prediction))
     return f"{true}; adapter: {adapted}; zero-shot: {zero_shot}"
 
@@ -158,8 +160,8 @@ def _settings(keys: list[RunKey], targets: list[str]) -> Settings:
     values = [(name, first["settings"][name], first["sources"].get(name, "")) for name in sorted(first["settings"])]
     values += [("template", first["template"], "search"), ("trainable parameters", first["trainable"], "count")]
     values += [line for target in targets for line in _on_target(key, target)]
-    digests = [(f"adapter, seed {one.seed}", card["sha256"]) for one, card in zip(keys, cards, strict=True)]
-    digests += [(f"data, seed {one.seed}", card["data"]["digest"]) for one, card in zip(keys, cards, strict=True)]
+    digests = [(f"adapter, seed {run.seed}", card["sha256"]) for run, card in zip(keys, cards, strict=True)]
+    digests += [(f"data, seed {run.seed}", card["data"]["digest"]) for run, card in zip(keys, cards, strict=True)]
     digests.append(("backbone", first["backbone"]["sha256"]))
     name = f"{key.dataset}, {METHOD_TITLES[key.method]}, {key.shots} shots"
     return Settings(name, values, digests, str(key.model.parent / "seed*" / "adapter.json"))
@@ -173,10 +175,10 @@ def _on_target(key: RunKey, target: str) -> list[tuple[str, Any, str]]:
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:  # run from a folder, never installed
             continue
-    return found
+    return versions

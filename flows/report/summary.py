@@ -43,7 +43,7 @@ def summarize(params: Params, out: Path) -> dict[str, Any]:
 def named_runs(params: Params) -> list[Run]:
     """Every run of the matrix, on its own dataset and on every target."""
     keys = product(params.datasets, [None, *params.targets], params.methods, params.shots, params.seeds)
-    return [(RunKey(dataset, *rest), target) for dataset, target, *rest in keys]
+    return [(RunKey(dataset, method, shots, seed), target) for dataset, target, method, shots, seed in keys]
 
 
 def read_summary(params: Params, runs: Sequence[Run]) -> dict[str, Any]:
