@@ -1,4 +1,4 @@
-"""The settings of a run as types, and how a wrong value is told: what the library takes and params.yaml is made of.
+"""The settings of a run as types: what the library takes and params.yaml is made of.
 
 Unknown keys, wrong types and impossible values raise UserError with one line.
 """
@@ -20,7 +20,11 @@ def _no_boolean(value: Any) -> Any:
     return value
 
 
-def distinct(values: list) -> list:
+T = TypeVar("T")
+
+
+def distinct(values: list[T]) -> list[T]:
+    """The values. Raises ValueError when one occurs twice."""
     if len(set(values)) < len(values):
         raise ValueError("an entry occurs twice")
     return values
@@ -35,6 +39,8 @@ NonNegative = Annotated[Number, Field(ge=0, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
+    """Settings that cannot be changed; an unknown key is refused."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
 

@@ -18,7 +18,7 @@ class LabelsByHalf(TypedDict):
 
 
 class TestSet(NamedTuple):
-    """One figure of a protocol: images of these halves of a dataset, told apart among the classes of those."""
+    """One figure of a protocol: the images of some halves of a dataset, classified among the classes of some halves."""
 
     part: str  # its name in metrics.json
     images: tuple[Half, ...]
@@ -26,10 +26,12 @@ class TestSet(NamedTuple):
 
 
 class Protocol(NamedTuple):
+    """What is trained on, and what is tested."""
+
     trains_on: tuple[Half, ...]  # halves of the dataset
     tests: tuple[TestSet, ...]  # on the dataset trained on
     has_targets: bool = False  # tested on the settings' `targets` as well
-    new_classes: bool = True  # whether it asks for classes that training never saw: then the search does so too
+    new_classes: bool = True  # whether it tests classes that training never saw; the search then does so too
 
     @property
     def training(self) -> dict[str, Any]:

@@ -36,7 +36,7 @@ def gather(params: Params, runs: Sequence[tuple[RunKey, str | None]]) -> Materia
     trained = [keys for (_, target, _), keys in groups.items() if target is None]
     return Material(
         _curves(trained),
-        [found for pair in product(params.datasets, params.methods) if (found := _search(*pair))],
+        [search for pair in product(params.datasets, params.methods) if (search := _search(*pair))],
         [_exhibit(keys, target) for (_, target, _), keys in groups.items()],
         [_settings(keys, params.targets) for keys in trained],
         _versions(),
@@ -48,7 +48,7 @@ def _card(key: RunKey) -> dict[str, Any]:
 
 
 def _curves(groups: list[list[RunKey]]) -> dict[str, dict[str, dict[int, list[float]]]]:
-    """Loss of every epoch by dataset, method and seed, as far as adapters tell it."""
+    """Loss of every epoch by dataset, method and seed, of the adapters that have a history."""
     curves: dict[str, dict[str, dict[int, list[float]]]] = {}
     for keys in groups:
         name = f"{keys[0].dataset}, {keys[0].shots} shots"
@@ -61,11 +61,11 @@ def _curves(groups: list[list[RunKey]]) -> dict[str, dict[str, dict[int, list[fl
 
 def _search(dataset: str, method: str) -> Search | None:
     path = paths.search(dataset, method)
-    found = read_json(path, made_by="mmrl tune", keys=("trials", "search"))
-    if not found["trials"]:
+    document = read_json(path, made_by="mmrl tune", keys=("trials", "search"))
+    if not document["trials"]:
         return None
-    name, objective = f"{dataset}, {METHOD_TITLES[method]}", found["search"]["objective"]
-    return Search(name, found["trials"], found["chosen"], objective, str(path))
+    name, objective = f"{dataset}, {METHOD_TITLES[method]}", document["search"]["objective"]
+    return Search(name, document["trials"], document["chosen"], objective, str(path))
 
 
 def _exhibit(keys: list[RunKey], target: str | None) -> Exhibit:
@@ -168,7 +168,7 @@ def _settings(keys: list[RunKey], targets: list[str]) -> Settings:
 
 
 def _on_target(key: RunKey, target: str) -> list[tuple[str, Any, str]]:
-    """What a target's evaluation may have set otherwise than training did."""
+    """Beta and template of the evaluation on a target, where they may differ from those of training."""
     path = key.results(target) / "metrics.json"
     metrics = read_json(path, made_by="mmrl evaluate", keys=("beta", "template"))
     return [(f"{name} on {target}", metrics[name], str(path)) for name in ("beta", "template")]

@@ -179,7 +179,7 @@ class FeaturesSection(Section):
 
 
 class RegistrySection(Section):
-    """The alias that says what is live, and the bounds of the promotion gate (mmrl_core/gate.py)."""
+    """The alias that says what is live, and the bounds of the promotion gate (mmrl_core/evaluation/gate.py)."""
 
     alias: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")] = "champion"
     margin: Fraction = 0.0

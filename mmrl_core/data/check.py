@@ -1,4 +1,4 @@
-"""Which datasets there are, what each needs, and which of them are whole below a folder."""
+"""Which datasets there are, what each needs, and which of them are complete below a folder."""
 
 from collections.abc import Sequence
 from pathlib import Path

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain, count, groupby
 from pathlib import Path
-from typing import Literal, NotRequired, TypedDict, cast
+from typing import Any, Literal, NotRequired, TypedDict, cast
 
 from mmrl_core.data.images import decode
 from mmrl_core.data.parallel import map_in_order
@@ -158,7 +158,7 @@ def _write_shards(
     return entries
 
 
-def _add(tar: tarfile.TarFile, sample: dict) -> None:
+def _add(tar: tarfile.TarFile, sample: dict[str, Any]) -> None:
     """What webdataset.TarWriter writes; nothing in it differs between two runs."""
     for extension in sorted(sample.keys() - {"__key__"}):
         member = tarfile.TarInfo(f"{sample['__key__']}.{extension}")  # no time, no owner
@@ -166,7 +166,7 @@ def _add(tar: tarfile.TarFile, sample: dict) -> None:
         tar.addfile(member, io.BytesIO(sample[extension]))
 
 
-def _sample(source: Source, split: str, index: int) -> dict:
+def _sample(source: Source, split: str, index: int) -> dict[str, Any]:
     item = source.items(split)[index]
     image = source.read(item)
     decode(image, f"{item.path} of {source.key}")  # a damaged image must be found here, not hours into training

@@ -151,7 +151,7 @@ def _digest(example: Example, known: Mapping[str, str]) -> str:
 
 
 def _trunks(towers: Sequence[ImageTower], trunk: Tensor, chunk: int) -> dict[int, Tensor]:
-    """By its number of blocks, each tower's trunk from that of the one before, the first one's being given."""
+    """Trunks by number of blocks, each computed from that of the tower before; `trunk` is that of the first tower."""
     last = towers[0].first
     trunks = {last: trunk}
     for tower in towers:

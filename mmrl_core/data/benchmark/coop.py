@@ -188,7 +188,7 @@ def read_image(images: Path, item: Item) -> bytes:
         raise UserError(f"cannot read {images / item.path} ({error.strerror}); restore the image") from None
 
 
-def fingerprint(key: str, root: str | Path) -> dict:
+def fingerprint(key: str, root: str | Path) -> dict[str, Any]:
     """Hashes that change when the split file or any file below the images folder does (path, size, mtime in ns)."""
     images, split_path = locate(LAYOUTS[key], root)
     counts = {split: len(items) for split, items in read_splits(split_path).items()}

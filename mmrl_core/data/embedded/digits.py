@@ -31,7 +31,7 @@ def open_source(key: str = KEY) -> Source:
     return Source(KEY, TEMPLATES, CLASS_NAMES, train, val, test, reader=read)
 
 
-def fingerprint(key: str = KEY) -> dict:
+def fingerprint(key: str = KEY) -> dict[str, str]:
     """Digest of scikit-learn's data file."""
     return {"dataset": KEY, "digest": hashlib.sha256(f"{KEY}{sha256_file(_file())}".encode()).hexdigest()}
 

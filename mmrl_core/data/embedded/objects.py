@@ -46,7 +46,7 @@ def open_source(key: str = KEY) -> Source:
     return Source(KEY, TEMPLATES, [shown.name for shown in CLASSES], *lists, reader=_png)
 
 
-def fingerprint(key: str = KEY) -> dict:
+def fingerprint(key: str = KEY) -> dict[str, str]:
     """What the pictures depend on: they are drawn alike wherever `PICTURES` is the same."""
     return {"dataset": KEY, "digest": PICTURES}
 

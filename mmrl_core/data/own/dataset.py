@@ -4,6 +4,7 @@ import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 from mmrl_core.data.own import folder, table, tars
 from mmrl_core.data.own.class_names import bare_numbers, base_labels, ordered_labels, readable_names
@@ -42,7 +43,7 @@ def open_source(key: str, spec: OwnSection) -> Source:
     return Source(key, [spec.template], names, *lists, reader=gathered.reader, base=base, notes=notes)
 
 
-def fingerprint(key: str, spec: OwnSection) -> dict:
+def fingerprint(key: str, spec: OwnSection) -> dict[str, Any]:
     """As catalog.fingerprint: settings, number of images and classes, and path, size and time of every file."""
     gathered = _gather(spec)
     files = sorted({*gathered.files, *filter(None, [_path(spec.classes)])})
@@ -84,7 +85,7 @@ def _digests(gathered: Gathered) -> list[str]:
         return list(pool.map(lambda record: hashlib.sha256(gathered.reader(record)).hexdigest(), gathered.records))
 
 
-def _stat(path: Path) -> list:
+def _stat(path: Path) -> list[str | int]:
     try:
         stat = path.stat()
     except OSError as error:

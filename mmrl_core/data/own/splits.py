@@ -1,4 +1,4 @@
-"""Train, val and test of the user's own data. Byte-identical images never part ways when the splits are drawn here."""
+"""Train, val and test of the user's own data. Byte-identical images get the same split when splits are drawn here."""
 
 import hashlib
 from collections import Counter, defaultdict

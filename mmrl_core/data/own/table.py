@@ -4,7 +4,7 @@ import csv
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmrl_core.data.benchmark import coop
 from mmrl_core.data.own.records import Gathered, Record, as_text, check_file, did_you_mean, is_image, split_named
@@ -17,7 +17,7 @@ class Row(NamedTuple):
     """A row's values by column, and what to call it in a message."""
 
     where: str
-    values: dict
+    values: dict[str, Any]
 
 
 def gather(table: Path, images: Path | None = None) -> Gathered:

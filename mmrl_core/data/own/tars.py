@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmrl_core.data.benchmark import coop
 from mmrl_core.data.own.records import (
@@ -144,7 +144,7 @@ def _label(where: str, fields: dict[str, Place]) -> tuple[str, str | None]:
     raise UserError(f"{where} has no cls, and no json with label or class_name; add one of them")
 
 
-def _json(where: str, place: Place) -> dict:
+def _json(where: str, place: Place) -> dict[str, Any]:
     try:
         facts = json.loads(_decoded(where, place))
     except (ValueError, RecursionError) as error:
