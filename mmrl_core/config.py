@@ -1,10 +1,10 @@
-"""The settings of a run as types, and how a wrong value is told: what the library takes and params.yaml is made of.
+"""The settings of a run as types: what the library takes and params.yaml is made of.
 
 Unknown keys, wrong types and impossible values raise UserError with one line.
 """
 
 import difflib
-from typing import Annotated, Any, Literal, NamedTuple, get_args
+from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
@@ -20,7 +20,11 @@ def _no_boolean(value: Any) -> Any:
     return value
 
 
-def distinct(values: list) -> list:
+T = TypeVar("T")
+
+
+def distinct(values: list[T]) -> list[T]:
+    """The values. Raises ValueError when one occurs twice."""
     if len(set(values)) < len(values):
         raise ValueError("an entry occurs twice")
     return values
@@ -35,7 +39,12 @@ NonNegative = Annotated[Number, Field(ge=0, allow_inf_nan=False)]
 
 
 class Section(BaseModel):
+    """Settings that cannot be changed; an unknown key is refused."""
+
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
+
+
+S = TypeVar("S", bound=Section)
 
 
 class AdapterConfig(Section):
@@ -82,7 +91,7 @@ class Resolved(NamedTuple):
     sources: dict[str, str]
 
 
-def parse(model: type[Section], values: dict[str, Any], where: str):
+def parse(model: type[S], values: dict[str, Any], where: str) -> S:
     """Validate `values` as `model`, turning the first violation into a UserError that names the key."""
     try:
         return model.model_validate(values)
@@ -105,8 +114,9 @@ def _first_problem(model: type[Section], error: ValidationError) -> str:
     return f"{key} is {problem['input']!r}, which cannot be: {message[0].lower()}{message[1:]}"
 
 
-def _suggestion(model: type[BaseModel], loc: tuple) -> str:
+def _suggestion(model: Any, loc: tuple[int | str, ...]) -> str:
     for name in loc[:-1]:
-        model = model.model_fields[name].annotation if isinstance(model, type) else get_args(model)[1]
+        of_dictionary = get_args(model)  # dict[str, Model]: a name in it is the user's own
+        model = of_dictionary[1] if of_dictionary else model.model_fields[name].annotation
     near = difflib.get_close_matches(str(loc[-1]), model.model_fields, n=1)
     return f"; did you mean {near[0]!r}?" if near else f"; known here: {', '.join(model.model_fields)}"

@@ -3,24 +3,35 @@
 A class that was trained on is scored by the fused logits, any other by the class logits (method.md, "Inference").
 """
 
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import Any, Literal, NamedTuple, TypedDict
 
-HALVES = ("base", "novel")
+Half = Literal["base", "novel"]
+HALVES: tuple[Half, ...] = ("base", "novel")
+
+
+class LabelsByHalf(TypedDict):
+    """The labels of a dataset's base and of its novel classes."""
+
+    base: list[int]
+    novel: list[int]
 
 
 class TestSet(NamedTuple):
-    """One figure of a protocol: images of these halves of a dataset, told apart among the classes of those."""
+    """One figure of a protocol: the images of some halves of a dataset, classified among the classes of some halves."""
 
     part: str  # its name in metrics.json
-    images: tuple[str, ...]
-    classes: tuple[str, ...]
+    images: tuple[Half, ...]
+    classes: tuple[Half, ...]
 
 
 class Protocol(NamedTuple):
-    trains_on: tuple[str, ...]  # halves of the dataset
+    """What is trained on, and what is tested."""
+
+    trains_on: tuple[Half, ...]  # halves of the dataset
     tests: tuple[TestSet, ...]  # on the dataset trained on
     has_targets: bool = False  # tested on the settings' `targets` as well
-    new_classes: bool = True  # whether it asks for classes that training never saw: then the search does so too
+    new_classes: bool = True  # whether it tests classes that training never saw; the search then does so too
 
     @property
     def training(self) -> dict[str, Any]:
@@ -48,9 +59,9 @@ PROTOCOLS = {
 }
 
 
-def labels_of(manifest: dict, halves: tuple[str, ...]) -> list[int]:
-    """The labels of these halves of a prepared dataset, in order."""
-    return sorted(label for half in halves for label in manifest[half])
+def labels_of(labels: LabelsByHalf, halves: Iterable[Half]) -> list[int]:
+    """The labels of these halves of a dataset, in order; a prepared dataset's manifest holds those of both."""
+    return sorted(label for half in halves for label in labels[half])
 
 
 def harmonic_mean(base: float, novel: float) -> float:

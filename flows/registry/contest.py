@@ -11,7 +11,7 @@ from flows.project import paths
 from flows.registry.versions import Fetched
 from flows.settings.params import Params
 from mmrl_core.clip.backbone import Backbone, load_backbone
-from mmrl_core.data.shards import Example, read_manifest, stream_examples
+from mmrl_core.data.shards import Example, Manifest, read_manifest, stream_examples
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation.gate import REFUSED, Bounds, Decision, Pair, decide, is_gate_image, latency_ratio
 from mmrl_core.evaluation.scores import Scores, score
@@ -79,7 +79,7 @@ def _gate_images(dataset: str, halves: tuple[str, ...], used: set[str]) -> Itera
 class _Examinee:
     """A version and the backbone that it stands on."""
 
-    def __init__(self, fetched: Fetched, manifest: dict):
+    def __init__(self, fetched: Fetched, manifest: Manifest) -> None:
         self.manifest = manifest
         self.backbone = _backbone(fetched)
         self.adapter, self.card = load_adapter(fetched.adapter, self.backbone)

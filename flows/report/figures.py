@@ -5,11 +5,15 @@ import re
 import warnings
 from collections.abc import Callable
 from html import escape
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from flows.report.tables import METHOD_TITLES, title
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 COLOURS = {"zero_shot": "#8a8a8a", "mmrl": "#0072b2", "mmrlpp": "#d55e00"}  # Okabe and Ito's: told apart by everyone
 RISE, FALL = "#009e73", "#cc79a7"
@@ -21,7 +25,7 @@ STYLE = {
 LARGEST_MATRIX, MOST_BARS = 40, 15
 
 
-def draw(alt: str, size: tuple[float, float], paint: Callable[[Any, Any], None]) -> str:
+def draw(alt: str, size: tuple[float, float], paint: Callable[["Figure", "Axes"], None]) -> str:
     """An SVG element `size` inches large; `paint(figure, axes)` fills it, `alt` describes it."""
     from matplotlib import style
     from matplotlib.figure import Figure
@@ -50,7 +54,7 @@ def bars(rows: list[dict], part: str) -> str:
     methods = [name for name in METHOD_TITLES if any(row["method"] == name for row in rows)]
     width = 0.8 / len(methods)
 
-    def paint(figure, axes):
+    def paint(figure: "Figure", axes: "Axes") -> None:
         for place, method in enumerate(methods):
             mine = {title(row): _value(row, part) for row in rows if row["method"] == method}
             at = np.arange(len(names)) + (place - (len(methods) - 1) / 2) * width
@@ -58,7 +62,7 @@ def bars(rows: list[dict], part: str) -> str:
             axes.bar(at, mean, width, yerr=std if method != "zero_shot" else None, capsize=2,
                      color=COLOURS[method], label=METHOD_TITLES[method])  # fmt: skip
         axes.set(ylim=(0, 100), ylabel="%", title="accuracy" if part == "all" else part.replace("_", " "))
-        slanted = {"rotation": 30, "ha": "right"} if len(names) > 2 else {}
+        slanted: dict[str, Any] = {"rotation": 30, "ha": "right"} if len(names) > 2 else {}
         axes.set_xticks(range(len(names)), map(plain, names), **slanted)
         axes.grid(axis="x", visible=False)
         figure.legend(loc="outside lower center", ncols=3, fontsize=8, columnspacing=1)
@@ -75,14 +79,15 @@ def _value(row: dict, part: str) -> tuple[float, float]:
 def learning_curves(name: str, curves: dict[str, dict[int, list[float]]]) -> str:
     """Loss against epochs: thin lines the seeds of a method, the thick one their mean."""
 
-    def paint(figure, axes):
+    def paint(figure: "Figure", axes: "Axes") -> None:
         for method, losses in curves.items():
-            for one in losses.values():
-                axes.plot(range(1, len(one) + 1), one, color=COLOURS[method], alpha=0.3, linewidth=1)
+            for loss in losses.values():
+                axes.plot(range(1, len(loss) + 1), loss, color=COLOURS[method], alpha=0.3, linewidth=1)
             mean = [np.mean(epoch) for epoch in zip(*losses.values(), strict=False)]  # of the epochs that all have
             axes.plot(range(1, len(mean) + 1), mean, color=COLOURS[method], label=METHOD_TITLES[method], marker=".")
         axes.set(xlabel="epoch", ylabel="training loss", title=plain(name))
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        locator: Any = axes.xaxis.get_major_locator()  # a MaxNLocator, where the annotation says Locator
+        locator.set_params(integer=True)
         axes.legend()
 
     return draw(f"Training loss of {name} against epochs", (4.4, 3.2), paint)
@@ -91,12 +96,12 @@ def learning_curves(name: str, curves: dict[str, dict[int, list[float]]]) -> str
 def few_shot_curve(name: str, rows: list[dict]) -> str:
     """Accuracy against the number of shots, zero-shot as a line."""
 
-    def paint(figure, axes):
+    def paint(figure: "Figure", axes: "Axes") -> None:
         for method in ("mmrl", "mmrlpp"):
             mine = sorted((row["shots"], *_value(row, "all")) for row in rows if row["method"] == method)
             if mine:
-                shots, mean, std = (np.array(column) for column in zip(*mine, strict=True))
-                axes.errorbar(shots, 100 * mean, 100 * std, color=COLOURS[method], label=METHOD_TITLES[method],
+                at, mean, std = (np.array(column) for column in zip(*mine, strict=True))
+                axes.errorbar(at, 100 * mean, 100 * std, color=COLOURS[method], label=METHOD_TITLES[method],
                               marker="o", capsize=3)  # fmt: skip
         zero_shot = next(_value(row, "all")[0] for row in rows if row["method"] == "zero_shot")
         axes.axhline(100 * zero_shot, color=COLOURS["zero_shot"], linestyle="--", label=METHOD_TITLES["zero_shot"])
@@ -114,7 +119,7 @@ def confusion(name: str, matrix: np.ndarray, classes: list[str]) -> str:
     shares = 100 * matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
     side = max(2.8, 0.26 * len(classes) + 1.6)
 
-    def paint(figure, axes):
+    def paint(figure: "Figure", axes: "Axes") -> None:
         axes.imshow(shares, cmap="Blues", vmin=0, vmax=100)
         axes.set_xticks(range(len(classes)), map(plain, classes), rotation=90)
         axes.set_yticks(range(len(classes)), map(plain, classes))
@@ -132,10 +137,10 @@ def class_gains(name: str, gains: list[tuple[str, float]]) -> str:
     ordered = sorted(gains, key=lambda pair: -pair[1])
     if len(ordered) > 2 * MOST_BARS:
         ordered = ordered[:MOST_BARS] + ordered[-MOST_BARS:]
-    names, values = zip(*ordered[::-1], strict=True)
-    values = 100 * np.array(values)
+    names = [name for name, _ in ordered[::-1]]
+    values = 100 * np.array([gain for _, gain in ordered[::-1]])
 
-    def paint(figure, axes):
+    def paint(figure: "Figure", axes: "Axes") -> None:
         axes.barh(range(len(names)), values, color=np.where(values < 0, FALL, RISE))
         axes.set_yticks(range(len(names)), map(plain, names))
         axes.axvline(0, color="#444", linewidth=0.8)

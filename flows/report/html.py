@@ -1,7 +1,7 @@
 """Pieces of HTML that the page's sections share."""
 
 import html
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 TEXT = {"dataset", "method", "setting", "values", "key", "value", "from", "what", "sha256", "true", "predicted"}
 
@@ -11,7 +11,7 @@ def files(names: str) -> str:
     return f'<p class="files">From {html.escape(names)}</p>'
 
 
-def table(names: list[str], lines, averaged: Sequence[bool] = ()) -> str:
+def table(names: Sequence[str], lines: Iterable[Sequence[str]], averaged: Sequence[bool] = ()) -> str:
     """An HTML table that scrolls where it is too wide; averaged lines stand out."""
 
     def line(tag: str, values: Sequence[str], average: bool = False) -> str:

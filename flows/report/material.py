@@ -3,7 +3,7 @@
 import importlib.metadata
 import json
 import tarfile
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from itertools import groupby, product
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ from flows.report.page import Exhibit, Material, Settings
 from flows.report.searches import Search
 from flows.report.tables import METHOD_TITLES
 from flows.settings.params import Params
-from mmrl_core.data.shards import read_manifest
+from mmrl_core.data.shards import read_manifest, read_member
 from mmrl_core.errors import UserError
 from mmrl_core.files import read_json
 from mmrl_core.method.adapter_card import AdapterCard, read_unverified_card
@@ -37,7 +37,7 @@ def gather(params: Params, runs: Sequence[tuple[RunKey, str | None]]) -> Materia
     trained = [keys for (_, target, _), keys in groups.items() if target is None]
     return Material(
         _curves(trained),
-        [found for pair in product(params.datasets, params.methods) if (found := _search(*pair))],
+        [search for pair in product(params.datasets, params.methods) if (search := _search(*pair))],
         [_exhibit(keys, target) for (_, target, _), keys in groups.items()],
         [_settings(keys, params.targets) for keys in trained],
         _versions(),
@@ -49,7 +49,7 @@ def _card(key: RunKey) -> AdapterCard:
 
 
 def _curves(groups: list[list[RunKey]]) -> dict[str, dict[str, dict[int, list[float]]]]:
-    """Loss of every epoch by dataset, method and seed, as far as adapters tell it."""
+    """Loss of every epoch by dataset, method and seed, of the adapters that have a history."""
     curves: dict[str, dict[str, dict[int, list[float]]]] = {}
     for keys in groups:
         name = f"{keys[0].dataset}, {keys[0].shots} shots"
@@ -62,11 +62,11 @@ def _curves(groups: list[list[RunKey]]) -> dict[str, dict[str, dict[int, list[fl
 
 def _search(dataset: str, method: str) -> Search | None:
     path = paths.search(dataset, method)
-    found = read_json(path, made_by="mmrl tune", keys=("trials", "search"))
-    if not found["trials"]:
+    document = read_json(path, made_by="mmrl tune", keys=("trials", "search"))
+    if not document["trials"]:
         return None
-    name, objective = f"{dataset}, {METHOD_TITLES[method]}", found["search"]["objective"]
-    return Search(name, found["trials"], found["chosen"], objective, str(path))
+    name, objective = f"{dataset}, {METHOD_TITLES[method]}", document["search"]["objective"]
+    return Search(name, document["trials"], document["chosen"], objective, str(path))
 
 
 def _exhibit(keys: list[RunKey], target: str | None) -> Exhibit:
@@ -110,7 +110,7 @@ def _shown(dataset: str, answers: pd.DataFrame, names: dict[str, str]) -> list[l
     chosen = [_spread(answers[adapted & ~zero_shot]), _spread(answers[zero_shot & ~adapted])]
     wanted = set(chosen[0]["item"]) | set(chosen[1]["item"])
     images = _images(dataset, wanted) if wanted else {}
-    return [[(images[row.item], _caption(row, names)) for row in rows.itertuples()] for rows in chosen]
+    return [[(images[str(row.item)], _caption(row, names)) for row in rows.itertuples()] for rows in chosen]
 
 
 def _spread(rows: pd.DataFrame) -> pd.DataFrame:
@@ -119,36 +119,38 @@ def _spread(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _images(dataset: str, items: set[str]) -> dict[str, bytes]:
     """The test images of these paths. Raises UserError when a shard cannot be read or one of them is in none."""
-    pool, found = paths.pool(dataset), {}
-    for shard in (pool / one["file"] for one in read_manifest(pool)["shards"] if one["split"] == "test"):
+    images: dict[str, bytes] = {}
+    pool = paths.pool(dataset)
+    for shard in (pool / entry["file"] for entry in read_manifest(pool)["shards"] if entry["split"] == "test"):
         try:
-            found |= _images_of(shard, items)
+            images |= _images_of(shard, items)
         except (OSError, tarfile.TarError) as error:
             raise UserError(f"cannot read the shard {shard} ({error}); run `mmrl prepare` again") from None
-    if missing := sorted(items - found.keys()):
+    if missing := sorted(items - images.keys()):
         raise UserError(f"{pool} has no image {missing[0]}; run `mmrl evaluate` again")
-    return found
+    return images
 
 
 def _images_of(shard: Path, items: set[str]) -> dict[str, bytes]:
-    """Of the others only what is said of them is read."""
-    found = {}
+    """Those of a shard that are among `items`, by path; of the others only the JSON is read."""
+    images = {}
     with tarfile.open(shard) as tar:
         for _, members in groupby(tar, key=lambda member: member.name.partition(".")[0]):
             facts, (image,) = _divided(members)
-            path = json.load(tar.extractfile(facts))["path"]
+            path = json.loads(read_member(tar, facts))["path"]
             if path in items:
-                found[path] = tar.extractfile(image).read()
-    return found
+                images[path] = read_member(tar, image)
+    return images
 
 
-def _divided(members) -> tuple[tarfile.TarInfo, list[tarfile.TarInfo]]:
+def _divided(members: Iterable[tarfile.TarInfo]) -> tuple[tarfile.TarInfo, list[tarfile.TarInfo]]:
     """A sample's JSON, and its other members."""
     members = sorted(members, key=lambda member: not member.name.endswith(".json"))
     return members[0], members[1:]
 
 
-def _caption(row, names: dict[str, str]) -> str:
+def _caption(row: Any, names: dict[str, str]) -> str:
+    """`row` is one of predictions.parquet."""
     true, adapted, zero_shot = (names[str(label)] for label in (row.label, row.prediction, row.zero_shot_prediction))
     return f"{true}; adapter: {adapted}; zero-shot: {zero_shot}"
 
@@ -159,25 +161,25 @@ def _settings(keys: list[RunKey], targets: list[str]) -> Settings:
     values = [(name, first["settings"][name], first["sources"].get(name, "")) for name in sorted(first["settings"])]
     values += [("template", first["template"], "search"), ("trainable parameters", first["trainable"], "count")]
     values += [line for target in targets for line in _on_target(key, target)]
-    digests = [(f"adapter, seed {one.seed}", card["sha256"]) for one, card in zip(keys, cards, strict=True)]
-    digests += [(f"data, seed {one.seed}", card["data"]["digest"]) for one, card in zip(keys, cards, strict=True)]
+    digests = [(f"adapter, seed {run.seed}", card["sha256"]) for run, card in zip(keys, cards, strict=True)]
+    digests += [(f"data, seed {run.seed}", card["data"]["digest"]) for run, card in zip(keys, cards, strict=True)]
     digests.append(("backbone", first["backbone"]["sha256"]))
     name = f"{key.dataset}, {METHOD_TITLES[key.method]}, {key.shots} shots"
     return Settings(name, values, digests, str(key.model.parent / "seed*" / "adapter.json"))
 
 
 def _on_target(key: RunKey, target: str) -> list[tuple[str, Any, str]]:
-    """What a target's evaluation may have set otherwise than training did."""
+    """Beta and template of the evaluation on a target, where they may differ from those of training."""
     path = key.results(target) / "metrics.json"
     metrics = read_json(path, made_by="mmrl evaluate", keys=("beta", "template"))
     return [(f"{name} on {target}", metrics[name], str(path)) for name in ("beta", "template")]
 
 
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in PACKAGES:
         try:
-            found[name] = importlib.metadata.version(name)
+            versions[name] = importlib.metadata.version(name)
         except importlib.metadata.PackageNotFoundError:  # run from a folder, never installed
             continue
-    return found
+    return versions

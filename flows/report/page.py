@@ -88,12 +88,12 @@ def _results(summary: dict) -> str:
 
 
 def _published(summary: dict) -> str:
-    found = summary["published"]
-    if not found:
+    reference = summary["published"]
+    if not reference:
         return ""
     lines = [[row["method"], *(f"{row[name]:.2f}" for name in ("base", "novel", "harmonic_mean"))]
-             for row in found["rows"]]  # fmt: skip
-    inner = f"<p>{html.escape(found['source'])}</p>{table(published.HEADER, lines)}"
+             for row in reference["rows"]]  # fmt: skip
+    inner = f"<p>{html.escape(reference['source'])}</p>{table(published.HEADER, lines)}"
     return f"<details><summary>Published figures of other backbones and datasets</summary>{inner}</details>"
 
 
@@ -124,22 +124,22 @@ def _exhibits(exhibits: Sequence[Exhibit]) -> str:
     return "<h2>Class by class</h2>" + "".join(map(_exhibit, exhibits)) if exhibits else ""
 
 
-def _exhibit(found: Exhibit) -> str:
-    if len(found.classes) <= figures.LARGEST_MATRIX:
-        matrix = figures.confusion(found.name, found.matrix, found.classes)
+def _exhibit(exhibit: Exhibit) -> str:
+    if len(exhibit.classes) <= figures.LARGEST_MATRIX:
+        matrix = figures.confusion(exhibit.name, exhibit.matrix, exhibit.classes)
     else:
-        matrix = table(["true", "predicted", "images"], _most_confused(found))
-    drawn = f'<div class="row">{matrix}{figures.class_gains(found.name, found.gains)}</div>'
-    grids = _grid("Right with the adapter, wrong zero-shot", found.won)
-    grids += _grid("Wrong with the adapter, right zero-shot", found.lost)
-    return f"<h3>{html.escape(found.name)}</h3>{drawn}{grids}{files(found.files)}"
+        matrix = table(["true", "predicted", "images"], _most_confused(exhibit))
+    drawn = f'<div class="row">{matrix}{figures.class_gains(exhibit.name, exhibit.gains)}</div>'
+    grids = _grid("Right with the adapter, wrong zero-shot", exhibit.won)
+    grids += _grid("Wrong with the adapter, right zero-shot", exhibit.lost)
+    return f"<h3>{html.escape(exhibit.name)}</h3>{drawn}{grids}{files(exhibit.files)}"
 
 
-def _most_confused(found: Exhibit, count: int = 20) -> list[list[str]]:
-    wrong = found.matrix - np.diag(np.diag(found.matrix))
+def _most_confused(exhibit: Exhibit, count: int = 20) -> list[list[str]]:
+    wrong = exhibit.matrix - np.diag(np.diag(exhibit.matrix))
     order = np.argsort(-wrong, axis=None, kind="stable")[:count]
     pairs = [(row, column) for row, column in zip(*np.unravel_index(order, wrong.shape), strict=True)]
-    return [[found.classes[row], found.classes[column], str(wrong[row, column])] for row, column in pairs
+    return [[exhibit.classes[row], exhibit.classes[column], str(wrong[row, column])] for row, column in pairs
             if wrong[row, column]]  # fmt: skip
 
 
@@ -166,12 +166,12 @@ def _thumbnail(image: bytes) -> str:
 
 def _settings(summary: dict, material: Material) -> str:
     groups = "".join(
-        f"<details><summary>{html.escape(one.name)}</summary>"
-        + table(["key", "value", "from"], [[key, str(value), source] for key, value, source in one.values])
-        + table(["what", "sha256"], one.digests)
-        + files(one.files)
+        f"<details><summary>{html.escape(group.name)}</summary>"
+        + table(["key", "value", "from"], [[key, str(value), source] for key, value, source in group.values])
+        + table(["what", "sha256"], group.digests)
+        + files(group.files)
         + "</details>"
-        for one in material.settings
+        for group in material.settings
     )
     versions = ", ".join(f"{name} {version}" for name, version in material.versions.items())
     return f"<h2>Settings, versions, digests</h2><p>{html.escape(versions)}</p>{groups}"

@@ -2,7 +2,7 @@
 
 import html
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
@@ -10,13 +10,15 @@ from flows.report.figures import draw, plain
 from flows.report.html import files, table
 from flows.report.tables import METHOD_TITLES
 
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
 HEADER = ["dataset", "method", "setting", "values", "log-likelihood", "harmonic mean", "behind the chosen"]
 OBJECTIVES = {"log_likelihood": "log-likelihood, nats an image", "harmonic_mean": "harmonic mean"}
 WEIGHT, DEPTH = "adapter.reg_weight", "adapter.insertion_depth"
-BINS, WIDE = (
-    6,
-    20,
-)  # of a heat map's axis; ratio of the largest to the smallest value beyond which an axis is a logarithm
+BINS = 6  # of a heat map's axis
+WIDE = 20  # ratio of the largest to the smallest value beyond which an axis is a logarithm
 EXPLAINED = """On labelled items of the classes trained on alone. Balanced log-likelihood in nats an image and harmonic
 mean, each ± its standard error over the divisions of the classes. Behind the chosen: by how much of the objective, on
 the divisions that both were tried on, ± the standard error of that difference. The published setting is kept where the
@@ -38,23 +40,25 @@ def section(rows: Sequence[dict], searches: Sequence[Search]) -> str:
     lines = [line for row in rows if row["trials"] for line in search_cells(row)]
     if not lines:
         return ""
-    drawn = "".join(picture for one in searches for picture in pictures(one))
+    drawn = "".join(picture for search in searches for picture in pictures(search))
+    sources = ", ".join(search.file for search in searches)
     text = f"<h2>What the search chose</h2><p>{html.escape(EXPLAINED)}</p>"
-    return f'{text}{table(HEADER, lines)}<div class="row">{drawn}</div>{files(", ".join(one.file for one in searches))}'
+    return f'{text}{table(HEADER, lines)}<div class="row">{drawn}</div>{files(sources)}'
 
 
 def search_cells(row: dict) -> list[list[str]]:
     """The choice and, where they are others, the published setting and the runner-up, in HEADER's order."""
     settings = {"chosen": row["choice"]}
     for name in ("published", "runner_up"):
-        if row.get(name) and row[name]["params"] not in [one["params"] for one in settings.values()]:
+        if row.get(name) and row[name]["params"] not in [shown["params"] for shown in settings.values()]:
             settings[name.replace("_", "-")] = row[name]
     lines = []
-    for name, found in settings.items():
-        values = ", ".join(f"{key.partition('.')[2]} {value:.3g}" for key, value in found["params"].items())
-        stopped = "" if found["partitions"] == row["choice"]["partitions"] else f", stopped after {found['partitions']}"
-        likelihood = f"{found['log_likelihood']:.3f} ± {found['log_likelihood_se']:.3f}{stopped}"
-        harmonic = f"{100 * found['harmonic_mean']:.1f} ± {100 * found['harmonic_mean_se']:.1f}"
+    for name, setting in settings.items():
+        values = ", ".join(f"{key.partition('.')[2]} {value:.3g}" for key, value in setting["params"].items())
+        partitions = setting["partitions"]
+        stopped = "" if partitions == row["choice"]["partitions"] else f", stopped after {partitions}"
+        likelihood = f"{setting['log_likelihood']:.3f} ± {setting['log_likelihood_se']:.3f}{stopped}"
+        harmonic = f"{100 * setting['harmonic_mean']:.1f} ± {100 * setting['harmonic_mean_se']:.1f}"
         ahead = (row.get("ahead_of") or {}).get(name.replace("-", "_"))
         behind = f"{ahead['difference']:.3f} ± {ahead['se']:.3f}" if ahead else ""
         lines.append([row["dataset"], METHOD_TITLES[row["method"]], name, values, likelihood, harmonic, behind])
@@ -82,7 +86,7 @@ def heat_map(name: str, trials: list[dict], chosen: int, objective: str) -> str:
             inside = (depth == layer) & (column == place)
             cells[row, place] = reached[inside].mean() if inside.any() else np.nan
 
-    def paint(figure, axes):
+    def paint(figure: "Figure", axes: "Axes") -> None:
         rows = np.arange(len(depths) + 1) - 0.5
         mesh = axes.pcolormesh(edges, rows, np.ma.masked_invalid(cells), cmap="viridis")
         place = [depths.index(layer) for layer in depth]
@@ -120,7 +124,7 @@ def parallel_coordinates(name: str, trials: list[dict], chosen: int, objective: 
     places = np.array([_unit(column) for column in columns])
     best = places[-1]
 
-    def paint(figure, axes):
+    def paint(figure: "Figure", axes: "Axes") -> None:
         from matplotlib import colormaps
 
         for index in np.argsort(best):

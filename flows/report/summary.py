@@ -43,7 +43,7 @@ def summarize(params: Params, out: Path) -> dict[str, Any]:
 def named_runs(params: Params) -> list[Run]:
     """Every run of the matrix, on its own dataset and on every target."""
     keys = product(params.datasets, [None, *params.targets], params.methods, params.shots, params.seeds)
-    return [(RunKey(dataset, *rest), target) for dataset, target, *rest in keys]
+    return [(RunKey(dataset, method, shots, seed), target) for dataset, target, method, shots, seed in keys]
 
 
 def read_summary(params: Params, runs: Sequence[Run]) -> dict[str, Any]:
@@ -80,13 +80,13 @@ def _metrics(folder: Path) -> dict[str, Any]:
 
 def _search(dataset: str, method: str) -> dict[str, Any]:
     """The choice and the published setting, each with its scores; the template."""
-    found = read_json(paths.search(dataset, method), made_by="mmrl tune", keys=("trials", "choice", "template"))
-    row = {"dataset": dataset, "method": method, "template": found["template"], "trials": len(found["trials"])}
-    if not found["trials"]:
+    search = read_json(paths.search(dataset, method), made_by="mmrl tune", keys=("trials", "choice", "template"))
+    row = {"dataset": dataset, "method": method, "template": search["template"], "trials": len(search["trials"])}
+    if not search["trials"]:
         return row
-    ahead = found.get("ahead_of", {})
-    others = {name: one and _scores(found["trials"][one["trial"]]) for name, one in ahead.items()}
-    return {**row, "choice": _scores(found["trials"][found["chosen"]]), **others, "ahead_of": ahead}
+    ahead = search.get("ahead_of", {})
+    others = {name: other and _scores(search["trials"][other["trial"]]) for name, other in ahead.items()}
+    return {**row, "choice": _scores(search["trials"][search["chosen"]]), **others, "ahead_of": ahead}
 
 
 def _scores(trial: dict) -> dict[str, Any]:
@@ -105,9 +105,9 @@ def _plots(summary: dict, material: Material) -> dict[str, str]:
         for row in summary["rows"] if summary["protocol"] == "few-shot"
     ]  # fmt: skip
     confused = [
-        [found.name, found.classes[actual], found.classes[predicted]]
-        for found in material.exhibits for actual, predicted in product(range(len(found.classes)), repeat=2)
-        for _ in range(int(found.matrix[actual, predicted]))
+        [exhibit.name, exhibit.classes[actual], exhibit.classes[predicted]]
+        for exhibit in material.exhibits for actual, predicted in product(range(len(exhibit.classes)), repeat=2)
+        for _ in range(int(exhibit.matrix[actual, predicted]))
     ]  # fmt: skip
     return {
         "learning_curves.csv": csv_text(["runs", "method", "seed", "epoch", "loss"], curves),

@@ -26,17 +26,17 @@ def spread(values: list[float]) -> dict[str, Any]:
 def summarise(runs: dict[Key, list[dict]], gains: dict[Key, dict]) -> list[dict]:
     """Rows from the metrics.json documents of all seeds of every run, zero-shot first in every group.
 
-    `gains` holds each run's gain over zero-shot with its interval (uncertainty.paired_gains).
+    `gains` holds each run's gain over zero-shot with its interval (mmrl_core.evaluation.bootstrap.paired_gains).
     """
     rows, zero_shots = [], {}
     for key, metrics in sorted(runs.items()):
         source, target, shots, method = key
         group, parts = {"source": source, "target": target, "shots": shots}, metrics[0]["parts"]
         if (source, target, shots) not in zero_shots:
-            zero_shot = _aggregate([one["zero_shot"] for one in metrics], parts)
+            zero_shot = _aggregate([run["zero_shot"] for run in metrics], parts)
             rows.append({**group, "method": "zero_shot", "seeds": [], **zero_shot})
             zero_shots[source, target, shots] = zero_shot["accuracy"]
-        row = {**group, "method": method, "seeds": [one["seed"] for one in metrics], **_aggregate(metrics, parts)}
+        row = {**group, "method": method, "seeds": [run["seed"] for run in metrics], **_aggregate(metrics, parts)}
         ratio = {part: error_ratio(row["accuracy"][part]["mean"], zero_shots[source, target, shots][part]["mean"])
                  for part in parts}  # fmt: skip
         rows.append({**row, "gain": gains[key], "error_ratio": ratio})
@@ -44,11 +44,11 @@ def summarise(runs: dict[Key, list[dict]], gains: dict[Key, dict]) -> list[dict]
 
 
 def _aggregate(metrics: list[dict], parts: list[str]) -> dict[str, Any]:
-    accuracy = {part: spread([one[part]["accuracy"] for one in metrics]) for part in parts}
+    accuracy = {part: spread([run[part]["accuracy"] for run in metrics]) for part in parts}
     return {
         "accuracy": accuracy,
         **_harmonic(accuracy),
-        "ece": {part: mean(one[part]["ece"] for one in metrics) for part in parts},
+        "ece": {part: mean(run[part]["ece"] for run in metrics) for part in parts},
     }
 
 
@@ -147,7 +147,7 @@ def results_csv(rows: list[dict]) -> str:
     names = ["source", "target", "shots", "method", "part", "mean", "std", "gain", "gain_low", "gain_high", "ece"]
     lines = []
     for row in rows:
-        values = {part: (one["mean"], one["std"]) for part, one in row["accuracy"].items()}
+        values = {part: (value["mean"], value["std"]) for part, value in row["accuracy"].items()}
         if "harmonic_mean" in row:
             values["harmonic_mean"] = (row["harmonic_mean"], row["harmonic_mean_std"])
         for part, value in values.items():

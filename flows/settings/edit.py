@@ -6,6 +6,7 @@ from pathlib import Path
 
 from ruamel.yaml import YAML
 
+from flows.settings.dotted import section_of
 from flows.settings.params import load_params
 from mmrl_core.files import write_bytes
 
@@ -18,11 +19,8 @@ def edit_params(path: Path, overrides: Sequence[str]) -> None:
     document = editor.load(path.read_text())
     for override in overrides:
         key, _, text = override.partition("=")
-        *sections, last = key.split(".")
-        values = document
-        for section in sections:
-            values = values.setdefault(section, {})
-        values[last] = editor.load(text)
+        section, name = section_of(document, key)
+        section[name] = editor.load(text)
     written = StringIO()
     editor.dump(document, written)
     write_bytes(path, written.getvalue().encode())

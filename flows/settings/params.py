@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 import yaml
 from pydantic import AfterValidator, Field, model_validator
 
+from flows.settings.dotted import section_of
 from flows.settings.sections import (
     AdapterSection,
     BackboneSection,
@@ -74,12 +75,11 @@ def _apply(values: dict, override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key:
         raise UserError(f"--set {override!r} is not of the form key.path=value")
-    *path, last = key.split(".")
-    for name in path:
-        values = values.setdefault(name, {}) if isinstance(values, dict) else None
-        if not isinstance(values, dict):
-            raise UserError(f"--set {override!r}: {name!r} is not a section of the settings")
     try:
-        values[last] = yaml.safe_load(text)
+        section, name = section_of(values, key)
+    except ValueError as error:
+        raise UserError(f"--set {override!r}: {error}") from None
+    try:
+        section[name] = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError):
         raise UserError(f"--set {override!r}: the value is not valid YAML") from None

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from flows.settings.dotted import flatten, unflatten
 from flows.settings.params import Params
 from mmrl_core.config import AdapterConfig, Resolved, TrainConfig, parse
 from mmrl_core.data.catalog import ALIASES
@@ -20,13 +21,8 @@ def target_beta(params: Params, method: str, target: str) -> float | None:
 
 def explicit_values(params: Params) -> dict[str, Any]:
     """The keys of `adapter` and `train` that params.yaml sets itself."""
-    sections = {"adapter": params.adapter, "train": params.train}
-    return {
-        f"{name}.{key}": value
-        for name, section in sections.items()
-        for key, value in section.model_dump().items()
-        if value is not None
-    }
+    values = flatten({"adapter": params.adapter.model_dump(), "train": params.train.model_dump()})
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def resolve(
@@ -38,13 +34,22 @@ def resolve(
         ("search", chosen or {}),
         ("params.yaml", explicit_values(params)),
     ]
-    values, sources = {}, {"adapter.method": "run key", "train.seed": "run key"}
+    values: dict[str, Any] = {}
+    sources = {"adapter.method": "run key", "train.seed": "run key"}
     for source, layer in layers:
         values.update(layer)
         sources.update(dict.fromkeys(layer, source))
-    section = {name: {} for name in ("adapter", "train")}
-    for key, value in values.items():
-        name, _, field = key.partition(".")
-        section[name][field] = value
-    adapter = parse(AdapterConfig, {"method": method, **section["adapter"]}, "adapter")
-    return Resolved(adapter, parse(TrainConfig, {"seed": seed, **section["train"]}, "train"), sources)
+    sections = unflatten(values)
+    adapter = parse(AdapterConfig, {"method": method, **sections["adapter"]}, "adapter")
+    return Resolved(adapter, parse(TrainConfig, {"seed": seed, **sections["train"]}, "train"), sources)
+
+
+def settings_by_key(settings: Resolved) -> dict[str, Any]:
+    """Every value of a run by params.yaml key, as its adapter.json holds them."""
+    return flatten({"adapter": settings.adapter.model_dump(), "train": settings.train.model_dump()})
+
+
+def settings_from_keys(values: dict[str, Any]) -> tuple[AdapterConfig, TrainConfig]:
+    """The settings that an adapter.json holds. Raises UserError where this release does not know one of them."""
+    sections = unflatten(values)
+    return parse(AdapterConfig, sections["adapter"], "the card"), parse(TrainConfig, sections["train"], "the card")

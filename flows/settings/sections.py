@@ -17,6 +17,10 @@ WHOLE_NUMBERS = ("insertion_depth", "n_tokens", "rep_dim", "residual_rank", "pro
                  "epochs", "batch_size", "warmup_epochs")  # fmt: skip
 
 
+Distribution = dict[str, list[int | float]]  # choice, uniform or loguniform -> its values
+Space = dict[str, Distribution]  # dimensions of a search, by dotted key
+
+
 class DataSection(Section):
     root: str = "data/raw"
     protocol: Literal["base-to-novel", "few-shot", "cross-dataset", "domain-generalization", "joint"] = "base-to-novel"
@@ -25,7 +29,7 @@ class DataSection(Section):
 
     @field_validator("own")
     @classmethod
-    def _plain_names(cls, own: dict) -> dict:
+    def _plain_names(cls, own: dict[str, OwnSection]) -> dict[str, OwnSection]:
         for name in own:
             if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
                 raise ValueError(f"the name {name!r} must be of letters, digits, _ and - (it names folders)")
@@ -67,7 +71,7 @@ class SearchSection(Section):
     enabled: bool = True
     trials: PositiveInt = 8
     concurrent: PositiveInt | None = 1
-    space: dict[str, dict[str, list[int | float]]] = {}
+    space: Space = {}
     searcher: Literal["optuna", "random", "grid"] = "optuna"
     scheduler: Literal["race", "asha", "median", "none"] = "race"
     warm_start: Literal["published", "earlier", "none"] = "published"
@@ -79,7 +83,7 @@ class SearchSection(Section):
 
     @field_validator("space")
     @classmethod
-    def _known_dimensions(cls, space: dict) -> dict:
+    def _known_dimensions(cls, space: Space) -> Space:
         for key, distribution in space.items():
             _check_dimension(key, distribution)
         return space
@@ -175,7 +179,7 @@ class FeaturesSection(Section):
 
 
 class RegistrySection(Section):
-    """The alias that says what is live, and the bounds of the promotion gate (mmrl_core/gate.py)."""
+    """The alias that says what is live, and the bounds of the promotion gate (mmrl_core/evaluation/gate.py)."""
 
     alias: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")] = "champion"
     margin: Fraction = 0.0
@@ -230,10 +234,11 @@ class TrackingSection(Section):
     uri: str = "sqlite:///mlflow.db"
 
 
-def _check_dimension(key: str, distribution: dict[str, list[int | float]]) -> None:
+def _check_dimension(key: str, distribution: Distribution) -> None:
     """A search dimension must be a known numeric key of `adapter` or `train`, with values that key accepts."""
     section, _, field = key.partition(".")
-    model = {"adapter": AdapterSection, "train": TrainSection}.get(section)
+    sections: dict[str, type[Section]] = {"adapter": AdapterSection, "train": TrainSection}
+    model = sections.get(section)
     if model is None or field not in model.model_fields:
         raise ValueError(f"search.space names {key!r}, which is no key of adapter or train")
     if len(distribution) != 1 or next(iter(distribution)) not in ("choice", "uniform", "loguniform"):

@@ -19,7 +19,7 @@ from flows.settings.resolve import target_beta
 from flows.settings.sections import BackboneSection, ClusterSection
 from mmrl_core.clip.backbone import Backbone
 from mmrl_core.clip.feature_store import FeatureStore
-from mmrl_core.data.shards import read_manifest, shards_of
+from mmrl_core.data.shards import Manifest, read_manifest, shards_of
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation.bootstrap import Outcomes, paired_gains
 from mmrl_core.evaluation.gate import is_gate_image
@@ -28,7 +28,7 @@ from mmrl_core.files import write_json
 from mmrl_core.method.adapter import Adapter, load_adapter
 from mmrl_core.method.adapter_card import AdapterCard
 from mmrl_core.method.model import AdaptedCLIP
-from mmrl_core.protocols import ALL, PROTOCOLS, Protocol, TestSet, harmonic_mean, labels_of
+from mmrl_core.protocols import ALL, PROTOCOLS, Half, Protocol, TestSet, harmonic_mean, labels_of
 
 
 class Wanted(NamedTuple):
@@ -53,8 +53,8 @@ class Setting(NamedTuple):
 
     backbone: Backbone
     pool: Path
-    manifest: dict
-    trained: tuple[str, ...]  # halves whose classes were trained on
+    manifest: Manifest
+    trained: tuple[Half, ...]  # halves whose classes were trained on
     store: FeatureStore | None
     section: BackboneSection
     cluster: ClusterSection

@@ -1,12 +1,15 @@
 """The stages `fingerprint` and `prepare`: a dataset's digest, its pool of test images, its few-shot sets."""
 
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.project.progress import progress
 from flows.settings.params import Params
 from mmrl_core.files import write_json
 from mmrl_core.protocols import PROTOCOLS
+
+if TYPE_CHECKING:
+    from mmrl_core.data.shards import Manifest
 
 
 def fingerprint(params: Params, dataset: str, out: Path) -> dict[str, Any]:
@@ -38,7 +41,7 @@ def prepare_pool(params: Params, dataset: str, out: Path) -> dict[str, Any]:
     return {"digest": manifest["digest"], **manifest["counts"], **_notes(manifest)}
 
 
-def _notes(manifest: dict) -> dict[str, list[str]]:
+def _notes(manifest: "Manifest") -> dict[str, list[str]]:
     return {"notes": manifest["notes"]} if manifest["notes"] else {}
 
 

@@ -9,9 +9,9 @@ from flows.project.paths import RunKey
 from flows.project.progress import progress
 from flows.registry.versions import fetch
 from flows.settings.params import Params
+from flows.settings.resolve import settings_from_keys
 from flows.tracking.store import store_uri
 from mmrl_core import METHOD_VERSION
-from mmrl_core.config import AdapterConfig, TrainConfig, parse
 from mmrl_core.data.shards import read_manifest
 from mmrl_core.errors import UserError
 from mmrl_core.method.adapter_card import AdapterCard, CardContent, read_card
@@ -59,13 +59,7 @@ def _train(params: Params, card: AdapterCard, backbone, folder: Path):
     from mmrl_core.training.process import settle_process
 
     settle_process(backbone)
-    sections: dict[str, dict] = {"adapter": {}, "train": {}}
-    for name, value in card["settings"].items():
-        section, _, field = name.partition(".")
-        sections[section][field] = value
-    config, train = (
-        parse(kind, sections[name], "the card") for name, kind in (("adapter", AdapterConfig), ("train", TrainConfig))
-    )
+    config, train = settings_from_keys(card["settings"])
     data = read_set(_few_shot(params, card, folder), "train", card["training"]["trains_on"], card["template"])
     with progress(f"train {card['data']['dataset']} again", train.epochs, what="epoch") as bar:
         fitted = fit(backbone, config, train, data, report=lambda epoch, metrics: bar(epoch + 1))

@@ -11,6 +11,7 @@ from flows.project.paths import RunKey
 from flows.project.progress import progress
 from flows.project.resources import backbone_of, open_store
 from flows.settings.params import Params
+from flows.settings.resolve import resolve, settings_by_key
 from mmrl_core import METHOD_VERSION
 from mmrl_core.errors import UserError
 from mmrl_core.files import canonical_json, read_json
@@ -21,7 +22,6 @@ from mmrl_core.protocols import PROTOCOLS, labels_of
 
 def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
     """Train one adapter, resuming from a killed run of the same settings and data."""
-    from flows.settings.resolve import resolve
     from flows.tracking.run import tracked_run
     from mmrl_core.data.sets import read_set
     from mmrl_core.data.shards import read_manifest
@@ -119,8 +119,6 @@ def read_search(key: RunKey, templates: list[str]) -> dict[str, Any]:
 
 def _card(params: Params, key: RunKey, settings, data, digest: str) -> CardContent:
     """What adapter.json says of a run beside the tensors."""
-    values = {"adapter": settings.adapter.model_dump(), "train": settings.train.model_dump()}
-    flat = {f"{section}.{name}": value for section, group in values.items() for name, value in group.items()}
     return {
         "method_version": METHOD_VERSION,
         "class_names": data.class_names,
@@ -134,7 +132,7 @@ def _card(params: Params, key: RunKey, settings, data, digest: str) -> CardConte
             "images": len(data.items),
         },
         "training": PROTOCOLS[params.data.protocol].training,
-        "settings": flat,
+        "settings": settings_by_key(settings),
         "sources": settings.sources,
     }
 

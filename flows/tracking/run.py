@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.project.paths import RunKey
+from flows.settings.dotted import flatten
 from flows.settings.params import Params
 from flows.tracking.store import connect, experiment_id, store_uri, why
 
@@ -128,14 +129,6 @@ def tracked_run(
         raise
     finally:
         run._end(status)
-
-
-def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """{"a": {"b": 1}} -> {"a.b": 1}."""
-    flat = {}
-    for name, value in values.items():
-        flat |= flatten(value, f"{prefix}{name}.") if isinstance(value, dict) else {f"{prefix}{name}": value}
-    return flat
 
 
 def git_commit() -> str | None:

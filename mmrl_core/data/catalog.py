@@ -4,6 +4,7 @@ import hashlib
 import importlib
 from pathlib import Path
 from types import ModuleType
+from typing import Any
 
 from mmrl_core.data.benchmark import aircraft, coop, imagenet
 from mmrl_core.data.own import dataset as own_data
@@ -61,7 +62,7 @@ def open_source(key: str, root: str | Path, own: Own | None = None) -> Source:
     return _embedded(key).open_source(key) if key in EMBEDDED else BENCHMARK[key].open_source(key, root)
 
 
-def fingerprint(key: str, root: str | Path, own: Own | None = None) -> dict:
+def fingerprint(key: str, root: str | Path, own: Own | None = None) -> dict[str, Any]:
     """What tells one state of the raw data from another without reading an image: JSON, deterministic.
 
     Holds "dataset" and "digest"; for a folder also the split file's hash, the hash of one stat walk, and counts.

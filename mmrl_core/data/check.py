@@ -1,4 +1,4 @@
-"""Which datasets there are, what each needs, and which of them are whole below a folder."""
+"""Which datasets there are, what each needs, and which of them are complete below a folder."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -52,12 +52,13 @@ def check(root: str | Path, keys: Sequence[str] | None = None) -> list[dict[str,
 
 
 def _embedded(key: str) -> dict[str, Any]:
-    found = {split: len(open_source(key, "").items(split)) for split in SPLITS}
-    return {"dataset": key, "found": found, "expected": None, "missing": 0, "state": "complete", "problems": []}
+    counts = {split: len(open_source(key, "").items(split)) for split in SPLITS}
+    return {"dataset": key, "found": counts, "expected": None, "missing": 0, "state": "complete", "problems": []}
 
 
 def _check(key: str, root: Path) -> dict[str, Any]:
-    module, row = BENCHMARK[key], {"dataset": key, "found": None, "expected": _expected(key), "missing": 0}
+    module, expected = BENCHMARK[key], _expected(key)
+    row = {"dataset": key, "found": None, "expected": expected, "missing": 0}
     folder = module.needs(key).partition("/")[0]
     if not (root / folder).is_dir():
         return {**row, "state": "absent", "problems": [f"{root / folder} is not there; needed: {module.needs(key)}"]}
@@ -66,9 +67,9 @@ def _check(key: str, root: Path) -> dict[str, Any]:
     except UserError as error:
         return {**row, "state": "incomplete", "problems": [str(error)]}
     lost = set(missing)
-    found = {split: sum(item.path not in lost for item in splits[split]) for split in SPLITS}
-    problems = _problems(found, row["expected"], missing)
-    return {**row, "found": found, "missing": len(lost), "problems": problems,
+    counts = {split: sum(item.path not in lost for item in splits[split]) for split in SPLITS}
+    problems = _problems(counts, expected, missing)
+    return {**row, "found": counts, "missing": len(lost), "problems": problems,
             "state": "incomplete" if problems else "complete"}  # fmt: skip
 
 

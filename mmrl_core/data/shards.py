@@ -8,12 +8,12 @@ import io
 import json
 import tarfile
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain, count, groupby
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, Literal, NotRequired, TypedDict, cast
 
 from mmrl_core.data.images import decode
 from mmrl_core.data.parallel import map_in_order
@@ -21,13 +21,45 @@ from mmrl_core.data.source import Source
 from mmrl_core.data.splits import base_novel, sample_few_shot
 from mmrl_core.errors import UserError
 from mmrl_core.files import canonical_json, read_json, sha256_file, write_json
+from mmrl_core.protocols import HALVES, Half, LabelsByHalf
 
 SHARD_ITEMS = 1000
-HALVES = ("base", "novel")
 MANIFEST = "manifest.json"
 PREPARE = "mmrl prepare"
 
 Report = Callable[[int, int], None]
+
+
+class ShardEntry(TypedDict):
+    """What a manifest says of one shard; `count` is its number of examples."""
+
+    file: str
+    split: str
+    half: Half
+    count: int
+    sha256: str
+
+
+class Selection(TypedDict):
+    """Which items a prepared folder holds: all val and test items, or a few-shot sample, which has the other keys."""
+
+    kind: Literal["pool", "few_shot"]
+    shots: NotRequired[int]
+    seed: NotRequired[int]
+    items: NotRequired[dict[str, list[str]]]  # paths by split, in sampling order
+    short_classes: NotRequired[dict[str, int]]  # number of train items, of the classes that have fewer than `shots`
+
+
+class Manifest(LabelsByHalf, Selection):
+    """What manifest.json says of a prepared folder."""
+
+    dataset: str
+    templates: list[str]
+    class_names: list[str]  # by label
+    notes: list[str]  # what the user should know of the data
+    counts: dict[str, int]  # number of items by split
+    shards: list[ShardEntry]
+    digest: str  # sha256 of all the rest
 
 
 @dataclass(frozen=True)
@@ -41,7 +73,7 @@ class Example:
     image: bytes  # encoded
 
 
-def write_pool(source: Source, out: Path, report: Report | None = None, *, n_base: int | None = None) -> dict:
+def write_pool(source: Source, out: Path, report: Report | None = None, *, n_base: int | None = None) -> Manifest:
     """Write all val and test items into the empty folder `out`; returns the manifest written there.
 
     The first `n_base` classes (by default half of them) are base. Calls `report(done, total)` after every item. Raises
@@ -53,21 +85,21 @@ def write_pool(source: Source, out: Path, report: Report | None = None, *, n_bas
 
 def write_few_shot(
     source: Source, shots: int, seed: int, out: Path, report: Report | None = None, *, n_base: int | None = None
-) -> dict:
+) -> Manifest:
     """Write the few-shot train and val items of (shots, seed) into the empty folder `out`; returns the manifest.
 
     Reports and raises as `write_pool` does; raises UserError when shots < 1.
     """
     train, val = sample_few_shot(source.train, shots, seed, source.val)
     chosen = {"train": train, "val": val}
-    facts = {
+    selection: Selection = {
         "kind": "few_shot",
         "shots": shots,
         "seed": seed,
         "items": {split: [source.items(split)[index].path for index in chosen[split]] for split in chosen},
         "short_classes": _short_classes(source, shots),
     }
-    return _write(source, chosen, facts, Path(out), report, n_base)
+    return _write(source, chosen, selection, Path(out), report, n_base)
 
 
 def _short_classes(source: Source, shots: int) -> dict[str, int]:
@@ -77,19 +109,21 @@ def _short_classes(source: Source, shots: int) -> dict[str, int]:
 
 
 def _write(
-    source: Source, chosen: dict[str, Sequence[int]], facts: dict, out: Path, report: Report | None, n_base: int | None
-) -> dict:
+    source: Source, chosen: Mapping[str, Sequence[int]], selection: Selection, out: Path, report: Report | None,
+    n_base: int | None,
+) -> Manifest:  # fmt: skip
     base, novel = _halves(source, n_base)
     counts = {split: len(indices) for split, indices in chosen.items()}
     tick = _ticker(sum(counts.values()), report)
-    shards = []
+    shards: list[ShardEntry] = []
     for split, indices in chosen.items():
         for half, labels in zip(HALVES, (set(base), set(novel)), strict=True):
             members = [index for index in indices if source.items(split)[index].label in labels]
             shards += _write_shards(source, split, half, members, out, tick)
-    manifest = {
+    manifest: Manifest = {
         "dataset": source.key, "templates": source.templates, "class_names": source.class_names,
-        "base": base, "novel": novel, "notes": source.notes, **facts, "counts": counts, "shards": shards,
+        "base": base, "novel": novel, "notes": source.notes, **selection, "counts": counts, "shards": shards,
+        "digest": "",
     }  # fmt: skip
     manifest["digest"] = _digest(manifest)
     write_json(out / MANIFEST, manifest)
@@ -108,9 +142,11 @@ def _ticker(total: int, report: Report | None) -> Callable[[], None]:
     return (lambda: report(next(done), total)) if report else (lambda: None)
 
 
-def _write_shards(source: Source, split: str, half: str, indices, out: Path, tick) -> list[dict]:
+def _write_shards(
+    source: Source, split: str, half: Half, indices: Sequence[int], out: Path, tick: Callable[[], None]
+) -> list[ShardEntry]:
     """Write the items at `indices`, in that order; returns one manifest entry a shard, none for no items."""
-    entries = []
+    entries: list[ShardEntry] = []
     for number, start in enumerate(range(0, len(indices), SHARD_ITEMS)):
         name, members = f"{split}-{half}-{number:06d}.tar", indices[start : start + SHARD_ITEMS]
         with tarfile.open(out / name, "x", format=tarfile.USTAR_FORMAT) as tar:
@@ -122,7 +158,7 @@ def _write_shards(source: Source, split: str, half: str, indices, out: Path, tic
     return entries
 
 
-def _add(tar: tarfile.TarFile, sample: dict) -> None:
+def _add(tar: tarfile.TarFile, sample: dict[str, Any]) -> None:
     """What webdataset.TarWriter writes; nothing in it differs between two runs."""
     for extension in sorted(sample.keys() - {"__key__"}):
         member = tarfile.TarInfo(f"{sample['__key__']}.{extension}")  # no time, no owner
@@ -130,7 +166,7 @@ def _add(tar: tarfile.TarFile, sample: dict) -> None:
         tar.addfile(member, io.BytesIO(sample[extension]))
 
 
-def _sample(source: Source, split: str, index: int) -> dict:
+def _sample(source: Source, split: str, index: int) -> dict[str, Any]:
     item = source.items(split)[index]
     image = source.read(item)
     decode(image, f"{item.path} of {source.key}")  # a damaged image must be found here, not hours into training
@@ -141,15 +177,15 @@ def _sample(source: Source, split: str, index: int) -> dict:
     }
 
 
-def _digest(manifest: dict) -> str:
+def _digest(manifest: Manifest) -> str:
     identity = {key: value for key, value in manifest.items() if key not in ("schema_version", "digest")}
     return hashlib.sha256(canonical_json(identity)).hexdigest()
 
 
-def read_manifest(folder: str | Path) -> dict:
+def read_manifest(folder: str | Path) -> Manifest:
     """The manifest of a prepared folder. Raises UserError when missing, of an unknown schema version, or altered."""
     path = Path(folder) / MANIFEST
-    manifest = read_json(path, made_by=PREPARE)
+    manifest = cast(Manifest, read_json(path, made_by=PREPARE))
     if manifest.get("digest") != _digest(manifest):
         raise UserError(f"{path} was altered after it was written; run `{PREPARE}` again")
     return manifest
@@ -173,7 +209,8 @@ def stream_examples(folder: str | Path, split: str, half: str) -> Iterator[Examp
     return chain.from_iterable(examples_of(shard) for shard in shards)
 
 
-class Shard(NamedTuple):
+@dataclass(frozen=True)
+class Shard:
     """A file of up to SHARD_ITEMS examples, and its digest."""
 
     path: Path
@@ -195,10 +232,10 @@ def shards_of(folder: str | Path, split: str, half: str) -> list[Shard]:
 def check_shard(shard: Shard) -> None:
     """Raises UserError for a shard that is missing or not what the manifest says."""
     try:
-        found = sha256_file(shard.path)
+        sha256 = sha256_file(shard.path)
     except OSError as error:
         raise UserError(f"cannot read the shard {shard.path} ({error.strerror}); run `{PREPARE}` again") from None
-    if found != shard.sha256:
+    if sha256 != shard.sha256:
         raise UserError(f"the shard {shard.path} is not what {MANIFEST} says (sha256 differs); run `{PREPARE}` again")
 
 
@@ -210,8 +247,15 @@ def examples_of(shard: Shard, content: bytes | None = None) -> Iterator[Example]
     file = None if content is None else io.BytesIO(content)
     with tarfile.open(shard.path, "r:", file) as tar:
         for key, members in groupby(tar, key=lambda member: member.name.partition(".")[0]):
-            yield _example(key, {member.name: tar.extractfile(member).read() for member in members})
-            tar.members.clear()  # tarfile remembers all that it has read
+            yield _example(key, {member.name: read_member(tar, member) for member in members})
+            tar.members.clear()  # type: ignore[attr-defined]  # what tarfile has read, unknown to its stubs
+
+
+def read_member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
+    """The content of a shard's member."""
+    file = tar.extractfile(member)
+    assert file  # shards hold files alone
+    return file.read()
 
 
 def _example(key: str, files: dict[str, bytes]) -> Example:

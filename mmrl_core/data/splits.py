@@ -1,4 +1,4 @@
-"""Who goes where: few-shot sampling and the base / novel halves of the CoOp protocol (method.md, "Data protocol")."""
+"""Few-shot sampling, and the base and novel halves of the classes: the CoOp protocol (method.md, "Data protocol")."""
 
 import random
 from collections import defaultdict

@@ -3,12 +3,12 @@
 The confidence of an image is the cosine of its class feature f_c with the nearest class feature w. It tells images of
 trained digits from those of other digits, letters and objects with AUROC 0.97, 0.98 and 1.00, as the top fused logit
 does; the top probability with 0.86, 0.85 and 0.83, since softmax shares 1 among the classes however far off all are.
-Base from novel objects, hardly any tells (0.59; the probability 0.70). Unlike the fused logit's, the level of this
-cosine is much the same for any list of classes.
+None of them tells base objects well from novel ones (0.59; the probability 0.70). Unlike the fused logit's, the level
+of this cosine is much the same for any list of classes.
 
-The threshold promises one thing: at least the share `keep` of the validation images reaches it, and so do images like
-them, as nearly as their number n can tell: kept / (n + 1) are expected to, 90% where 19 of 20 did. It promises nothing
-of strangers: how many of them are kept depends on how strange they are. B images, C classes.
+The threshold promises one thing: at least the share `keep` of the n validation images reaches it. Where k of them do,
+the share k / (n + 1) of new images like them is expected to: 90% where 19 of 20 did. It promises nothing of other
+images: how many of them reach it depends on how different they are. B images, C classes.
 """
 
 from collections.abc import Iterable, Sequence
@@ -50,10 +50,15 @@ def calibrate(model: AdaptedCLIP, examples: Iterable[Example], keep: float = KEE
     text = model.text_features()
     backbone = model.backbone
     batches = (model(test_batch(backbone, batch).to(backbone.device), text) for batch in batched(examples, BATCH_SIZE))
-    found = [value for output in batches for value in confidence(output).tolist()]
-    if not found:
+    confidences = [value for output in batches for value in confidence(output).tolist()]
+    if not confidences:
         return None
-    return {"confidence": CONFIDENCE, "keep": keep, "threshold": threshold(found, keep), "images": len(found)}
+    return {
+        "confidence": CONFIDENCE,
+        "keep": keep,
+        "threshold": threshold(confidences, keep),
+        "images": len(confidences),
+    }
 
 
 def card_threshold(card: AdapterCard) -> float:

@@ -88,7 +88,7 @@ def decide(parts: Mapping[str, Pair], latency_ratio: float, bounds: Bounds = SHI
     if "novel" in parts:
         findings.append(_novel(parts["novel"], bounds))
     verdicts = {finding.verdict for finding in findings}
-    verdict = next(one for one in (REFUSED, INCONCLUSIVE, ACCEPTED) if one in verdicts)
+    verdict = next(verdict for verdict in (REFUSED, INCONCLUSIVE, ACCEPTED) if verdict in verdicts)
     figures = {name: value for finding in findings for name, value in finding.figures.items()}
     return Decision(verdict, [finding.reason for finding in findings], figures)
 

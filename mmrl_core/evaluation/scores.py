@@ -4,9 +4,10 @@ N images, C classes. Accuracies and probabilities are fractions in [0, 1].
 """
 
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from hashlib import sha256
 from itertools import islice
-from typing import NamedTuple
+from typing import TypeVar
 
 import torch
 from torch import Tensor
@@ -25,8 +26,11 @@ ECE_BINS = 15
 BATCH_SIZE = 64
 CHUNK = 16  # images that go through the frozen tower together; the last few are filled up to as many
 
+T = TypeVar("T")
 
-class Scores(NamedTuple):
+
+@dataclass(frozen=True)
+class Scores:
     """Per-image results; labels index the model's class names."""
 
     items: list[str]
@@ -38,10 +42,24 @@ class Scores(NamedTuple):
     def where(self, wanted: Callable[[str], bool]) -> "Scores":
         """Of the items alone that are wanted."""
         rows = [row for row, item in enumerate(self.items) if wanted(item)]
-        return Scores([self.items[row] for row in rows], *(column[rows] for column in self[1:4]), self.classes)
+        items = [self.items[row] for row in rows]
+        return Scores(items, self.labels[rows], self.adapted[rows], self.zero_shot[rows], self.classes)
 
 
-def batched(values: Iterable, size: int) -> Iterator[list]:
+def merged(parts: Iterable[Scores], classes: list[int]) -> Scores:
+    """The images of all parts, one part after another; without a part, scores of no image."""
+    nothing = torch.empty(0, len(classes))
+    parts = list(parts) or [Scores([], torch.empty(0, dtype=torch.long), nothing, nothing, classes)]
+    return Scores(
+        [item for part in parts for item in part.items],
+        torch.cat([part.labels for part in parts]),
+        torch.cat([part.adapted for part in parts]),
+        torch.cat([part.zero_shot for part in parts]),
+        classes,
+    )
+
+
+def batched(values: Iterable[T], size: int) -> Iterator[list[T]]:
     """Lists of up to `size` successive values (itertools.batched, which Python 3.11 lacks)."""
     values = iter(values)
     while batch := list(islice(values, size)):
@@ -103,7 +121,9 @@ def score_each(
     """
     mask = torch.tensor([label in trained for label in labels])
     position = {label: index for index, label in enumerate(labels)}
-    texts, parts, truth, items = [model.text_features() for model in models], [[] for _ in models], [], []
+    texts = [model.text_features() for model in models]
+    batches: list[list[Scores]] = [[] for _ in models]  # by model
+    done = 0
     towers = sorted((model.image_tower for model in models), key=lambda tower: tower.first)
     features = FrozenFeatures(towers[0], CHUNK, store)
 
@@ -114,16 +134,16 @@ def score_each(
     for batch, loaded in map_in_order(load, batched(examples, BATCH_SIZE), size=1):
         frozen = features.frozen(loaded)
         trunks = _trunks(towers, frozen.trunk, features.chunk)
-        for model, text, found in zip(models, texts, parts, strict=True):
-            adapted = joint_logits(model.from_trunk(trunks[model.image_tower.first], text), mask)
-            found.append((adapted.softmax(-1).cpu(), model.zero_shot_logits(frozen.zero_shot).softmax(-1).cpu()))
-        truth += [position[example.label] for example in batch]
-        items += [example.path for example in batch]
+        items = [example.path for example in batch]
+        truth = torch.tensor([position[example.label] for example in batch], dtype=torch.long)
+        for model, text, scored in zip(models, texts, batches, strict=True):
+            adapted = joint_logits(model.from_trunk(trunks[model.image_tower.first], text), mask).softmax(-1)
+            zero_shot = model.zero_shot_logits(frozen.zero_shot).softmax(-1)
+            scored.append(Scores(items, truth, adapted.cpu(), zero_shot.cpu(), labels))
+        done += len(batch)
         if report:
-            report(len(items))
-    empty = (torch.empty(0, len(labels)), torch.empty(0, len(labels)))
-    own = torch.tensor(truth, dtype=torch.long)
-    return [Scores(items, own, *map(torch.cat, zip(*(found or [empty]), strict=True)), labels) for found in parts]
+            report(done)
+    return [merged(scored, labels) for scored in batches]
 
 
 def _digest(example: Example, known: Mapping[str, str]) -> str:
@@ -131,21 +151,12 @@ def _digest(example: Example, known: Mapping[str, str]) -> str:
 
 
 def _trunks(towers: Sequence[ImageTower], trunk: Tensor, chunk: int) -> dict[int, Tensor]:
-    """By its number of blocks, each tower's trunk from that of the one before, the first one's being given."""
+    """Trunks by number of blocks, each computed from that of the tower before; `trunk` is that of the first tower."""
     last = towers[0].first
     trunks = {last: trunk}
     for tower in towers:
         trunks[tower.first], last = tower.advance(trunks[last], last, chunk), tower.first
     return trunks
-
-
-def merged(parts: Iterable[Scores], classes: list[int]) -> Scores:
-    """One after another."""
-    parts = list(parts)
-    n = len(classes)
-    empty = [(torch.empty(0, dtype=torch.long), torch.empty(0, n), torch.empty(0, n))]
-    columns = zip(*([part[1:4] for part in parts] or empty), strict=True)
-    return Scores([item for part in parts for item in part.items], *map(torch.cat, columns), classes)
 
 
 def test_batch(backbone: Backbone, examples: Iterable[Example]) -> Tensor:

@@ -3,6 +3,8 @@
 Every picture is a pure function of one integer, so a training set is a range of integers and no file.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from mmrl_core.renders import glyphs, objects
@@ -12,7 +14,8 @@ from mmrl_core.renders.objects import OBJECTS, Object
 __all__ = ["CONCEPTS", "SIZE", "captions", "render"]
 
 CONCEPTS: tuple[str | Object, ...] = (*DIGITS, *LETTERS, *OBJECTS)
-SHARES = ((DIGITS, 0.3), (LETTERS, 0.2), (OBJECTS, 0.5))  # of all renders
+# Share of each kind in all renders.
+SHARES: tuple[tuple[Sequence[str | Object], float], ...] = ((DIGITS, 0.3), (LETTERS, 0.2), (OBJECTS, 0.5))
 
 
 def captions(concept: str | Object) -> tuple[str, ...]:

@@ -70,7 +70,7 @@ def _written_field(rng: np.random.Generator, digit: str) -> np.ndarray:
     """Like `_printed_field`, for a digit written by an unsteady hand with a pen one field pixel wide."""
     canvas = Image.new("L", (FIELD, FIELD))
     for stroke in str(rng.choice(HANDS[digit])).split(", "):
-        points = np.array([[int(x), int(y)] for x, y in stroke.split(" ")], dtype=float)
+        points = np.array([[int(digit) for digit in point] for point in stroke.split(" ")], dtype=float)
         points += rng.normal(0, 0.35, points.shape)
         places = np.linspace(0, len(points) - 1, 8 * len(points))
         curve = make_interp_spline(range(len(points)), points, k=min(3, len(points) - 1))(places)

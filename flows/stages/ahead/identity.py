@@ -9,10 +9,9 @@ from flows.project import paths
 from flows.project.paths import RunKey
 from flows.project.resources import gpu_facts, weights_digest
 from flows.settings.params import Params
-from flows.settings.resolve import resolve, target_beta
+from flows.settings.resolve import resolve, settings_by_key, target_beta
 from flows.stages.ahead.ready import Ready
 from flows.stages.train import read_search
-from flows.tracking.run import flatten
 from mmrl_core import DATA_VERSION, EVALUATION_VERSION, METHOD_VERSION
 from mmrl_core.data.shards import read_manifest
 from mmrl_core.errors import UserError
@@ -64,7 +63,7 @@ def is_trained(params: Params, key: RunKey) -> bool:
     # Only PyTorch knows the backbone's depth. The published one is half of it: one from the preset is taken as it is.
     depth = 2 * card["settings"].get("adapter.insertion_depth", 1)
     settings = resolve(params, key.dataset, key.method, key.seed, depth, material["choice"])
-    values = flatten({"adapter": settings.adapter.model_dump(), "train": settings.train.model_dump()})
+    values = settings_by_key(settings)
     if settings.train.precision == "auto":
         del values["train.precision"]
         card["settings"].pop("train.precision", None)

@@ -2,6 +2,7 @@
 
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from mmrl_core.data.benchmark import coop
 from mmrl_core.data.source import Source
@@ -41,10 +42,11 @@ def open_source(key: str, root: str | Path) -> Source:
         raise UserError(
             f"{folder} names {missing[0]}, which is not in images ({len(missing)} missing in all); complete it"
         )
-    return Source(key, [template(key)], _variants(folder), **splits, reader=partial(coop.read_image, folder / "images"))
+    lists = splits["train"], splits["val"], splits["test"]
+    return Source(key, [template(key)], _variants(folder), *lists, reader=partial(coop.read_image, folder / "images"))
 
 
-def fingerprint(key: str, root: str | Path) -> dict:
+def fingerprint(key: str, root: str | Path) -> dict[str, Any]:
     """Hashes that change when a list or any image does."""
     folder = Path(root) / FOLDER
     splits, _ = read(key, root)

@@ -3,10 +3,10 @@
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmrl_core.data.source import Source
 from mmrl_core.data.splits import Item
@@ -78,7 +78,8 @@ def open_source(key: str, root: str | Path) -> Source:
     splits = read_splits(split_path)
     class_names = class_names_by_label(splits, split_path)
     check_images(images, split_path, splits)
-    return Source(key, [template(key)], class_names, **splits, reader=partial(read_image, images))
+    lists = splits["train"], splits["val"], splits["test"]
+    return Source(key, [template(key)], class_names, *lists, reader=partial(read_image, images))
 
 
 def read_splits(split_path: Path) -> dict[str, list[Item]]:
@@ -98,7 +99,7 @@ def read_splits(split_path: Path) -> dict[str, list[Item]]:
     }
 
 
-def _item(row, where: str) -> Item:
+def _item(row: Any, where: str) -> Item:
     types = [type(value) for value in row] if isinstance(row, list) else None
     if types != [str, int, str] or not row[0] or not row[2].strip():
         raise UserError(f"{where} is {row!r}, not [path, label, class name]; correct the split file")
@@ -110,7 +111,7 @@ def _item(row, where: str) -> Item:
 
 def class_names_by_label(splits: dict[str, list[Item]], split_path: Path) -> list[str]:
     """Class names, one a label 0..n-1. Raises UserError when labels have gaps or names are not one to one."""
-    name_of = {}
+    name_of: dict[int, str] = {}
     for item in (item for items in splits.values() for item in items):
         if name_of.setdefault(item.label, item.class_name) != item.class_name:
             raise UserError(
@@ -123,7 +124,7 @@ def class_names_by_label(splits: dict[str, list[Item]], split_path: Path) -> lis
     return [name_of[label] for label in range(len(name_of))]
 
 
-def _first_gap(labels) -> str:
+def _first_gap(labels: Collection[int]) -> str:
     negative = [label for label in labels if label < 0]
     if negative:
         return f"{min(negative)} is negative"
@@ -131,7 +132,7 @@ def _first_gap(labels) -> str:
 
 
 def _check_distinct(name_of: dict[int, str], split_path: Path) -> None:
-    label_of = {}
+    label_of: dict[str, int] = {}
     for label, name in sorted(name_of.items()):
         first = label_of.setdefault(name.replace("_", " "), label)  # as prompts spell it
         if first != label:
@@ -187,7 +188,7 @@ def read_image(images: Path, item: Item) -> bytes:
         raise UserError(f"cannot read {images / item.path} ({error.strerror}); restore the image") from None
 
 
-def fingerprint(key: str, root: str | Path) -> dict:
+def fingerprint(key: str, root: str | Path) -> dict[str, Any]:
     """Hashes that change when the split file or any file below the images folder does (path, size, mtime in ns)."""
     images, split_path = locate(LAYOUTS[key], root)
     counts = {split: len(items) for split, items in read_splits(split_path).items()}

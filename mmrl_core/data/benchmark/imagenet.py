@@ -10,6 +10,7 @@ import os
 from collections import Counter
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from mmrl_core.data.benchmark import coop
 from mmrl_core.data.source import IMAGE_EXTENSIONS, Source
@@ -51,10 +52,11 @@ def open_source(key: str, root: str | Path) -> Source:
     links among the class folders and images."""
     images, classes = _locate(key, root)
     splits, class_names = _splits(key, images, classes), list(classes.values())
-    return Source(key, [template(key)], class_names, **splits, reader=partial(coop.read_image, images))
+    lists = splits["train"], splits["val"], splits["test"]
+    return Source(key, [template(key)], class_names, *lists, reader=partial(coop.read_image, images))
 
 
-def fingerprint(key: str, root: str | Path) -> dict:
+def fingerprint(key: str, root: str | Path) -> dict[str, Any]:
     """Hashes that change when the list of names or any image does."""
     images, _ = _locate(key, root)
     # Each part for itself: a walk of `images` would not enter a train or val folder that is a link.

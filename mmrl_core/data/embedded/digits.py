@@ -23,15 +23,15 @@ TRAIN, VAL = 40, 20  # a class; the rest is test
 def open_source(key: str = KEY) -> Source:
     """The dataset. 40 train and 20 val items a class, drawn with a fixed seed; the other 1,197 are test."""
     pixels, labels = _load()
-    splits = _split(labels)
+    train, val, test = _split(labels)
 
     def read(item: Item) -> bytes:
         return _png(pixels[int(PurePosixPath(item.path).stem)])
 
-    return Source(KEY, TEMPLATES, CLASS_NAMES, **splits, reader=read)
+    return Source(KEY, TEMPLATES, CLASS_NAMES, train, val, test, reader=read)
 
 
-def fingerprint(key: str = KEY) -> dict:
+def fingerprint(key: str = KEY) -> dict[str, str]:
     """Digest of scikit-learn's data file."""
     return {"dataset": KEY, "digest": hashlib.sha256(f"{KEY}{sha256_file(_file())}".encode()).hexdigest()}
 
@@ -44,20 +44,22 @@ def _load() -> tuple["np.ndarray", list[int]]:
     return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(int).tolist()
 
 
-def _split(labels: list[int]) -> dict[str, list[Item]]:
-    splits = {"train": [], "val": [], "test": []}
+def _split(labels: list[int]) -> tuple[list[Item], list[Item], list[Item]]:
+    train: list[Item] = []
+    val: list[Item] = []
+    test: list[Item] = []
     rng = random.Random(0)
     for label, name in enumerate(CLASS_NAMES):
         indices = [index for index, other in enumerate(labels) if other == label]
         rng.shuffle(indices)
         items = [Item(f"digits/{index:04d}.png", label, name) for index in indices]
-        splits["train"] += items[:TRAIN]
-        splits["val"] += items[TRAIN : TRAIN + VAL]
-        splits["test"] += items[TRAIN + VAL :]
-    return splits
+        train += items[:TRAIN]
+        val += items[TRAIN : TRAIN + VAL]
+        test += items[TRAIN + VAL :]
+    return train, val, test
 
 
-def _png(pixels) -> bytes:
+def _png(pixels: "np.ndarray") -> bytes:
     """PNG bytes of a (8, 8) digit enlarged to 32 x 32."""
     import numpy as np
     from PIL import Image
@@ -69,5 +71,6 @@ def _png(pixels) -> bytes:
 
 
 def _file() -> Path:
-    package = importlib.util.find_spec("sklearn").submodule_search_locations[0]  # found, not imported: that is slow
-    return Path(package) / "datasets" / "data" / "digits.csv.gz"
+    package = importlib.util.find_spec("sklearn")  # found, not imported: that is slow
+    assert package and package.submodule_search_locations  # a requirement of this project, and a package
+    return Path(package.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"

@@ -64,7 +64,7 @@ def open_source(key: str) -> Source:
     return Source(key, source.templates[:1], source.class_names, [], [], source.test, reader=read)
 
 
-def fingerprint(key: str) -> dict:
+def fingerprint(key: str) -> dict[str, str]:
     """Digest of the scans and of what is done to them."""
     facts = f"{key}{digits.fingerprint()['digest']}{SHIFTS_ID}"
     return {"dataset": key, "digest": hashlib.sha256(facts.encode()).hexdigest()}

@@ -27,20 +27,20 @@ PICTURES = "86d1486f6d47cc95ab7de04dec6db1303ba2b8f285bdf8e7b584fd4a01b386f7"
 
 def open_source(key: str = KEY) -> Source:
     """The dataset; an image is a function of its path and is drawn when it is read."""
-    splits = {split: _items(split, count) for split, count in COUNTS.items()}
-    return Source(KEY, TEMPLATES, CLASS_NAMES, **splits, reader=_png)
+    lists = _items("train"), _items("val"), _items("test")
+    return Source(KEY, TEMPLATES, CLASS_NAMES, *lists, reader=_png)
 
 
-def fingerprint(key: str = KEY) -> dict:
+def fingerprint(key: str = KEY) -> dict[str, str]:
     """What the pictures depend on: they are drawn alike wherever `PICTURES` is the same."""
     return {"dataset": KEY, "digest": PICTURES}
 
 
-def _items(split: str, count: int) -> list[Item]:
+def _items(split: str) -> list[Item]:
     return [
         Item(f"{split}/{name}/{number:03d}.png", label, name)
         for label, name in enumerate(CLASS_NAMES)
-        for number in range(count)
+        for number in range(COUNTS[split])
     ]
 
 

@@ -42,20 +42,20 @@ CLASSES = _classes()
 
 def open_source(key: str = KEY) -> Source:
     """The dataset; an image is a function of its path and is drawn when it is read."""
-    splits = {split: _items(split, count) for split, count in COUNTS.items()}
-    return Source(KEY, TEMPLATES, [shown.name for shown in CLASSES], **splits, reader=_png)
+    lists = _items("train"), _items("val"), _items("test")
+    return Source(KEY, TEMPLATES, [shown.name for shown in CLASSES], *lists, reader=_png)
 
 
-def fingerprint(key: str = KEY) -> dict:
+def fingerprint(key: str = KEY) -> dict[str, str]:
     """What the pictures depend on: they are drawn alike wherever `PICTURES` is the same."""
     return {"dataset": KEY, "digest": PICTURES}
 
 
-def _items(split: str, count: int) -> list[Item]:
+def _items(split: str) -> list[Item]:
     return [
         Item(f"{split}/{shown.name.replace(' ', '_')}/{number:03d}.png", label, shown.name)
         for label, shown in enumerate(CLASSES)
-        for number in range(count)
+        for number in range(COUNTS[split])
     ]
 
 

@@ -33,7 +33,7 @@ def readable_names(gathered: Gathered, labels: list[str], classes: Path | None) 
 
 
 def _read_classes(classes: Path) -> dict[str, str]:
-    named = {}
+    named: dict[str, str] = {}
     for row in read_rows(classes, ("class", "name")):
         label, name = (as_text(row.values[column]) for column in ("class", "name"))
         if not label or not name or named.setdefault(label, name) != name:
@@ -42,7 +42,7 @@ def _read_classes(classes: Path) -> dict[str, str]:
 
 
 def _check_distinct(names: list[str], where: str) -> None:
-    first = {}
+    first: dict[str, str] = {}  # name as the tokenizer reads it -> as it is written
     for name in names:
         spelled = " ".join(name.replace("_", " ").lower().split())  # as the tokenizer reads it
         if not spelled:

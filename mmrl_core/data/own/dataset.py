@@ -4,8 +4,8 @@ import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
-from mmrl_core.data.benchmark.coop import SPLITS
 from mmrl_core.data.own import folder, table, tars
 from mmrl_core.data.own.class_names import bare_numbers, base_labels, ordered_labels, readable_names
 from mmrl_core.data.own.findings import Placed, findings
@@ -34,15 +34,16 @@ def open_source(key: str, spec: OwnSection) -> Source:
     digests = _digests(gathered)
     splits = splits_of(gathered.where, gathered.records, digests, spec)
     placed = [Placed(item.path, item.class_name, *pair) for item, *pair in zip(items, splits, digests, strict=True)]
-    lists = {
-        split: sorted((item for item, own in zip(items, splits, strict=True) if own == split), key=_by_label)
-        for split in SPLITS
-    }
+
+    def of_split(name: str) -> list[Item]:
+        return sorted((item for item, split in zip(items, splits, strict=True) if split == name), key=_by_label)
+
+    lists = of_split("train"), of_split("val"), of_split("test")
     notes = [*gathered.notes, *bare_numbers(names), *findings(placed)]
-    return Source(key, [spec.template], names, **lists, reader=gathered.reader, base=base, notes=notes)
+    return Source(key, [spec.template], names, *lists, reader=gathered.reader, base=base, notes=notes)
 
 
-def fingerprint(key: str, spec: OwnSection) -> dict:
+def fingerprint(key: str, spec: OwnSection) -> dict[str, Any]:
     """As catalog.fingerprint: settings, number of images and classes, and path, size and time of every file."""
     gathered = _gather(spec)
     files = sorted({*gathered.files, *filter(None, [_path(spec.classes)])})
@@ -58,7 +59,11 @@ def fingerprint(key: str, spec: OwnSection) -> dict:
 def _gather(spec: OwnSection) -> Gathered:
     if spec.shards:
         return tars.gather(spec.shards)
-    return table.gather(Path(spec.table), _path(spec.images)) if spec.table else folder.gather(Path(spec.images))
+    images = _path(spec.images)
+    if spec.table:
+        return table.gather(Path(spec.table), images)
+    assert images  # OwnSection names one of the three
+    return folder.gather(images)
 
 
 def _path(name: str | None) -> Path | None:
@@ -80,9 +85,9 @@ def _digests(gathered: Gathered) -> list[str]:
         return list(pool.map(lambda record: hashlib.sha256(gathered.reader(record)).hexdigest(), gathered.records))
 
 
-def _stat(path: Path) -> list:
+def _stat(path: Path) -> list[str | int]:
     try:
-        found = path.stat()
+        stat = path.stat()
     except OSError as error:
         raise UserError(f"cannot find {path} ({error.strerror}); correct its path or put it there") from None
-    return [str(path), found.st_size, found.st_mtime_ns]
+    return [str(path), stat.st_size, stat.st_mtime_ns]

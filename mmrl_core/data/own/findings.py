@@ -64,7 +64,7 @@ def _groups(images: Iterable[Placed], key: Callable[[Placed], Hashable]) -> list
 
 def _parted(groups: list[list[Placed]], by: Callable[[Placed], str]) -> list[tuple[Placed, Placed]]:
     """From each group whose members differ in `by`, the first member and the first that differs from it."""
-    parted = ((group[0], next((one for one in group if by(one) != by(group[0])), None)) for group in groups)
+    parted = ((group[0], next((other for other in group if by(other) != by(group[0])), None)) for group in groups)
     return [(first, other) for first, other in parted if other]
 
 

@@ -14,9 +14,9 @@ def gather(images: Path) -> Gathered:
     if not images.is_dir():
         raise UserError(f"the images folder {images} is not there; correct `images` or put it there")
     paths, splits = _visible_files(images), _split_folders(images)
-    found = [path for path in paths if is_image(path)]
-    records = [_record(images, path, splits) for path in found]
-    files = [images / path for path in found]
+    image_paths = [path for path in paths if is_image(path)]
+    records = [_record(images, path, splits) for path in image_paths]
+    files = [images / path for path in image_paths]
     notes = _notes(images, [path for path in paths if not is_image(path)], records, splits)
     return Gathered(str(images), records, files, partial(coop.read_image, images), notes=notes)
 

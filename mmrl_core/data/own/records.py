@@ -2,11 +2,11 @@
 
 import os
 import stat
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmrl_core.data.source import IMAGE_EXTENSIONS
 from mmrl_core.data.splits import Item
@@ -71,7 +71,7 @@ def check_file(root: Path, path: str, where: str) -> None:
         raise UserError(f"{where}: {path} is no regular file; remove it or put the file itself there")
 
 
-def as_text(value) -> str | None:
+def as_text(value: Any) -> str | None:
     """Text or a whole number as text; None for anything else. A column of integers with gaps comes as floats."""
     if isinstance(value, float) and value.is_integer():
         value = int(value)
@@ -83,15 +83,15 @@ def split_named(name: str) -> str | None:
     return SPLIT_NAMES.get(name.strip().lower())
 
 
-def did_you_mean(word: str, known) -> str:
+def did_you_mean(word: str, known: Iterable[str]) -> str:
     """ "did you mean ...?", or the known words where none is near."""
     known = list(known)
     near = get_close_matches(word, known, n=1)
     return f"did you mean {near[0]!r}?" if near else f"known: {some(known)}"
 
 
-def some(words, most: int = 5) -> str:
+def some(words: Iterable[str], most: int = 5) -> str:
     """The first few of the words, and how many more there are."""
     words = list(words)
     more = f" and {len(words) - most} more" if len(words) > most else ""
-    return ", ".join(map(str, words[:most])) + more
+    return ", ".join(words[:most]) + more

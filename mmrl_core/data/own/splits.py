@@ -1,4 +1,4 @@
-"""Train, val and test of the user's own data. Byte-identical images never part ways when the splits are drawn here."""
+"""Train, val and test of the user's own data. Byte-identical images get the same split when splits are drawn here."""
 
 import hashlib
 from collections import Counter, defaultdict
@@ -20,20 +20,20 @@ class Content(NamedTuple):
 def splits_of(where: str, records: list[Record], digests: list[str], spec: OwnSection) -> list[str]:
     """The split of each record: the one it names; drawn by the shares of `spec` where none does; val drawn from train
     where only train and test are named. Raises UserError when train or test is missing among named splits."""
-    given = {record.split for record in records}
+    named = [record.split for record in records if record.split is not None]
     contents = [Content(record.label, digest) for record, digest in zip(records, digests, strict=True)]
-    if given == {None}:
+    if not named:
         drawn = draw(contents, {"test": spec.test_share, "val": spec.val_share}, spec.split_seed)
         return [drawn[content] for content in contents]
     for split in ("train", "test"):
-        if split not in given:
+        if split not in named:
             raise UserError(f"{where} names splits but no {split} split; add one, or name no splits at all")
-    if "val" in given:
-        return [record.split for record in records]
-    pairs = list(zip(records, contents, strict=True))
-    training = [content for record, content in pairs if record.split == "train"]
+    if "val" in named:
+        return named
+    pairs = list(zip(named, contents, strict=True))
+    training = [content for split, content in pairs if split == "train"]
     drawn = draw(training, {"val": spec.val_share}, spec.split_seed)
-    return [drawn[content] if record.split == "train" else record.split for record, content in pairs]
+    return [drawn[content] if split == "train" else split for split, content in pairs]
 
 
 def draw(contents: Iterable[Content], shares: dict[str, float], seed: int) -> dict[Content, str]:
@@ -58,7 +58,7 @@ def _draw_class(free: list[Content], total: int, shares: dict[str, float], seed:
     order = sorted(free, key=lambda content: hashlib.sha256(f"{seed} {content.sha256}".encode()).digest())
     if len(order) == total:
         order = order[1:]  # no other is sure to train
-    drawn = {}
+    drawn: dict[Content, str] = {}
     for split, share in shares.items():
         wanted = max(int(share * total + 0.5), split == "test")
         drawn |= dict.fromkeys(order[:wanted], split)

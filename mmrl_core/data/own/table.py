@@ -4,7 +4,7 @@ import csv
 from collections.abc import Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmrl_core.data.benchmark import coop
 from mmrl_core.data.own.records import Gathered, Record, as_text, check_file, did_you_mean, is_image, split_named
@@ -17,7 +17,7 @@ class Row(NamedTuple):
     """A row's values by column, and what to call it in a message."""
 
     where: str
-    values: dict
+    values: dict[str, Any]
 
 
 def gather(table: Path, images: Path | None = None) -> Gathered:
@@ -82,8 +82,8 @@ def _check_columns(table: Path, header: list[str], needed: tuple[str, ...]) -> N
     for name in needed:
         if header.count(name) != 1:
             number = "more than one column" if name in header else "no column"
-            found = ", ".join(map(repr, header)) or "nothing"
-            raise UserError(f"{table} has {number} {name!r}; its header must name it once, and holds {found}")
+            columns = ", ".join(map(repr, header)) or "nothing"
+            raise UserError(f"{table} has {number} {name!r}; its header must name it once, and holds {columns}")
 
 
 def _record(root: Path, row: Row, with_split: bool) -> Record:
@@ -110,7 +110,7 @@ def _split(row: Row) -> str:
 
 
 def _check_once(rows: list[Row], records: list[Record]) -> None:
-    first = {}
+    first: dict[str, str] = {}  # path -> the row that names it first
     for row, record in zip(rows, records, strict=True):
         other = first.setdefault(record.path, row.where)
         if other != row.where:

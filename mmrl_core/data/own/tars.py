@@ -7,7 +7,7 @@ import tarfile
 from collections.abc import Iterator
 from itertools import groupby
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from mmrl_core.data.benchmark import coop
 from mmrl_core.data.own.records import (
@@ -63,9 +63,9 @@ def gather(shards: str) -> Gathered:
     root, names = _tar_files(shards)
     splits = _splits(shards, names)
     samples = {name: list(_samples(root / name, name)) for name in names}
-    records = [Record(one.path, one.label, splits.get(name)) for name in names for one in samples[name]]
-    places = {one.path: one.image for name in names for one in samples[name]}
-    readable = _names(shards, [one for name in names for one in samples[name]])
+    records = [Record(sample.path, sample.label, splits.get(name)) for name in names for sample in samples[name]]
+    places = {sample.path: sample.image for name in names for sample in samples[name]}
+    readable = _names(shards, [sample for name in names for sample in samples[name]])
     files = [root / name for name in names]
     return Gathered(shards, sorted(records), files, lambda item: places[item.path].read(), readable)
 
@@ -73,11 +73,11 @@ def gather(shards: str) -> Gathered:
 def _tar_files(shards: str) -> tuple[Path, list[str]]:
     """The folder that holds the tar files, and their paths below it."""
     if Path(shards).is_dir():
-        root, found = Path(shards), [path for path, _ in coop.walk(Path(shards))]
+        root, files = Path(shards), [path for path, _ in coop.walk(Path(shards))]
     else:
         root = Path(re.split(r"[*?\[]", shards)[0] + "x").parent  # the folders before the first wildcard
-        found = [str(Path(path).relative_to(root)) for path in glob.glob(shards, recursive=True)]
-    names = sorted(name for name in found if name.lower().endswith(".tar") and not is_hidden(name))
+        files = [str(Path(path).relative_to(root)) for path in glob.glob(shards, recursive=True)]
+    names = sorted(name for name in files if name.lower().endswith(".tar") and not is_hidden(name))
     if not names:
         raise UserError(f"there is no .tar file at {shards}; name a folder of tar files, or a pattern such as a/*.tar")
     for name in names:
@@ -96,7 +96,7 @@ def _splits(shards: str, names: list[str]) -> dict[str, str]:
 
 
 def _names(shards: str, samples: list[Sample]) -> dict[str, str]:
-    named = {}
+    named: dict[str, str] = {}
     for sample in samples:
         if sample.name is not None and named.setdefault(sample.label, sample.name) != sample.name:
             names = f"{named[sample.label]!r} and {sample.name!r}"
@@ -137,12 +137,14 @@ def _label(where: str, fields: dict[str, Place]) -> tuple[str, str | None]:
     facts = _json(where, fields["json"]) if "json" in fields else {}
     label = _decoded(where, fields["cls"]).strip() if "cls" in fields else as_text(facts.get("label"))
     name = as_text(facts.get("class_name"))
-    if not (label or name):
-        raise UserError(f"{where} has no cls, and no json with label or class_name; add one of them")
-    return (label, name) if label else (name, None)
+    if label:
+        return label, name
+    if name:
+        return name, None
+    raise UserError(f"{where} has no cls, and no json with label or class_name; add one of them")
 
 
-def _json(where: str, place: Place) -> dict:
+def _json(where: str, place: Place) -> dict[str, Any]:
     try:
         facts = json.loads(_decoded(where, place))
     except (ValueError, RecursionError) as error:

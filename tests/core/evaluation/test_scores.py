@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmrl_core.evaluation.scores import batched, expected_calibration_error, summary
+from mmrl_core.evaluation.scores import Scores, batched, expected_calibration_error, merged, summary
 from mmrl_core.protocols import harmonic_mean
 
 
@@ -37,3 +37,28 @@ def test_a_summary_counts_what_the_most_probable_class_gets_right():
 
 def test_batches_keep_order_and_the_short_rest():
     assert list(batched(range(5), 2)) == [[0, 1], [2, 3], [4]]
+
+
+def scores_of(*items):
+    rows = torch.arange(len(items)).double()
+    return Scores(list(items), rows.long(), torch.stack([rows, 1 - rows], 1), torch.stack([-rows, rows], 1), [4, 7])
+
+
+def test_merged_scores_hold_the_images_of_one_part_after_those_of_the_other():
+    first, second = scores_of("a", "b"), scores_of("c")
+    both = merged(iter([first, second]), [4, 7])
+    assert (both.items, both.classes) == (["a", "b", "c"], [4, 7])
+    for column in ("labels", "adapted", "zero_shot"):
+        assert getattr(both, column).equal(torch.cat([getattr(first, column), getattr(second, column)]))
+
+
+def test_scores_merged_of_nothing_have_no_image_and_a_column_a_class():
+    empty = merged([], [4, 7, 9])
+    assert (empty.items, empty.classes, empty.labels.dtype) == ([], [4, 7, 9], torch.long)
+    assert empty.labels.shape == (0,) and empty.adapted.shape == empty.zero_shot.shape == (0, 3)
+
+
+def test_scores_of_the_wanted_images_keep_their_rows_together():
+    part = scores_of("a", "b", "c").where(lambda item: item != "b")
+    assert (part.items, part.labels.tolist(), part.classes) == (["a", "c"], [0, 2], [4, 7])
+    assert part.adapted.tolist() == [[0, 1], [2, -1]] and part.zero_shot.tolist() == [[0, 0], [-2, 2]]
