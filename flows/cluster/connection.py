@@ -17,20 +17,22 @@ from mmrl_core.errors import UserError
 THREAD_TIMEOUT = "TUNE_FUNCTION_THREAD_TIMEOUT_S"
 ARENAS = "MALLOC_ARENA_MAX"  # glibc's
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # until an end or a death is seen
-os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")  # then an elastic training starts with fewer
-os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-os.environ.setdefault(THREAD_TIMEOUT, "60")  # Tune's 2 s for a trial to end are too few on a busy machine
-os.environ.setdefault(ARENAS, "1")  # a thread a trial: with arenas of their own each would keep what it has freed
-os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # it would pass a broken-off search for a finished one
-os.environ.setdefault("RAY_worker_niceness", "0")  # of a cluster of our own: Ray would run workers at 15
-os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # of ours too: each would import for nothing
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new reporter prints to stdout even when told to be silent
-
-
+# Environment variables for Ray, where the environment does not say otherwise. They must be set before Ray is imported,
+# which is when it reads some of them, and before a local cluster starts, whose processes inherit them.
+VARIABLES = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # until an end or a death is seen
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",  # then an elastic training starts with fewer
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    THREAD_TIMEOUT: "60",  # Tune's 2 s for a trial to end are too few on a busy machine
+    ARENAS: "1",  # a thread a trial: with arenas of their own each would keep what it has freed
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # it would pass a broken-off search for a finished one
+    "RAY_worker_niceness": "0",  # of a cluster of our own: Ray would run workers at 15
+    "RAY_prestart_worker_first_driver": "0",  # of ours too: each would import for nothing
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new reporter prints to stdout even when told to be silent
+}
 FOLDER = "MMRL_RAY_FOLDER"  # environment variable that tells the processes of a local cluster from others
 
 
@@ -48,8 +50,10 @@ def connected(cluster: ClusterSection, needs: Needs) -> Iterator[None]:
 
     A local cluster ends with the block, or with this process however it ends. To any other one the package's own code
     travels along; what it imports must be installed there. Raises UserError when no cluster answers, and when a local
-    one cannot have what is needed; any other one may grow.
+    one cannot have what is needed; any other one may grow. Sets VARIABLES, for the rest of this process.
     """
+    for name, value in VARIABLES.items():
+        os.environ.setdefault(name, value)
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)

@@ -35,7 +35,6 @@ def run(params: Params, uri: str, started: Callable[[str], None]) -> None:
     with tracking.store_errors(store):
         versions.resolve(tracking.connect(store, create=False), uri)
     key = _key_sha256(settings.host)
-    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 is for training beside other work
     os.environ.setdefault("RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S", "1")  # Ray's 10 delays every replica
     with _until_signalled() as listen, connected(params.cluster, _needs(settings)):
         listen()
