@@ -8,11 +8,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flows.settings.sections import ClusterSection
 from mmrl_core.errors import UserError
+
+if TYPE_CHECKING:
+    from ray.actor import ActorClass
 
 THREAD_TIMEOUT = "TUNE_FUNCTION_THREAD_TIMEOUT_S"
 ARENAS = "MALLOC_ARENA_MAX"  # glibc's
@@ -37,7 +39,7 @@ FOLDER = "MMRL_RAY_FOLDER"  # environment variable that tells the processes of a
 
 
 class Needs(NamedTuple):
-    """What one task takes, and how many of them there must be at a time."""
+    """What one task takes, and how many tasks must run at a time."""
 
     cpus: float
     gpus: float = 0
@@ -74,7 +76,7 @@ def connected(cluster: ClusterSection, needs: Needs) -> Iterator[None]:
 
 
 def _check_address(address: str) -> None:
-    """Ray itself would try for minutes."""
+    """Raises UserError when nothing listens at HOST:PORT; Ray itself would try for minutes."""
     host, colon, port = address.rpartition(":")
     if not colon:
         return
@@ -88,7 +90,7 @@ def _check_address(address: str) -> None:
 
 
 def _check_room(needs: Needs, may_grow: bool) -> None:
-    """Ray would wait for ever, without a word, for what no node has."""
+    """Raises UserError where no node has room, or says that the cluster has to grow: Ray itself would wait silently."""
     if (places := room(needs)) >= needs.tasks:
         return
     wanted = f"{needs.tasks} task{'s' * (needs.tasks > 1)} with {needs.cpus:g} CPUs and {needs.gpus:g} GPUs each"
@@ -112,8 +114,8 @@ def _tasks_on(node: dict[str, float], needs: Needs) -> int:
     )
 
 
-def on_this_node(actor: type):
-    """A class as an actor beside the driver, which costs no core and outlives its process."""
+def on_this_node(actor: type) -> "ActorClass":
+    """A class as a Ray actor on the driver's node; it takes no core, and Ray restarts its process when that dies."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -121,12 +123,12 @@ def on_this_node(actor: type):
     return ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)(actor)
 
 
-def _runtime_env() -> dict:
-    """What a worker on another node lacks: this project's packages, and its ways with threads and memory."""
+def _runtime_env() -> dict[str, Any]:
+    """What a worker on another node lacks: this project's packages, and variables about its threads and memory."""
     import flows
     import mmrl_core
 
-    packages = [str(Path(package.__file__).parent) for package in (flows, mmrl_core)]
+    packages = [package.__path__[0] for package in (flows, mmrl_core)]
     variables = {"OMP_WAIT_POLICY": "PASSIVE", **{name: os.environ[name] for name in (THREAD_TIMEOUT, ARENAS)}}
     return {"py_modules": packages, "env_vars": variables, "excludes": ["__pycache__"]}
 
