@@ -14,7 +14,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from flows.serving.image_urls import Fetcher
 from flows.serving.metrics import CONTENT_TYPE
-from flows.serving.request import FormQuestion, JsonQuestion, UrlQuestion, read_question
+from flows.serving.request import FormQuestion, JsonQuestion, UrlQuestion, read_request
 from flows.serving.service import Service
 
 PAGES = Path(__file__).parent / "pages"
@@ -103,8 +103,8 @@ def _add_answers(app: FastAPI, service: Service, guard: list) -> None:
     )
     async def predict(request: Request):
         """Label an image: upload it in a form, or send it in base64 within JSON."""
-        question = await read_question(request, service.settings, fetcher)
-        return JSONResponse(await service.answer(question))  # it has the form of Answer; checking that costs 0.1 ms
+        asked = await read_request(request, service.settings, fetcher)
+        return JSONResponse(await service.answer(asked))  # it has the form of Answer; checking that costs 0.1 ms
 
     @app.get("/metrics", dependencies=guard, responses=_problems(401) | TEXT, response_class=Response)
     async def prometheus() -> Response:

@@ -46,7 +46,7 @@ class Live:
                 self._others.popitem(last=False)
         return found
 
-    def unusual(self, job: "Job", found: "Prediction") -> tuple[bool, float] | None:
+    def unusual(self, job: "PredictionJob", found: "Prediction") -> tuple[bool, float] | None:
         """Whether an image is less confident than the threshold, and the share of validation images that is; None
         among other classes than the trained ones, and without a threshold."""
         if self.abstain is None or job.classes is not self.trained:
@@ -54,7 +54,7 @@ class Live:
         return found.confidence < self.abstain["threshold"], 1 - self.abstain["keep"]
 
 
-class Job(NamedTuple):
+class PredictionJob(NamedTuple):
     """One image for one version: whatever the alias does meanwhile, both stay together."""
 
     live: Live
@@ -62,7 +62,7 @@ class Job(NamedTuple):
     classes: "Classes"
 
 
-def score(jobs: list[Job]) -> list["Prediction"]:
+def score(jobs: list[PredictionJob]) -> list["Prediction"]:
     """Predictions, each by its job's own version; one pass of the image tower a version."""
     found: dict[int, Prediction] = {}
     for live in {id(job.live): job.live for job in jobs}.values():
@@ -149,7 +149,7 @@ def load(name: str, version: int, store: str) -> Live:
     predictor = versions.load(f"models:/{name}/{version}", store)
     settle_threads(predictor.model.backbone)
     live = Live(name, version, predictor)
-    score([Job(live, predictor.view(Image.new("RGB", (32, 32)), "blank"), live.trained)])
+    score([PredictionJob(live, predictor.view(Image.new("RGB", (32, 32)), "blank"), live.trained)])
     return live
 
 

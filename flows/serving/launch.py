@@ -112,10 +112,10 @@ def _deployed(settings: ServingSection, uri: str, store: str, key_sha256: str | 
     from flows.serving.replica import application
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    tally, where = _tally(), {"host": settings.host, "port": settings.port}
+    aggregator, where = _aggregator(), {"host": settings.host, "port": settings.port}
     try:
         serve.start(proxy_location="EveryNode", http_options=where, logging_config={"log_level": "WARNING"})
-        replicas = application(settings, uri, store, key_sha256, tally, PREDICTIONS.absolute())
+        replicas = application(settings, uri, store, key_sha256, aggregator, PREDICTIONS.absolute())
         serve.run(replicas, name=APPLICATION, route_prefix="/")
         if not _answers(settings):  # a cluster's Serve keeps the address that it was started with
             named = f"{settings.host}:{settings.port}"
@@ -128,12 +128,12 @@ def _deployed(settings: ServingSection, uri: str, store: str, key_sha256: str | 
             serve.delete(APPLICATION)
 
 
-def _tally():
+def _aggregator():
     """The actor that adds up all replicas' counts. It ends with this process: one that is there has a living owner."""
-    from flows.serving.metrics import Tally
+    from flows.serving.metrics import MetricsAggregator
 
     try:
-        return on_this_node(Tally).options(name="tally", namespace=APPLICATION).remote(SILENT_SECONDS)
+        return on_this_node(MetricsAggregator).options(name="tally", namespace=APPLICATION).remote(SILENT_SECONDS)
     except ValueError:
         raise UserError("another `mmrl serve` runs on this cluster; end it first") from None
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import Metric
 
-from flows.serving.follower import Follower, Job
+from flows.serving.follower import Follower, PredictionJob
 
 if TYPE_CHECKING:
     from mmrl_core.predict import Prediction
@@ -49,7 +49,7 @@ class Metrics:
     def loaded(self, live: Any) -> None:
         self._loads.inc()
 
-    def predicted(self, job: Job, found: "Prediction") -> None:
+    def predicted(self, job: PredictionJob, found: "Prediction") -> None:
         """Count what is unlike the images that the adapter's threshold was set on: a sign of drift."""
         if unusual := job.live.unusual(job, found):
             strange, expected = unusual
@@ -109,7 +109,7 @@ async def _alone(families: list[Family]) -> list[Family]:
     return families
 
 
-class Tally:
+class MetricsAggregator:
     """The last families that each replica told of. Of replicas that fell silent only what counts up is kept."""
 
     def __init__(self, silent_after: float):

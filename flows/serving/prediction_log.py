@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from flows.serving.follower import Job
+    from flows.serving.follower import PredictionJob
     from mmrl_core.predict import Prediction
 
 FILE_BYTES, OLDER_FILES = 10_000_000, 5  # of each replica
@@ -23,7 +23,7 @@ class PredictionLog:
         self._file, self._share = file, share
         self._handler = RotatingFileHandler(file, maxBytes=FILE_BYTES, backupCount=OLDER_FILES, delay=True)
 
-    def put(self, job: "Job", found: "Prediction") -> None:
+    def put(self, job: "PredictionJob", found: "Prediction") -> None:
         """A line: time, version, label, probability, confidence, whether it was among the trained classes, and there
         whether it was strange and the share that is expected to be."""
         if random.random() >= self._share:

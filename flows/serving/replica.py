@@ -7,7 +7,7 @@ from ray import serve
 from ray.exceptions import RayError
 
 from flows.serving.app import create_app
-from flows.serving.follower import Follower, Job
+from flows.serving.follower import Follower, PredictionJob
 from flows.serving.metrics import Family, Metrics
 from flows.serving.prediction_log import PredictionLog
 from flows.serving.service import Service
@@ -40,13 +40,13 @@ class Replica:
     def __serve_build_asgi_app__(self):
         return create_app(self._service)
 
-    async def _score_with_others(self, job: Job):
+    async def _score_with_others(self, job: PredictionJob):
         """Waiting for a fuller batch pays only while others are on their way."""
         self._score.set_batch_wait_timeout_s(self._wait if self._service.in_flight > 1 else 0)
         return await self._score(job)
 
     @serve.batch
-    async def _score(self, jobs: list[Job]):
+    async def _score(self, jobs: list[PredictionJob]):
         return await self._service.score_batch(jobs)
 
     async def _total(self, families: list[Family]) -> list[Family]:

@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING, Any
 
 from fastapi import HTTPException
 
-from flows.serving.follower import Follower, Job, Live, score
+from flows.serving.follower import Follower, Live, PredictionJob, score
 from flows.serving.metrics import Metrics
 from flows.serving.prediction_log import PredictionLog
-from flows.serving.request import Question
+from flows.serving.request import PredictRequest
 from flows.settings.sections import ServingSection
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation.abstain import card_threshold
@@ -36,9 +36,9 @@ class Service:
         self.in_flight = 0  # questions that are being answered
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decoder")
         self._scorer = ThreadPoolExecutor(1, thread_name_prefix="scorer")
-        self.score_one: Callable[[Job], Awaitable[Prediction]] = self._score_alone
+        self.score_one: Callable[[PredictionJob], Awaitable[Prediction]] = self._score_alone
 
-    async def answer(self, question: Question) -> dict[str, Any]:
+    async def answer(self, asked: PredictRequest) -> dict[str, Any]:
         """Label, probabilities and the version they are from. Raises HTTPException: 422 for what is in the question,
         503 while no version is loaded."""
         live = self.follower.current
@@ -46,40 +46,40 @@ class Service:
             raise HTTPException(503, f"no model is loaded: {self.follower.problem}", {"Retry-After": "5"})
         self.in_flight += 1
         try:
-            return await self._answer(live, question)
+            return await self._answer(live, asked)
         finally:
             self.in_flight -= 1
 
-    async def _answer(self, live: Live, question: Question) -> dict[str, Any]:
-        options = question.options
+    async def _answer(self, live: Live, asked: PredictRequest) -> dict[str, Any]:
+        options = asked.options
         try:
             threshold = _threshold(options, live.predictor.card)
-            job = await self._in(self._decoders, _prepare, live, question)
+            job = await self._in(self._decoders, _prepare, live, asked)
         except UserError as error:
             raise HTTPException(422, str(error)) from None
         prediction = await self.score_one(job)
         self._note(job, prediction)
         return _described(prediction, options.top_k, threshold) | {"model": live.identity}
 
-    def _note(self, job: Job, prediction: "Prediction") -> None:
+    def _note(self, job: PredictionJob, prediction: "Prediction") -> None:
         self.metrics.predicted(job, prediction)
         if self._log:
             self._log.put(job, prediction)
 
-    async def score_batch(self, jobs: list[Job]) -> "list[Prediction]":
+    async def score_batch(self, jobs: list[PredictionJob]) -> "list[Prediction]":
         self.metrics.batches.observe(len(jobs))
         return await self._in(self._scorer, score, jobs)
 
-    async def _score_alone(self, job: Job) -> "Prediction":
+    async def _score_alone(self, job: PredictionJob) -> "Prediction":
         return (await self.score_batch([job]))[0]
 
     async def _in(self, threads: ThreadPoolExecutor, function: Callable, *arguments):
         return await asyncio.get_running_loop().run_in_executor(threads, function, *arguments)
 
 
-def _prepare(live: Live, question: Question) -> Job:
-    view = live.predictor.view(question.image, "upload")
-    return Job(live, view, live.classes(question.options.class_names))
+def _prepare(live: Live, asked: PredictRequest) -> PredictionJob:
+    view = live.predictor.view(asked.image, "upload")
+    return PredictionJob(live, view, live.classes(asked.options.class_names))
 
 
 def _threshold(options, card: dict) -> float | None:

@@ -9,8 +9,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from flows.serving import prediction_log
 from flows.serving.drift import drift, measured
-from flows.serving.follower import Job, Live, score
-from flows.serving.metrics import Tally
+from flows.serving.follower import Live, PredictionJob, score
+from flows.serving.metrics import MetricsAggregator
 from mmrl_core.predict import Predictor
 from tests.flows.conftest import Shell
 from tests.support.serving import ABSTAIN, NAME, app_of, app_with_metrics, in_base64, make_adapter, picture
@@ -60,7 +60,7 @@ def test_a_share_of_the_predictions_is_logged_in_lines_and_old_ones_make_room(pr
     monkeypatch.setattr(prediction_log, "FILE_BYTES", 2000)
     monkeypatch.setattr(prediction_log, "OLDER_FILES", 1)
     live = Live(NAME, 3, predictor)
-    job = Job(live, predictor.view(picture(0), "it"), live.trained)
+    job = PredictionJob(live, predictor.view(picture(0), "it"), live.trained)
     [found] = score([job])
     always, never = (
         prediction_log.PredictionLog(tmp_path / name / "log.jsonl", share) for name, share in (("a", 1), ("n", 0))
@@ -84,7 +84,7 @@ def test_counts_of_all_replicas_are_added_and_gauges_of_silent_ones_dropped(pred
         app, metrics = app_with_metrics(predictor)
         TestClient(app).post("/predict", json={"image": GOOD})
         told.append(metrics.families())
-    tally, silent = Tally(silent_after=1e9), Tally(silent_after=-1)
+    tally, silent = MetricsAggregator(silent_after=1e9), MetricsAggregator(silent_after=-1)
     tally.tell("one", told[0])
     both = {name: samples for name, _, _, samples in tally.total("two", told[1])}
     assert both["mmrl_requests"] == [("mmrl_requests_total", (("path", "/predict"), ("status", "200")), 2.0)]

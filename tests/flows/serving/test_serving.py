@@ -18,7 +18,7 @@ from PIL import Image
 from schemathesis.generation import GenerationMode
 from schemathesis.specs.openapi.checks import negative_data_rejection, positive_data_acceptance
 
-from flows.serving.follower import Follower, Job, Live, score
+from flows.serving.follower import Follower, Live, PredictionJob, score
 from flows.tracking import store as tracking
 from mmrl_core.predict import Predictor
 from tests.support import serving
@@ -191,7 +191,7 @@ def test_a_batch_across_a_change_answers_each_image_by_its_own_version(predictor
     lives = [Live(NAME, 1, predictor), Live(NAME, 2, other)]
     images = [picture(seed) for seed in range(6)]
     jobs = [
-        Job(live, live.predictor.view(image, "it"), live.classes(names))
+        PredictionJob(live, live.predictor.view(image, "it"), live.classes(names))
         for image, live, names in zip(images, lives * 3, [None, None, ["cat", "dog"]] * 2, strict=True)
     ]
     for job, image, found in zip(jobs, images, score(jobs), strict=True):
