@@ -9,11 +9,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from flows.serving import prediction_log
 from flows.serving.drift import drift, measured
-from flows.serving.follower import Live, PredictionJob, score
-from flows.serving.metrics import MetricsAggregator
+from flows.serving.follower import Follower, Live, PredictionJob, score
+from flows.serving.metrics import Metrics, MetricsAggregator
 from mmrl_core.predict import Predictor
 from tests.flows.conftest import Shell
-from tests.support.serving import ABSTAIN, NAME, app_of, app_with_metrics, in_base64, make_adapter, picture
+from tests.support.serving import ABSTAIN, NAME, URI, app_of, app_with_metrics, in_base64, make_adapter, picture
 
 GOOD = in_base64(picture(0))
 
@@ -56,6 +56,15 @@ def test_images_less_confident_than_those_of_validation_are_counted_beside_what_
     assert found["mmrl_strange_predictions_expected_total", '{"version": "3"}'] == pytest.approx(0.2)
 
 
+def test_what_the_follower_has_counted_is_counted_once_however_often_it_is_asked_for():
+    follower = Follower(URI, "sqlite:///none.db", 1)
+    metrics = Metrics(follower)
+    for loads, failures in ((0, 0), (2, 1), (2, 1), (3, 1)):
+        follower.loads, follower.failures = loads, failures
+        counted = {sample: value for *_, values in metrics.families() for sample, _, value in values}
+        assert counted["mmrl_model_loads_total"] == loads and counted["mmrl_follow_failures_total"] == failures
+
+
 def test_a_share_of_the_predictions_is_logged_in_lines_and_old_ones_make_room(predictor, tmp_path, monkeypatch):
     monkeypatch.setattr(prediction_log, "FILE_BYTES", 2000)
     monkeypatch.setattr(prediction_log, "OLDER_FILES", 1)
@@ -84,12 +93,12 @@ def test_counts_of_all_replicas_are_added_and_gauges_of_silent_ones_dropped(pred
         app, metrics = app_with_metrics(predictor)
         TestClient(app).post("/predict", json={"image": GOOD})
         told.append(metrics.families())
-    tally, silent = MetricsAggregator(silent_after=1e9), MetricsAggregator(silent_after=-1)
-    tally.tell("one", told[0])
-    both = {name: samples for name, _, _, samples in tally.total("two", told[1])}
+    patient, silent = MetricsAggregator(silent_after=1e9), MetricsAggregator(silent_after=-1)
+    patient.update("one", told[0])
+    both = {name: samples for name, _, _, samples in patient.total("two", told[1])}
     assert both["mmrl_requests"] == [("mmrl_requests_total", (("path", "/predict"), ("status", "200")), 2.0)]
     assert [value for _, _, value in both["mmrl_model_replicas"]] == [2.0]
-    silent.tell("one", told[0])
+    silent.update("one", told[0])
     kept = {name: samples for name, _, _, samples in silent.total("two", told[1])}
     assert kept["mmrl_requests"] == both["mmrl_requests"] and "mmrl_model_replicas" not in kept
 
