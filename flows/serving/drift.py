@@ -27,9 +27,9 @@ class Drift(NamedTuple):
 
     @property
     def line(self) -> str:
-        found = f"{self.strange} of {self.n} predictions are strange, {self.expected:.1f} would be usual"
+        counts = f"{self.strange} of {self.n} predictions are strange, {self.expected:.1f} would be usual"
         verdict = "drift" if self.drifted else "no drift"
-        return f"{self.name} version {self.version}: {verdict}; {found} (p {self.p_value:.2g})"
+        return f"{self.name} version {self.version}: {verdict}; {counts} (p {self.p_value:.2g})"
 
 
 def drift(folder: Path, hours: float) -> list[Drift]:

@@ -8,7 +8,7 @@ import binascii
 import io
 import json
 import warnings
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from fastapi import HTTPException, Request
 from PIL import Image
@@ -21,7 +21,7 @@ from flows.settings.sections import ServingSection
 from mmrl_core.data.images import FORMATS
 
 ENVELOPE = 1_000_000  # bytes of a request besides its image: class names, part headers, JSON
-LONGEST = 100  # how many times the longer side of an image may hold the shorter one
+LONGEST = 100  # of an image: the longer side divided by the shorter one
 ClassName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 
 
@@ -42,6 +42,7 @@ class Options(BaseModel):
     ] = None
 
 
+# The names of these three are the titles of the schemas in the OpenAPI description.
 class JsonQuestion(Options):
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -61,13 +62,16 @@ class FormQuestion(Options):
     image: Annotated[bytes, Field(description="The image file.")]
 
 
+AnyOptions = TypeVar("AnyOptions", bound=Options)
+
+
 class PredictRequest(NamedTuple):
     image: bytes  # encoded
     options: Options
 
 
 async def read_request(request: Request, limits: ServingSection, fetcher: Fetcher) -> PredictRequest:
-    """The question in a request's body, which is JSON or a multipart form; an image that it names by URL is fetched."""
+    """What the body asks, which is JSON or a multipart form; an image that it names by URL is fetched."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in ("application/json", "multipart/form-data"):
         raise HTTPException(415, f"the content type is {kind or 'not given'}; send multipart/form-data with a file "
@@ -134,11 +138,11 @@ async def _of_form(request: Request, body: bytes) -> PredictRequest:
 
 
 def _single(values: dict[str, list]) -> dict[str, Any]:
-    """Fields of a form are lists; all but class_names stand once."""
-    return {name: found if name == "class_names" or len(found) > 1 else found[0] for name, found in values.items()}
+    """Fields of a form come as lists: all but class_names as the one value that they hold."""
+    return {name: given if name == "class_names" or len(given) > 1 else given[0] for name, given in values.items()}
 
 
-def _validated(model: type[Options], values: Any) -> Any:
+def _validated(model: type[AnyOptions], values: object) -> AnyOptions:
     try:
         return model.model_validate(values)
     except ValidationError as error:
