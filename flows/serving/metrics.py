@@ -1,5 +1,6 @@
 """Prometheus metrics: each replica counts its own, and whichever is asked answers with the sums over all replicas."""
 
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING
@@ -50,6 +51,7 @@ class Metrics:
         self._expected = Counter("mmrl_strange_predictions_expected", "As many as there would be of validation images.",
                                  ["version"], registry=registry)  # fmt: skip
         self._seen_loads = self._seen_failures = 0
+        self._lock = threading.Lock()  # a replica sends its metrics from a thread of its own
 
     def predicted(self, job: PredictionJob, prediction: "Prediction") -> None:
         """Count what is unlike the images that the adapter's threshold was set on: a sign of drift."""
@@ -64,13 +66,14 @@ class Metrics:
 
     def families(self) -> list[Family]:
         """What this process has counted until now."""
-        self._look_at_the_follower()
-        return [
-            (metric.name, metric.documentation, metric.type,
-             [(sample.name, tuple(sorted(sample.labels.items())), sample.value) for sample in metric.samples
-              if not sample.name.endswith("_created")])
-            for metric in self._registry.collect()
-        ]  # fmt: skip
+        with self._lock:
+            self._look_at_the_follower()
+            return [
+                (metric.name, metric.documentation, metric.type,
+                 [(sample.name, tuple(sorted(sample.labels.items())), sample.value) for sample in metric.samples
+                  if not sample.name.endswith("_created")])
+                for metric in self._registry.collect()
+            ]  # fmt: skip
 
     def _look_at_the_follower(self) -> None:
         live, loads, failures = self._follower.current, self._follower.loads, self._follower.failures

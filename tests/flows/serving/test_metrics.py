@@ -1,6 +1,9 @@
 """What serving counts and logs, and what drift is told from it."""
 
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -63,6 +66,35 @@ def test_what_the_follower_has_counted_is_counted_once_however_often_it_is_asked
         follower.loads, follower.failures = loads, failures
         counted = {sample: value for *_, values in metrics.families() for sample, _, value in values}
         assert counted["mmrl_model_loads_total"] == loads and counted["mmrl_follow_failures_total"] == failures
+
+
+def test_metrics_that_two_threads_ask_for_at_once_name_the_version_in_both(predictor):
+    first_has_looked, second_looks = threading.Event(), threading.Event()
+
+    class Slow(Live):
+        @property
+        def identity(self) -> dict[str, str | int]:
+            if first_has_looked.is_set():
+                second_looks.set()
+                time.sleep(0.2)  # while the first goes on
+            return super().identity
+
+    class Paused:
+        current, loads, failures = Slow(NAME, 3, predictor), 0, 0
+
+        @property
+        def problem(self) -> None:
+            first_has_looked.set()
+            second_looks.wait(0.5)
+
+    metrics = Metrics(Paused())
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(metrics.families)
+        first_has_looked.wait()
+        second = threads.submit(metrics.families)
+    for asked in (first, second):
+        replicas = {name: samples for name, *_, samples in asked.result()}["mmrl_model_replicas"]
+        assert [value for *_, value in replicas] == [1]
 
 
 def test_a_share_of_the_predictions_is_logged_in_lines_and_old_ones_make_room(predictor, tmp_path, monkeypatch):
