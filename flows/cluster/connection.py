@@ -8,34 +8,38 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flows.settings.sections import ClusterSection
 from mmrl_core.errors import UserError
 
+if TYPE_CHECKING:
+    from ray.actor import ActorClass
+
 THREAD_TIMEOUT = "TUNE_FUNCTION_THREAD_TIMEOUT_S"
 ARENAS = "MALLOC_ARENA_MAX"  # glibc's
 
-os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-os.environ.setdefault("RAY_TRAIN_V2_ENABLED", "1")
-os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # until an end or a death is seen
-os.environ.setdefault("RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S", "20")  # then an elastic training starts with fewer
-os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
-os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
-os.environ.setdefault(THREAD_TIMEOUT, "60")  # Tune's 2 s for a trial to end are too few on a busy machine
-os.environ.setdefault(ARENAS, "1")  # a thread a trial: with arenas of their own each would keep what it has freed
-os.environ.setdefault("TUNE_DISABLE_SIGINT_HANDLER", "1")  # it would pass a broken-off search for a finished one
-os.environ.setdefault("RAY_worker_niceness", "0")  # of a cluster of our own: Ray would run workers at 15
-os.environ.setdefault("RAY_prestart_worker_first_driver", "0")  # of ours too: each would import for nothing
-os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # the new reporter prints to stdout even when told to be silent
-
-
+# Environment variables for Ray, where the environment does not say otherwise. They must be set before Ray is imported,
+# which is when it reads some of them, and before a local cluster starts, whose processes inherit them.
+VARIABLES = {
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # until an end or a death is seen
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "20",  # then an elastic training starts with fewer
+    "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    THREAD_TIMEOUT: "60",  # Tune's 2 s for a trial to end are too few on a busy machine
+    ARENAS: "1",  # a thread a trial: with arenas of their own each would keep what it has freed
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",  # it would pass a broken-off search for a finished one
+    "RAY_worker_niceness": "0",  # of a cluster of our own: Ray would run workers at 15
+    "RAY_prestart_worker_first_driver": "0",  # of ours too: each would import for nothing
+    "RAY_AIR_NEW_OUTPUT": "0",  # the new reporter prints to stdout even when told to be silent
+}
 FOLDER = "MMRL_RAY_FOLDER"  # environment variable that tells the processes of a local cluster from others
 
 
 class Needs(NamedTuple):
-    """What one task takes, and how many of them there must be at a time."""
+    """What one task takes, and how many tasks must run at a time."""
 
     cpus: float
     gpus: float = 0
@@ -48,8 +52,10 @@ def connected(cluster: ClusterSection, needs: Needs) -> Iterator[None]:
 
     A local cluster ends with the block, or with this process however it ends. To any other one the package's own code
     travels along; what it imports must be installed there. Raises UserError when no cluster answers, and when a local
-    one cannot have what is needed; any other one may grow.
+    one cannot have what is needed; any other one may grow. Sets VARIABLES, for the rest of this process.
     """
+    for name, value in VARIABLES.items():
+        os.environ.setdefault(name, value)
     import ray
 
     logging.getLogger("ray").setLevel(logging.ERROR)
@@ -70,7 +76,7 @@ def connected(cluster: ClusterSection, needs: Needs) -> Iterator[None]:
 
 
 def _check_address(address: str) -> None:
-    """Ray itself would try for minutes."""
+    """Raises UserError when nothing listens at HOST:PORT; Ray itself would try for minutes."""
     host, colon, port = address.rpartition(":")
     if not colon:
         return
@@ -84,7 +90,7 @@ def _check_address(address: str) -> None:
 
 
 def _check_room(needs: Needs, may_grow: bool) -> None:
-    """Ray would wait for ever, without a word, for what no node has."""
+    """Raises UserError where no node has room, or says that the cluster has to grow: Ray itself would wait silently."""
     if (places := room(needs)) >= needs.tasks:
         return
     wanted = f"{needs.tasks} task{'s' * (needs.tasks > 1)} with {needs.cpus:g} CPUs and {needs.gpus:g} GPUs each"
@@ -108,8 +114,8 @@ def _tasks_on(node: dict[str, float], needs: Needs) -> int:
     )
 
 
-def on_this_node(actor: type):
-    """A class as an actor beside the driver, which costs no core and outlives its process."""
+def on_this_node(actor: type) -> "ActorClass":
+    """A class as a Ray actor on the driver's node; it takes no core, and Ray restarts its process when that dies."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
@@ -117,12 +123,12 @@ def on_this_node(actor: type):
     return ray.remote(num_cpus=0, max_restarts=-1, max_task_retries=-1, scheduling_strategy=here)(actor)
 
 
-def _runtime_env() -> dict:
-    """What a worker on another node lacks: this project's packages, and its ways with threads and memory."""
+def _runtime_env() -> dict[str, Any]:
+    """What a worker on another node lacks: this project's packages, and variables about its threads and memory."""
     import flows
     import mmrl_core
 
-    packages = [str(Path(package.__file__).parent) for package in (flows, mmrl_core)]
+    packages = [package.__path__[0] for package in (flows, mmrl_core)]
     variables = {"OMP_WAIT_POLICY": "PASSIVE", **{name: os.environ[name] for name in (THREAD_TIMEOUT, ARENAS)}}
     return {"py_modules": packages, "env_vars": variables, "excludes": ["__pycache__"]}
 

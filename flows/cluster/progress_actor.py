@@ -1,4 +1,4 @@
-"""What a training's workers say to the driver. An actor of its own, in a process that imports nothing but this."""
+"""How a training's workers report to the driver: an actor, whose process imports nothing but this module."""
 
 from typing import NamedTuple
 
@@ -11,12 +11,14 @@ class Trained(NamedTuple):
     precision: str
 
 
-class Inbox:
-    """What the workers have said so far; an actor on the driver's node."""
+class ProgressActor:
+    """What the workers have reported so far: metrics of epochs, and how it ended. Runs on the driver's node."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.epochs: list[dict[str, float]] = []
-        self.trained, self.failure, self.workers = None, None, 0
+        self.trained: Trained | None = None
+        self.failure: str | None = None
+        self.workers = 0
 
     def epoch(self, epoch: int, metrics: dict[str, float], workers: int) -> None:
         self.workers = workers
@@ -30,8 +32,9 @@ class Inbox:
         self.failure = reason
 
     def news(self, known: int) -> tuple[list[dict[str, float]], int]:
-        """Epochs beyond the known ones, and how many workers there are."""
+        """The metrics of all epochs after the first `known` ones, and how many workers there are."""
         return self.epochs[known:], self.workers
 
     def result(self) -> tuple[Trained | None, str | None]:
+        """The adapter, or why there is none; both None where the training did not end."""
         return self.trained, self.failure

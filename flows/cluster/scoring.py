@@ -1,4 +1,4 @@
-"""Scoring shards: one after another in this process, or one task a shard on a Ray cluster. The figures are the same.
+"""Scoring shards: one after another in this process, or one Ray task a shard on a cluster. The figures are the same.
 
 Adapter and class features are sent once; shards are read where a node finds them, or travel there. A shard that cannot
 be scored, after retries on other nodes, fails the evaluation.
@@ -8,7 +8,7 @@ import functools
 import hashlib
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from torch import Tensor
 
@@ -22,33 +22,37 @@ from mmrl_core.errors import UserError
 from mmrl_core.evaluation.scores import Scores, score_each
 from mmrl_core.method.model import AdaptedCLIP
 
+if TYPE_CHECKING:
+    from ray import ObjectRef
+    from ray.remote_function import RemoteFunction
+
 RETRIES = 3
 AHEAD = 2  # shards under way for every worker that the cluster has room for: what bounds memory
 
-Report = Callable[[int], None]
+ReportImages = Callable[[int], None]  # how many are scored
 
 
-class Examinee(NamedTuple):
-    """An adapter with its prompts, as it travels."""
+class AdapterToScore(NamedTuple):
+    """An adapter with its prompts, as it travels to the nodes."""
 
-    adapter: AdapterConfig
+    config: AdapterConfig
     tensors: dict[str, Tensor]
     template: str
     text: tuple[Tensor, Tensor]  # adapted and frozen class features (C, E)
 
 
-class Exam(NamedTuple):
-    """What every shard is scored with, as it travels."""
+class ScoringTask(NamedTuple):
+    """What every shard is scored with, as it travels to the nodes."""
 
     backbone: BackboneSection
     class_names: list[str]
     labels: list[int]
     fused: list[int]  # labels that get the fused logits
-    examinees: list[Examinee]
+    adapters: list[AdapterToScore]
 
 
 def score_here(
-    models: list[AdaptedCLIP], shards: list[Shard], labels: list[int], fused: list[int], report: Report,
+    models: list[AdaptedCLIP], shards: list[Shard], labels: list[int], fused: list[int], report: ReportImages,
     store: FeatureStore | None,
 ) -> Iterator[list[Scores]]:  # fmt: skip
     """Every shard's scores in order, each model's; each shard is checked before the first is scored."""
@@ -56,47 +60,64 @@ def score_here(
         check_shard(shard)
     done = 0
     for shard in shards:
-        yield score_each(models, examples_of(shard), labels, fused, lambda n, done=done: report(done + n), store)
+        yield score_each(models, examples_of(shard), labels, fused, _after(done, report), store)
         done += shard.count
 
 
-def score_on_cluster(cluster: ClusterSection, exam: Exam, shards: list[Shard], report: Report) -> list[list[Scores]]:
+def _after(done: int, report: ReportImages) -> ReportImages:
+    """Reports a shard's images on top of the `done` ones of the shards before it."""
+    return lambda n: report(done + n)
+
+
+def score_on_cluster(
+    cluster: ClusterSection, task: ScoringTask, shards: list[Shard], report: ReportImages
+) -> list[list[Scores]]:
     """The same by tasks on `cluster`; raises UserError naming the first shard that failed for good."""
     import ray
 
     for shard in shards:
         check_shard(shard)
     with connected(cluster, Needs(cluster.cpus_per_worker, cluster.gpus_per_worker)):
-        shared = ray.put(exam)
-        task = ray.remote(_score_shard).options(
+        shared = ray.put(task)
+        score_shard = ray.remote(_score_shard).options(
             num_cpus=cluster.cpus_per_worker, num_gpus=cluster.gpus_per_worker, max_retries=RETRIES,
             retry_exceptions=[OSError], scheduling_strategy="SPREAD",
         )  # fmt: skip
         room = int(ray.cluster_resources().get("CPU", 1) / cluster.cpus_per_worker)
-        return _collected(task, shared, shards, cluster.data, max(1, AHEAD * room), report)
+        return _collected(score_shard, shared, shards, cluster.data, max(1, AHEAD * room), report)
 
 
-def _collected(task, shared, shards: list[Shard], data: str | None, most: int, report: Report) -> list[list[Scores]]:
+def _collected(
+    score_shard: "RemoteFunction",
+    task: "ObjectRef[ScoringTask]",
+    shards: list[Shard],
+    data: str | None,
+    most: int,
+    report: ReportImages,
+) -> list[list[Scores]]:
+    """Each shard's scores in order; at most `most` Ray tasks are under way at a time."""
     import ray
 
-    found: dict[int, list[Scores]] = {}
-    waiting, running = list(enumerate(shards))[::-1], {}
+    scored: dict[int, list[Scores]] = {}
+    waiting = list(enumerate(shards))[::-1]
+    running: dict[ObjectRef[list[Scores] | None], int] = {}  # to the index of its shard
     while waiting or running:
         while waiting and len(running) < most:
             index, shard = waiting.pop()
-            running[task.remote(shared, shard, data, None)] = index
+            running[score_shard.remote(task, shard, data, None)] = index
         [ready], _ = ray.wait(list(running), num_returns=1)
         index = running.pop(ready)
         scores = _result(ready, shards[index])
         if scores is None:  # its node does not find the shard
-            running[task.remote(shared, shards[index], data, shards[index].path.read_bytes())] = index
+            running[score_shard.remote(task, shards[index], data, shards[index].path.read_bytes())] = index
             continue
-        found[index] = scores
-        report(sum(shards[one].count for one in found))
-    return [found[index] for index in range(len(shards))]
+        scored[index] = scores
+        report(sum(shards[done].count for done in scored))
+    return [scored[index] for index in range(len(shards))]
 
 
-def _result(reference, shard: Shard) -> list[Scores] | None:
+def _result(reference: "ObjectRef[list[Scores] | None]", shard: Shard) -> list[Scores] | None:
+    """What the task of a shard returned. Raises UserError naming the shard when the task failed."""
     import ray
 
     try:
@@ -106,12 +127,12 @@ def _result(reference, shard: Shard) -> list[Scores] | None:
         raise UserError(f"the shard {shard.path} could not be scored on the cluster: {reason}") from error
 
 
-def _score_shard(exam: Exam, shard: Shard, data: str | None, content: bytes | None) -> list[Scores] | None:
-    """A task; None where the shard is not to be found on this node and did not come along."""
+def _score_shard(task: ScoringTask, shard: Shard, data: str | None, content: bytes | None) -> list[Scores] | None:
+    """The Ray task; None where `content` was not given and this node has no such shard."""
     content = content or _content(shard, data)
     if content is None:
         return None
-    return score_each(_models(_Once(exam)), examples_of(shard, content), exam.labels, exam.fused)
+    return score_each(_models(_ModelsKey(task)), examples_of(shard, content), task.labels, task.fused)
 
 
 def _content(shard: Shard, data: str | None) -> bytes | None:
@@ -131,33 +152,36 @@ def _content(shard: Shard, data: str | None) -> bytes | None:
     return content
 
 
-class _Once(NamedTuple):
-    """An exam that is told by its classes and tensors, so that a process builds its models once."""
+class _ModelsKey(NamedTuple):
+    """A task as a key of `_models`: equal by content, since each Ray task unpickles its own copy."""
 
-    exam: Exam
+    task: ScoringTask
 
     def __hash__(self) -> int:
-        return hash((tuple(self.exam.class_names), *(one.template for one in self.exam.examinees)))
+        return hash((tuple(self.task.class_names), *(adapter.template for adapter in self.task.adapters)))
 
-    def __eq__(self, other) -> bool:
-        mine, theirs = self.exam, other.exam
-        same = (mine.backbone, mine.class_names, len(mine.examinees)) == (
-            theirs.backbone, theirs.class_names, len(theirs.examinees))  # fmt: skip
-        return same and all(map(_are_equal, mine.examinees, theirs.examinees))
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, _ModelsKey):
+            return False
+        mine, theirs = self.task, other.task
+        same = (mine.backbone, mine.class_names, len(mine.adapters)) == (
+            theirs.backbone, theirs.class_names, len(theirs.adapters))  # fmt: skip
+        return same and all(map(_are_equal, mine.adapters, theirs.adapters))
 
 
-def _are_equal(one: Examinee, other: Examinee) -> bool:
-    same = (one.adapter, one.template) == (other.adapter, other.template)
+def _are_equal(one: AdapterToScore, other: AdapterToScore) -> bool:
+    same = (one.config, one.template) == (other.config, other.template)
     return same and all(tensor.equal(other.tensors[name]) for name, tensor in one.tensors.items())
 
 
 @functools.lru_cache(maxsize=2)
-def _models(once: _Once) -> list[AdaptedCLIP]:
+def _models(key: _ModelsKey) -> list[AdaptedCLIP]:
+    """A task's adapted models; a worker process builds them for its first shard and keeps them."""
     from mmrl_core.method.adapter import Adapter
 
-    exam, backbone, models = once.exam, backbone_of(once.exam.backbone), []
-    for one in exam.examinees:
-        adapter = Adapter(one.adapter, backbone)
-        adapter.load_state_dict({name: tensor.clone() for name, tensor in one.tensors.items()})
-        models.append(AdaptedCLIP(backbone, adapter.to(backbone.device), exam.class_names, one.template, text=one.text))
+    names, backbone, models = key.task.class_names, backbone_of(key.task.backbone), []
+    for packed in key.task.adapters:
+        adapter = Adapter(packed.config, backbone)
+        adapter.load_state_dict({name: tensor.clone() for name, tensor in packed.tensors.items()})
+        models.append(AdaptedCLIP(backbone, adapter.to(backbone.device), names, packed.template, text=packed.text))
     return models

@@ -31,7 +31,7 @@ class Local(Folder):
         return Path(self.folder).is_dir()
 
     def remove(self) -> None:
-        """The checkpoints of a training that is through, and what Ray keeps beside them."""
+        """Delete the checkpoints of a training that is done, and what Ray keeps beside them."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
 

@@ -7,21 +7,30 @@ import contextlib
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flows.cluster.connection import Needs, connected, on_this_node
-from flows.cluster.progress_actor import Inbox, Trained
-from flows.cluster.storage import open_storage, reached_storage
+from flows.cluster.progress_actor import ProgressActor, Trained
+from flows.cluster.storage import Local, Remote, open_storage, reached_storage
 from flows.settings.sections import BackboneSection, ClusterSection
 from mmrl_core.config import AdapterConfig, TrainConfig
 from mmrl_core.data.shards import Example
 from mmrl_core.errors import UserError
 
+if TYPE_CHECKING:
+    import torch
+    from ray.actor import ActorHandle
+
+    from mmrl_core.clip.backbone import Backbone
+    from mmrl_core.distributed import Workers
+
 RETRIES = 20  # of a training whose workers or nodes die; each goes on from the last checkpoint
 RESIZE_SECONDS = 10.0  # between looks at whether an elastic training could grow
 
+ReportEpoch = Callable[[int, dict[str, float], int], None]  # epoch, its metrics, number of workers
 
-class Job(NamedTuple):
+
+class TrainingJob(NamedTuple):
     """A training, as it travels to the workers."""
 
     name: str  # settled by everything that its result depends on: a later job of this name resumes it
@@ -34,9 +43,7 @@ class Job(NamedTuple):
     template: str
 
 
-def train_on_cluster(
-    cluster: ClusterSection, job: Job, storage: Path, report: Callable[[int, dict, int], None]
-) -> Trained:
+def train_on_cluster(cluster: ClusterSection, job: TrainingJob, storage: Path, report: ReportEpoch) -> Trained:
     """Train on `cluster`; `report(epoch, metrics, workers)` is called as epochs end.
 
     Without `cluster.storage`, and on one node, checkpoints lie below the folder `storage`. A driver that is killed
@@ -47,10 +54,10 @@ def train_on_cluster(
         import ray
 
         where = cluster.storage or _local_storage(storage)
-        inbox = on_this_node(Inbox).remote()
-        with _reporting(inbox, report):
-            _run(cluster, job, where, inbox)
-        trained, failure = ray.get(inbox.result.remote())
+        progress = on_this_node(ProgressActor).remote()
+        with _reporting(progress, report):
+            _run(cluster, job, where, progress)
+        trained, failure = ray.get(progress.result.remote())
         if failure or trained is None:
             raise UserError(failure or "training ended without an adapter; see Ray's logs, and start it again")
         open_storage(where, job.name).remove()
@@ -68,12 +75,12 @@ def _local_storage(folder: Path) -> str:
     return str(folder.absolute())
 
 
-def _run(cluster: ClusterSection, job: Job, storage: str, inbox) -> None:
+def _run(cluster: ClusterSection, job: TrainingJob, storage: str, progress: "ActorHandle") -> None:
     import ray
     from ray.train import FailureConfig, RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    from flows.cluster.rendezvous import OverRaysNetwork
+    from flows.cluster.rendezvous import RayNetworkConfig
 
     least, most = cluster.worker_range
     scaling = ScalingConfig(
@@ -83,10 +90,10 @@ def _run(cluster: ClusterSection, job: Job, storage: str, inbox) -> None:
         **({} if least == most else {"elastic_resize_monitor_interval_s": RESIZE_SECONDS}),
     )
     run = RunConfig(name=job.name, storage_path=storage, failure_config=FailureConfig(max_failures=RETRIES))
-    loop = {"job": ray.put(job), "inbox": inbox, "storage": storage}
+    loop = {"job": ray.put(job), "progress": progress, "storage": storage}
     try:
         TorchTrainer(  # looks at the storage first, and makes the folder
-            _work, train_loop_config=loop, torch_config=OverRaysNetwork(), scaling_config=scaling, run_config=run
+            _work, train_loop_config=loop, torch_config=RayNetworkConfig(), scaling_config=scaling, run_config=run
         ).fit()
     except (ray.train.TrainingFailedError, OSError, ValueError, RuntimeError) as error:
         reason = (str(error).strip() or type(error).__name__).splitlines()[-1]
@@ -103,9 +110,9 @@ def _work(config: dict[str, Any]) -> None:
     from mmrl_core.distributed import Distributed
     from mmrl_core.training.fit import fit
 
-    job: Job = ray.get(config["job"])
-    inbox, workers = config["inbox"], Distributed()
-    needed = _needed(job, config["storage"], inbox, workers, ray_train.torch.get_device())
+    job: TrainingJob = ray.get(config["job"])
+    progress, workers = config["progress"], Distributed()
+    needed = _needed(job, config["storage"], progress, workers, ray_train.torch.get_device())
     if needed is None:
         return
     backbone, checkpoints = needed
@@ -113,19 +120,21 @@ def _work(config: dict[str, Any]) -> None:
 
     def report(epoch: int, metrics: dict[str, float]) -> None:
         if workers.rank == 0:
-            ray.get(inbox.epoch.remote(epoch, metrics, workers.size))
+            ray.get(progress.epoch.remote(epoch, metrics, workers.size))
 
     try:
         fitted = fit(backbone, job.adapter, job.train, data, report=report, checkpoints=checkpoints, workers=workers)
     except UserError as error:  # every worker meets it: trying again would not help
-        ray.get(inbox.fail.remote(str(error)))
+        ray.get(progress.fail.remote(str(error)))
         return
     if workers.rank == 0:
         state = {name: tensor.cpu().contiguous() for name, tensor in fitted.adapter.state_dict().items()}
-        ray.get(inbox.finish.remote(Trained(save(state), fitted.history, fitted.precision)))
+        ray.get(progress.finish.remote(Trained(save(state), fitted.history, fitted.precision)))
 
 
-def _needed(job: Job, storage: str, inbox, workers, device):
+def _needed(
+    job: TrainingJob, storage: str, progress: "ActorHandle", workers: "Workers", device: "torch.device"
+) -> "tuple[Backbone, Local | Remote] | None":
     """Backbone and checkpoints; None, on every worker, where one of them lacks either: the others would wait for it."""
     import ray
     import torch
@@ -137,20 +146,20 @@ def _needed(job: Job, storage: str, inbox, workers, device):
         needed = backbone_of(job.backbone), reached_storage(storage, job.name)
     except UserError as error:
         failed = 1.0
-        ray.get(inbox.fail.remote(f"{ray.util.get_node_ip_address()}: {error}"))
+        ray.get(progress.fail.remote(f"{ray.util.get_node_ip_address()}: {error}"))
     return None if float(workers.sum(torch.tensor([failed], device=device))) else needed
 
 
 @contextlib.contextmanager
-def _reporting(inbox, report: Callable[[int, dict, int], None]) -> Iterator[None]:
-    """Pass on what comes into the inbox while the block waits for the training."""
+def _reporting(progress: "ActorHandle", report: ReportEpoch) -> Iterator[None]:
+    """Pass on what the workers report while the block waits for the training."""
     import ray
 
     done, known = threading.Event(), 0
 
     def pass_on() -> None:
         nonlocal known
-        epochs, workers = ray.get(inbox.news.remote(known))
+        epochs, workers = ray.get(progress.news.remote(known))
         for metrics in epochs:
             report(known, metrics, workers)
             known += 1

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from typing import Any
 
 # Runs a module as `python -m` would, in a process that takes its group with it when the pipe's other end closes.
 CHILD = """
@@ -23,14 +24,14 @@ class Lifeline:
     PR_SET_PDEATHSIG would reach DVC alone, not the stage command below it, and fires when the starting thread ends.
     """
 
-    def __init__(self):
+    def __init__(self) -> None:
         read, write = os.pipe()
         self._read, self._write = os.fdopen(read), os.fdopen(write, "w")
 
     def __enter__(self) -> "Lifeline":
         return self
 
-    def __exit__(self, *_) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     @property
@@ -40,8 +41,8 @@ class Lifeline:
     def close(self) -> None:
         self._write.close()  # the read end stays: a child started too late finds the pipe closed and ends at once
 
-    def start(self, *module_and_args: str, **popen) -> subprocess.Popen:
-        """`python -m module args` in a process group of its own."""
+    def start(self, *module_and_args: str, **popen: Any) -> subprocess.Popen:
+        """`python -m module args` in a process group of its own; `popen` goes to subprocess.Popen."""
         fd = self._read.fileno()
         argv = [sys.executable, "-c", CHILD, str(fd), *module_and_args]
         return subprocess.Popen(argv, pass_fds=[fd], stdin=subprocess.DEVNULL, start_new_session=True, **popen)

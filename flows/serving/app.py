@@ -2,11 +2,12 @@
 
 import hashlib
 import hmac
+from collections.abc import Awaitable, Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any
 
-from fastapi import Depends, FastAPI, HTTPException, Request, Response
+from fastapi import Depends, FastAPI, HTTPException, Request, Response, params
 from fastapi.responses import HTMLResponse, JSONResponse
 from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
@@ -14,11 +15,11 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from flows.serving.image_urls import Fetcher
 from flows.serving.metrics import CONTENT_TYPE
-from flows.serving.request import FormQuestion, JsonQuestion, UrlQuestion, read_question
+from flows.serving.request import FormQuestion, JsonQuestion, UrlQuestion, read_request
 from flows.serving.service import Service
 
 PAGES = Path(__file__).parent / "pages"
-# The pages hold their style and script; nothing is fetched from anywhere else.
+# The pages contain their style and script; nothing is fetched from anywhere else.
 POLICY = ("default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src 'self' blob: data:; "
           "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")  # fmt: skip
 
@@ -62,11 +63,13 @@ def _problems(*codes: int) -> dict[int | str, dict[str, Any]]:
     return {code: {"model": Problem, "description": texts[code]} for code in codes}
 
 
-TEXT = {200: {"description": "Lines of text", "content": {"text/plain": {"schema": {"type": "string"}}}}}
+TEXT: dict[int | str, dict[str, Any]] = {
+    200: {"description": "Lines of text", "content": {"text/plain": {"schema": {"type": "string"}}}}
+}
 
 
 def _body(urls: bool) -> dict[str, Any]:
-    """The two forms of a question in the description; with `urls`, JSON may name its image by URL."""
+    """The two forms of a request's body in the OpenAPI description; with `urls`, JSON may name its image by URL."""
     by_json = [kind.model_json_schema() for kind in ((JsonQuestion, UrlQuestion) if urls else (JsonQuestion,))]
     content = {
         "multipart/form-data": {"schema": FormQuestion.model_json_schema()},
@@ -80,8 +83,8 @@ def create_app(service: Service) -> FastAPI:
     app = FastAPI(title="MMRL Ops", version=_version(), docs_url=None, redoc_url=None,
                   description="Classes of images by the version that the registry's alias names.")  # fmt: skip
     app.add_middleware(service.metrics.middleware)
-    app.add_exception_handler(StarletteHTTPException, _one_line)
-    app.add_exception_handler(Exception, _unexpected)
+    app.exception_handler(StarletteHTTPException)(_one_line)
+    app.exception_handler(Exception)(_unexpected)
     guard = [Depends(_key_check(service.key_sha256))] if service.key_sha256 else []
     _add_answers(app, service, guard)
     _add_states(app, service)
@@ -89,7 +92,7 @@ def create_app(service: Service) -> FastAPI:
     return app
 
 
-def _add_answers(app: FastAPI, service: Service, guard: list) -> None:
+def _add_answers(app: FastAPI, service: Service, guard: list[params.Depends]) -> None:
     fetcher = Fetcher(service.settings)
 
     @app.post(
@@ -101,10 +104,10 @@ def _add_answers(app: FastAPI, service: Service, guard: list) -> None:
         responses=_problems(400, 401, 413, 415, 422, 503),
         openapi_extra=_body(bool(service.settings.url_prefixes)),
     )
-    async def predict(request: Request):
+    async def predict(request: Request) -> JSONResponse:
         """Label an image: upload it in a form, or send it in base64 within JSON."""
-        question = await read_question(request, service.settings, fetcher)
-        return JSONResponse(await service.answer(question))  # it has the form of Answer; checking that costs 0.1 ms
+        asked = await read_request(request, service.settings, fetcher)
+        return JSONResponse(await service.answer(asked))  # it has the form of Answer; checking that costs 0.1 ms
 
     @app.get("/metrics", dependencies=guard, responses=_problems(401) | TEXT, response_class=Response)
     async def prometheus() -> Response:
@@ -120,11 +123,11 @@ def _add_states(app: FastAPI, service: Service) -> None:
 
     @app.get("/readyz", response_model=Ready, response_description="One is", response_model_exclude_none=True,
              responses={503: {"model": Ready, "description": "No model is loaded yet"}})  # fmt: skip
-    async def readyz():
+    async def readyz() -> JSONResponse:
         """Whether a model is loaded; a problem beside it says why a newer version is not."""
         live, problem = service.follower.current, service.follower.problem
-        found = {"ready": live is not None, "model": live and live.identity, "problem": problem}
-        known = {name: value for name, value in found.items() if value is not None}
+        state = {"ready": live is not None, "model": live and live.identity, "problem": problem}
+        known = {name: value for name, value in state.items() if value is not None}
         return JSONResponse(known, 200 if live else 503)
 
 
@@ -135,14 +138,14 @@ def _add_pages(app: FastAPI) -> None:
         app.get(path, include_in_schema=False)(_page(HTMLResponse(text, headers=headers)))
 
 
-def _page(page: HTMLResponse):
+def _page(page: HTMLResponse) -> Callable[[], Awaitable[Response]]:
     async def show() -> Response:
         return page
 
     return show
 
 
-def _key_check(key_sha256: str):
+def _key_check(key_sha256: str) -> Callable[[HTTPAuthorizationCredentials | None, str | None], None]:
     """A dependency that lets a request pass with the API key, as a bearer token or in X-API-Key."""
     bearer = HTTPBearer(auto_error=False, description="The value of MMRL_API_KEY where the server runs.")
     header = APIKeyHeader(name="X-API-Key", auto_error=False)

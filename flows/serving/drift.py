@@ -1,8 +1,9 @@
 """Whether images have become unlike those that an adapter was validated on, from the predictions that serving logged.
 
-An adapter's threshold leaves the share `expected` (5%) of its validation images below it. Drift is said where, of the
-predictions of a version among its trained classes, more are below it than chance gives (one-sided binomial test), and
-at least twice as many: of thousands of predictions any difference is beyond chance, and not every one matters.
+An adapter's threshold leaves the share `expected` (5%) of its validation images below it. A version has drifted when
+more of its predictions among the trained classes are below the threshold than chance explains (one-sided binomial
+test), and at least twice as many as expected: among thousands of predictions any difference is significant, and not
+every one matters.
 """
 
 import json
@@ -15,7 +16,7 @@ SIGNIFICANCE, FACTOR = 0.001, 2.0
 
 
 class Drift(NamedTuple):
-    """`strange` of the `n` predictions of a version were below its threshold; `expected` of n would be."""
+    """`strange` of a version's `n` predictions were below its threshold; without drift about `expected` would be."""
 
     name: str
     version: int
@@ -27,13 +28,13 @@ class Drift(NamedTuple):
 
     @property
     def line(self) -> str:
-        found = f"{self.strange} of {self.n} predictions are strange, {self.expected:.1f} would be usual"
+        counts = f"{self.strange} of {self.n} predictions are strange, {self.expected:.1f} would be usual"
         verdict = "drift" if self.drifted else "no drift"
-        return f"{self.name} version {self.version}: {verdict}; {found} (p {self.p_value:.2g})"
+        return f"{self.name} version {self.version}: {verdict}; {counts} (p {self.p_value:.2g})"
 
 
 def drift(folder: Path, hours: float) -> list[Drift]:
-    """For each model, of its version that answered last, by what was logged in the last hours; [] where nothing was."""
+    """One result a model, of its version that answered last, from what was logged in `folder` in the last `hours`."""
     since = datetime.now(UTC) - timedelta(hours=hours)
     rows = [row for row in _rows(folder) if row.get("expected") and datetime.fromisoformat(row["time"]) >= since]
     latest = {row["name"]: row["version"] for row in sorted(rows, key=lambda row: row["time"])}
@@ -44,7 +45,7 @@ def drift(folder: Path, hours: float) -> list[Drift]:
 
 
 def measured(name: str, version: int, rows: list[dict[str, Any]]) -> Drift:
-    """From a version's rows: `strange`, and the share `expected` to be."""
+    """The result for a version, from its rows in the log."""
     from scipy.stats import binomtest
 
     n, strange = len(rows), sum(row["strange"] for row in rows)

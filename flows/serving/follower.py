@@ -4,18 +4,18 @@ import sys
 import threading
 import time
 from collections import OrderedDict
-from collections.abc import Callable
 from typing import TYPE_CHECKING, NamedTuple
 
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation.abstain import CONFIDENCE
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
     from torch import Tensor
 
     from mmrl_core.predict import Classes, Prediction, Predictor
 
-KEPT_LISTS = 32  # of classes that were asked for, with their features
+KEPT_LISTS = 32  # of class names, with their features
 RETRY_SECONDS = 60  # before a version that could not be loaded is tried again
 
 
@@ -35,69 +35,69 @@ class Live:
         return {"name": self.name, "version": self.version, "adapter_sha256": self.predictor.card["sha256"]}
 
     def classes(self, class_names: list[str] | None) -> "Classes":
-        """Their features are computed once and kept until others crowd them out. Raises UserError."""
+        """The classes with their features, by default the trained ones; those of the KEPT_LISTS lists that were asked
+        for last are kept. Raises UserError."""
         if class_names is None:
             return self.trained
         key = tuple(class_names)
         with self._lock:
-            found = self._others.pop(key, None) or self.predictor.classes(class_names)
-            self._others[key] = found
+            classes = self._others.pop(key, None) or self.predictor.classes(class_names)
+            self._others[key] = classes
             if len(self._others) > KEPT_LISTS:
                 self._others.popitem(last=False)
-        return found
+        return classes
 
-    def unusual(self, job: "Job", found: "Prediction") -> tuple[bool, float] | None:
-        """Whether an image is less confident than the threshold, and the share of validation images that is; None
-        among other classes than the trained ones, and without a threshold."""
+    def unusual(self, job: "PredictionJob", prediction: "Prediction") -> tuple[bool, float] | None:
+        """Whether the prediction's confidence is below the adapter's threshold, and the share of validation images
+        whose is; None among other classes than the trained ones, and without a threshold."""
         if self.abstain is None or job.classes is not self.trained:
             return None
-        return found.confidence < self.abstain["threshold"], 1 - self.abstain["keep"]
+        return prediction.confidence < self.abstain["threshold"], 1 - self.abstain["keep"]
 
 
-class Job(NamedTuple):
-    """One image for one version: whatever the alias does meanwhile, both stay together."""
+class PredictionJob(NamedTuple):
+    """One image, and the version that was live when it came: it is scored by that one, though the alias moves on."""
 
     live: Live
     view: "Tensor"  # (3, S, S)
     classes: "Classes"
 
 
-def score(jobs: list[Job]) -> list["Prediction"]:
+def score(jobs: list[PredictionJob]) -> list["Prediction"]:
     """Predictions, each by its job's own version; one pass of the image tower a version."""
-    found: dict[int, Prediction] = {}
+    predicted: dict[int, Prediction] = {}
     for live in {id(job.live): job.live for job in jobs}.values():
         rows = [row for row, job in enumerate(jobs) if job.live is live]
         predictions = live.predictor.score([jobs[row].view for row in rows], [jobs[row].classes for row in rows])
-        found |= dict(zip(rows, predictions, strict=True))
-    return [found[row] for row in range(len(jobs))]
+        predicted |= zip(rows, predictions, strict=True)
+    return [predicted[row] for row in range(len(jobs))]
 
 
 class Follower:
-    """Holds the version that a models:/ URI names, and looks every `poll_seconds` whether it names another.
+    """Holds the version that a models:/ URI names, and asks the registry every `poll_seconds` whether it names another.
 
     A new version is loaded beside the old one and takes its place in one assignment; where it cannot be loaded the old
-    one stays and `problem` says why.
+    one stays and `problem` says why. `loads` and `failures` count since the start.
     """
 
-    def __init__(self, uri: str, store: str, poll_seconds: float, changed: Callable[[Live], None] = lambda live: None):
-        self.uri, self.current, self.problem, self.failures = uri, None, "the model is being loaded", 0
-        self._store, self._poll_seconds, self._changed = store, poll_seconds, changed
-        self._client, self._failed, self._stop = None, (0, 0.0), threading.Event()
+    def __init__(self, uri: str, store: str, poll_seconds: float):
+        self.uri = uri
+        self.current: Live | None = None
+        self.problem: str | None = "the model is being loaded"
+        self.loads = self.failures = 0
+        self._store, self._poll_seconds = store, poll_seconds
+        self._client: MlflowClient | None = None
+        self._failed = (0, 0.0)  # the version that could not be loaded, and the time of the next try
         self._thread = threading.Thread(target=self._follow, name="follower", daemon=True)
-
-    current: Live | None
-    problem: str | None
 
     def start(self) -> None:
         """Look once, then in the background."""
         self.look()
         self._thread.start()
 
-    def stop(self) -> None:
-        self._stop.set()
-
     def _follow(self) -> None:
-        while not self._stop.wait(self._poll_seconds):
+        while True:
+            time.sleep(self._poll_seconds)
             self.look()
 
     def look(self) -> None:
@@ -126,13 +126,12 @@ class Follower:
         if version == failed and time.monotonic() < retry_at:
             return
         try:
-            self.current = loaded = load(name, version, self._store)
+            self.current = load(name, version, self._store)
         except Exception as error:
             self._failed = version, time.monotonic() + RETRY_SECONDS
             self._fail(f"version {version} of {name} cannot be loaded: {_one_line(error)}")
             return
-        self.problem, self._failed = None, (0, 0.0)
-        self._changed(loaded)
+        self.problem, self._failed, self.loads = None, (0, 0.0), self.loads + 1
 
     def _fail(self, problem: str) -> None:
         self.problem, self.failures = problem, self.failures + 1
@@ -140,7 +139,7 @@ class Follower:
 
 
 def load(name: str, version: int, store: str) -> Live:
-    """A version, with its first and slowest prediction behind it. Raises UserError."""
+    """A version, after a first prediction, which is the slowest one. Raises UserError."""
     from PIL import Image
 
     from flows.registry import versions
@@ -149,7 +148,7 @@ def load(name: str, version: int, store: str) -> Live:
     predictor = versions.load(f"models:/{name}/{version}", store)
     settle_threads(predictor.model.backbone)
     live = Live(name, version, predictor)
-    score([Job(live, predictor.view(Image.new("RGB", (32, 32)), "blank"), live.trained)])
+    score([PredictionJob(live, predictor.view(Image.new("RGB", (32, 32)), "blank"), live.trained)])
     return live
 
 

@@ -1,4 +1,4 @@
-"""Images that a question names by URL: below the prefixes of `serving.url_prefixes` alone, so by default none.
+"""Images that a request names by URL: below the prefixes of `serving.url_prefixes` alone, so by default none.
 
 Nothing is followed elsewhere: whoever asks could otherwise make the server read what only the server can reach.
 """

@@ -10,6 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 from flows.cluster.connection import Needs, connected, on_this_node
 from flows.project.paths import PREDICTIONS
@@ -19,15 +20,18 @@ from flows.settings.sections import ServingSection
 from flows.tracking import store as tracking
 from mmrl_core.errors import UserError
 
+if TYPE_CHECKING:
+    from ray.actor import ActorHandle
+
 KEY = "MMRL_API_KEY"
 APPLICATION = "mmrl"
-SILENT_SECONDS = 30  # after which a replica that tells nothing counts as gone
-WATCH_SECONDS, MISSED = 10, 6
+SILENT_SECONDS = 30  # after which a replica that sends no metrics counts as gone
+WATCH_SECONDS, MISSED = 10, 6  # between two checks whether the application answers; how many may fail in a row
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def run(params: Params, uri: str, started: Callable[[str], None]) -> None:
-    """Serve what `uri` names until a signal comes; `started` is told the address once questions are answered.
+    """Serve what `uri` names until a signal comes; `started` gets the address as soon as requests are answered.
 
     Raises UserError for a URI, store or port that cannot be used.
     """
@@ -35,7 +39,6 @@ def run(params: Params, uri: str, started: Callable[[str], None]) -> None:
     with tracking.store_errors(store):
         versions.resolve(tracking.connect(store, create=False), uri)
     key = _key_sha256(settings.host)
-    os.environ.setdefault("RAY_worker_niceness", "0")  # Ray's 15 is for training beside other work
     os.environ.setdefault("RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S", "1")  # Ray's 10 delays every replica
     with _until_signalled() as listen, connected(params.cluster, _needs(settings)):
         listen()
@@ -59,7 +62,7 @@ def _with_port(settings: ServingSection) -> ServingSection:
 
 
 def _key_sha256(host: str) -> str | None:
-    """Of the API key; only this travels to the replicas."""
+    """SHA-256 of the API key, which is all that the replicas get; None without a key."""
     key = os.environ.get(KEY)
     if not key and host not in LOOPBACK:
         print(f"warning: whoever reaches {host} can ask for predictions; set {KEY} to demand a key", file=sys.stderr)
@@ -72,13 +75,15 @@ def _bracketed(host: str) -> str:
 
 @contextlib.contextmanager
 def _until_signalled() -> Iterator[Callable[[], None]]:
-    """SIGINT and SIGTERM end the block in good order, wherever it is; a second one is ignored: what ends, ends.
+    """SIGINT or SIGTERM ends the block: it raises there, so that all that the block has opened is closed.
 
-    Gives the function that sets the handlers, for Ray sets its own, which abort the process.
+    A further signal is ignored, since closing is under way. Gives the function that sets these handlers; it must be
+    called again after anything that starts Ray, whose own handlers abort the process. The handlers from before the
+    block come back after it.
     """
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
 
-    def stop(*_) -> None:
+    def stop(*_: object) -> None:
         for number in before:
             signal.signal(number, signal.SIG_IGN)
         raise _Signalled
@@ -98,7 +103,7 @@ def _until_signalled() -> Iterator[Callable[[], None]]:
 
 
 class _Signalled(BaseException):
-    """No Exception, so that nothing on the way takes it for a failure."""
+    """Not an Exception, so that no `except Exception` in the block catches it."""
 
 
 def _needs(settings: ServingSection) -> Needs:
@@ -107,16 +112,19 @@ def _needs(settings: ServingSection) -> Needs:
 
 @contextlib.contextmanager
 def _deployed(settings: ServingSection, uri: str, store: str, key_sha256: str | None) -> Iterator[None]:
-    """The application for the block; then requests in flight end. What else a joined cluster serves stays."""
+    """Deploy the application for the block; then requests in flight are answered and it is deleted.
+
+    Other applications on a joined cluster stay. Raises UserError when Ray Serve cannot deploy it at host and port.
+    """
     from ray import serve
 
     from flows.serving.replica import application
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    tally, where = _tally(), {"host": settings.host, "port": settings.port}
+    aggregator, where = _aggregator(), {"host": settings.host, "port": settings.port}
     try:
         serve.start(proxy_location="EveryNode", http_options=where, logging_config={"log_level": "WARNING"})
-        replicas = application(settings, uri, store, key_sha256, tally, PREDICTIONS.absolute())
+        replicas = application(settings, uri, store, key_sha256, aggregator, PREDICTIONS.absolute())
         serve.run(replicas, name=APPLICATION, route_prefix="/")
         if not _answers(settings):  # a cluster's Serve keeps the address that it was started with
             named = f"{settings.host}:{settings.port}"
@@ -129,18 +137,19 @@ def _deployed(settings: ServingSection, uri: str, store: str, key_sha256: str | 
             serve.delete(APPLICATION)
 
 
-def _tally():
-    """The actor that adds up all replicas' counts. It ends with this process: one that is there has a living owner."""
-    from flows.serving.metrics import Tally
+def _aggregator() -> "ActorHandle":
+    """The actor that adds up the metrics of all replicas. It ends with this process, so one that is there already is
+    another process's: UserError."""
+    from flows.serving.metrics import MetricsAggregator
 
     try:
-        return on_this_node(Tally).options(name="tally", namespace=APPLICATION).remote(SILENT_SECONDS)
+        return on_this_node(MetricsAggregator).options(name="tally", namespace=APPLICATION).remote(SILENT_SECONDS)
     except ValueError:
         raise UserError("another `mmrl serve` runs on this cluster; end it first") from None
 
 
 def _watch(settings: ServingSection) -> None:
-    """Until nothing has answered for a minute; a supervisor is to start it again. Raises ConnectionError."""
+    """Raises ConnectionError once nothing has answered for a minute; a supervisor is to start the process again."""
     missed = 0
     while missed < MISSED:
         time.sleep(WATCH_SECONDS)
@@ -151,7 +160,7 @@ def _watch(settings: ServingSection) -> None:
 
 
 def _answers(settings: ServingSection) -> bool:
-    """Whether anything comes of /healthz, be it that too many requests wait."""
+    """Whether /healthz is answered, if only with 503 because too many requests wait."""
     host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
     connection = http.client.HTTPConnection(host, settings.port, timeout=30)
     try:

@@ -1,15 +1,18 @@
-"""What Prometheus reads: counted by each replica, added up over all of them whichever is asked."""
+"""Prometheus metrics: each replica counts its own, and whichever is asked answers with the sums over all replicas."""
 
+import threading
 import time
 from collections.abc import Awaitable, Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import Metric
 
-from flows.serving.follower import Follower, Job
+from flows.serving.follower import Follower, PredictionJob
 
 if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
     from mmrl_core.predict import Prediction
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -21,12 +24,16 @@ SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 Family = tuple[str, str, str, list[tuple[str, tuple[tuple[str, str], ...], float]]]
 
 
-class Metrics:
-    """The measurements of one process. `gather` takes its families to those of all replicas."""
+async def only_own(families: list[Family]) -> list[Family]:
+    return families
 
-    def __init__(self, follower: Follower):
+
+class Metrics:
+    """The measurements of one process; `gather` adds the families of all other replicas to those that it is given."""
+
+    def __init__(self, follower: Follower, gather: Callable[[list[Family]], Awaitable[list[Family]]] = only_own):
         self._registry = registry = CollectorRegistry()
-        self._follower = follower
+        self._follower, self._gather = follower, gather
         self._requests = Counter("mmrl_requests", "Answered requests.", ["path", "status"], registry=registry)
         self._in_flight = Gauge("mmrl_requests_in_flight", "Requests that are being answered.", registry=registry)
         self._seconds = Histogram("mmrl_request_seconds", "From a request's head to its answer.", ["path"],
@@ -43,52 +50,52 @@ class Metrics:
                                 "adapter's threshold.", ["version"], registry=registry)  # fmt: skip
         self._expected = Counter("mmrl_strange_predictions_expected", "As many as there would be of validation images.",
                                  ["version"], registry=registry)  # fmt: skip
-        self._seen_failures = 0
-        self.gather: Callable[[list[Family]], Awaitable[list[Family]]] = _alone
+        self._seen_loads = self._seen_failures = 0
+        self._lock = threading.Lock()  # a replica sends its metrics from a thread of its own
 
-    def loaded(self, live: Any) -> None:
-        self._loads.inc()
-
-    def predicted(self, job: Job, found: "Prediction") -> None:
+    def predicted(self, job: PredictionJob, prediction: "Prediction") -> None:
         """Count what is unlike the images that the adapter's threshold was set on: a sign of drift."""
-        if unusual := job.live.unusual(job, found):
+        if unusual := job.live.unusual(job, prediction):
             strange, expected = unusual
             self._strange.labels(str(job.live.version)).inc(strange)
             self._expected.labels(str(job.live.version)).inc(expected)
 
     async def text(self) -> bytes:
-        return generate_latest(_Families(await self.gather(self.families())))
+        """All replicas' families in Prometheus' text format."""
+        return generate_latest(_Families(await self._gather(self.families())))
 
     def families(self) -> list[Family]:
-        """What was counted until now."""
-        self._look_at_the_follower()
-        return [
-            (one.name, one.documentation, one.type,
-             [(sample.name, tuple(sorted(sample.labels.items())), sample.value) for sample in one.samples
-              if not sample.name.endswith("_created")])
-            for one in self._registry.collect()
-        ]  # fmt: skip
+        """What this process has counted until now."""
+        with self._lock:
+            self._look_at_the_follower()
+            return [
+                (metric.name, metric.documentation, metric.type,
+                 [(sample.name, tuple(sorted(sample.labels.items())), sample.value) for sample in metric.samples
+                  if not sample.name.endswith("_created")])
+                for metric in self._registry.collect()
+            ]  # fmt: skip
 
     def _look_at_the_follower(self) -> None:
-        live, failures = self._follower.current, self._follower.failures
+        live, loads, failures = self._follower.current, self._follower.loads, self._follower.failures
         self._model.clear()
         if live:
             self._model.labels(**{name: str(value) for name, value in live.identity.items()}).set(1)
         self._problem.set(self._follower.problem is not None)
+        self._loads.inc(loads - self._seen_loads)
         self._failures.inc(failures - self._seen_failures)
-        self._seen_failures = failures
+        self._seen_loads, self._seen_failures = loads, failures
 
-    def middleware(self, app):
+    def middleware(self, app: "ASGIApp") -> "ASGIApp":
         """ASGI around the application: counts every answer, and the time till its last byte."""
 
-        async def counted(scope, receive, send):
+        async def counted(scope: "Scope", receive: "Receive", send: "Send") -> None:
             if scope["type"] != "http":
                 await app(scope, receive, send)
                 return
             began, status = time.perf_counter(), "500"
             self._in_flight.inc()
 
-            async def noting(message):
+            async def noting(message: "Message") -> None:
                 nonlocal status
                 if message["type"] == "http.response.start":
                     status = str(message["status"])
@@ -105,29 +112,29 @@ class Metrics:
         return counted
 
 
-async def _alone(families: list[Family]) -> list[Family]:
-    return families
+class MetricsAggregator:
+    """A Ray actor that adds up the metrics of all replicas, by the last families that each has sent.
 
-
-class Tally:
-    """The last families that each replica told of. Of replicas that fell silent only what counts up is kept."""
+    A replica that has sent nothing for `silent_after` seconds counts as gone: its gauges no longer count, its counters
+    and histograms do.
+    """
 
     def __init__(self, silent_after: float):
-        self._silent_after = silent_after  # seconds
-        self._told: dict[str, tuple[float, list[Family]]] = {}
+        self._silent_after = silent_after
+        self._latest: dict[str, tuple[float, list[Family]]] = {}  # by replica: when they came, and the families
 
-    def tell(self, replica: str, families: list[Family]) -> None:
-        self._told[replica] = time.monotonic(), families
+    def update(self, replica: str, families: list[Family]) -> None:
+        self._latest[replica] = time.monotonic(), families
 
     def total(self, replica: str, families: list[Family]) -> list[Family]:
-        """As `tell`, and what all have told."""
-        self.tell(replica, families)
+        """As `update`; returns the sums over all replicas."""
+        self.update(replica, families)
         now = time.monotonic()
         return added(
             family
-            for told_at, told in self._told.values()
-            for family in told
-            if family[2] != "gauge" or now - told_at < self._silent_after
+            for sent_at, sent in self._latest.values()
+            for family in sent
+            if family[2] != "gauge" or now - sent_at < self._silent_after
         )
 
 

@@ -8,7 +8,7 @@ import binascii
 import io
 import json
 import warnings
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, NamedTuple, TypeVar
 
 from fastapi import HTTPException, Request
 from PIL import Image
@@ -21,7 +21,7 @@ from flows.settings.sections import ServingSection
 from mmrl_core.data.images import FORMATS
 
 ENVELOPE = 1_000_000  # bytes of a request besides its image: class names, part headers, JSON
-LONGEST = 100  # how many times the longer side of an image may hold the shorter one
+LONGEST = 100  # of an image: the longer side divided by the shorter one
 ClassName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 
 
@@ -42,6 +42,7 @@ class Options(BaseModel):
     ] = None
 
 
+# The names of these three are the titles of the schemas in the OpenAPI description.
 class JsonQuestion(Options):
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -61,21 +62,24 @@ class FormQuestion(Options):
     image: Annotated[bytes, Field(description="The image file.")]
 
 
-class Question(NamedTuple):
+AnyOptions = TypeVar("AnyOptions", bound=Options)
+
+
+class PredictRequest(NamedTuple):
     image: bytes  # encoded
     options: Options
 
 
-async def read_question(request: Request, limits: ServingSection, fetcher: Fetcher) -> Question:
-    """The question in a request's body, which is JSON or a multipart form; an image that it names by URL is fetched."""
+async def read_request(request: Request, limits: ServingSection, fetcher: Fetcher) -> PredictRequest:
+    """What the body asks, which is JSON or a multipart form; an image that it names by URL is fetched."""
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if kind not in ("application/json", "multipart/form-data"):
         raise HTTPException(415, f"the content type is {kind or 'not given'}; send multipart/form-data with a file "
                                  "`image`, or application/json with `image` in base64")  # fmt: skip
     body = await _read(request, limits.max_bytes * 4 // 3 + ENVELOPE)
-    question = await (_of_json(body, fetcher) if kind == "application/json" else _of_form(request, body))
-    _check(question, limits)
-    return question
+    asked = await (_of_json(body, fetcher) if kind == "application/json" else _of_form(request, body))
+    _check(asked, limits)
+    return asked
 
 
 async def _read(request: Request, limit: int) -> bytes:
@@ -98,22 +102,22 @@ def _too_large(what: str, limit: int) -> HTTPException:
     return HTTPException(413, f"{what}, the limit is {limit} bytes; send a smaller image")
 
 
-async def _of_json(body: bytes, fetcher: Fetcher) -> Question:
+async def _of_json(body: bytes, fetcher: Fetcher) -> PredictRequest:
     try:
         values = json.loads(body)
     except (ValueError, RecursionError):
         raise HTTPException(400, "the body is not valid JSON; correct it") from None
     if isinstance(values, dict) and "url" in values:
         named = _validated(UrlQuestion, values)
-        return Question(await fetcher.image(named.url), named)
+        return PredictRequest(await fetcher.image(named.url), named)
     asked = _validated(JsonQuestion, values)
     try:
-        return Question(base64.b64decode(asked.image, validate=True), asked)
+        return PredictRequest(base64.b64decode(asked.image, validate=True), asked)
     except (binascii.Error, ValueError):  # ValueError: characters beyond ASCII
         raise HTTPException(422, "image is not valid base64; encode the whole file, without a data: prefix") from None
 
 
-async def _of_form(request: Request, body: bytes) -> Question:
+async def _of_form(request: Request, body: bytes) -> PredictRequest:
     async def replay() -> dict[str, Any]:
         return {"type": "http.request", "body": body, "more_body": False}
 
@@ -124,7 +128,7 @@ async def _of_form(request: Request, body: bytes) -> Question:
             images = values.pop("image", [])
             if len(images) != 1 or isinstance(images[0], str):
                 raise HTTPException(422, "the form has no file `image`; add one")
-            return Question(await images[0].read(), _validated(Options, _single(values)))
+            return PredictRequest(await images[0].read(), _validated(Options, _single(values)))
     except StarletteHTTPException as error:
         if type(error) is HTTPException:
             raise
@@ -134,11 +138,11 @@ async def _of_form(request: Request, body: bytes) -> Question:
 
 
 def _single(values: dict[str, list]) -> dict[str, Any]:
-    """Fields of a form are lists; all but class_names stand once."""
-    return {name: found if name == "class_names" or len(found) > 1 else found[0] for name, found in values.items()}
+    """Fields of a form come as lists: all but class_names as the one value that they hold."""
+    return {name: given if name == "class_names" or len(given) > 1 else given[0] for name, given in values.items()}
 
 
-def _validated(model: type[Options], values: Any) -> Any:
+def _validated(model: type[AnyOptions], values: object) -> AnyOptions:
     try:
         return model.model_validate(values)
     except ValidationError as error:
@@ -150,15 +154,15 @@ def _validated(model: type[Options], values: Any) -> Any:
         raise HTTPException(422, f"{where}: {problem['msg'][0].lower()}{problem['msg'][1:]}") from None
 
 
-def _check(question: Question, limits: ServingSection) -> None:
-    if len(question.image) > limits.max_bytes:
-        raise _too_large(f"the image has {len(question.image)} bytes", limits.max_bytes)
-    names = question.options.class_names or []
+def _check(asked: PredictRequest, limits: ServingSection) -> None:
+    if len(asked.image) > limits.max_bytes:
+        raise _too_large(f"the image has {len(asked.image)} bytes", limits.max_bytes)
+    names = asked.options.class_names or []
     if len(names) > limits.max_classes:
         raise HTTPException(
             422, f"class_names has {len(names)} classes, the limit is {limits.max_classes}; ask of less"
         )
-    _check_size(*_size(question.image), limits.max_pixels)
+    _check_size(*_size(asked.image), limits.max_pixels)
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:

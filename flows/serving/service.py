@@ -1,16 +1,16 @@
-"""From a question to its answer: decoding and scoring in threads, with the version that is live when it comes."""
+"""From a request to its answer: decoding and scoring in threads, by the version that is live when the request comes."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar, TypeVarTuple
 
 from fastapi import HTTPException
 
-from flows.serving.follower import Follower, Job, Live, score
+from flows.serving.follower import Follower, Live, PredictionJob, score
 from flows.serving.metrics import Metrics
 from flows.serving.prediction_log import PredictionLog
-from flows.serving.request import Question
+from flows.serving.request import Options, PredictRequest
 from flows.settings.sections import ServingSection
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation.abstain import card_threshold
@@ -20,78 +20,80 @@ if TYPE_CHECKING:
     from mmrl_core.predict import Prediction
 
 DECODERS = 2  # threads; each holds one image at full size
+T = TypeVar("T")
+Arguments = TypeVarTuple("Arguments")
 
 
 class Service:
-    """Answers questions by the follower's version.
+    """Answers requests by the follower's version.
 
-    `score_one` takes a job to its prediction, usually by way of a batch; `score_batch` is what scores one.
+    `score_one` returns a job's prediction: by default alone, on Ray Serve in a batch with others, by `score_batch`.
     """
 
     def __init__(
         self, settings: ServingSection, follower: Follower, metrics: Metrics, key_sha256: str | None = None,
-        log: PredictionLog | None = None,
+        log: PredictionLog | None = None, score_one: "Callable[[PredictionJob], Awaitable[Prediction]] | None" = None,
     ):  # fmt: skip
         self.settings, self.follower, self.metrics, self.key_sha256 = settings, follower, metrics, key_sha256
-        self._log = log
-        self.in_flight = 0  # questions that are being answered
+        self._log, self._score_one = log, score_one or self._score_alone
+        self.in_flight = 0  # requests that are being answered
         self._decoders = ThreadPoolExecutor(DECODERS, thread_name_prefix="decoder")
         self._scorer = ThreadPoolExecutor(1, thread_name_prefix="scorer")
-        self.score_one: Callable[[Job], Awaitable[Prediction]] = self._score_alone
 
-    async def answer(self, question: Question) -> dict[str, Any]:
-        """Label, probabilities and the version they are from. Raises HTTPException: 422 for what is in the question,
+    async def answer(self, asked: PredictRequest) -> dict[str, Any]:
+        """Label, probabilities and the version they are from. Raises HTTPException: 422 for a mistake in the request,
         503 while no version is loaded."""
         live = self.follower.current
         if live is None:
             raise HTTPException(503, f"no model is loaded: {self.follower.problem}", {"Retry-After": "5"})
         self.in_flight += 1
         try:
-            return await self._answer(live, question)
+            return await self._answer(live, asked)
         finally:
             self.in_flight -= 1
 
-    async def _answer(self, live: Live, question: Question) -> dict[str, Any]:
-        options = question.options
+    async def _answer(self, live: Live, asked: PredictRequest) -> dict[str, Any]:
+        options = asked.options
         try:
             threshold = _threshold(options, live.predictor.card)
-            job = await self._in(self._decoders, _prepare, live, question)
+            job = await self._in(self._decoders, _prepare, live, asked)
         except UserError as error:
             raise HTTPException(422, str(error)) from None
-        prediction = await self.score_one(job)
+        prediction = await self._score_one(job)
         self._note(job, prediction)
         return _described(prediction, options.top_k, threshold) | {"model": live.identity}
 
-    def _note(self, job: Job, prediction: "Prediction") -> None:
+    def _note(self, job: PredictionJob, prediction: "Prediction") -> None:
         self.metrics.predicted(job, prediction)
         if self._log:
             self._log.put(job, prediction)
 
-    async def score_batch(self, jobs: list[Job]) -> "list[Prediction]":
+    async def score_batch(self, jobs: list[PredictionJob]) -> "list[Prediction]":
+        """Predictions in order; only one batch is scored at a time."""
         self.metrics.batches.observe(len(jobs))
         return await self._in(self._scorer, score, jobs)
 
-    async def _score_alone(self, job: Job) -> "Prediction":
+    async def _score_alone(self, job: PredictionJob) -> "Prediction":
         return (await self.score_batch([job]))[0]
 
-    async def _in(self, threads: ThreadPoolExecutor, function: Callable, *arguments):
+    async def _in(self, threads: ThreadPoolExecutor, function: Callable[[*Arguments], T], *arguments: *Arguments) -> T:
         return await asyncio.get_running_loop().run_in_executor(threads, function, *arguments)
 
 
-def _prepare(live: Live, question: Question) -> Job:
-    view = live.predictor.view(question.image, "upload")
-    return Job(live, view, live.classes(question.options.class_names))
+def _prepare(live: Live, asked: PredictRequest) -> PredictionJob:
+    view = live.predictor.view(asked.image, "upload")
+    return PredictionJob(live, view, live.classes(asked.options.class_names))
 
 
-def _threshold(options, card: AdapterCard) -> float | None:
-    """The confidence to abstain below; None: it was not asked."""
+def _threshold(options: Options, card: AdapterCard) -> float | None:
+    """The confidence below which to abstain; None where abstaining was not asked for."""
     if options.threshold is not None:
         return options.threshold
     return card_threshold(card) if options.abstain else None
 
 
-def _described(found: "Prediction", top_k: int, threshold: float | None) -> dict[str, Any]:
-    best = sorted(found.probabilities.items(), key=lambda pair: -pair[1])[:top_k]
-    row = {"label": found.label, "probability": found.probability, "probabilities": dict(best),
-           "confidence": found.confidence}  # fmt: skip
-    return row if threshold is None else row | {"abstained": found.confidence < threshold}
+def _described(prediction: "Prediction", top_k: int, threshold: float | None) -> dict[str, Any]:
+    best = sorted(prediction.probabilities.items(), key=lambda pair: -pair[1])[:top_k]
+    row = {"label": prediction.label, "probability": prediction.probability, "probabilities": dict(best),
+           "confidence": prediction.confidence}  # fmt: skip
+    return row if threshold is None else row | {"abstained": prediction.confidence < threshold}

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import torch
 
-from flows.cluster.scoring import Exam, Examinee, score_here, score_on_cluster
+from flows.cluster.scoring import AdapterToScore, ScoringTask, score_here, score_on_cluster
 from flows.project import paths
 from flows.project.paths import RunKey
 from flows.project.predictions import write_predictions
@@ -155,18 +155,18 @@ def _score(setting: Setting, subjects: list[Subject], split: str, test: TestSet)
         raise UserError(f"{pool} has no test image of the {test.part} classes; give the dataset's test list some")
     with progress(f"evaluate {manifest['dataset']} {test.part} {split}", n, unit="images") as bar:
         if setting.cluster.is_distributed:
-            exam = Exam(setting.section, names, labels, fused, [_examinee(model) for model in models])
-            parts = score_on_cluster(setting.cluster, exam, shards, bar)
+            task = ScoringTask(setting.section, names, labels, fused, [_to_score(model) for model in models])
+            parts = score_on_cluster(setting.cluster, task, shards, bar)
         else:
             parts = list(score_here(models, shards, labels, fused, bar, setting.store))
     return [merged((part[index] for part in parts), labels) for index in range(len(models))]
 
 
-def _examinee(model: AdaptedCLIP) -> Examinee:
+def _to_score(model: AdaptedCLIP) -> AdapterToScore:
     with torch.no_grad():
         text = (model.text_features().cpu(), model.zero_shot_text.cpu())
     tensors = {name: tensor.cpu() for name, tensor in model.adapter.state_dict().items()}
-    return Examinee(model.adapter.config, tensors, model.template, text)
+    return AdapterToScore(model.adapter.config, tensors, model.template, text)
 
 
 def _validation(setting: Setting, subjects: list[Subject], protocol: Protocol) -> list[dict[str, dict]]:

@@ -72,7 +72,7 @@ def _fit(params: Params, key: RunKey, backbone, settings, data, identity: str, r
 def _fit_on_cluster(params: Params, key: RunKey, backbone, settings, data, identity: str, report):
     from safetensors.torch import load
 
-    from flows.cluster.training import Job, train_on_cluster
+    from flows.cluster.training import TrainingJob, train_on_cluster
     from mmrl_core.data.shards import read_examples, read_manifest
     from mmrl_core.training.fit import Fitted, check_division, new_adapter
 
@@ -81,8 +81,8 @@ def _fit_on_cluster(params: Params, key: RunKey, backbone, settings, data, ident
     halves, manifest = PROTOCOLS[params.data.protocol].trains_on, read_manifest(key.few_shot)
     examples = [example for half in halves for example in read_examples(key.few_shot, "train", half)]
     labels = labels_of(manifest, halves)
-    job = Job(identity, params.backbone, settings.adapter, settings.train, examples, labels,
-              manifest["class_names"], data.template)  # fmt: skip
+    job = TrainingJob(identity, params.backbone, settings.adapter, settings.train, examples, labels,
+                      manifest["class_names"], data.template)  # fmt: skip
     trained = train_on_cluster(params.cluster, job, paths.STATE / "runs", report)
     adapter = new_adapter(settings.adapter, backbone, settings.train.seed)
     adapter.load_state_dict(load(trained.adapter))

@@ -1,6 +1,9 @@
 """What serving counts and logs, and what drift is told from it."""
 
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -9,11 +12,11 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from flows.serving import prediction_log
 from flows.serving.drift import drift, measured
-from flows.serving.follower import Job, Live, score
-from flows.serving.metrics import Tally
+from flows.serving.follower import Follower, Live, PredictionJob, score
+from flows.serving.metrics import Metrics, MetricsAggregator
 from mmrl_core.predict import Predictor
 from tests.flows.conftest import Shell
-from tests.support.serving import ABSTAIN, NAME, app_of, app_with_metrics, in_base64, make_adapter, picture
+from tests.support.serving import ABSTAIN, NAME, URI, app_of, app_with_metrics, in_base64, make_adapter, picture
 
 GOOD = in_base64(picture(0))
 
@@ -56,11 +59,49 @@ def test_images_less_confident_than_those_of_validation_are_counted_beside_what_
     assert found["mmrl_strange_predictions_expected_total", '{"version": "3"}'] == pytest.approx(0.2)
 
 
+def test_what_the_follower_has_counted_is_counted_once_however_often_it_is_asked_for():
+    follower = Follower(URI, "sqlite:///none.db", 1)
+    metrics = Metrics(follower)
+    for loads, failures in ((0, 0), (2, 1), (2, 1), (3, 1)):
+        follower.loads, follower.failures = loads, failures
+        counted = {sample: value for *_, values in metrics.families() for sample, _, value in values}
+        assert counted["mmrl_model_loads_total"] == loads and counted["mmrl_follow_failures_total"] == failures
+
+
+def test_metrics_that_two_threads_ask_for_at_once_name_the_version_in_both(predictor):
+    first_has_looked, second_looks = threading.Event(), threading.Event()
+
+    class Slow(Live):
+        @property
+        def identity(self) -> dict[str, str | int]:
+            if first_has_looked.is_set():
+                second_looks.set()
+                time.sleep(0.2)  # while the first goes on
+            return super().identity
+
+    class Paused:
+        current, loads, failures = Slow(NAME, 3, predictor), 0, 0
+
+        @property
+        def problem(self) -> None:
+            first_has_looked.set()
+            second_looks.wait(0.5)
+
+    metrics = Metrics(Paused())
+    with ThreadPoolExecutor(2) as threads:
+        first = threads.submit(metrics.families)
+        first_has_looked.wait()
+        second = threads.submit(metrics.families)
+    for asked in (first, second):
+        replicas = {name: samples for name, *_, samples in asked.result()}["mmrl_model_replicas"]
+        assert [value for *_, value in replicas] == [1]
+
+
 def test_a_share_of_the_predictions_is_logged_in_lines_and_old_ones_make_room(predictor, tmp_path, monkeypatch):
     monkeypatch.setattr(prediction_log, "FILE_BYTES", 2000)
     monkeypatch.setattr(prediction_log, "OLDER_FILES", 1)
     live = Live(NAME, 3, predictor)
-    job = Job(live, predictor.view(picture(0), "it"), live.trained)
+    job = PredictionJob(live, predictor.view(picture(0), "it"), live.trained)
     [found] = score([job])
     always, never = (
         prediction_log.PredictionLog(tmp_path / name / "log.jsonl", share) for name, share in (("a", 1), ("n", 0))
@@ -84,12 +125,12 @@ def test_counts_of_all_replicas_are_added_and_gauges_of_silent_ones_dropped(pred
         app, metrics = app_with_metrics(predictor)
         TestClient(app).post("/predict", json={"image": GOOD})
         told.append(metrics.families())
-    tally, silent = Tally(silent_after=1e9), Tally(silent_after=-1)
-    tally.tell("one", told[0])
-    both = {name: samples for name, _, _, samples in tally.total("two", told[1])}
+    patient, silent = MetricsAggregator(silent_after=1e9), MetricsAggregator(silent_after=-1)
+    patient.update("one", told[0])
+    both = {name: samples for name, _, _, samples in patient.total("two", told[1])}
     assert both["mmrl_requests"] == [("mmrl_requests_total", (("path", "/predict"), ("status", "200")), 2.0)]
     assert [value for _, _, value in both["mmrl_model_replicas"]] == [2.0]
-    silent.tell("one", told[0])
+    silent.update("one", told[0])
     kept = {name: samples for name, _, _, samples in silent.total("two", told[1])}
     assert kept["mmrl_requests"] == both["mmrl_requests"] and "mmrl_model_replicas" not in kept
 
