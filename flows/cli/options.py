@@ -8,7 +8,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from flows.project.outputs import building, check_out
+from flows.project.outputs import atomic_output, check_out_path
 from flows.project.progress import progress
 from flows.settings.params import Params, load_params
 from mmrl_core.config import Method
@@ -55,10 +55,10 @@ def run_stage(
     stage: Callable[[Params, Path], dict[str, Any]], *, merge: bool = False,
 ) -> None:  # fmt: skip
     """Check the settings, build the output aside and under a lock, put it in place; say what it is `doing`."""
-    check_out(out, changed=bool(overrides) or params_file != DEFAULT_PARAMS)
+    check_out_path(out, changed=bool(overrides) or params_file != DEFAULT_PARAMS)
     params = load_params(params_file, overrides)
     final = out or tracked
-    with progress(doing), building(final, merge=merge and out is None) as path:
+    with progress(doing), atomic_output(final, merge=merge and out is None) as path:
         result = stage(params, path)
     show(result, as_json, str(final))
 

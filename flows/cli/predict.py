@@ -33,7 +33,7 @@ def predict(
     """Label images, with probabilities."""
     from flows.registry import versions
 
-    _check_out(out, all_)
+    _check_table_options(out, all_)
     total = count_images(images)  # what is wrong with a folder or table shows before the model is loaded
     predictor = versions.open_predictor(load_params(params, set_), model)
     threshold = _threshold(predictor, abstain, threshold)
@@ -47,7 +47,7 @@ def predict(
     _report(counts, out, json_, threshold is not None)
 
 
-def _check_out(out: Path | None, all_: bool) -> None:
+def _check_table_options(out: Path | None, all_: bool) -> None:
     if out:
         predict_output.check_table(out)
     elif all_:

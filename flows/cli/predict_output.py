@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
-from flows.project.outputs import building, check_out
+from flows.project.outputs import atomic_output, check_out_path
 from mmrl_core.errors import UserError
 
 if TYPE_CHECKING:
@@ -71,7 +71,7 @@ def check_table(out: Path) -> None:
     """Raise UserError unless a table can be written there."""
     if out.suffix not in (".csv", ".parquet"):
         raise UserError(f"--out {out} names no table; end it in .csv or .parquet")
-    check_out(out, changed=True)
+    check_out_path(out, changed=True)
 
 
 @contextmanager
@@ -80,7 +80,7 @@ def table(out: Path, abstained: bool, class_names: list[str]) -> Iterator[Put]:
     import pyarrow
 
     schema = _schema(abstained, class_names)
-    with building(out) as path, _writer(path, schema) as writer:
+    with atomic_output(out) as path, _writer(path, schema) as writer:
         rows: list[Row] = []
 
         def flush() -> None:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile, show, show_each, text_table
-from flows.project.outputs import building, check_out
+from flows.project.outputs import atomic_output, check_out_path
 from flows.settings.params import load_params
 
 if TYPE_CHECKING:
@@ -100,9 +100,9 @@ def reproduce(
     """Train a registered adapter again from what its version recorded; exit 1 if it comes out otherwise."""
     from flows.stages.reproduce import reproduce as rebuild
 
-    check_out(out, changed=True)
+    check_out_path(out, changed=True)
     settings = load_params(params, set_)
-    with building(out) as path:
+    with atomic_output(out) as path:
         result = rebuild(settings, f"models:/{model.removeprefix('models:/')}", path)
     show(result, json_, f"{out}: {'identical' if result['identical'] else 'not the same'}")
     if not result["identical"]:
@@ -123,9 +123,9 @@ def import_(
     """Turn a checkpoint of the authors' code into an adapter."""
     from flows.stages.import_checkpoint import import_published
 
-    check_out(out, changed=True)
+    check_out_path(out, changed=True)
     settings = load_params(params, set_)
-    with building(out) as path:
+    with atomic_output(out) as path:
         result = import_published(settings, checkpoint, class_names, template, path)
     show(result, json_, str(out))
 

@@ -13,7 +13,7 @@ import pytest
 
 from flows.maintenance.cleanup import clean
 from flows.project import paths
-from flows.project.outputs import building, locked
+from flows.project.outputs import atomic_output, locked
 from flows.project.paths import READY, RunKey
 from flows.settings.params import load_params
 from flows.stages import evaluate as evaluate_stage
@@ -36,12 +36,12 @@ FIRST, SECOND, PLUS, LAST = RUNS
 
 
 def train(key: RunKey, make=items) -> dict:
-    with building(key.model) as out:
+    with atomic_output(key.model) as out:
         return make.train(load_params(), key, out)
 
 
 def evaluate(key: RunKey, make=items) -> dict:
-    with building(key.results()) as out:
+    with atomic_output(key.results()) as out:
         return make.evaluate(load_params(), key, out)
 
 
