@@ -1,7 +1,7 @@
 """The stages, one command each: what dvc.yaml runs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,7 +22,7 @@ from flows.processes.under_dvc import is_stage
 from flows.project import paths
 from flows.project.paths import RunKey
 from flows.project.progress import progress
-from flows.settings.params import load_params
+from flows.settings.params import Params, load_params
 from mmrl_core.errors import UserError
 
 
@@ -111,13 +111,16 @@ def evaluate(
 ):  # fmt: skip
     """Score one adapter, and zero-shot, on the test sets of the protocol."""
     key = RunKey(dataset, method.value, shots, seed)
-    if _is_item(out):
-        from flows.stages.ahead.items import evaluate as stage
-    else:
-        from flows.stages.evaluate import evaluate as stage
-    tracked = key.results(target)
-    run_stage(f"evaluate {key.name}{f' on {target}' if target else ''}", params, set_, out, tracked, json_,
-              lambda p, path: stage(p, key, path, target))  # fmt: skip
+
+    def stage(p: Params, path: Path) -> dict[str, Any]:
+        if _is_item(out):
+            from flows.stages.ahead.items import evaluate as run
+        else:
+            from flows.stages.evaluate import evaluate as run  # with PyTorch: the first line of progress comes before
+        return run(p, key, path, target)
+
+    on = f" on {target}" if target else ""
+    run_stage(f"evaluate {key.name}{on}", params, set_, out, key.results(target), json_, stage)
 
 
 def _is_item(out: Path | None) -> bool:

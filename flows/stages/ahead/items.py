@@ -78,18 +78,20 @@ def evaluate(params: Params, key: RunKey, out: Path, target: str | None = None) 
 
 
 def _evaluate_all(params: Params, key: RunKey, out: Path, target: str | None) -> dict[str, Any]:
-    from flows.stages.evaluate import evaluate_each
+    from flows.stages.evaluate import RunToEvaluate, evaluate_each
 
     with TemporaryDirectory(prefix="ahead-", dir=out.parent) as folder:
-        runs, places = {key: (key.model, out)}, {}
+        runs, places = [RunToEvaluate(key, key.model, out)], {}
         for other, adapter, place in islice(_not_evaluated(params, key, target), _room(key, target)):
-            runs[other], places[other] = (adapter, Path(folder, place.identity)), place
-        for _, empty in runs.values():
-            empty.mkdir()
-        found = evaluate_each(params, runs, target)
-        for other in found.keys() & places.keys():
-            places[other].keep(runs[other][1], found[other])
-    return found[key]
+            runs.append(RunToEvaluate(other, adapter, Path(folder, place.identity)))
+            places[other] = place
+        for run in runs:
+            run.out.mkdir()
+        summaries = evaluate_each(params, runs, target)
+        for run in runs[1:]:
+            if run.key in summaries:
+                places[run.key].keep(run.out, summaries[run.key])
+    return summaries[key]
 
 
 def _not_evaluated(params: Params, key: RunKey, target: str | None) -> Iterator[tuple[RunKey, Path, Ready]]:
