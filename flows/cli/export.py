@@ -18,7 +18,7 @@ def export(
         list[str] | None, typer.Option("--class", help="Class to choose; default: the trained ones. Repeatable.")
     ] = None,
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """Write an ONNX file that labels images, compared with PyTorch."""
     from flows.registry import versions
 
