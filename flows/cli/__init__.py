@@ -28,8 +28,8 @@ for command in (data.datasets, data.check, data.clean, stages.fingerprint, stage
     app.command()(command)
 app.command("import")(registry.import_)
 app.command()(registry.pretrain)
-for command in (flow.adapt, flow.release, flow.serve):
-    flow_app.command()(command)
+for flow_command in (flow.adapt, flow.release, flow.serve):
+    flow_app.command()(flow_command)
 app.add_typer(flow_app, name="flow")
 
 

@@ -16,7 +16,7 @@ from mmrl_core.errors import UserError
 SPLITS = ("train", "val", "test")
 
 
-def datasets(params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False):
+def datasets(params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False) -> None:
     """List every dataset: its key, what it needs and where, its prompt template and published counts."""
     from mmrl_core.data.check import describe
     from mmrl_core.presets import tuned_per_dataset
@@ -33,7 +33,7 @@ def check(
     root: Annotated[Path | None, typer.Argument(help="Folder of the datasets; default: data.root.")] = None,
     keys: Annotated[list[str] | None, typer.Option("--dataset", help="Only this one. Repeatable.")] = None,
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """See which datasets are complete below a folder; exit 2 unless those asked for are, or any."""
     settings = _settings(params, set_)
     rows = _check_all(root or Path(settings.root), settings.own, keys)
@@ -51,7 +51,7 @@ def clean(
     ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="With --older-than: list it and remove nothing.")] = False,
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """Remove what only saves time: frozen features, trials of searches, outputs made ahead. No result depends on it.
 
     With --older-than: run folders, DVC's cache, Ray's folders and MLflow runs that no registered version stands on.
@@ -69,21 +69,18 @@ def clean(
 def _clean_old(settings: Params, older_than: str, dry_run: bool, as_json: bool) -> None:
     from flows.maintenance import cleanup
 
-    found = cleanup.removable(settings, cleanup.duration(older_than))
+    removable = cleanup.removable(settings, cleanup.duration(older_than))
     if not dry_run:
-        for one in found:
-            one.remove()
-    rows = [{"kind": one.kind, "name": one.name, "bytes": one.size} for one in found]
-    total = {"items": len(rows), "bytes": sum(row["bytes"] or 0 for row in rows)}
+        for item in removable:
+            item.remove()
+    rows = [{"kind": item.kind, "name": item.name, "bytes": item.size} for item in removable]
+    total = {"items": len(removable), "bytes": sum(item.size or 0 for item in removable)}
     if as_json:
         print(json.dumps({"removed": not dry_run, **total, "found": rows}))
         return
-    if rows:
-        print(
-            text_table(
-                ["kind", "bytes", "name"], ([row["kind"], str(row["bytes"] or "-"), row["name"]] for row in rows)
-            )
-        )
+    if removable:
+        lines = [[item.kind, str(item.size or "-"), item.name] for item in removable]
+        print(text_table(["kind", "bytes", "name"], lines))
     show(total, False, "would remove" if dry_run else "removed")
 
 
@@ -122,7 +119,7 @@ def _check_all(root: Path, own: dict[str, OwnSection], keys: list[str] | None) -
 
 
 def _check_own(key: str, own: dict[str, OwnSection]) -> dict[str, Any]:
-    """A dataset of the user's own is complete when it opens; its notes are what opening it has to say."""
+    """A dataset of the user's own is complete when it opens; its problems are the notes of its source."""
     from mmrl_core.data.catalog import open_source
 
     row = {"dataset": key, "found": None, "expected": None, "missing": 0}
@@ -130,8 +127,8 @@ def _check_own(key: str, own: dict[str, OwnSection]) -> dict[str, Any]:
         source = open_source(key, "", own)
     except UserError as error:
         return row | {"state": "incomplete", "problems": [str(error)]}
-    found = {split: len(source.items(split)) for split in SPLITS}
-    return row | {"state": "complete", "found": found, "problems": source.notes}
+    counts = {split: len(source.items(split)) for split in SPLITS}
+    return row | {"state": "complete", "found": counts, "problems": source.notes}
 
 
 def _refuse(rows: list[dict[str, Any]], asked: bool, root: Path | str) -> None:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile, show
-from flows.project.outputs import building, check_out
+from flows.project.outputs import atomic_output, check_out_path
 from flows.project.progress import progress
 from flows.settings.params import load_params
 
@@ -18,15 +18,15 @@ def export(
         list[str] | None, typer.Option("--class", help="Class to choose; default: the trained ones. Repeatable.")
     ] = None,
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """Write an ONNX file that labels images, compared with PyTorch."""
     from flows.registry import versions
 
-    check_out(out, changed=True)
+    check_out_path(out, changed=True)
     predictor = versions.open_predictor(load_params(params, set_), model)
     from mmrl_core.export import STEPS, export_onnx
 
-    with building(out) as path, progress("export", len(STEPS), what="step") as report:
+    with atomic_output(out) as path, progress("export", len(STEPS), what="step") as report:
         card = export_onnx(predictor, path, class_names, report)
     shown = {name: card[name] for name in ("opset", "largest_relative_difference", "files")}
     show({"classes": len(card["class_names"]), **shown}, json_, str(out))

@@ -20,7 +20,7 @@ Remote = Annotated[str | None, typer.Option("--remote", help="DVC remote to pull
 
 def adapt(
     params: ParamsFile = DEFAULT_PARAMS, remote: Remote = None, set_: Overrides = [], json_: AsJson = False
-):  # fmt: skip
+) -> None:  # fmt: skip
     """Run every stage that is out of date, then register and promote; no server needed. --set edits the settings file,
     which is what the stages read."""
     if set_:
@@ -32,17 +32,18 @@ def adapt(
 
     with lines("adapt"):  # Prefect and its server take a while
         adapted = _adapted(params, remote)
-    champions = {name: one.live for name, one in adapted.promoted.items()}
+    champions = {name: promoted.live for name, promoted in adapted.promoted.items()}
     if json_:
-        decisions = {name: {"verdict": one.verdict, "reasons": one.reasons} for name, one in adapted.promoted.items()}
+        decisions = {name: {"verdict": promoted.verdict, "reasons": promoted.reasons}
+                     for name, promoted in adapted.promoted.items()}  # fmt: skip
         done = {"ran": adapted.ran, "up_to_date": adapted.up_to_date, "champions": champions, "decisions": decisions}
         print(json.dumps(done))
         return
     summary = read_json(paths.SUMMARY, made_by="mmrl summarize")
     print(markdown(summary["rows"] + summary["averages"]))
     print(f"champion: {', '.join(champions.values())}")
-    for one in adapted.promoted.values():
-        print(f"decision: {one.decided}")
+    for promoted in adapted.promoted.values():
+        print(f"decision: {promoted.decided}")
     print(f"report:   {paths.REPORT}")
     print(f"runs:     mlflow ui --backend-store-uri {load_params(params).tracking.uri}")
 
@@ -65,7 +66,7 @@ def serve(
     cron: Annotated[str, typer.Option(help='When to run `adapt`, e.g. "0 2 * * *".')],
     worktree: Annotated[bool, typer.Option("--worktree", help="Run what is committed, in a git worktree.")] = False,
     params: ParamsFile = DEFAULT_PARAMS, remote: Remote = None, set_: Overrides = [],
-):  # fmt: skip
+) -> None:  # fmt: skip
     """Run `adapt` on a schedule; needs PREFECT_API_URL to name a running server."""
     refuse_overrides(set_)
     from flows.orchestration import adapt as pipeline
@@ -78,7 +79,7 @@ def release(
     watch: Annotated[float | None, typer.Option(min=1, help="Look every so many seconds; --listen: 300.")] = None,
     listen: Annotated[str | None, typer.Option(help="HOST:PORT, for MLflow's webhook.")] = None,
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """Bundle the champions that are not released yet, check them, and point the alias `released` at them."""
     refuse_overrides(set_)
     from flows.orchestration import release as flow
@@ -87,15 +88,18 @@ def release(
         host, colon, port = listen.rpartition(":")
         if not colon or not port.isdigit():
             raise UserError(f"--listen {listen} is not of the form HOST:PORT, such as 127.0.0.1:8090")
-        return flow.listen(str(params), dataset, host, int(port), watch or 300)
+        flow.listen(str(params), dataset, host, int(port), watch or 300)
+        return
     if watch:
-        return flow.watch(str(params), dataset, watch)
+        flow.watch(str(params), dataset, watch)
+        return
     released = flow.run_release(str(params), dataset)
     if json_:
-        print(json.dumps([one._asdict() for one in released]))
-        return None
-    for one in released:
-        print(f"{one.name} version {one.version}: {one.folder} ({'released' if one.created else 'released before'})")
+        print(json.dumps([version._asdict() for version in released]))
+        return
+    for version in released:
+        state = "released" if version.created else "released before"
+        print(f"{version.name} version {version.version}: {version.folder} ({state})")
 
 
 def refuse_overrides(overrides: list[str]) -> None:

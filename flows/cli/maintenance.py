@@ -12,7 +12,7 @@ from flows.settings.params import load_params
 def backup(
     file: Annotated[Path, typer.Argument(help="The archive to write.")],
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """Save the MLflow store's database and the files of every registered version in one archive."""
     from flows.maintenance import backup as archive
     from flows.tracking.store import store_uri
@@ -24,7 +24,7 @@ def restore(
     file: Annotated[Path, typer.Argument(help="An archive that `mmrl backup` wrote.")],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what the store holds.")] = False,
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """Bring the MLflow store back as an archive has it; nothing is touched where the archive is damaged."""
     from flows.maintenance import backup as archive
     from flows.tracking.store import store_uri

@@ -2,26 +2,24 @@
 
 import json
 from collections.abc import Callable, Iterable
-from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import Annotated, Any
 
 import typer
 
-from flows.project.outputs import building, check_out
+from flows.project.outputs import atomic_output, check_out_path
 from flows.project.progress import progress
 from flows.settings.params import Params, load_params
 from mmrl_core.config import Method
 
 DEFAULT_PARAMS = Path("params.yaml")
-MethodName = StrEnum("MethodName", {name: name for name in get_args(Method)})
 
 ParamsFile = Annotated[Path, typer.Option("--params", help="Settings file.")]
 Overrides = Annotated[list[str], typer.Option("--set", help="Override a setting: key.path=value. Repeatable.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Write here instead of the tracked path.")]
 Dataset = Annotated[str, typer.Option("--dataset", help="Dataset key.")]
-MethodOption = Annotated[MethodName, typer.Option("--method", help="Method.")]
+MethodOption = Annotated[Method, typer.Option("--method", help="Method.")]
 Shots = Annotated[int, typer.Option("--shots", min=1, help="Labelled images a class.")]
 Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of sampling, initialisation and order.")]
 
@@ -54,11 +52,12 @@ def run_stage(
     doing: str, params_file: Path, overrides: list[str], out: Path | None, tracked: Path, as_json: bool,
     stage: Callable[[Params, Path], dict[str, Any]], *, merge: bool = False,
 ) -> None:  # fmt: skip
-    """Check the settings, build the output aside and under a lock, put it in place; say what it is `doing`."""
-    check_out(out, changed=bool(overrides) or params_file != DEFAULT_PARAMS)
+    """Check the settings, run the stage with its output written atomically to `tracked`, or to `out`, and show what it
+    returns. Progress calls it `doing`."""
+    check_out_path(out, changed=bool(overrides) or params_file != DEFAULT_PARAMS)
     params = load_params(params_file, overrides)
     final = out or tracked
-    with progress(doing), building(final, merge=merge and out is None) as path:
+    with progress(doing), atomic_output(final, merge=merge and out is None) as path:
         result = stage(params, path)
     show(result, as_json, str(final))
 

@@ -2,19 +2,23 @@
 
 import sys
 from collections import Counter
-from contextlib import nullcontext
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from itertools import tee
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from flows.cli import predict_output
 from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile, show
 from flows.cli.predict_images import count_images, find_images
-from flows.project.progress import progress
+from flows.project.progress import ProgressReport, progress
 from flows.settings.params import load_params
 from mmrl_core.errors import UserError
+
+if TYPE_CHECKING:
+    from mmrl_core.predict import Predictor
 
 
 def predict(
@@ -29,58 +33,66 @@ def predict(
     ] = None,
     skip_damaged: Annotated[bool, typer.Option("--skip-damaged", help="Go on where an image cannot be read.")] = False,
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """Label images, with probabilities."""
     from flows.registry import versions
 
-    _check_out(out, all_)
+    _check_table_options(out, all_)
     total = count_images(images)  # what is wrong with a folder or table shows before the model is loaded
     predictor = versions.open_predictor(load_params(params, set_), model)
     threshold = _threshold(predictor, abstain, threshold)
     columns = (class_names or predictor.class_names) if all_ else []
-    quiet = nullcontext(lambda done: None)  # the lines are the progress, and a bar would draw over them
     with (
         _opened(out, json_, threshold is not None, columns) as put,
-        progress("predict", total, unit="images") if out or json_ else quiet as bar,
+        progress("predict", total, unit="images") if out or json_ else nullcontext(_no_progress) as bar,
     ):
         counts = _label(predictor, images, class_names, skip_damaged, threshold, put, bar)
     _report(counts, out, json_, threshold is not None)
 
 
-def _check_out(out: Path | None, all_: bool) -> None:
+def _check_table_options(out: Path | None, all_: bool) -> None:
     if out:
         predict_output.check_table(out)
     elif all_:
         raise UserError("--all adds columns to a table; give --out FILE.csv or FILE.parquet with it")
 
 
-def _threshold(predictor, abstain: bool, threshold: float | None) -> float | None:
+def _no_progress(done: int, total: int | None = None, note: str = "") -> None:
+    """Where the labels are printed as they come: they are the progress, and a bar would draw over them."""
+
+
+def _threshold(predictor: "Predictor", abstain: bool, threshold: float | None) -> float | None:
     """The confidence to abstain below; None: never."""
     from mmrl_core.evaluation.abstain import card_threshold
 
     return card_threshold(predictor.card) if abstain and threshold is None else threshold
 
 
-def _opened(out: Path | None, json_: bool, abstained: bool, columns: list[str]):
+def _opened(
+    out: Path | None, json_: bool, abstained: bool, columns: list[str]
+) -> AbstractContextManager[predict_output.Put]:
     if out:
         return predict_output.table(out, abstained, columns)
     return predict_output.json_object() if json_ else predict_output.lines()
 
 
-def _label(predictor, images, class_names, skip_damaged: bool, threshold: float | None, put, bar) -> Counter:
-    """Put every image's row; how many there were, and how many were not read or not labelled."""
+def _label(
+    predictor: "Predictor", images: Sequence[Path], class_names: list[str] | None, skip_damaged: bool,
+    threshold: float | None, put: predict_output.Put, bar: ProgressReport,
+) -> Counter[str]:  # fmt: skip
+    """Put every image's row; returns how many images there were, were unreadable, and got no label (`abstained`)."""
     paths, ahead = tee(find_images(images))
     counts = Counter(images=0, unreadable=0, abstained=0)
-    found = predictor.stream(ahead, class_names, skip_damaged=skip_damaged)
-    for path, one in zip(paths, found, strict=True):
-        row = predict_output.describe(path, one, threshold)
+    predictions = predictor.stream(ahead, class_names, skip_damaged=skip_damaged)
+    for path, prediction in zip(paths, predictions, strict=True):
+        row = predict_output.describe(path, prediction, threshold)
         put(row)
-        counts.update(images=1, unreadable=one is None, abstained=bool(row.get("abstained")))
+        counts.update(images=1, unreadable=prediction is None, abstained=bool(row.get("abstained")))
         bar(counts["images"])
     return counts
 
 
-def _report(counts: Counter, out: Path | None, json_: bool, abstained: bool) -> None:
+def _report(counts: Counter[str], out: Path | None, json_: bool, abstained: bool) -> None:
     if counts["unreadable"]:
         print(f"mmrl: {counts['unreadable']} of {counts['images']} images cannot be read", file=sys.stderr)
     if out:

@@ -16,7 +16,7 @@ TABLES = (".csv", ".parquet")
 
 
 def count_images(arguments: Sequence[Path]) -> int:
-    """How many images `find_images` gives. Raises UserError when there is none, and all that walking them raises."""
+    """How many images `find_images` gives. Raises UserError where there is none, and as `find_images` does."""
     if total := sum(1 for _ in find_images(arguments)):
         return total
     known = ", ".join(sorted(IMAGE_EXTENSIONS))
@@ -38,7 +38,8 @@ def find_images(arguments: Sequence[Path]) -> Iterator[Path]:
 
 
 def _in_folder(folder: Path, root: Path) -> Iterator[Path]:
-    """Hidden files are left out, and links to folders not followed: what is inside the root is found where it lies."""
+    """The images below a folder, in sorted order. Hidden files are left out, and links to folders are not followed: a
+    folder inside the root is walked anyway."""
     try:
         paths = sorted(path for path in folder.iterdir() if not is_hidden(path.name))
     except OSError as error:
@@ -63,8 +64,8 @@ def _in_table(table: Path) -> Iterator[Path]:
         yield path
 
 
-def _names(table: Path) -> Iterator:
-    """The column `path`, a row at a time."""
+def _names(table: Path) -> Iterator[object]:
+    """The column `path`, row by row."""
     import pyarrow
 
     try:
@@ -81,7 +82,7 @@ def _csv_names(table: Path) -> Iterator[str | None]:
             yield row["path"]
 
 
-def _parquet_names(table: Path) -> Iterator:
+def _parquet_names(table: Path) -> Iterator[object]:
     import pyarrow.parquet
 
     with pyarrow.parquet.ParquetFile(table) as file:

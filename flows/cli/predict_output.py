@@ -10,28 +10,33 @@ from pathlib import Path
 from tempfile import TemporaryFile
 from typing import TYPE_CHECKING, Any
 
-from flows.project.outputs import building, check_out
+from flows.project.outputs import atomic_output, check_out_path
 from mmrl_core.errors import UserError
 
 if TYPE_CHECKING:
+    from pyarrow import Schema
+    from pyarrow.csv import CSVWriter
+    from pyarrow.parquet import ParquetWriter
+
     from mmrl_core.predict import Prediction
 
 NONE_OF_THESE = "none of these"
 TOP = 5  # classes of a line
-ROWS = 1024  # of a table that are written at once
+ROWS = 1024  # rows of a table that are written at once
 
 Row = dict[str, Any]
 Put = Callable[[Row], None]
 
 
-def describe(path: Path, found: "Prediction | None", threshold: float | None) -> Row:
-    """One image's row. Of an image that could not be read all but the path is None; `abstained` is there if asked."""
+def describe(path: Path, prediction: "Prediction | None", threshold: float | None) -> Row:
+    """One image's row. For an image that could not be read all but the path is None. With a threshold the row also has
+    `abstained`: whether the confidence is below it."""
     fields = ("label", "probability", "probabilities", "confidence")
-    row = {"path": os.fsencode(path).decode(errors="backslashreplace")}
-    row |= found._asdict() if found else dict.fromkeys(fields)
+    row: Row = {"path": os.fsencode(path).decode(errors="backslashreplace")}
+    row |= prediction._asdict() if prediction else dict.fromkeys(fields)
     if threshold is None:
         return row
-    abstained = found.confidence < threshold if found else None
+    abstained = prediction.confidence < threshold if prediction else None
     if abstained:
         row |= {"label": NONE_OF_THESE, "probability": None}
     return row | {"abstained": abstained}
@@ -71,16 +76,16 @@ def check_table(out: Path) -> None:
     """Raise UserError unless a table can be written there."""
     if out.suffix not in (".csv", ".parquet"):
         raise UserError(f"--out {out} names no table; end it in .csv or .parquet")
-    check_out(out, changed=True)
+    check_out_path(out, changed=True)
 
 
 @contextmanager
 def table(out: Path, abstained: bool, class_names: list[str]) -> Iterator[Put]:
-    """Fill a CSV or Parquet file, which appears when it is whole; one more column for each of `class_names`."""
+    """Write a CSV or Parquet file, which appears when it is whole, with one more column for each of `class_names`."""
     import pyarrow
 
     schema = _schema(abstained, class_names)
-    with building(out) as path, _writer(path, schema) as writer:
+    with atomic_output(out) as path, _writer(path, schema) as writer:
         rows: list[Row] = []
 
         def flush() -> None:
@@ -97,7 +102,7 @@ def table(out: Path, abstained: bool, class_names: list[str]) -> Iterator[Put]:
         flush()
 
 
-def _schema(abstained: bool, class_names: list[str]):
+def _schema(abstained: bool, class_names: list[str]) -> "Schema":
     import pyarrow
 
     columns = {"path": pyarrow.string(), "label": pyarrow.string(), "probability": pyarrow.float64()}
@@ -109,7 +114,7 @@ def _column(class_name: str) -> str:
     return f"probability:{class_name}"  # no class can be called like another column
 
 
-def _writer(path: Path, schema):
+def _writer(path: Path, schema: "Schema") -> "CSVWriter | ParquetWriter":
     if path.suffix == ".csv":
         from pyarrow.csv import CSVWriter
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile, show, show_each, text_table
-from flows.project.outputs import building, check_out
+from flows.project.outputs import atomic_output, check_out_path
 from flows.settings.params import load_params
 
 if TYPE_CHECKING:
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def register(
     dataset: Annotated[str | None, typer.Option(help="By default every dataset of the settings.")] = None,
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """Register the adapter that is best on validation, once per content hash."""
     from flows.registry import versions
 
@@ -35,7 +35,7 @@ def promote(
     new_classes: Annotated[bool, typer.Option("--allow-new-classes", help="They may differ.")] = False,
     force: Annotated[str | None, typer.Option(metavar="REASON", help="Pass the gate by; kept in the history.")] = None,
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """Move the alias `champion` to a version that passes the gate against the present one; exit 1 if it does not."""
     from flows.registry import promotion
 
@@ -54,41 +54,41 @@ def rollback(
     reason: Annotated[str, typer.Argument(help="Why; kept in the history.")],
     dataset: Annotated[str | None, typer.Option(help="By default every dataset of the settings.")] = None,
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """Make the champion before the present one the champion again."""
     from flows.registry import promotion
 
     settings = load_params(params, set_)
     names = [dataset] if dataset else settings.datasets
-    found = {name: promotion.rollback(settings, name, reason) for name in names}
-    show_each(found, json_, lambda one: f"{one.name} version {one.version}: rolled back")
-    _announce(found.values())
+    decisions = {name: promotion.rollback(settings, name, reason) for name in names}
+    show_each(decisions, json_, lambda one: f"{one.name} version {one.version}: rolled back")
+    _announce(decisions.values())
 
 
 def _announce(decisions: Iterable["Promoted"]) -> None:
     """To Prefect's server, where there is one."""
     from flows.orchestration import events
 
-    for one in decisions:
-        if one.moved:
-            events.announce(events.MOVED, one.name, "mmrl flow release")
+    for decision in decisions:
+        if decision.moved:
+            events.announce(events.MOVED, decision.name, "mmrl flow release")
 
 
 def history(
     dataset: Annotated[str | None, typer.Option(help="By default every dataset of the settings.")] = None,
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """Every decision about which version is the champion, with its reasons."""
     from flows.registry import promotion
 
     settings = load_params(params, set_)
-    found = {name: promotion.history(settings, name) for name in ([dataset] if dataset else settings.datasets)}
+    histories = {name: promotion.history(settings, name) for name in ([dataset] if dataset else settings.datasets)}
     if json_:
-        print(json.dumps({name: [one._asdict() for one in entries] for name, entries in found.items()}))
+        print(json.dumps({name: [entry._asdict() for entry in entries] for name, entries in histories.items()}))
         return
-    for name, entries in found.items():
-        rows = [[_when(one.at), str(one.version), str(one.champion or ""), one.verdict, "; ".join(one.reasons)]
-                for one in entries]  # fmt: skip
+    for name, entries in histories.items():
+        rows = [[_when(entry.at), str(entry.version), str(entry.champion or ""), entry.verdict,
+                 "; ".join(entry.reasons)] for entry in entries]  # fmt: skip
         print(f"{name}\n{text_table(['when', 'version', 'champion', 'verdict', 'reasons'], rows)}")
 
 
@@ -96,13 +96,13 @@ def reproduce(
     model: Annotated[str, typer.Argument(help="NAME@ALIAS or NAME/VERSION of the registry.")],
     out: Annotated[Path, typer.Option("--out", help="Folder for the adapter.")],
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """Train a registered adapter again from what its version recorded; exit 1 if it comes out otherwise."""
     from flows.stages.reproduce import reproduce as rebuild
 
-    check_out(out, changed=True)
+    check_out_path(out, changed=True)
     settings = load_params(params, set_)
-    with building(out) as path:
+    with atomic_output(out) as path:
         result = rebuild(settings, f"models:/{model.removeprefix('models:/')}", path)
     show(result, json_, f"{out}: {'identical' if result['identical'] else 'not the same'}")
     if not result["identical"]:
@@ -119,13 +119,13 @@ def import_(
     class_names: Annotated[list[str], typer.Option("--class", help="Classes in training order. Repeatable.")],
     template: Annotated[str, typer.Option(help="Prompt template.")] = "a photo of a {}.",
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """Turn a checkpoint of the authors' code into an adapter."""
     from flows.stages.import_checkpoint import import_published
 
-    check_out(out, changed=True)
+    check_out_path(out, changed=True)
     settings = load_params(params, set_)
-    with building(out) as path:
+    with atomic_output(out) as path:
         result = import_published(settings, checkpoint, class_names, template, path)
     show(result, json_, str(out))
 
@@ -135,7 +135,7 @@ def pretrain(
     steps: Annotated[int | None, typer.Option(min=1, help="By default what the shipped weights took.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     json_: AsJson = False,
-):
+) -> None:
     """Train the bundled backbone `tiny` from scratch on rendered glyphs and objects."""
     from flows.project.progress import progress
     from mmrl_core.pretrain import pretrain as run

@@ -16,7 +16,7 @@ def serve(
     host: Annotated[str | None, typer.Option(help="Address to listen on; default: serving.host.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="0: any free one; default: serving.port.")] = None,
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """Answer questions over HTTP by the version that the alias names, until Ctrl-C."""
     from flows.serving import launch
 
@@ -27,10 +27,10 @@ def serve(
     uri, out = model or _champion(settings), sys.stdout
 
     def started(address: str) -> None:
-        found = {"address": address, "model": uri}
-        line = (
-            json.dumps(found) if json_ else f"{uri} at {address} (page), {address}/docs (for programs); Ctrl-C ends it"
-        )
+        if json_:
+            line = json.dumps({"address": address, "model": uri})
+        else:
+            line = f"{uri} at {address} (page), {address}/docs (for programs); Ctrl-C ends it"
         print(line, file=out, flush=True)
 
     launch.run(settings, uri, started)
@@ -46,21 +46,23 @@ def _champion(settings: Params) -> str:
     return f"models:/{registered_name(settings.datasets[0], settings.data.protocol)}@{settings.registry.alias}"
 
 
-def drift(hours: Annotated[float, typer.Option(min=0, help="How far to look back.")] = 24, json_: AsJson = False):
+def drift(
+    hours: Annotated[float, typer.Option(min=0, help="How far to look back.")] = 24, json_: AsJson = False
+) -> None:
     """Say whether images have become unlike those of validation, by what `serve` logged of them; exit 1 if so."""
     from flows.orchestration import events
     from flows.project.paths import PREDICTIONS
     from flows.serving.drift import drift as look
 
-    found = look(PREDICTIONS, hours)
-    if not found:
+    checks = look(PREDICTIONS, hours)
+    if not checks:
         raise UserError(
             f"{PREDICTIONS} has no predictions of the last {hours:g} hours among an adapter's trained classes; "
             "set serving.log_share above 0 where `mmrl serve` runs"
         )
-    print(json.dumps([one._asdict() for one in found]) if json_ else "\n".join(one.line for one in found))
-    for one in found:
-        if one.drifted:
-            events.announce(events.DRIFTED, one.name, "mmrl flow adapt")
-    if any(one.drifted for one in found):
+    print(json.dumps([check._asdict() for check in checks]) if json_ else "\n".join(check.line for check in checks))
+    for check in checks:
+        if check.drifted:
+            events.announce(events.DRIFTED, check.name, "mmrl flow adapt")
+    if any(check.drifted for check in checks):
         raise typer.Exit(1)

@@ -1,7 +1,7 @@
 """The stages, one command each: what dvc.yaml runs."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -22,7 +22,7 @@ from flows.processes.under_dvc import is_stage
 from flows.project import paths
 from flows.project.paths import RunKey
 from flows.project.progress import progress
-from flows.settings.params import load_params
+from flows.settings.params import Params, load_params
 from mmrl_core.errors import UserError
 
 
@@ -30,13 +30,13 @@ def fingerprint(
     dataset: Annotated[str | None, typer.Option(help="Dataset key.")] = None,
     training: Annotated[bool, typer.Option("--training", help="What training depends on of the protocol.")] = False,
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], out: Out = None, json_: AsJson = False,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """Digest the raw source of a dataset, or what the protocol means for training."""
     from flows.stages import prepare as stage
 
     if (dataset is None) != training:
         raise UserError("fingerprint needs --dataset KEY, or --training instead")
-    if training:
+    if dataset is None:
         run_stage("fingerprint training", params, set_, out, paths.TRAINING, json_, stage.fingerprint_training)
         return
     run_stage(f"fingerprint {dataset}", params, set_, out, paths.source(dataset), json_,
@@ -48,13 +48,13 @@ def prepare(
     shots: Annotated[int | None, typer.Option(min=1, help="With --seed: the few-shot set; without: the pool.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Sampling seed.")] = None,
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], out: Out = None, json_: AsJson = False,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """Write WebDataset shards: the val and test pool, or with --shots and --seed a few-shot set."""
     from flows.stages import prepare as stage
 
     if (shots is None) != (seed is None):
         raise UserError("prepare needs --shots and --seed together, or neither for the val and test pool")
-    if shots is None:
+    if shots is None or seed is None:
         run_stage(f"prepare {dataset}", params, set_, out, paths.pool(dataset), json_,
                   lambda p, path: stage.prepare_pool(p, dataset, path))  # fmt: skip
         return
@@ -68,35 +68,36 @@ def tune(
     show_: Annotated[bool, typer.Option("--show", help="The table of the last search; nothing is run.")] = False,
     confirm: Annotated[list[int], typer.Option(help="Compare choice and published setting on this new seed.")] = [],
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], out: Out = None, json_: AsJson = False,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """Search the open settings on validation data of the base classes; go on with a search that was broken off."""
     from flows.cli.trials_table import trials_of
 
-    tracked = paths.search(dataset, method.value)
+    tracked = paths.search(dataset, method)
     if confirm:
         from flows.tuning.confirm import confirm as compare
 
         settings = load_params(params, set_)
-        with progress(f"confirm {dataset} {method.value}"):
-            found = compare(settings, dataset, method.value, confirm)
-        show(found if json_ else {"ahead": found["ahead"]}, json_, f"{tracked}, {found['divisions']} new divisions")
+        with progress(f"confirm {dataset} {method}"):
+            comparison = compare(settings, dataset, method, confirm)
+        shown = comparison if json_ else {"ahead": comparison["ahead"]}
+        show(shown, json_, f"{tracked}, {comparison['divisions']} new divisions")
         return
     if show_:
-        found = trials_of(out or tracked)
-        show(found if json_ else {"table": found["table"]}, json_, found["chosen"])
+        trials = trials_of(out or tracked)
+        show(trials if json_ else {"table": trials["table"]}, json_, trials["chosen"])
         return
     from flows.tuning.search import tune as stage
 
-    run_stage(f"search {dataset} {method.value}", params, set_, out, tracked, json_,
-              lambda p, path: stage(p, dataset, method.value, path))  # fmt: skip
+    run_stage(f"search {dataset} {method}", params, set_, out, tracked, json_,
+              lambda p, path: stage(p, dataset, method, path))  # fmt: skip
 
 
 def train(
     dataset: Dataset, method: MethodOption, shots: Shots, seed: Seed, params: ParamsFile = DEFAULT_PARAMS,
     set_: Overrides = [], out: Out = None, json_: AsJson = False,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """Train one adapter."""
-    key = RunKey(dataset, method.value, shots, seed)
+    key = RunKey(dataset, method, shots, seed)
     if _is_item(out):
         from flows.stages.ahead.items import train as stage
     else:
@@ -108,24 +109,29 @@ def evaluate(
     dataset: Dataset, method: MethodOption, shots: Shots, seed: Seed,
     target: Annotated[str | None, typer.Option(help="Dataset to score on; by default the run's own.")] = None,
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], out: Out = None, json_: AsJson = False,
-):  # fmt: skip
+) -> None:  # fmt: skip
     """Score one adapter, and zero-shot, on the test sets of the protocol."""
-    key = RunKey(dataset, method.value, shots, seed)
-    if _is_item(out):
-        from flows.stages.ahead.items import evaluate as stage
-    else:
-        from flows.stages.evaluate import evaluate as stage
-    tracked = key.results(target)
-    run_stage(f"evaluate {key.name}{f' on {target}' if target else ''}", params, set_, out, tracked, json_,
-              lambda p, path: stage(p, key, path, target))  # fmt: skip
+    key = RunKey(dataset, method, shots, seed)
+
+    def stage(p: Params, path: Path) -> dict[str, Any]:
+        if _is_item(out):
+            from flows.stages.ahead.items import evaluate as run
+        else:
+            from flows.stages.evaluate import evaluate as run  # with PyTorch: the first line of progress comes before
+        return run(p, key, path, target)
+
+    on = f" on {target}" if target else ""
+    run_stage(f"evaluate {key.name}{on}", params, set_, out, key.results(target), json_, stage)
 
 
 def _is_item(out: Path | None) -> bool:
-    """Whether DVC asks, for which the stage works ahead; a person who asks for one run wants that one."""
+    """Whether DVC runs the command: then the stage also works ahead. A person who asks for one run gets that alone."""
     return out is None and is_stage()
 
 
-def summarize(params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], out: Out = None, json_: AsJson = False):
+def summarize(
+    params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], out: Out = None, json_: AsJson = False
+) -> None:
     """Tables over all runs that the settings name."""
     from flows.report.summary import summarize as stage
 

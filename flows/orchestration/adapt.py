@@ -4,7 +4,7 @@ import contextlib
 import os
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
@@ -25,7 +25,7 @@ from flows.orchestration.dvc_graph import Graph
 from flows.orchestration.up_to_date import Adapted
 from flows.orchestration.workplace import changed_settings, own_place, this_place, week_seed
 from flows.processes.lifeline import Lifeline
-from flows.project.progress import MARKED, Report, lines, say
+from flows.project.progress import MARKED, lines, say
 from flows.settings.params import Params, load_params
 from flows.stages.ahead.turns import Turns
 from flows.tracking.store import StoreFailed
@@ -213,8 +213,9 @@ def _run_stages(root: Path, lifeline: Lifeline, timeout: float) -> dict[str, boo
 
 
 def _run_items(
-    root: Path, graph: Graph, stale: set[str], lifeline: Lifeline, timeout: float, report: Report = lambda done: None
-) -> dict[str, bool]:
+    root: Path, graph: Graph, stale: set[str], lifeline: Lifeline, timeout: float,
+    report: Callable[[int], None] = lambda done: None,
+) -> dict[str, bool]:  # fmt: skip
     """Run all that depends on no failed item, each as soon as its upstream is done; then raise the first failure.
 
     Items are submitted when they are ready: one that waited for its upstream would hold a thread of the task runner.

@@ -1,4 +1,5 @@
-"""Stage outputs: built aside under a lock, renamed into place at the end, by a process that dies with its parent."""
+"""Outputs of stages and commands: written to a temporary path under a lock, then renamed into place, by a process that
+ends when DVC does."""
 
 import contextlib
 import hashlib
@@ -18,47 +19,47 @@ RESERVED = ("data", "models", "results", "reports", ".dvc", ".git", ".mmrl")
 
 
 @contextlib.contextmanager
-def building(final: Path, *, merge: bool = False) -> Iterator[Path]:
-    """Yield a path that the block fills with a file or a folder, and that becomes `final` if the block succeeds.
+def atomic_output(final: Path, *, merge: bool = False) -> Iterator[Path]:
+    """Yield a temporary path for the block to write a file or a folder to; renamed to `final` if the block succeeds.
 
     A folder replaces the one that was there, or with `merge` only the files of the same names. Waits while another
-    process builds the same output. A killed process leaves nothing but a folder aside, which the next one removes.
+    process writes the same output. A killed process leaves only its temporary folder, which the next one removes.
     """
     die_with_dvc()
     name = hashlib.sha256(str(final.absolute()).encode()).hexdigest()[:16]
     with locked(name, f"another process is writing {final}"):
-        work = _aside(final) / name
+        work = _temporary_folder(final) / name
         shutil.rmtree(work, ignore_errors=True)
         work.mkdir(parents=True)
         try:
             yield work / final.name
-            _put(work / final.name, final, work / "replaced", merge)
+            _move_into_place(work / final.name, final, work / "replaced", merge)
         finally:
             shutil.rmtree(work, ignore_errors=True)
             if work.parent != STATE / "aside":
-                with contextlib.suppress(OSError):  # another output is being built beside it
+                with contextlib.suppress(OSError):  # another output is being written beside it
                     work.parent.rmdir()
 
 
-def _aside(final: Path) -> Path:
-    """A folder on the file system of `final`, since a rename cannot leave it."""
+def _temporary_folder(final: Path) -> Path:
+    """A folder on the file system of `final`: a rename does not work across file systems."""
     return STATE / "aside" if final.absolute().is_relative_to(Path.cwd()) else final.absolute().parent / ".mmrl-aside"
 
 
-def _put(built: Path, final: Path, replaced: Path, merge: bool) -> None:
+def _move_into_place(written: Path, final: Path, replaced: Path, merge: bool) -> None:
     final.parent.mkdir(parents=True, exist_ok=True)
     if merge and final.is_dir():
-        for path in built.iterdir():
+        for path in written.iterdir():
             os.replace(path, final / path.name)
         return
     if final.is_dir():
         os.rename(final, replaced)
-    os.replace(built, final)
+    os.replace(written, final)
 
 
 @contextlib.contextmanager
 def locked(name: str, busy: str) -> Iterator[None]:
-    """Hold a lock of this repository; says so once when it has to wait."""
+    """Hold a lock of this repository. Where another process has it, prints `busy` once and waits."""
     lock = _lock(name)
     try:
         lock.acquire(timeout=0.1)
@@ -73,7 +74,7 @@ def locked(name: str, busy: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def claimed(name: str) -> Iterator[bool]:
-    """Hold a lock of this repository unless another process does; yields whether it is held."""
+    """Try to take a lock of this repository without waiting; yields whether it was taken."""
     lock = _lock(name)
     try:
         lock.acquire(timeout=0)
@@ -103,8 +104,9 @@ def is_held(path: Path) -> bool:
     return False
 
 
-def check_out(out: Path | None, changed: bool) -> None:
-    """Settings given on a stage's command line demand a new output path that DVC does not track."""
+def check_out_path(out: Path | None, changed: bool) -> None:
+    """Raise UserError unless `--out` names a new path that can be written and that DVC does not track; settings
+    `changed` on the command line need one."""
     if changed and out is None:
         raise UserError("--set and --params on a stage need --out DIR: DVC would revert what they write elsewhere")
     if out is None:

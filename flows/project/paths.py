@@ -6,9 +6,9 @@ from typing import NamedTuple
 SUMMARY, REPORT = Path("reports/summary.json"), Path("reports/report.html")
 TRAINING = Path("data/training.json")
 STATE = Path(".mmrl")
-FEATURES = STATE / "features"  # frozen ones, kept between runs
-READY = STATE / "ready"  # outputs that were made before their stage item came
-PREDICTIONS = STATE / "predictions"  # of serving, by replica
+FEATURES = STATE / "features"  # of the frozen backbone, kept between runs
+READY = STATE / "ready"  # outputs made ahead of the stage that DVC will run for them
+PREDICTIONS = STATE / "predictions"  # logged by serving, by replica
 
 
 class RunKey(NamedTuple):
@@ -31,7 +31,7 @@ class RunKey(NamedTuple):
         return Path("models") / self.name
 
     def results(self, target: str | None = None) -> Path:
-        """Where the run's evaluation on `target` (by default its own dataset) lies."""
+        """The folder of the evaluation on `target`, by default the run's own dataset."""
         return Path(
             f"results/{self.dataset}-to-{target or self.dataset}/{self.method}-{self.shots}shot/seed{self.seed}"
         )

@@ -1,9 +1,10 @@
-"""predictions.parquet: one row an image of a run's test sets. Read without torch."""
+"""predictions.parquet: one row per image of a run's test sets. Read without torch."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pyarrow
 import pyarrow.parquet
@@ -12,27 +13,29 @@ from mmrl_core.errors import UserError
 from mmrl_core.evaluation.bootstrap import Outcomes
 
 if TYPE_CHECKING:
+    from pandas import DataFrame
+
     from mmrl_core.evaluation.scores import Scores
 
 TOP_K = 5
 
 
 def write_predictions(path: Path, scores: dict[str, Scores]) -> None:
-    """One row an image and part of the protocol; labels are the source's own."""
-    rows = [row for part, found in scores.items() for row in _rows(part, found)]
+    """Write one row per image and part of the protocol (such as base and novel); labels are the source's own."""
+    rows = [row for part, of_part in scores.items() for row in _rows(part, of_part)]
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
 
 
-def _rows(part: str, found: Scores):
-    labels = found.classes
-    top = found.adapted.topk(min(TOP_K, len(labels)))
-    zero = found.zero_shot.max(dim=-1)
-    for i, item in enumerate(found.items):
+def _rows(part: str, scores: Scores) -> Iterator[dict[str, Any]]:
+    labels = scores.classes
+    top = scores.adapted.topk(min(TOP_K, len(labels)))
+    zero = scores.zero_shot.max(dim=-1)
+    for i, item in enumerate(scores.items):
         best = [labels[index] for index in top.indices[i].tolist()]
         yield {
             "item": item,
             "part": part,
-            "label": labels[int(found.labels[i])],
+            "label": labels[int(scores.labels[i])],
             "prediction": best[0],
             "top_labels": best,
             "top_probabilities": top.values[i].tolist(),
@@ -42,7 +45,7 @@ def _rows(part: str, found: Scores):
 
 
 def read_outcomes(path: Path) -> dict[str, Outcomes]:
-    """Each part's outcomes from a run's predictions.parquet. Raises UserError when that cannot be had."""
+    """Each part's outcomes from a run's predictions.parquet. Raises UserError where it is missing, bad or empty."""
     columns = ["item", "part", "label", "prediction", "zero_shot_prediction"]
     try:
         rows = pyarrow.parquet.read_table(path, columns=columns).to_pandas()
@@ -54,7 +57,7 @@ def read_outcomes(path: Path) -> dict[str, Outcomes]:
     return {part: _of_part(group) for part, group in rows.groupby("part", sort=False)}
 
 
-def _of_part(rows) -> Outcomes:
+def _of_part(rows: DataFrame) -> Outcomes:
     truth = rows["label"].to_numpy()
     right = (rows[name].to_numpy() == truth for name in ("prediction", "zero_shot_prediction"))
     return Outcomes(rows["item"].tolist(), *right)

@@ -6,45 +6,53 @@ import os
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from flows.project.progress_bar import Bar
 
-GAP, BEAT = 2, 7  # seconds between two lines: at least, and at most but for one GAP, so that ten never pass in silence
-AT_ONCE = 0.05  # seconds in which no epoch or trial is done: what is reported so soon is read from disk
-MARK, MARKED = "\x02", "MMRL_MARK_PROGRESS"  # what lines begin with where this environment variable is set
-
-Report = Callable[..., None]
+GAP, BEAT = 2, 7  # seconds between two lines, least and most (plus up to one GAP): there is one every ten seconds
+AT_ONCE = 0.05  # seconds: an epoch or trial that is reported sooner was read from disk, not computed
+MARK, MARKED = "\x02", "MMRL_MARK_PROGRESS"  # lines begin with the first where the environment variable is set
 
 
-def progress(label: str, total: int | None = None, unit: str = "", what: str = "") -> contextlib.AbstractContextManager:
-    """Gives `report(done, total=None, note="")`, which says how far it is: `320/800 images` by the `unit`, or by `what`
-    is counted `epoch 3/10`. Inside another one it takes that one's place."""
+class ProgressReport(Protocol):
+    """Says that `done` of `total` are done (None: as many as before), with a note such as the loss."""
+
+    def __call__(self, done: int, total: int | None = None, note: str = "") -> None: ...
+
+
+def progress(
+    label: str, total: int | None = None, unit: str = "", what: str = ""
+) -> contextlib.AbstractContextManager[ProgressReport]:
+    """A context that shows how far work is, and gives the function to report it with. With `unit` it is shown as
+    `320/800 images`, with `what` as `epoch 3/10`. Of nested contexts the innermost is shown."""
     on_terminal = sys.stderr is not None and sys.stderr.isatty() and os.environ.get("TERM") != "dumb"
     return _counting(_bar() if on_terminal else _lines, Count(label, total, unit, what, time.monotonic()))
 
 
-def lines(label: str, total: int | None = None, unit: str = "", what: str = "") -> contextlib.AbstractContextManager:
-    """The same in lines, on a terminal too, and of things that take unlike times, so that none is said to be left: for
-    what has others' lines to show as well."""
+def lines(
+    label: str, total: int | None = None, unit: str = "", what: str = ""
+) -> contextlib.AbstractContextManager[ProgressReport]:
+    """As `progress`, but in lines also on a terminal, for work that prints other lines as well, and without the time
+    that is left, for steps that take unequal times."""
     return _counting(_lines, Count(label, total, unit, what, time.monotonic(), alike=False))
 
 
 def say(line: str) -> None:
-    """A whole line on stderr, never half of it between two of another thread's; the next beat waits for it."""
+    """Print a line on stderr, unbroken by the lines of other threads. It counts as a sign of life: see BEAT."""
     _lines.say(line)
 
 
 class Count:
-    """How far something is, in words. Times are seconds of any one clock."""
+    """How far work is, in words. Times are seconds of any one clock; `alike`: its steps take equal times."""
 
     def __init__(self, label: str, total: int | None, unit: str, what: str, now: float, alike: bool = True):
         self.label, self.total, self.unit, self.what, self.alike = label, total, unit, what, alike
         self.done, self.note = 0, ""
         self.began = self.moved = now
-        self.before = 0  # what an earlier process had done
+        self.before = 0  # done by an earlier process
 
     @property
     def is_through(self) -> bool:
@@ -69,11 +77,11 @@ class Count:
         return " ".join(filter(None, (self.what, count, self.unit)))
 
     def _time(self, now: float) -> str:
-        """What is left, as fast as it went in this process; where nothing tells, how long it has taken."""
+        """The time that is left, at the speed of this process; where that is not known, the time it has taken."""
         here = self.done - self.before
         if self.alike and here > 0 and self.total and self.total > self.done:
             each, rest = (self.moved - self.began) / here, self.total - self.done
-            left = max(each * rest - (now - self.moved), each * (rest - 1))  # one that is overdue may end any moment
+            left = max(each * rest - (now - self.moved), each * (rest - 1))  # a step that is overdue may end any moment
             return f"about {_span(5 * round(left / 5) if left > 10 else max(left, 1))} left" if left >= 0.5 else ""
         return f"{_span(now - self.began)} so far" if now - self.began >= 1 else ""
 
@@ -85,7 +93,7 @@ def _span(seconds: float) -> str:
 
 
 @contextlib.contextmanager
-def _counting(display: "Lines | Bar", count: Count) -> Iterator[Report]:
+def _counting(display: "Lines | Bar", count: Count) -> Iterator[ProgressReport]:
     def report(done: int, total: int | None = None, note: str = "") -> None:
         is_news = (done, note) != (count.done, count.note)
         count.move(time.monotonic(), done, total, note)
@@ -95,24 +103,28 @@ def _counting(display: "Lines | Bar", count: Count) -> Iterator[Report]:
     display.open(count)
     try:
         yield report
-        display.ended(count)  # an error has a line of its own
+        display.ended(count)  # not after an error, which has a line of its own
     finally:
         display.close(count)
 
 
 class Lines:
-    """Lines about the innermost count that is under way: with every news, and at times without, by a thread."""
+    """Prints lines about the innermost open count: when it changes, at most every `gap` seconds, and from a thread at
+    least every `beat` seconds."""
 
     def __init__(self, gap: float = GAP, beat: float = BEAT):
         self.gap, self.beat = gap, beat
-        self._lock, self._counts = threading.RLock(), []
+        self._lock = threading.RLock()
+        self._counts: list[Count] = []  # open, the innermost last
         self._stop, self._news, self._last = threading.Event(), False, ""
-        self._spoken = self._told = 0.0  # when anything was said, and when by a count
+        self._spoken = self._told = 0.0  # when the last line was printed, and when the last one about a count
 
     def open(self, count: Count) -> None:
         with self._lock:
             self._counts.append(count)
-            if (line := _line(count, count.words(time.monotonic()))) != self._last:  # its outer one may have said so
+            if (
+                line := _line(count, count.words(time.monotonic()))
+            ) != self._last:  # the outer count may have printed the same
                 self._tell(line)
             if len(self._counts) == 1:
                 self._stop = threading.Event()
@@ -120,7 +132,7 @@ class Lines:
 
     def moved(self, count: Count) -> None:
         with self._lock:
-            self._news = not count.is_through  # its last line follows
+            self._news = not count.is_through  # where it is, `ended` prints the last line
             self._speak()
 
     def ended(self, count: Count) -> None:
@@ -136,7 +148,7 @@ class Lines:
                 self._stop.set()
 
     def say(self, line: str) -> None:
-        with self._lock, contextlib.suppress(OSError, ValueError):  # nobody reads any more: no reason to stop working
+        with self._lock, contextlib.suppress(OSError, ValueError):  # nobody reads stderr any more: work goes on
             self._spoken = time.monotonic()
             if sys.stderr is not None:
                 sys.stderr.write(line + "\n")
@@ -149,7 +161,7 @@ class Lines:
                     self._speak()
 
     def _speak(self) -> None:
-        """If it is time to."""
+        """Print a line about the innermost count if it is time for one."""
         now, count = time.monotonic(), self._counts[-1]
         if now - self._spoken >= self.beat or (self._news and now - self._told >= self.gap):
             self._tell(_line(count, count.words(now)))

@@ -11,7 +11,7 @@ from flows.project.progress import Count
 
 
 class Words(ProgressColumn):
-    """`epoch 3/10, loss 0.412, about 4 s left`, and how many a second of what has a unit."""
+    """`epoch 3/10, loss 0.412, about 4 s left`; where the count has a unit, also how many per second."""
 
     def render(self, task: Task) -> Text:
         count, speed = task.fields["count"], task.finished_speed or task.speed
@@ -20,13 +20,14 @@ class Words(ProgressColumn):
 
 
 class Bar:
-    """Shows the innermost count that is under way, and leaves nothing when all are through."""
+    """Shows the innermost open count; when all are closed nothing of it stays on the terminal."""
 
-    def __init__(self):
-        self._counts, self._bars = [], None
+    def __init__(self) -> None:
+        self._counts: list[Count] = []  # open, the innermost last
+        self._bars: Progress  # while a count is open
 
     def open(self, count: Count) -> None:
-        if self._bars is None:
+        if not self._counts:
             self._bars = _bars()
             self._bars.start()
         self._counts.append(count)
@@ -44,7 +45,6 @@ class Bar:
             self._show(self._counts[-1])
         else:
             self._bars.stop()
-            self._bars = None
 
     def _show(self, count: Count) -> None:
         for task in self._bars.task_ids:
@@ -53,6 +53,6 @@ class Bar:
 
 
 def _bars() -> Progress:
-    """What is printed meanwhile appears above it; on stdout only if that is the terminal as well."""
+    """Lines printed meanwhile appear above the bar; those on stdout only if that is the terminal as well."""
     columns = (TextColumn("{task.description}"), BarColumn(bar_width=20), Words())
     return Progress(*columns, console=Console(stderr=True), transient=True, redirect_stdout=sys.stdout.isatty())

@@ -1,10 +1,11 @@
-"""The backbone of a process: loaded once, on the GPU where there is one, and the process settled for it."""
+"""What a stage's process has once: the backbone, the store of frozen features; and what tells, without PyTorch, which
+weights and GPU that will be."""
 
 import functools
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import mmrl_core
 from flows.project.paths import FEATURES
@@ -13,16 +14,47 @@ from flows.settings.resolve import explicit_values
 from flows.settings.sections import BackboneSection
 from mmrl_core.files import sha256_file
 
+if TYPE_CHECKING:
+    from mmrl_core.clip.backbone import Backbone
+    from mmrl_core.clip.feature_store import FeatureStore
+
 GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
+DEPTH = "adapter.insertion_depth"
 
 
-def backbone_of(section: BackboneSection):
-    """The section's backbone. A reused worker, and a later call in this process, get the same one."""
+def backbone_of(section: BackboneSection) -> "Backbone":
+    """The section's backbone, on the GPU where there is one. Later calls, as in a reused worker, get the same one."""
     return _load(section.name, section.weights)
 
 
+def open_store(params: Params, stage: str) -> "FeatureStore | None":
+    """The FeatureStore that `stage` keeps frozen features in, as `features.cache` says; None: it keeps none.
+
+    Training reads what the search has kept: it sees the same views.
+    """
+    keeps = params.features.cache in ("always", stage)
+    if not keeps and (params.features.cache, stage) != ("tune", "train"):
+        return None
+    from mmrl_core.clip.feature_store import FeatureStore
+
+    return FeatureStore(FEATURES.absolute(), params.features.budget_gb * 1e9, _least_depth(params), keeps)
+
+
+def weights_digest(section: BackboneSection) -> str | None:
+    """sha256 of the file that the weights come from, without PyTorch; None for a tag of open_clip, or no file."""
+    bundled = Path(mmrl_core.__file__).parent / "assets" / f"{section.name}.json"
+    if section.weights is None and bundled.exists():
+        return json.loads(bundled.read_text())["sha256"]
+    return sha256_file(section.weights) if section.weights and Path(section.weights).is_file() else None
+
+
+def gpu_facts() -> list[Any]:
+    """What decides whether PyTorch finds a GPU, without importing it; comparable on one machine only."""
+    return [[os.path.exists(path) for path in GPU_DEVICES], os.environ.get("CUDA_VISIBLE_DEVICES")]
+
+
 @functools.lru_cache(maxsize=1)
-def _load(name: str, weights: str | None):
+def _load(name: str, weights: str | None) -> "Backbone":
     import torch
 
     from mmrl_core.clip.backbone import load_backbone
@@ -33,36 +65,8 @@ def _load(name: str, weights: str | None):
     return backbone
 
 
-def weights_digest(section: BackboneSection) -> str | None:
-    """sha256 of the file that the weights come from, told without PyTorch; None for a tag of open_clip, or no file."""
-    bundled = Path(mmrl_core.__file__).parent / "assets" / f"{section.name}.json"
-    if section.weights is None and bundled.exists():
-        return json.loads(bundled.read_text())["sha256"]
-    return sha256_file(section.weights) if section.weights and Path(section.weights).is_file() else None
-
-
-def gpu_facts() -> list[Any]:
-    """What settles, without asking PyTorch, whether it finds a GPU; to be compared on one machine."""
-    return [[os.path.exists(path) for path in GPU_DEVICES], os.environ.get("CUDA_VISIBLE_DEVICES")]
-
-
-DEPTH = "adapter.insertion_depth"
-
-
-def open_store(params: Params, stage: str):
-    """The FeatureStore that `stage` keeps frozen features in, as `features.cache` says; None: it keeps none.
-
-    Training reads what the search has kept: it sees the same views.
-    """
-    keeps = params.features.cache in ("always", stage)
-    if not keeps and (params.features.cache, stage) != ("tune", "train"):
+def _least_depth(params: Params) -> int | None:
+    """The least insertion depth that the search tries; None where the depth is not searched."""
+    if not params.search.enabled or DEPTH in explicit_values(params):
         return None
-    from mmrl_core.clip.feature_store import FeatureStore
-
-    return FeatureStore(FEATURES.absolute(), params.features.budget_gb * 1e9, shallowest(params), keeps)
-
-
-def shallowest(params: Params) -> int | None:
-    """The smallest insertion depth that the search tries; None where it tries but one."""
-    searched = params.search.enabled and DEPTH not in explicit_values(params)
-    return min(params.search.space.get(DEPTH, {}).get("choice", []), default=None) if searched else None
+    return min(map(int, params.search.space.get(DEPTH, {}).get("choice", [])), default=None)

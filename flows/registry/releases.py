@@ -10,7 +10,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from flows.project.outputs import building
+from flows.project.outputs import atomic_output
 from flows.registry import decisions
 from flows.registry.promotion import PATIENCE, rollback
 from flows.registry.versions import Fetched, fetch, registered_name, standing
@@ -85,7 +85,7 @@ def _build(uri: str, name: str, version: int, folder: Path) -> None:
     with contextlib.suppress(UserError):
         if folder.exists():
             return _check(folder)
-    with building(folder) as path:
+    with atomic_output(folder) as path:
         _bundle(uri, name, version, path)
         _check(path)
 

@@ -1,4 +1,4 @@
-"""Evaluations as files: metrics.json and predictions.parquet of a run, or of several in one pass over the images."""
+"""The stage `evaluate`: metrics.json and predictions.parquet of a run, or of several in one pass over the images."""
 
 import contextlib
 import time
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from flows.cluster.scoring import AdapterToScore, ScoringTask, score_here, score_on_cluster
 from flows.project import paths
@@ -31,25 +32,26 @@ from mmrl_core.method.model import AdaptedCLIP
 from mmrl_core.protocols import ALL, PROTOCOLS, Half, Protocol, TestSet, harmonic_mean, labels_of
 
 
-class Wanted(NamedTuple):
-    """A run to evaluate: where its adapter lies, and the folder that metrics.json and predictions.parquet go to."""
+class RunToEvaluate(NamedTuple):
+    """A run with the folder of its adapter, and the one that metrics.json and predictions.parquet are written to."""
 
     key: RunKey
     model: Path
     out: Path
 
 
-class Subject(NamedTuple):
-    """Its adapter with its card and prompts."""
+class LoadedRun(NamedTuple):
+    """A run whose adapter is loaded, with the adapter's card and the prompt template."""
 
-    wanted: Wanted
+    key: RunKey
+    out: Path
     adapter: Adapter
     card: AdapterCard
     template: str
 
 
-class Setting(NamedTuple):
-    """What all subjects share: on which prepared dataset they are scored, and with what."""
+class Shared(NamedTuple):
+    """What all runs of one evaluation share: the prepared dataset that they are scored on, and what they run with."""
 
     backbone: Backbone
     pool: Path
@@ -60,79 +62,97 @@ class Setting(NamedTuple):
     cluster: ClusterSection
 
 
-def evaluate_run(backbone: Backbone, key: RunKey, params: Params, out: Path, target: str | None = None) -> dict:
-    """Score the run's adapter and zero-shot on its own dataset's pool or a target's; returns what metrics.json says."""
-    return evaluate_runs(backbone, [Wanted(key, key.model, out)], params, target)[key]
+def evaluate(params: Params, key: RunKey, out: Path, target: str | None = None) -> dict[str, Any]:
+    """Score an adapter and zero-shot on the protocol's test sets, or on `target`; metrics.json, predictions.parquet."""
+    out.mkdir()
+    return evaluate_each(params, [RunToEvaluate(key, key.model, out)], target)[key]
 
 
-def evaluate_runs(
-    backbone: Backbone, runs: Sequence[Wanted], params: Params, target: str | None = None
-) -> dict[RunKey, dict]:
-    """The same for several runs of one dataset in one pass over the images; each one's files are those it gets alone.
+def evaluate_each(
+    params: Params, runs: Sequence[RunToEvaluate], target: str | None = None
+) -> dict[RunKey, dict[str, Any]]:
+    """What `evaluate` makes and returns, for each of several runs of one dataset, in one pass over its images.
+
+    The runs' folders `out` exist and are empty. Raises as `metrics_of_each`.
+    """
+    if target is not None and target not in params.targets:
+        raise UserError(f"--target {target} is not among the settings' targets {params.targets}; add it there")
+    backbone, start = backbone_of(params.backbone), time.monotonic()
+    metrics = metrics_of_each(backbone, runs, params, target)
+    seconds = (time.monotonic() - start) / len(metrics)
+    return {key: _figures(of_run, seconds) for key, of_run in metrics.items()}
+
+
+def metrics_of_each(
+    backbone: Backbone, runs: Sequence[RunToEvaluate], params: Params, target: str | None = None
+) -> dict[RunKey, dict[str, Any]]:
+    """Score each run's adapter and zero-shot on its own dataset's pool or a target's, write its files, and return what
+    its metrics.json says. A run's files are the same whichever others are evaluated with it.
 
     Raises UserError where the first run cannot be evaluated; any other such run is left out.
     """
     protocol = PROTOCOLS[params.data.protocol]
-    setting, subjects = _setting(backbone, params, runs[0].key, target), []
-    for run in runs:
-        with contextlib.suppress(UserError) if subjects else contextlib.nullcontext():
-            subjects.append(_subject(setting, run, params, target))
+    shared = _shared(backbone, params, runs[0].key, target)
+    loaded: list[LoadedRun] = []
+    for wanted in runs:
+        with contextlib.suppress(UserError) if loaded else contextlib.nullcontext():
+            loaded.append(_load(shared, wanted, params, target))
     tests = protocol.tests if target is None else (ALL,)
-    scores = {test.part: _score(setting, subjects, "test", test) for test in tests}
-    validation = _validation(setting, subjects, protocol) if target is None else [{} for _ in subjects]
-    found = {}
-    for index, subject in enumerate(subjects):
-        mine = {part: each[index] for part, each in scores.items()}
-        found[subject.wanted.key] = _write(setting, subject, params, target, mine, validation[index])
-    return found
+    scores = {test.part: _score(shared, loaded, "test", test) for test in tests}
+    validation = _validation(shared, loaded, protocol) if target is None else [{} for _ in loaded]
+    metrics = {}
+    for index, run in enumerate(loaded):
+        of_run = {part: each[index] for part, each in scores.items()}
+        metrics[run.key] = _write(shared, run, params, target, of_run, validation[index])
+    return metrics
 
 
 def _write(
-    setting: Setting, subject: Subject, params: Params, target: str | None, scores: dict[str, Scores],
-    validation: dict[str, dict],
-) -> dict:  # fmt: skip
-    key, out = subject.wanted.key, subject.wanted.out
+    shared: Shared, run: LoadedRun, params: Params, target: str | None, scores: dict[str, Scores],
+    validation: dict[str, dict[str, float]],
+) -> dict[str, Any]:  # fmt: skip
+    key = run.key
     metrics = {
         **key._asdict(),
         "target": target or key.dataset,
         "protocol": params.data.protocol,
         "preset": params.preset,
-        "beta": subject.adapter.config.composition,
-        "template": subject.template,
+        "beta": run.adapter.config.composition,
+        "template": run.template,
         "parts": list(scores),
         **_parts({part: (one.adapted, one.labels) for part, one in scores.items()}),
         "zero_shot": _parts({part: (one.zero_shot, one.labels) for part, one in scores.items()}),
         "gain": paired_gains([{part: _outcomes(one) for part, one in scores.items()}]),
         "validation": validation,
-        "class_names": dict(enumerate(setting.manifest["class_names"])),
-        "adapter_sha256": subject.card["sha256"],
-        "backbone_sha256": setting.backbone.weights_sha256,
-        "data_digest": setting.manifest["digest"],
+        "class_names": dict(enumerate(shared.manifest["class_names"])),
+        "adapter_sha256": run.card["sha256"],
+        "backbone_sha256": shared.backbone.weights_sha256,
+        "data_digest": shared.manifest["digest"],
     }
-    write_predictions(out / "predictions.parquet", scores)
-    write_json(out / "metrics.json", metrics)
+    write_predictions(run.out / "predictions.parquet", scores)
+    write_json(run.out / "metrics.json", metrics)
     return metrics
 
 
-def _setting(backbone: Backbone, params: Params, key: RunKey, target: str | None) -> Setting:
+def _shared(backbone: Backbone, params: Params, key: RunKey, target: str | None) -> Shared:
     pool, store = paths.pool(target or key.dataset), open_store(params, "evaluate")
     trained = PROTOCOLS[params.data.protocol].trains_on if target is None else ()
-    return Setting(backbone, pool, read_manifest(pool), trained, store, params.backbone, params.cluster)
+    return Shared(backbone, pool, read_manifest(pool), trained, store, params.backbone, params.cluster)
 
 
-def _subject(setting: Setting, wanted: Wanted, params: Params, target: str | None) -> Subject:
-    """A target is met with its own (first) template, and beta as the preset says for it."""
-    manifest, key = setting.manifest, wanted.key
-    adapter, card = load_adapter(wanted.model, setting.backbone)
+def _load(shared: Shared, run: RunToEvaluate, params: Params, target: str | None) -> LoadedRun:
+    """On a target the adapter is used with the target's (first) template, and with the beta of the preset for it."""
+    manifest, key = shared.manifest, run.key
+    adapter, card = load_adapter(run.model, shared.backbone)
     if card["training"] != PROTOCOLS[params.data.protocol].training:
         raise UserError(f"{key.model} was trained for another protocol than {params.data.protocol}; run `dvc repro`")
     if target is None:
-        _check_classes(card, [manifest["class_names"][label] for label in labels_of(manifest, setting.trained)], key)
-        return Subject(wanted, adapter, card, card["template"])
+        _check_classes(card, [manifest["class_names"][label] for label in labels_of(manifest, shared.trained)], key)
+        return LoadedRun(key, run.out, adapter, card, card["template"])
     beta = target_beta(params, key.method, target)
     if beta is not None:
         adapter.config = adapter.config.model_copy(update={"beta": beta})
-    return Subject(wanted, adapter, card, manifest["templates"][0])
+    return LoadedRun(key, run.out, adapter, card, manifest["templates"][0])
 
 
 def _check_classes(card: AdapterCard, names: list[str], key: RunKey) -> None:
@@ -143,22 +163,22 @@ def _check_classes(card: AdapterCard, names: list[str], key: RunKey) -> None:
         )
 
 
-def _score(setting: Setting, subjects: list[Subject], split: str, test: TestSet) -> list[Scores]:
-    """Each subject's."""
-    manifest, pool = setting.manifest, setting.pool
-    labels, fused = labels_of(manifest, test.classes), labels_of(manifest, setting.trained)
+def _score(shared: Shared, runs: list[LoadedRun], split: str, test: TestSet) -> list[Scores]:
+    """Each run's scores on the images of one test set, among its classes."""
+    manifest, pool = shared.manifest, shared.pool
+    labels, fused = labels_of(manifest, test.classes), labels_of(manifest, shared.trained)
     names = [manifest["class_names"][label] for label in labels]
-    models = [AdaptedCLIP(setting.backbone, subject.adapter, names, subject.template) for subject in subjects]
+    models = [AdaptedCLIP(shared.backbone, run.adapter, names, run.template) for run in runs]
     shards = [shard for half in test.images for shard in shards_of(pool, split, half)]
     n = sum(shard.count for shard in shards)
     if split == "test" and not n:
         raise UserError(f"{pool} has no test image of the {test.part} classes; give the dataset's test list some")
     with progress(f"evaluate {manifest['dataset']} {test.part} {split}", n, unit="images") as bar:
-        if setting.cluster.is_distributed:
-            task = ScoringTask(setting.section, names, labels, fused, [_to_score(model) for model in models])
-            parts = score_on_cluster(setting.cluster, task, shards, bar)
+        if shared.cluster.is_distributed:
+            task = ScoringTask(shared.section, names, labels, fused, [_to_score(model) for model in models])
+            parts = score_on_cluster(shared.cluster, task, shards, bar)
         else:
-            parts = list(score_here(models, shards, labels, fused, bar, setting.store))
+            parts = list(score_here(models, shards, labels, fused, bar, shared.store))
     return [merged((part[index] for part in parts), labels) for index in range(len(models))]
 
 
@@ -169,20 +189,22 @@ def _to_score(model: AdaptedCLIP) -> AdapterToScore:
     return AdapterToScore(model.adapter.config, tensors, model.template, text)
 
 
-def _validation(setting: Setting, subjects: list[Subject], protocol: Protocol) -> list[dict[str, dict]]:
-    """The trained classes' validation images but for the gate's, told apart among these classes."""
+def _validation(shared: Shared, runs: list[LoadedRun], protocol: Protocol) -> list[dict[str, dict[str, float]]]:
+    """Each run's figures on the trained classes' validation images, among these classes, without the gate's images."""
     part = protocol.trained_part
-    scores = _score(setting, subjects, "val", TestSet(part, protocol.trains_on, protocol.trains_on))
-    each = [one.where(lambda item: not is_gate_image(item)) for one in scores]
-    return [{part: summary(one.adapted, one.labels)} if one.items else {} for one in each]
+    scores = _score(shared, runs, "val", TestSet(part, protocol.trains_on, protocol.trains_on))
+    kept = [of_run.where(lambda item: not is_gate_image(item)) for of_run in scores]
+    return [{part: summary(of_run.adapted, of_run.labels)} if of_run.items else {} for of_run in kept]
 
 
-def _parts(parts: dict) -> dict[str, Any]:
-    """Every part's summary, the number of images, and the harmonic mean where there are base and novel."""
-    found = {name: summary(*part) for name, part in parts.items()}
-    both = {"base", "novel"} <= found.keys()
-    mean = {"harmonic_mean": harmonic_mean(found["base"]["accuracy"], found["novel"]["accuracy"])} if both else {}
-    return {**found, **mean, "n": sum(one["n"] for one in found.values())}
+def _parts(parts: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Any]:
+    """Every part's summary, the number of images, and the harmonic mean where there are base and novel. A part is its
+    probabilities (N, C) and labels (N,)."""
+    summaries = {name: summary(*part) for name, part in parts.items()}
+    accuracies = {name: part["accuracy"] for name, part in summaries.items()}
+    both = {"base", "novel"} <= accuracies.keys()
+    mean = {"harmonic_mean": harmonic_mean(accuracies["base"], accuracies["novel"])} if both else {}
+    return {**summaries, **mean, "n": sum(part["n"] for part in summaries.values())}
 
 
 def _outcomes(scores: Scores) -> Outcomes:
@@ -191,32 +213,9 @@ def _outcomes(scores: Scores) -> Outcomes:
     return Outcomes(scores.items, *(one.numpy() for one in right))
 
 
-def evaluate(params: Params, key: RunKey, out: Path, target: str | None = None) -> dict[str, Any]:
-    """Score an adapter and zero-shot on the protocol's test sets, or on `target`; metrics.json, predictions.parquet."""
-    out.mkdir()
-    return evaluate_each(params, {key: (key.model, out)}, target)[key]
-
-
-def evaluate_each(
-    params: Params, runs: dict[RunKey, tuple[Path, Path]], target: str | None = None
-) -> dict[RunKey, dict[str, Any]]:
-    """What `evaluate` makes and returns for each of several runs of one dataset, in one pass over its images.
-
-    `runs` names the folder of each one's adapter and an empty one to fill. Raises UserError where the first cannot be
-    evaluated; any other such run is left out.
-    """
-    from flows.stages.evaluate import Wanted, evaluate_runs
-
-    if target is not None and target not in params.targets:
-        raise UserError(f"--target {target} is not among the settings' targets {params.targets}; add it there")
-    backbone, start = backbone_of(params.backbone), time.monotonic()
-    found = evaluate_runs(backbone, [Wanted(key, *folders) for key, folders in runs.items()], params, target)
-    seconds = (time.monotonic() - start) / len(found)
-    return {key: _figures(metrics, seconds) for key, metrics in found.items()}
-
-
 def _figures(metrics: dict[str, Any], seconds: float) -> dict[str, Any]:
-    figures = {part: metrics[part]["accuracy"] for part in metrics["parts"]}
+    """What the command prints of a run."""
+    accuracies = {part: metrics[part]["accuracy"] for part in metrics["parts"]}
     zero_shot = {f"zero_shot_{part}": metrics["zero_shot"][part]["accuracy"] for part in metrics["parts"]}
     mean = {"harmonic_mean": metrics["harmonic_mean"]} if "harmonic_mean" in metrics else {}
-    return {**figures, **mean, **zero_shot, "images_per_second": metrics["n"] / seconds}
+    return {**accuracies, **mean, **zero_shot, "images_per_second": metrics["n"] / seconds}

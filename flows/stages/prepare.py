@@ -22,7 +22,7 @@ def fingerprint(params: Params, dataset: str, out: Path) -> dict[str, Any]:
 
 
 def fingerprint_training(params: Params, out: Path) -> dict[str, Any]:
-    """What search and training depend on of the protocol: two that agree in it share their adapters."""
+    """The part of the protocol that search and training depend on: protocols that agree in it share their adapters."""
     facts = PROTOCOLS[params.data.protocol].training
     write_json(out, facts)
     return facts

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from flows.project import paths
 from flows.project.paths import RunKey
@@ -16,12 +16,16 @@ from mmrl_core.data.shards import read_manifest
 from mmrl_core.errors import UserError
 from mmrl_core.method.adapter_card import AdapterCard, CardContent, read_card
 
+if TYPE_CHECKING:
+    from mmrl_core.clip.backbone import Backbone
+    from mmrl_core.method.adapter import Adapter
+
 
 def reproduce(params: Params, model: str, out: Path) -> dict[str, Any]:
     """Train `models:/NAME@ALIAS` or `models:/NAME/3` again, into `out`: its data, settings and seed are the version's.
 
     The data is what is prepared here, or else is prepared anew from the raw source; its digest has to be the recorded
-    one. Returns whether the tensors are the same, and by how much the furthest value is off. Raises UserError where
+    one. Returns whether the tensors are the same, and the largest difference between two values. Raises UserError where
     another release, backbone or data would give another adapter.
     """
     from mmrl_core.clip.backbone import load_backbone
@@ -34,8 +38,8 @@ def reproduce(params: Params, model: str, out: Path) -> dict[str, Any]:
         backbone = load_backbone(card["backbone"]["name"], card["backbone"]["weights"])
         original, _ = load_adapter(fetched.adapter, backbone)  # refuses another backbone
         adapter, history = _train(params, card, backbone, Path(folder))
-    kept = {name: card[name] for name in ("method_version", "class_names", "template", "data", "training", "settings",
-                                          "sources", "abstain") if name in card}  # fmt: skip
+    names = ("method_version", "class_names", "template", "data", "training", "settings", "sources", "abstain")
+    kept = {name: card[name] for name in names if name in card}
     document = save_adapter(out, adapter, backbone, cast(CardContent, {**kept, "history": history}))
     pairs = zip(original.parameters(), adapter.parameters(), strict=True)
     furthest = max(float((one - other).abs().max()) for one, other in pairs)
@@ -53,7 +57,10 @@ def _check_release(card: AdapterCard, tags: dict[str, str], model: str) -> None:
         )
 
 
-def _train(params: Params, card: AdapterCard, backbone, folder: Path):
+def _train(
+    params: Params, card: AdapterCard, backbone: "Backbone", folder: Path
+) -> tuple["Adapter", list[dict[str, float]]]:
+    """The adapter, trained again, and the metrics of its epochs."""
     from mmrl_core.data.sets import read_set
     from mmrl_core.training.fit import fit
     from mmrl_core.training.process import settle_process

@@ -3,7 +3,7 @@
 import hashlib
 import shutil
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from flows.project import paths
 from flows.project.outputs import locked
@@ -19,6 +19,21 @@ from mmrl_core.method.adapter_card import AbstainCard, CardContent
 from mmrl_core.presets import published
 from mmrl_core.protocols import PROTOCOLS, labels_of
 
+if TYPE_CHECKING:
+    import torch
+
+    from mmrl_core.clip.backbone import Backbone
+    from mmrl_core.config import Resolved
+    from mmrl_core.data.sets import ImageSet
+    from mmrl_core.method.adapter import Adapter
+    from mmrl_core.training.fit import Fitted
+
+
+class EpochReport(Protocol):
+    """Called after each epoch, counted from 0, with its metrics and the number of workers that trained it."""
+
+    def __call__(self, epoch: int, metrics: dict[str, float], workers: int = 1) -> None: ...
+
 
 def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
     """Train one adapter, resuming from a killed run of the same settings and data."""
@@ -28,13 +43,13 @@ def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
     from mmrl_core.method.adapter import save_adapter
 
     backbone, manifest = backbone_of(params.backbone), read_manifest(key.few_shot)
-    found = read_search(key, manifest["templates"])
-    choice = found["choice"] if params.search.enabled else {}
+    search = read_search(key, manifest["templates"])
+    choice = search["choice"] if params.search.enabled else {}
     settings = resolve(params, key.dataset, key.method, key.seed, backbone.depth, choice)
-    if not (params.cluster.is_distributed and params.cluster.gpus_per_worker):  # else the workers' GPUs settle it
+    if not (params.cluster.is_distributed and params.cluster.gpus_per_worker):  # else it depends on the workers' GPUs
         settings = _on_device(settings, backbone.device)
     protocol = PROTOCOLS[params.data.protocol]
-    data = read_set(key.few_shot, "train", protocol.trains_on, found["template"])
+    data = read_set(key.few_shot, "train", protocol.trains_on, search["template"])
     card = _card(params, key, settings, data, manifest["digest"])
     with (
         tracked_run(params, key, "train", card["settings"], {"data.digest": manifest["digest"]}) as run,
@@ -57,7 +72,10 @@ def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
     return {"adapter_sha256": document["sha256"], "trainable": document["trainable"], **history[-1]}
 
 
-def _fit(params: Params, key: RunKey, backbone, settings, data, identity: str, report):
+def _fit(
+    params: Params, key: RunKey, backbone: "Backbone", settings: "Resolved", data: "ImageSet", identity: str,
+    report: EpochReport,
+) -> "Fitted":  # fmt: skip
     """The adapter, the metrics of its epochs and the precision, trained here or on the cluster."""
     from mmrl_core.training.fit import fit
 
@@ -69,7 +87,10 @@ def _fit(params: Params, key: RunKey, backbone, settings, data, identity: str, r
     return fitted
 
 
-def _fit_on_cluster(params: Params, key: RunKey, backbone, settings, data, identity: str, report):
+def _fit_on_cluster(
+    params: Params, key: RunKey, backbone: "Backbone", settings: "Resolved", data: "ImageSet", identity: str,
+    report: EpochReport,
+) -> "Fitted":  # fmt: skip
     from safetensors.torch import load
 
     from flows.cluster.training import TrainingJob, train_on_cluster
@@ -89,7 +110,9 @@ def _fit_on_cluster(params: Params, key: RunKey, backbone, settings, data, ident
     return Fitted(adapter, trained.history, trained.precision)
 
 
-def _abstain(backbone, adapter, data, key: RunKey, halves: tuple[str, ...]) -> AbstainCard | None:
+def _abstain(
+    backbone: "Backbone", adapter: "Adapter", data: "ImageSet", key: RunKey, halves: tuple[str, ...]
+) -> AbstainCard | None:
     """The threshold for "none of these", from the few-shot validation images."""
     from mmrl_core.data.shards import stream_examples
     from mmrl_core.evaluation.abstain import calibrate
@@ -99,8 +122,8 @@ def _abstain(backbone, adapter, data, key: RunKey, halves: tuple[str, ...]) -> A
     return calibrate(model, (example for half in halves for example in stream_examples(key.few_shot, "val", half)))
 
 
-def _on_device(settings, device):
-    """With the precision that training will have there: the adapter's card says what was, not `auto`."""
+def _on_device(settings: "Resolved", device: "torch.device") -> "Resolved":
+    """The settings with the precision that training has on the device: the adapter's card says that, not `auto`."""
     from mmrl_core.clip.precision import settle_precision
 
     precision = settle_precision(settings.train.precision, device)
@@ -108,16 +131,16 @@ def _on_device(settings, device):
 
 
 def read_search(key: RunKey, templates: list[str]) -> dict[str, Any]:
-    """The search that a run's training goes by. Raises UserError where there is none or it is of something else."""
+    """The search whose choice a run is trained with. Raises UserError where there is none, or one of something else."""
     path = paths.search(key.dataset, key.method)
-    found = read_json(path, made_by="mmrl tune", keys=("dataset", "method", "choice", "template"))
-    fits = set(found["choice"]) <= set(published(key.dataset, key.method, depth=1)) and found["template"] in templates
-    if (found["dataset"], found["method"]) != (key.dataset, key.method) or not fits:
+    search = read_json(path, made_by="mmrl tune", keys=("dataset", "method", "choice", "template"))
+    fits = set(search["choice"]) <= set(published(key.dataset, key.method, depth=1)) and search["template"] in templates
+    if (search["dataset"], search["method"]) != (key.dataset, key.method) or not fits:
         raise UserError(f"{path} is of another search than {key.dataset} {key.method}; run `mmrl tune` again")
-    return found
+    return search
 
 
-def _card(params: Params, key: RunKey, settings, data, digest: str) -> CardContent:
+def _card(params: Params, key: RunKey, settings: "Resolved", data: "ImageSet", digest: str) -> CardContent:
     """What adapter.json says of a run beside the tensors."""
     return {
         "method_version": METHOD_VERSION,
@@ -137,6 +160,6 @@ def _card(params: Params, key: RunKey, settings, data, digest: str) -> CardConte
     }
 
 
-def _identity(card: CardContent, backbone) -> str:
-    """A run's name for its checkpoints: settled by everything that its result depends on."""
+def _identity(card: CardContent, backbone: "Backbone") -> str:
+    """The name of a run's checkpoints: a digest of everything that its result depends on."""
     return hashlib.sha256(canonical_json([card, backbone.weights_sha256])).hexdigest()[:16]

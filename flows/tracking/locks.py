@@ -1,22 +1,26 @@
-"""Who may change what the registry says: one process at a time, on one machine or several.
+"""Locks for changes of the registry: one process at a time, on one machine or several.
 
-A database server keeps the lock itself; beside a sqlite file, or for a tracking server, it is a file.
+PostgreSQL holds the lock itself; for a sqlite file, or a tracking server, it is a file on this machine.
 """
 
 import contextlib
 import zlib
 from collections.abc import Iterator
+from typing import TYPE_CHECKING
 
 from flows.tracking.store import LOCK_TIMEOUT, lock, store_errors
 from mmrl_core.errors import UserError
 
-LOCK_NOT_AVAILABLE = "55P03"  # PostgreSQL's code for a lock that did not come in time
+if TYPE_CHECKING:
+    from sqlalchemy import Connection
+
+LOCK_NOT_AVAILABLE = "55P03"  # PostgreSQL's code: the lock was not available in time
 
 
 @contextlib.contextmanager
 def exclusive(uri: str, name: str, patience: float = LOCK_TIMEOUT) -> Iterator[None]:
-    """Hold the lock `name` of a store: an advisory lock of PostgreSQL (a session's, so a killed process leaves none),
-    otherwise a file that only this machine sees. Raises UserError after `patience` seconds of waiting.
+    """Hold the lock `name` of a store: an advisory lock of PostgreSQL (a session's, so that of a killed process is
+    released), otherwise a file that only this machine sees. Raises UserError after `patience` seconds of waiting.
     """
     holder = _advisory if uri.startswith("postgresql") else _file
     with holder(uri, name, patience):
@@ -43,13 +47,13 @@ def _advisory(uri: str, name: str, patience: float) -> Iterator[None]:
     with store_errors(uri):
         engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool, isolation_level="AUTOCOMMIT")
         connection = engine.connect()
-    with connection:  # closing it lets the lock go
+    with connection:  # closing it releases the lock
         with store_errors(uri):
             _wait(connection, name, patience)
         yield
 
 
-def _wait(connection, name: str, patience: float) -> None:
+def _wait(connection: "Connection", name: str, patience: float) -> None:
     from sqlalchemy import text
     from sqlalchemy.exc import OperationalError
 

@@ -7,12 +7,15 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.project.paths import RunKey
 from flows.settings.dotted import flatten
 from flows.settings.params import Params
 from flows.tracking.store import connect, experiment_id, store_uri, why
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 PAUSES = (0.5, 60)  # seconds between attempts to reach a server that failed: the first, doubled up to the last
 PATIENCE = 6  # seconds that the end of a stage waits for such a server
@@ -20,20 +23,21 @@ DIGEST_LENGTH = 36  # of a dataset input; the tag data.digest holds the whole on
 
 
 class Tracked:
-    """One run in the store. The first failure costs one warning.
+    """One run in the store. The first call that fails prints a warning; no call raises.
 
-    What the store misses is kept in order and sent once it answers, tried again after growing pauses while the stage
-    goes on, and for at most PATIENCE seconds when it ends.
+    Calls that fail are kept in order and repeated, after growing pauses, while the stage goes on, and for at most
+    PATIENCE seconds when it ends.
     """
 
     def __init__(self, uri: str):
         self.run_id: str | None = None
-        self._uri, self._client = uri, None
+        self._uri = uri
+        self._client: MlflowClient  # since `_start`, the first call: the others wait until it has succeeded
         self._missed: deque[Callable[[], None]] = deque()
         self._pause, self._again_at, self._warned = PAUSES[0], 0.0, False
 
     def log_metrics(self, metrics: dict[str, Any], step: int = 0) -> None:
-        """Log the numbers of a (nested) dictionary under dotted names; anything else in it is passed over."""
+        """Log the numbers of a (nested) dictionary under dotted names; values of other types are left out."""
         now = int(time.time() * 1000)
         self._attempt(lambda: self._log_metrics(metrics, step, now))
 
@@ -79,13 +83,13 @@ class Tracked:
         self._client.log_param(self.run_id, "data.digest", digest)
 
     def _attempt(self, call: Callable[[], None]) -> None:
-        """Make a call after those that were missed; never raises."""
+        """Make a call after those that failed before; never raises."""
         self._missed.append(call)
         if time.monotonic() >= self._again_at:
             self._send()
 
     def _send(self) -> None:
-        """Make the missed calls in order, up to the first that fails."""
+        """Repeat the missed calls in order, up to the first that fails."""
         try:
             while self._missed:
                 self._missed[0]()

@@ -1,6 +1,6 @@
 """The MLflow tracking store: where it is, connecting to it, its experiments, what its errors say.
 
-Tracking is a convenience of the stages, never a condition: a store that fails costs one warning, not a training.
+Stages do not depend on tracking: a store that fails prints one warning, and training goes on.
 """
 
 import contextlib
@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
@@ -16,9 +17,12 @@ from flows.settings.params import Params
 from flows.settings.sections import TrackingSection
 from mmrl_core.errors import UserError
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
 ENVIRONMENT = {
     "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # what fails is raised as well; a traceback beside it is not one line
+    "MLFLOW_LOGGING_LEVEL": "CRITICAL",  # failures are raised as well; MLflow would print a traceback besides
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",  # stdout belongs to --json
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_UV_AUTO_DETECT": "false",  # a uv.lock in the working directory is not the model's
@@ -40,7 +44,8 @@ def store_uri(params: Params | None = None) -> str:
 
 
 def absolute(uri: str) -> str:
-    """The same store, whatever the working directory becomes, by the driver of PostgreSQL that is installed here."""
+    """The URI with an absolute path, independent of the working directory, and with the PostgreSQL driver that is
+    installed here."""
     database = database_file(uri)
     if uri.startswith("postgresql://"):  # SQLAlchemy's default is another one
         return uri.replace("postgresql://", "postgresql+psycopg2://", 1)
@@ -49,8 +54,8 @@ def absolute(uri: str) -> str:
 
 def database_file(uri: str) -> Path | None:
     """The file of a sqlite store; None for every other kind."""
-    prefix, found, path = uri.partition(":///")
-    return Path(path).absolute() if found and prefix.startswith("sqlite") and path else None
+    prefix, separator, path = uri.partition(":///")
+    return Path(path).absolute() if separator and prefix.startswith("sqlite") and path else None
 
 
 def lock(uri: str, name: str) -> FileLock:
@@ -61,7 +66,7 @@ def lock(uri: str, name: str) -> FileLock:
     return FileLock(folder / f"{name}.lock", timeout=LOCK_TIMEOUT)
 
 
-def connect(uri: str, *, create: bool = True):
+def connect(uri: str, *, create: bool = True) -> "MlflowClient":
     """A client of the store, its tables created. Raises UserError when it cannot be used, within seconds.
 
     Two processes that create the tables of one database at once would corrupt it, so one waits for the other.
@@ -78,7 +83,7 @@ def connect(uri: str, *, create: bool = True):
 
 @contextlib.contextmanager
 def store_errors(uri: str) -> Iterator[None]:
-    """What a store, its driver or the way to it raises, as StoreFailed with one line."""
+    """Turn what MLflow, the database driver or the network raises into a StoreFailed of one line."""
     try:
         yield
     except Exception as error:
@@ -97,7 +102,7 @@ def _store_failures() -> tuple[type[Exception], ...]:
     return MlflowException, SQLAlchemyError, ImportError, OSError  # OSError: also lock timeouts and HTTP failures
 
 
-def _client(uri: str):
+def _client(uri: str) -> "MlflowClient":
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
     from mlflow import MlflowClient
@@ -119,22 +124,22 @@ def _check_database(uri: str) -> None:
         engine.dispose()
 
 
-def experiment_id(client, uri: str, name: str) -> str:
+def experiment_id(client: "MlflowClient", uri: str, name: str) -> str:
     """The experiment of that name, created where missing; artifacts of a sqlite store lie in mlartifacts/ beside it."""
     from mlflow.exceptions import MlflowException
 
-    found = client.get_experiment_by_name(name)
-    if found:
-        return found.experiment_id
+    experiment = client.get_experiment_by_name(name)
+    if experiment:
+        return experiment.experiment_id
     database = database_file(uri)
     location = (database.parent / "mlartifacts" / name).as_uri() if database else None
     try:
         return client.create_experiment(name, artifact_location=location)
     except MlflowException:  # another process was faster
-        found = client.get_experiment_by_name(name)
-        if found is None:
+        experiment = client.get_experiment_by_name(name)
+        if experiment is None:
             raise
-        return found.experiment_id
+        return experiment.experiment_id
 
 
 def why(error: Exception, uri: str) -> str:
@@ -143,11 +148,12 @@ def why(error: Exception, uri: str) -> str:
 
 
 def redacted(text: str) -> str:
-    """The text with passwords in URIs blotted out."""
+    """The text with passwords in URIs replaced by `***`."""
     return re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", text)
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message, without passwords or a long middle; its class where it has none."""
+    """The first line of an error's message, passwords removed, at most 300 characters; the error's class name
+    where there is no message."""
     line = redacted((str(error).strip() or type(error).__name__).splitlines()[0].rstrip("."))
     return line if len(line) <= 300 else f"{line[:145]} ... {line[-145:]}"

@@ -1,4 +1,4 @@
-"""What the bytes of a run's outputs depend on, told without PyTorch; and whether what lies in place is of that."""
+"""What the bytes of a run's outputs depend on, found out without PyTorch; whether the present outputs are of that."""
 
 import hashlib
 from importlib.metadata import PackageNotFoundError, version
@@ -10,7 +10,7 @@ from flows.project.paths import RunKey
 from flows.project.resources import gpu_facts, weights_digest
 from flows.settings.params import Params
 from flows.settings.resolve import resolve, settings_by_key, target_beta
-from flows.stages.ahead.ready import Ready
+from flows.stages.ahead.ready import ReadyOutput
 from flows.stages.train import read_search
 from mmrl_core import DATA_VERSION, EVALUATION_VERSION, METHOD_VERSION
 from mmrl_core.data.shards import read_manifest
@@ -23,21 +23,22 @@ METRICS, PREDICTIONS = "metrics.json", "predictions.parquet"
 PACKAGES = ("numpy", "open_clip_torch", "pillow", "pyarrow", "safetensors", "torch", "torchvision")
 
 
-def model(params: Params, key: RunKey) -> Ready:
-    """The place of the run's adapter. Raises UserError where data or search are missing."""
+def model(params: Params, key: RunKey) -> ReadyOutput:
+    """The place of the run's adapter if it is made ahead. Raises UserError where data or search are missing."""
     facts = {
         **_common(params, key),
         **_material(params, key),
         "adapter": params.adapter.model_dump(),
         "train": params.train.model_dump(),
         "preset": params.preset,
-        "gpu": gpu_facts(),  # it settles which precision `auto` is
+        "gpu": gpu_facts(),  # which precision `auto` is depends on it
     }
-    return Ready(key.model, _digest(facts))
+    return ReadyOutput(key.model, _digest(facts))
 
 
-def results(params: Params, key: RunKey, target: str | None, adapter: Path) -> Ready:
-    """The place of the evaluation of the adapter in a folder. Raises UserError where that or the data is missing."""
+def results(params: Params, key: RunKey, target: str | None, adapter: Path) -> ReadyOutput:
+    """The place of the evaluation of the adapter in the folder `adapter`, if it is made ahead. Raises UserError where
+    adapter or data are missing."""
     cluster = params.cluster
     facts = {
         **_common(params, key),
@@ -50,29 +51,31 @@ def results(params: Params, key: RunKey, target: str | None, adapter: Path) -> R
         "beta": target_beta(params, key.method, target) if target else None,
         "gpu": cluster.gpus_per_worker > 0 if cluster.is_distributed else gpu_facts(),
     }
-    return Ready(key.results(target), _digest(facts))
+    return ReadyOutput(key.results(target), _digest(facts))
 
 
 def is_trained(params: Params, key: RunKey) -> bool:
-    """Whether the adapter in models/ is of these settings and data. Raises UserError as `model` does."""
+    """Whether the adapter in models/ is there and of these settings and data. Raises UserError as `model` does."""
     material, folder = _material(params, key), key.model
     try:
         card = read_unverified_card(folder, made_by="mmrl train", keys=("settings", "sources", "data", "backbone"))
     except UserError:
         return False
-    # Only PyTorch knows the backbone's depth. The published one is half of it: one from the preset is taken as it is.
+    # The preset's insertion depth is half of the backbone's depth, which is not known without PyTorch: with twice the
+    # card's insertion depth the preset gives what the card says.
     depth = 2 * card["settings"].get("adapter.insertion_depth", 1)
     settings = resolve(params, key.dataset, key.method, key.seed, depth, material["choice"])
     values = settings_by_key(settings)
     if settings.train.precision == "auto":
         del values["train.precision"]
         card["settings"].pop("train.precision", None)
-    found = [card["settings"], card["sources"], card.get("training"), card.get("template"), card.get("method_version"),
-             card["data"].get("digest"), card["backbone"]["name"], card["backbone"]["weights"]]  # fmt: skip
+    recorded = [card["settings"], card["sources"], card.get("training"), card.get("template"),
+                card.get("method_version"), card["data"].get("digest"), card["backbone"]["name"],
+                card["backbone"]["weights"]]  # fmt: skip
     wanted = [values, settings.sources, material["training"], material["template"], METHOD_VERSION,
               material["data"], params.backbone.name, params.backbone.weights]  # fmt: skip
     weights = weights_digest(params.backbone) in (None, card["backbone"].get("file_sha256"))
-    return found == wanted and weights and (folder / TENSORS).exists()
+    return recorded == wanted and weights and (folder / TENSORS).exists()
 
 
 def is_evaluated(params: Params, key: RunKey, target: str | None, adapter: Path) -> bool:
@@ -102,13 +105,13 @@ def _common(params: Params, key: RunKey) -> dict[str, Any]:
 
 
 def _material(params: Params, key: RunKey) -> dict[str, Any]:
-    """What a training is given beside the settings."""
+    """What a training takes beside the settings: data, and template and choice of the search."""
     manifest = read_manifest(key.few_shot)
-    found = read_search(key, manifest["templates"])
+    search = read_search(key, manifest["templates"])
     return {
         "data": manifest["digest"],
-        "template": found["template"],
-        "choice": found["choice"] if params.search.enabled else {},
+        "template": search["template"],
+        "choice": search["choice"] if params.search.enabled else {},
         "training": PROTOCOLS[params.data.protocol].training,
     }
 

@@ -1,4 +1,5 @@
-"""The stages `train` and `evaluate` as DVC runs them, item by item: each works for the next ones too."""
+"""The stages `train` and `evaluate` as DVC runs them, one item of a matrix a process: each process also makes outputs
+that other items will be asked for."""
 
 import contextlib
 import hashlib
@@ -15,7 +16,7 @@ from flows.project.paths import RunKey
 from flows.project.resources import backbone_of
 from flows.settings.params import Params
 from flows.stages.ahead import identity
-from flows.stages.ahead.ready import Ready
+from flows.stages.ahead.ready import ReadyOutput
 from flows.stages.train import train as train_one
 from flows.tracking.store import first_line
 from mmrl_core.data.shards import read_manifest
@@ -25,7 +26,7 @@ SCORES = 1e9  # bytes of the other runs' scores, which are in memory together
 
 
 def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
-    """`stages.train`; then the run's other seeds, where training takes less time than the start of a process."""
+    """`stages.train`; then also of the run's other seeds, where training takes less time than starting a process."""
     if params.cluster.is_distributed:
         return train_one(params, key, out)
     mine = identity.model(params, key)
@@ -36,7 +37,7 @@ def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
         summary = train_one(params, key, out)
     others = [key._replace(seed=seed) for seed in params.seeds if seed != key.seed]
     if others and _is_small(params):
-        mine.keep(out, summary)  # for this item's next start, should it be killed before it ends
+        mine.keep(out, summary)  # for this item's next process, should this one be killed
         with TemporaryDirectory(prefix="ahead-", dir=out.parent) as folder:
             for other in others:
                 _train_ahead(params, other, Path(folder, str(other.seed)))
@@ -51,7 +52,8 @@ def _is_small(params: Params) -> bool:
 
 
 def _train_ahead(params: Params, key: RunKey, out: Path) -> None:
-    """Nothing where the run is trained, is being trained, lacks its data or fails: its own item will see to it."""
+    """Train another run, unless it is trained or another process trains it. Where its data is missing or the training
+    fails nothing is kept: its own item reports that."""
     try:
         place = identity.model(params, key)
         if place.is_there or identity.is_trained(params, key):
@@ -78,25 +80,27 @@ def evaluate(params: Params, key: RunKey, out: Path, target: str | None = None) 
 
 
 def _evaluate_all(params: Params, key: RunKey, out: Path, target: str | None) -> dict[str, Any]:
-    from flows.stages.evaluate import evaluate_each
+    from flows.stages.evaluate import RunToEvaluate, evaluate_each
 
     with TemporaryDirectory(prefix="ahead-", dir=out.parent) as folder:
-        runs, places = {key: (key.model, out)}, {}
+        runs, places = [RunToEvaluate(key, key.model, out)], {}
         for other, adapter, place in islice(_not_evaluated(params, key, target), _room(key, target)):
-            runs[other], places[other] = (adapter, Path(folder, place.identity)), place
-        for _, empty in runs.values():
-            empty.mkdir()
-        found = evaluate_each(params, runs, target)
-        for other in found.keys() & places.keys():
-            places[other].keep(runs[other][1], found[other])
-    return found[key]
+            runs.append(RunToEvaluate(other, adapter, Path(folder, place.identity)))
+            places[other] = place
+        for run in runs:
+            run.out.mkdir()
+        summaries = evaluate_each(params, runs, target)
+        for run in runs[1:]:
+            if run.key in summaries:
+                places[run.key].keep(run.out, summaries[run.key])
+    return summaries[key]
 
 
-def _not_evaluated(params: Params, key: RunKey, target: str | None) -> Iterator[tuple[RunKey, Path, Ready]]:
+def _not_evaluated(params: Params, key: RunKey, target: str | None) -> Iterator[tuple[RunKey, Path, ReadyOutput]]:
     """Other runs of the matrix on the dataset, with the folders of their adapters and the places of their results."""
     for axes in product(params.methods, params.shots, params.seeds):
         other = RunKey(key.dataset, *axes)
-        with contextlib.suppress(UserError, OSError):  # there is no adapter yet, or its item is just taking it
+        with contextlib.suppress(UserError, OSError):  # there is no adapter yet, or its item takes it right now
             adapter = _adapter(params, other)
             place = identity.results(params, other, target, adapter)
             if other != key and not place.is_there and not identity.is_evaluated(params, other, target, adapter):
@@ -114,17 +118,17 @@ def _adapter(params: Params, key: RunKey) -> Path:
 
 
 def _room(key: RunKey, target: str | None) -> int:
-    """How many runs may be evaluated beside the one that was asked for."""
+    """How many runs may be evaluated beside the one that was asked for: as many as SCORES has memory for."""
     manifest = read_manifest(paths.pool(target or key.dataset))
     scores = max(1, manifest["counts"]["test"]) * len(manifest["class_names"])
     return int(SCORES / (scores * 2 * 4))  # of the adapter and zero-shot, float32
 
 
-def _lock(place: Ready) -> str:
+def _lock(place: ReadyOutput) -> str:
     return f"ready-{place.identity}"
 
 
 def _lock_of_images(key: RunKey, target: str | None) -> str:
-    """In this folder alone: what another worktree evaluates has other settings."""
+    """A lock of this working directory alone: another worktree evaluates with other settings."""
     folder = key.results(target).parents[1].absolute()
     return f"images-{hashlib.sha256(str(folder).encode()).hexdigest()[:16]}"

@@ -1,4 +1,4 @@
-"""Where outputs wait that were made before their stage item came."""
+"""Outputs that were made ahead, kept below .mmrl/ready until DVC runs the item that they belong to."""
 
 import contextlib
 import shutil
@@ -12,10 +12,11 @@ from mmrl_core.files import read_json, sha256_file, write_json
 CARD, OUTPUT = "ready.json", "output"
 
 
-class Ready:
-    """The place of one output, a folder of files: below the path where it belongs, under the identity of its bytes.
+class ReadyOutput:
+    """The place where one output, a folder of files, is kept: `.mmrl/ready/<its final path>/<identity>`. The identity
+    is a digest of all that its bytes depend on.
 
-    It appears whole or not at all. Of each output only the one that was kept last stays.
+    An output is there whole or not at all. For each final path only the one that was kept last stays.
     """
 
     def __init__(self, final: Path, identity: str):
@@ -30,7 +31,7 @@ class Ready:
         return self.output.exists()
 
     def keep(self, output: Path, summary: dict[str, Any]) -> None:
-        """A copy of `output`, with what the stage says of it. One that cannot be kept has to be made again."""
+        """Keep a copy of `output` and the stage's summary. Where that fails, the item makes the output again."""
         aside = STATE / "aside" / f"ready-{self.identity}"
         shutil.rmtree(aside, ignore_errors=True)
         with contextlib.suppress(OSError):  # the disk is full, or another process keeps the same
@@ -43,7 +44,7 @@ class Ready:
         shutil.rmtree(aside, ignore_errors=True)
 
     def take(self, out: Path) -> dict[str, Any] | None:
-        """Move the output to `out`; its summary, or None where there is none or a damaged one."""
+        """Move the output to `out` and return the stage's summary; None where no output is kept or a damaged one."""
         try:
             card = read_json(self.folder / CARD, made_by="dvc repro", keys=("summary", "files"))
             shutil.copytree(self.output, out)

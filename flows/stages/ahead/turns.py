@@ -1,4 +1,4 @@
-"""Which of the flow's items wait a turn, since another one's process may make their outputs ahead."""
+"""Which of the flow's items wait, because the process of one that runs may make their outputs ahead."""
 
 from collections.abc import Iterable
 
@@ -8,16 +8,17 @@ BUNDLED = "tiny"  # the one backbone by name that is known to be small before an
 
 
 class Turns:
-    """With the bundled backbone the first of the trainings that differ in the seed alone trains all of them; they are
-    evaluated when all are there, in one pass."""
+    """With the bundled backbone, of the trainings that differ in the seed alone, a family, the first makes all: the
+    others wait for it, and their evaluations wait until all are trained, since one process makes them in one pass.
+    """
 
     def __init__(self, params: Params):
         self.is_small = params.backbone.name == BUNDLED and not params.cluster.is_distributed
-        self.training: dict[str, list[str]] = {}  # by family: who goes first, and those that come after it
+        self.training: dict[str, list[str]] = {}  # by family: those that have not ended, the first one ahead
         self.waiting: dict[str, list[str]] = {}  # by family
 
     def begin(self, ready: Iterable[str]) -> list[str]:
-        """Those of the ready items that start now."""
+        """Those of the ready items that start now; `end` gives the others later."""
         now = []
         for name in ready:
             stage, family = _family(name)
@@ -32,18 +33,19 @@ class Turns:
         return now
 
     def end(self, name: str) -> list[str]:
-        """Those that waited for the item, however it ended."""
+        """The items that may start since this one has ended, whether or not it failed."""
         stage, family = _family(name)
         if stage != "train" or family not in self.training:
             return []
         self.training[family].remove(name)
-        trainings = [one for one in self.waiting[family] if one.startswith("train@")]
+        trainings = [item for item in self.waiting[family] if item.startswith("train@")]
         free = trainings or ([] if self.training[family] else self.waiting[family])
-        self.waiting[family] = [one for one in self.waiting[family] if one not in free]
+        self.waiting[family] = [item for item in self.waiting[family] if item not in free]
         return free
 
 
 def _family(name: str) -> tuple[str, str]:
-    """Of `train@digits-mmrl-16-1`: `train`, and what its seeds share; nothing where the item is no run."""
+    """The stage and the family of an item: `train` and `digits-mmrl-16` of `train@digits-mmrl-16-1`; the family is
+    empty where the item is not about one run."""
     stage, _, item = name.partition("@")
     return stage, item.rpartition("-")[0] if item.count("-") >= 3 else ""

@@ -13,13 +13,13 @@ import pytest
 
 from flows.maintenance.cleanup import clean
 from flows.project import paths
-from flows.project.outputs import building, locked
+from flows.project.outputs import atomic_output, locked
 from flows.project.paths import READY, RunKey
 from flows.settings.params import load_params
 from flows.stages import evaluate as evaluate_stage
 from flows.stages import train as train_stage
 from flows.stages.ahead import identity, items
-from flows.stages.ahead.ready import Ready
+from flows.stages.ahead.ready import ReadyOutput
 from flows.stages.ahead.turns import Turns
 from mmrl_core.data.catalog import open_source
 from mmrl_core.data.shards import write_few_shot, write_pool
@@ -36,12 +36,12 @@ FIRST, SECOND, PLUS, LAST = RUNS
 
 
 def train(key: RunKey, make=items) -> dict:
-    with building(key.model) as out:
+    with atomic_output(key.model) as out:
         return make.train(load_params(), key, out)
 
 
 def evaluate(key: RunKey, make=items) -> dict:
-    with building(key.results()) as out:
+    with atomic_output(key.results()) as out:
         return make.evaluate(load_params(), key, out)
 
 
@@ -219,7 +219,7 @@ def test_of_one_output_the_last_one_stays_and_what_is_not_kept_cannot_be_taken(t
     monkeypatch.chdir(tmp_path)
     Path("made").mkdir()
     Path("made/file").write_text("x")
-    old, new = (Ready(Path("models/run"), name) for name in ("old", "new"))
+    old, new = (ReadyOutput(Path("models/run"), name) for name in ("old", "new"))
     old.keep(Path("made"), {"loss": 0.1})
     new.keep(Path("made"), {"loss": 0.2})
     assert not old.is_there and old.take(Path("out")) is None and not Path("out").exists()
@@ -229,7 +229,7 @@ def test_of_one_output_the_last_one_stays_and_what_is_not_kept_cannot_be_taken(t
 def test_clean_removes_what_is_ready(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     Path("made").mkdir()
-    place = Ready(Path("models/run"), "name")
+    place = ReadyOutput(Path("models/run"), "name")
     place.keep(Path("made"), {})
     assert clean() > 0 and not place.is_there
 
@@ -239,13 +239,13 @@ def test_a_kill_leaves_nothing_that_could_be_taken(tmp_path, monkeypatch):
     Path("made").mkdir()
     Path("made/file").write_text("x")
     hold = Hold(tmp_path / "hold", "*/ready-name/.ready.json.*")
-    keep = "Ready(Path('run'), 'name').keep(Path('made'), {})"
-    script = f"from pathlib import Path; from flows.stages.ahead.ready import Ready; {keep}"
+    keep = "ReadyOutput(Path('run'), 'name').keep(Path('made'), {})"
+    script = f"from pathlib import Path; from flows.stages.ahead.ready import ReadyOutput; {keep}"
     keeping = subprocess.Popen([sys.executable, "-c", script], env={**environment(), **hold.environment})
     hold.wait(keeping)
     os.kill(keeping.pid, signal.SIGKILL)
     keeping.wait()
-    place = Ready(Path("run"), "name")
+    place = ReadyOutput(Path("run"), "name")
     assert not place.is_there and list(Path(".mmrl/aside").iterdir())
     place.keep(Path("made"), {"again": True})
     assert place.take(Path("out")) == {"again": True} and not list(Path(".mmrl/aside").iterdir())

@@ -8,7 +8,7 @@ import torch
 from flows.project import paths
 from flows.project.paths import RunKey
 from flows.settings.params import Params
-from flows.stages.evaluate import evaluate_run
+from flows.stages.evaluate import RunToEvaluate, metrics_of_each
 from mmrl_core.clip.backbone import load_backbone
 from mmrl_core.config import AdapterConfig
 from mmrl_core.data.catalog import open_source
@@ -48,7 +48,8 @@ def project(tmp_path, monkeypatch, backbone):
 
 def evaluated(backbone, folder, name: str, **changes) -> dict:
     (folder / name).mkdir()
-    return evaluate_run(backbone, KEY, Params(**MATRIX, **{**TRANSFER, **changes}), folder / name, "food101")
+    run = RunToEvaluate(KEY, KEY.model, folder / name)
+    return metrics_of_each(backbone, [run], Params(**MATRIX, **{**TRANSFER, **changes}), "food101")[KEY]
 
 
 def test_beta_is_the_targets_own_only_under_the_preset_that_says_so(project, backbone):

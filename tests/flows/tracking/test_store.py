@@ -106,7 +106,7 @@ def test_a_store_that_cannot_be_used_costs_one_warning_but_not_the_stage(uri, fo
 
 def test_a_server_that_hangs_up_is_asked_twice_each_time(folder, capsys, monkeypatch):
     """MLflow's own eight times take minutes."""
-    monkeypatch.setattr(tracking, "PATIENCE", 0)
+    monkeypatch.setattr("flows.tracking.run.PATIENCE", 0)
     asked = []
 
     class HangsUp(socketserver.BaseRequestHandler):
