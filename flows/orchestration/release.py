@@ -19,14 +19,14 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from flows.orchestration import webhook
-from flows.registry.releases import Released, ReleaseFailed
+from flows.registry.releases import ReleasedVersion, ReleaseFailed
 from flows.registry.versions import registered_name
 from flows.settings.params import Params, load_params
 from mmrl_core.errors import UserError
 
 
 @task(task_run_name="release {dataset}", cache_policy=NO_CACHE)
-def release_champion(params: Params, dataset: str) -> Released:
+def release_champion(params: Params, dataset: str) -> ReleasedVersion:
     from flows.registry.releases import release as release_one
 
     found = release_one(params, dataset)
@@ -37,14 +37,14 @@ def release_champion(params: Params, dataset: str) -> Released:
 
 
 @flow
-def release(params_path: str = "params.yaml", datasets: list[str] | None = None) -> list[Released]:
+def release(params_path: str = "params.yaml", datasets: list[str] | None = None) -> list[ReleasedVersion]:
     """Release the champion of each dataset, by default of all. Raises the first failure when all were tried."""
     params = load_params(params_path)
     futures = [release_champion.submit(params, dataset) for dataset in datasets or params.datasets]
     return [future.result() for future in futures]
 
 
-def run_release(params_path: str, datasets: list[str] | None) -> list[Released]:
+def run_release(params_path: str, datasets: list[str] | None) -> list[ReleasedVersion]:
     """The flow here, on the server that PREFECT_API_URL names or else on one of its own."""
     _check(params_path, datasets)
     ensure_server()
@@ -101,7 +101,7 @@ def _repeat(params_path: str, datasets: list[str] | None, times: Iterable[None])
             _say(line)
 
 
-def _attempt(run: Callable[[], list[Released]]) -> list[str]:
+def _attempt(run: Callable[[], list[ReleasedVersion]]) -> list[str]:
     """What came of it, for people; a failure ends this attempt, not the watch."""
     try:
         return [f"released {one.name} version {one.version}: {one.folder}" for one in run() if one.created]
