@@ -9,8 +9,8 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import NamedTuple
 
+import flows.orchestration.prefect_settings  # noqa: F401 - before Prefect, which reads them on import
 from flows.orchestration.prefect_process import CORES, SIDE_BY_SIDE
-from flows.orchestration.prefect_server import ensure_server, running_server  # sets what Prefect reads on import
 
 # isort: split
 from prefect import flow, get_run_logger, runtime, task
@@ -22,6 +22,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.orchestration import artifacts, dvc_graph, events, worktree
 from flows.orchestration.dvc_graph import Graph
+from flows.orchestration.prefect_server import ensure_server, running_server
 from flows.orchestration.up_to_date import Adapted
 from flows.orchestration.workplace import changed_settings, own_place, this_place, week_seed
 from flows.processes.lifeline import Lifeline
@@ -125,7 +126,7 @@ def _stopping(lifeline: Lifeline) -> Iterator[None]:
 
 
 RETRIED = {
-    "retries": 2,  # after the default delays, which prefect_server.py sets
+    "retries": 2,  # after the default delays, from prefect_process.py
     "retry_condition_fn": _retriable,
     "cache_policy": NO_CACHE,
 }

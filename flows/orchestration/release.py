@@ -11,7 +11,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from flows.orchestration.prefect_server import ensure_server  # sets what Prefect reads on import
+import flows.orchestration.prefect_settings  # noqa: F401 - before Prefect, which reads them on import
 
 # isort: split
 from prefect import flow, task
@@ -19,6 +19,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from flows.orchestration import webhook
+from flows.orchestration.prefect_server import ensure_server
 from flows.registry.releases import ReleasedVersion, ReleaseFailed
 from flows.registry.versions import registered_name
 from flows.settings.params import Params, load_params
