@@ -13,7 +13,7 @@ from flows.project.outputs import atomic_output, check_out_path
 from flows.settings.params import load_params
 
 if TYPE_CHECKING:
-    from flows.registry.promotion import Promoted
+    from flows.registry.promotion import PromotionDecision
 
 
 def register(
@@ -65,7 +65,7 @@ def rollback(
     _announce(decisions.values())
 
 
-def _announce(decisions: Iterable["Promoted"]) -> None:
+def _announce(decisions: Iterable["PromotionDecision"]) -> None:
     """To Prefect's server, where there is one."""
     from flows.orchestration import events
 

@@ -13,20 +13,24 @@ import tarfile
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from flows.tracking.store import connect, database_file, first_line, redacted, store_errors
 from mmrl_core.errors import UserError
 from mmrl_core.files import read_json, sha256_file, write_json
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
 
 DATABASE, MANIFEST, ARTIFACTS = "database", "manifest.json", "artifacts"
 KINDS = ("sqlite", "postgresql")
 
 
 def backup(uri: str, file: Path) -> dict[str, Any]:
-    """Write the archive, aside and then renamed; what is in it. Raises UserError where it exists or a tool is missing.
+    """Write the archive under another name, then rename it; the number of its versions and its size in bytes.
 
-    The database is read in one transaction, and after it the files.
+    The database is read in one transaction, the files after it. Raises UserError where the archive exists or a program
+    is missing.
     """
     if file.exists():
         raise UserError(f"{file} exists; name a new file, or remove it first")
@@ -36,8 +40,8 @@ def backup(uri: str, file: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory(prefix=f".{file.name}.", dir=file.absolute().parent) as name:
         folder = Path(name) / "content"
         folder.mkdir()
-        _dump(kind, uri, folder / DATABASE)
-        versions = _fetch(client, uri, folder)
+        _dump(uri, folder / DATABASE)
+        versions = _download_versions(client, uri, folder)
         sums = {str(path.relative_to(folder)): sha256_file(path) for path in _files(folder)}
         write_json(folder / MANIFEST, {"kind": kind, "versions": versions, "sha256": sums})
         with tarfile.open(Path(name) / "archive", "w") as archive:
@@ -48,8 +52,8 @@ def backup(uri: str, file: Path) -> dict[str, Any]:
 
 
 def restore(file: Path, uri: str, *, overwrite: bool = False) -> dict[str, Any]:
-    """Bring the store back as it was: its database, and the files of versions where the database says they lie (for a
-    sqlite store that is below the folder that it was saved in).
+    """Restore the store's database, and the files of versions where the database says they lie (for a sqlite store that
+    is below the folder that it was saved in); the number of versions.
 
     Raises UserError, with nothing changed, for an archive that is damaged or of the other kind of database, and for a
     store that holds something unless `overwrite`.
@@ -64,12 +68,13 @@ def restore(file: Path, uri: str, *, overwrite: bool = False) -> dict[str, Any]:
             raise UserError(f"{file} holds a {manifest['kind']} database, tracking.uri names a {kind} one; set another")
         if not overwrite and _holds_something(uri):
             raise UserError(f"the store {redacted(uri)} is not empty; restore elsewhere, or give --overwrite")
-        _load(kind, uri, folder / DATABASE)
-        _put_back(uri, folder, manifest["versions"])
+        _load(uri, folder / DATABASE)
+        _upload_versions(uri, folder, manifest["versions"])
     return {"versions": len(manifest["versions"])}
 
 
 def _kind(uri: str) -> str:
+    """One of KINDS. Raises UserError for a store that is no database at hand, such as a tracking server."""
     kind = uri.partition(":")[0].partition("+")[0]
     if kind not in KINDS or (kind == "sqlite" and database_file(uri) is None):
         raise UserError(
@@ -83,24 +88,24 @@ def _files(folder: Path) -> list[Path]:
     return sorted(path for path in folder.rglob("*") if path.is_file())
 
 
-def _dump(kind: str, uri: str, path: Path) -> None:
-    if kind == "sqlite":
+def _dump(uri: str, path: Path) -> None:
+    if database := database_file(uri):
         with store_errors(uri):
-            _copy(database_file(uri), path)
+            _copy_sqlite(database, path)
         return
     _postgres("pg_dump", uri, "--no-owner", "--no-privileges", "--clean", "--if-exists", f"--file={path}")
 
 
-def _load(kind: str, uri: str, path: Path) -> None:
-    if kind == "sqlite":
+def _load(uri: str, path: Path) -> None:
+    if database := database_file(uri):
         with store_errors(uri):
-            _copy(path, database_file(uri))
+            _copy_sqlite(path, database)
         return
     _postgres("psql", uri, "--no-psqlrc", "--quiet", "--set=ON_ERROR_STOP=1", "--single-transaction", f"--file={path}")
 
 
-def _copy(source: Path, target: Path) -> None:
-    """SQLite's online backup: whole, whoever reads or writes meanwhile."""
+def _copy_sqlite(source: Path, target: Path) -> None:
+    """SQLite's online backup: consistent, even while other processes read or write."""
     try:
         with (
             contextlib.closing(sqlite3.connect(source, timeout=60)) as old,
@@ -127,32 +132,35 @@ def _postgres(program: str, uri: str, *options: str) -> None:
         raise UserError(f"{program} on {redacted(uri)} failed: {reason}; nothing was changed")
 
 
-def _fetch(client, uri: str, folder: Path) -> list[dict[str, str]]:
-    """Copy every registered version's files below artifacts/."""
-    found, token = [], None
+def _download_versions(client: "MlflowClient", uri: str, folder: Path) -> list[dict[str, str]]:
+    """Copy every registered version's files below artifacts/; the name, version and folder of each."""
+    versions: list[dict[str, str]] = []
+    token: str | None = None
     with store_errors(uri):
         from mlflow.artifacts import download_artifacts
 
         while token is None or token:
             page = client.search_model_versions(page_token=token)
-            for one in page:
-                where = f"{ARTIFACTS}/{len(found)}"
-                source = client.get_model_version_download_uri(one.name, str(one.version))
+            for entry in page:
+                where = f"{ARTIFACTS}/{len(versions)}"
+                source = client.get_model_version_download_uri(entry.name, str(entry.version))
                 (folder / where).mkdir(parents=True)
                 download_artifacts(artifact_uri=source, dst_path=str(folder / where), tracking_uri=uri)
-                found.append({"name": one.name, "version": str(one.version), "folder": where})
+                versions.append({"name": entry.name, "version": str(entry.version), "folder": where})
             token = page.token or ""
-    return found
+    return versions
 
 
 def _unpacked(file: Path, folder: Path) -> dict[str, Any]:
-    """Fill `folder` with the content of an archive's files, all of them and nothing else as its manifest says."""
+    """Extract an archive into `folder`; its manifest. Raises UserError where the files are not as it says."""
     try:
         with tarfile.open(file, "r:") as archive:
-            for member in _plain(archive, file):
+            for member in _regular_files(archive, file):
                 path = folder / member.name
                 path.parent.mkdir(parents=True, exist_ok=True)
-                with archive.extractfile(member) as source, open(path, "xb") as target:
+                source = archive.extractfile(member)
+                assert source is not None  # as it is for what is no regular file
+                with source, open(path, "xb") as target:
                     shutil.copyfileobj(source, target)
     except (OSError, tarfile.TarError) as error:
         raise UserError(f"{file} is no backup that can be read ({error}); name another") from error
@@ -167,7 +175,8 @@ def _unpacked(file: Path, folder: Path) -> dict[str, Any]:
     return manifest
 
 
-def _plain(archive: tarfile.TarFile, file: Path) -> Iterator[tarfile.TarInfo]:
+def _regular_files(archive: tarfile.TarFile, file: Path) -> Iterator[tarfile.TarInfo]:
+    """The archive's members. Raises UserError for one that is no regular file, or would lie outside the folder."""
     for member in archive:
         parts = Path(member.name).parts
         if not member.isreg() or Path(member.name).is_absolute() or ".." in parts:
@@ -182,18 +191,18 @@ def _holds_something(uri: str) -> bool:
         return False
     with store_errors(uri):
         client = connect(uri)
-        experiments = [one.experiment_id for one in client.search_experiments()]
+        experiments = [experiment.experiment_id for experiment in client.search_experiments()]
         return bool(client.search_registered_models(max_results=1) or client.search_runs(experiments, max_results=1))
 
 
-def _put_back(uri: str, folder: Path, versions: list[dict[str, str]]) -> None:
-    """Files of versions that the database has: one registered while the backup was made may not be in it."""
+def _upload_versions(uri: str, folder: Path, versions: list[dict[str, str]]) -> None:
+    """Store the files of the versions that the database has: one registered during the backup may not be in it."""
     with store_errors(uri):
         client = connect(uri)  # before the import below: it sets what MLflow reads when it is imported
         from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
-        for one in versions:
-            if not client.search_model_versions(f"name = '{one['name']}' and version_number = {one['version']}"):
+        for entry in versions:
+            if not client.search_model_versions(f"name = '{entry['name']}' and version_number = {entry['version']}"):
                 continue
-            where = client.get_model_version_download_uri(one["name"], one["version"])
-            get_artifact_repository(where, tracking_uri=uri).log_artifacts(str(folder / one["folder"]))
+            where = client.get_model_version_download_uri(entry["name"], entry["version"])
+            get_artifact_repository(where, tracking_uri=uri).log_artifacts(str(folder / entry["folder"]))

@@ -7,14 +7,15 @@ import time
 from collections.abc import Callable, Iterator
 from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Literal
 
+import flows.orchestration.prefect_settings  # noqa: F401 - before Prefect, which reads them on import
 from flows.orchestration.prefect_process import CORES, SIDE_BY_SIDE
-from flows.orchestration.prefect_server import ensure_server, running_server  # sets what Prefect reads on import
 
 # isort: split
-from prefect import flow, get_run_logger, runtime, task
+from prefect import Task, flow, get_run_logger, runtime, task
 from prefect.cache_policies import NO_CACHE
+from prefect.client.schemas.objects import State, TaskRun
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import EntrypointType
 from prefect.futures import PrefectFuture, as_completed
@@ -22,6 +23,7 @@ from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.orchestration import artifacts, dvc_graph, events, worktree
 from flows.orchestration.dvc_graph import Graph
+from flows.orchestration.prefect_server import ensure_server, running_server
 from flows.orchestration.up_to_date import Adapted
 from flows.orchestration.workplace import changed_settings, own_place, this_place, week_seed
 from flows.processes.lifeline import Lifeline
@@ -31,18 +33,28 @@ from flows.stages.ahead.turns import Turns
 from flows.tracking.store import StoreFailed
 from mmrl_core.errors import UserError
 
+if TYPE_CHECKING:
+    from flows.registry.promotion import PromotionDecision
+    from flows.registry.versions import RegisteredVersion
 
-def run_adapt(params_path: str | Path = "params.yaml", datasets: list[str] | None = None, **options) -> Adapted:
-    """Run the flow here, on the server that PREFECT_API_URL names or else on one of its own; progress on stderr."""
+
+def run_adapt(params_path: str | Path = "params.yaml", datasets: list[str] | None = None, **options: object) -> Adapted:
+    """Run the flow here, on the server that PREFECT_API_URL names or else on one of its own; progress on stderr.
+
+    `options` are further parameters of `adapt`.
+    """
     _require_pipeline_of(params_path)
     ensure_server()
     return adapt(str(params_path), datasets, **options)
 
 
 def serve_adapt(
-    cron: str, params_path: str | Path = "params.yaml", datasets: list[str] | None = None, **options
+    cron: str, params_path: str | Path = "params.yaml", datasets: list[str] | None = None, **options: object
 ) -> None:
-    """Give the running server the deployment `adapt/nightly` and run it on schedule until interrupted."""
+    """Give the running server the deployment `adapt/nightly` and run it on schedule until interrupted.
+
+    `options` are further parameters of `adapt`. Raises UserError for a bad schedule, and where no server runs.
+    """
     _require_pipeline_of(params_path)
     try:
         CronSchedule(cron=cron)
@@ -100,22 +112,22 @@ def adapt(
     return adapted
 
 
-def _retriable(task, run, state) -> bool:
-    """Neither a mistake of the user's nor what ended with the flow is tried again."""
+def _is_retriable(task: Task, run: TaskRun, state: State) -> bool:
+    """Neither a mistake of the user's nor what was stopped with the flow is tried again."""
     return not isinstance(state.data, UserError | Stopped)
 
 
-def _store_failed(task, run, state) -> bool:
+def _store_failed(task: Task, run: TaskRun, state: State) -> bool:
     return isinstance(state.data, StoreFailed)
 
 
 class Stopped(RuntimeError):
-    """The flow ended while this ran."""
+    """A task was stopped because the flow ended."""
 
 
 @contextlib.contextmanager
 def _stopping(lifeline: Lifeline) -> Iterator[None]:
-    """Tell what failed from what was stopped: a cancelled flow must not wait for retries."""
+    """Turn the failure of what was stopped into Stopped: a cancelled flow must not wait for retries."""
     try:
         yield
     except dvc_graph.StageFailed as error:
@@ -125,11 +137,11 @@ def _stopping(lifeline: Lifeline) -> Iterator[None]:
 
 
 RETRIED = {
-    "retries": 2,  # after the default delays, which prefect_server.py sets
-    "retry_condition_fn": _retriable,
+    "retries": 2,  # after the default delays, from prefect_process.py
+    "retry_condition_fn": _is_retriable,
     "cache_policy": NO_CACHE,
 }
-OUTLASTING = {  # a store that is down for a minute
+STORE_RETRIED = {  # a store may be down for a minute
     "retries": 2,
     "retry_delay_seconds": [10, 60],
     "retry_condition_fn": _store_failed,
@@ -149,7 +161,7 @@ def run_stage(root: Path, name: str, lifeline: Lifeline, stale: bool, timeout: f
 
 
 @task(task_run_name="{direction}", **RETRIED)
-def transfer(root: Path, direction: str, remote: str, lifeline: Lifeline) -> None:
+def transfer(root: Path, direction: Literal["pull", "push"], remote: str, lifeline: Lifeline) -> None:
     with _stopping(lifeline):
         dvc_graph.transfer(root, direction, remote, lifeline, get_run_logger().info, _environment())
 
@@ -160,26 +172,26 @@ def record(message: str) -> None:
     get_run_logger().info(f"{worktree.BRANCH} is at {commit}" if commit else "nothing is new, or git is read-only")
 
 
-@task(task_run_name="register {dataset}", **OUTLASTING)
-def register(params: Params, dataset: str) -> NamedTuple:
+@task(task_run_name="register {dataset}", **STORE_RETRIED)
+def register(params: Params, dataset: str) -> "RegisteredVersion":
     from flows.registry import versions
 
     return versions.register(params, versions.candidate(params, dataset))
 
 
-@task(task_run_name="promote {dataset}", **OUTLASTING)
-def promote(params: Params, dataset: str) -> NamedTuple:
+@task(task_run_name="promote {dataset}", **STORE_RETRIED)
+def promote(params: Params, dataset: str) -> "PromotionDecision":
     from flows.registry import promotion
 
-    found = promotion.promote(params, dataset)
-    if found.moved:
-        events.emit(events.MOVED, found.name)
-    return found
+    decision = promotion.promote(params, dataset)
+    if decision.moved:
+        events.emit(events.MOVED, decision.name)
+    return decision
 
 
 @task(cache_policy=NO_CACHE)
 def publish(params: Params, adapted: Adapted) -> None:
-    """Prefect artifacts: for people; what cannot be shown fails no run."""
+    """Publish Prefect artifacts for people; a failure to do so is a warning and fails no run."""
     try:
         artifacts.publish(params, adapted.summary, adapted.registered.values(), adapted.promoted.values())
     except Exception as error:
@@ -187,7 +199,8 @@ def publish(params: Params, adapted: Adapted) -> None:
 
 
 def _build(lifeline: Lifeline, remote: str | None, timeout: float) -> dict[str, bool]:
-    """Run the stages between a pull and a push; what was done before one failed is pushed too."""
+    """Run the stages between a pull and a push, by item whether it did work; what was done before a failure is pushed
+    too."""
     root = Path.cwd()
     if not remote:
         return _run_stages(root, lifeline, timeout)
@@ -202,7 +215,7 @@ def _build(lifeline: Lifeline, remote: str | None, timeout: float) -> dict[str, 
 
 
 def _run_stages(root: Path, lifeline: Lifeline, timeout: float) -> dict[str, bool]:
-    """Whether each item did work; the source checks, which always do, are not among them."""
+    """By item whether it did work; the source checks, which always do, are not among them."""
     graph = dvc_graph.stage_graph(root)
     checks = dvc_graph.source_checks(root, graph)
     _run_items(root, {name: [] for name in checks}, set(checks), lifeline, timeout)
@@ -216,12 +229,15 @@ def _run_items(
     root: Path, graph: Graph, stale: set[str], lifeline: Lifeline, timeout: float,
     report: Callable[[int], None] = lambda done: None,
 ) -> dict[str, bool]:  # fmt: skip
-    """Run all that depends on no failed item, each as soon as its upstream is done; then raise the first failure.
+    """Run every item that depends on no failed one, each as soon as its upstream is done; then raise the first failure.
 
     Items are submitted when they are ready: one that waited for its upstream would hold a thread of the task runner.
     """
-    sorter, futures, running, failures = TopologicalSorter(graph), {}, {}, []
-    turns, ready = Turns(load_params(root / "params.yaml")), []
+    futures: dict[str, PrefectFuture] = {}
+    running: dict[PrefectFuture, str] = {}
+    ready: list[str] = []
+    failures: list[Exception] = []
+    sorter, turns = TopologicalSorter(graph), Turns(load_params(root / "params.yaml"))
     sorter.prepare()
     while True:
         for name in ready + turns.begin(sorter.get_ready()):
@@ -232,7 +248,7 @@ def _run_items(
             break
         future = next(as_completed(list(running)))
         name = running.pop(future)
-        error = _report(name, future)
+        error = _say_end(name, future)
         failures.append(error) if error else sorter.done(name)
         ready = turns.end(name)
         report(sum(name in stale for name in futures.keys() - running.values()))
@@ -241,8 +257,8 @@ def _run_items(
     return {name: future.result() is not None for name, future in futures.items()}
 
 
-def _report(name: str, future: PrefectFuture) -> Exception | None:
-    """Print how the item ended, unless it was up to date; its error if it failed."""
+def _say_end(name: str, future: PrefectFuture) -> Exception | None:
+    """Print how the item ended, unless it was up to date; the error of one that failed."""
     try:
         seconds = future.result()
     except Exception as error:
@@ -250,10 +266,11 @@ def _report(name: str, future: PrefectFuture) -> Exception | None:
         return error
     if seconds is not None:
         say(f"{name}  {seconds:.1f} s")
+    return None
 
 
 def _environment() -> dict[str, str]:
-    """The stage commands' environment: `mmrl` beside this interpreter, and the cores shared out among the items."""
+    """The stage commands' environment: `mmrl` beside this interpreter on PATH, and the cores shared among the items."""
     path = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", os.defpath)])
     threads = str(max(1, CORES // int(os.environ[SIDE_BY_SIDE])))
     return {"OMP_NUM_THREADS": threads, **os.environ, "PATH": path, MARKED: "1"}

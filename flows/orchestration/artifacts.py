@@ -1,9 +1,9 @@
-"""What Prefect's pages show of a run: the results, the champions, the ways to MLflow's runs and to the report."""
+"""Prefect artifacts of a run: the results, the champions, links to MLflow's runs, and where the report is."""
 
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
@@ -13,35 +13,41 @@ from flows.settings.params import Params
 from flows.tracking.store import connect, redacted, store_uri
 from mmrl_core.files import read_json
 
+if TYPE_CHECKING:
+    from flows.registry.promotion import PromotionDecision
+    from flows.registry.versions import RegisteredVersion
 
-def publish(params: Params, summary: str, registered: Iterable[NamedTuple], promoted: Iterable[NamedTuple]) -> None:
-    """The artifact `results`, and for every model on an MLflow server one with its name and a link to its run."""
+
+def publish(
+    params: Params, summary: str, registered: Iterable["RegisteredVersion"], promoted: Iterable["PromotionDecision"]
+) -> None:
+    """Create the artifact `results`, and for every model on an MLflow server one of its name with a link to its run."""
     uri, lines = store_uri(params), [summary, ""]
     if paths.SUMMARY.exists():
-        found = read_json(paths.SUMMARY, made_by="mmrl summarize")
-        lines += [markdown(found["rows"] + found["averages"]), "", f"Report: `{_lasting_report()}`", ""]
-    lines += [f"- champion: `{one.live}`; {one.decided}" for one in promoted]
-    for one in registered:
-        link = _training_run(uri, one)
-        lines.append(f"- version {one.version} of `{one.name}`: {f'[training run]({link})' if link else 'see MLflow'}")
+        results = read_json(paths.SUMMARY, made_by="mmrl summarize")
+        lines += [markdown(results["rows"] + results["averages"]), "", f"Report: `{_lasting_report()}`", ""]
+    lines += [f"- champion: `{decision.live}`; {decision.decided}" for decision in promoted]
+    for name, version in ((model.name, model.version) for model in registered):
+        link = _training_run(uri, name, version)
+        lines.append(f"- version {version} of `{name}`: {f'[training run]({link})' if link else 'see MLflow'}")
         if link:
-            create_link_artifact(link, link_text=f"{one.name} version {one.version}", key=one.name.replace("_", "-"))
+            create_link_artifact(link, link_text=f"{name} version {version}", key=name.replace("_", "-"))
     lines += ["", f"MLflow: `mlflow ui --backend-store-uri {redacted(uri)}`"]
     create_markdown_artifact("\n".join(lines), key="results", description="Results of the matrix")
 
 
 def _lasting_report() -> Path:
-    """Where the report is found after the run: that of a worktree is copied to its folder of logs."""
+    """Where the report is after the run: that of a worktree is copied to the run's folder of logs."""
     logs = paths.STATE / "logs"
     if not logs.is_symlink():
         return paths.REPORT.absolute()
     return Path(shutil.copy(paths.REPORT, logs.resolve()))
 
 
-def _training_run(uri: str, version: NamedTuple) -> str | None:
-    """The page of the run that trained a version; a store without a server has none."""
+def _training_run(uri: str, name: str, version: int) -> str | None:
+    """The page of the run that trained a version; None where the store has no server or the version no run."""
     if not uri.startswith("http"):
         return None
     client = connect(uri)
-    run = client.get_model_version(version.name, str(version.version)).run_id
+    run = client.get_model_version(name, str(version)).run_id
     return f"{uri}/#/experiments/{client.get_run(run).info.experiment_id}/runs/{run}" if run else None

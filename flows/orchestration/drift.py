@@ -1,6 +1,6 @@
-"""The flow `drift`: looks at the predictions that serving logged, and says so when images have changed."""
+"""The flow `drift`: whether the images that serving was sent have drifted, from the predictions that it logged."""
 
-import flows.orchestration.prefect_server  # noqa: F401 - sets what Prefect reads on import
+import flows.orchestration.prefect_settings  # noqa: F401 - before Prefect, which reads them on import
 
 # isort: split
 from prefect import flow, get_run_logger
@@ -8,15 +8,16 @@ from prefect import flow, get_run_logger
 from flows.orchestration import events
 from flows.project.paths import PREDICTIONS
 from flows.serving.drift import Drift
-from flows.serving.drift import drift as look
+from flows.serving.drift import drift as measure_drift
 
 
 @flow
 def drift(hours: float = 24) -> list[Drift]:
-    """One event for each model whose predictions of the last hours have drifted: the deployment `nightly` starts."""
-    found = look(PREDICTIONS, hours)
-    for one in found:
-        get_run_logger().info(one.line)
-        if one.drifted:
-            events.emit(events.DRIFTED, one.name)
-    return found
+    """The drift of every model over the last hours. For each that has drifted an event is emitted, which starts the
+    deployment `nightly`."""
+    drifts = measure_drift(PREDICTIONS, hours)
+    for model in drifts:
+        get_run_logger().info(model.line)
+        if model.drifted:
+            events.emit(events.DRIFTED, model.name)
+    return drifts

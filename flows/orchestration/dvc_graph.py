@@ -1,4 +1,4 @@
-"""The DVC pipeline seen from outside: its graph, what is stale, and running one item. dvc.yaml owns the graph."""
+"""The DVC pipeline as the flow uses it: its graph, which items are stale, running one. dvc.yaml defines the graph."""
 
 import contextlib
 import json
@@ -10,10 +10,10 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from graphlib import TopologicalSorter
 from pathlib import Path
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, TextIO
 
 import yaml
 
@@ -23,6 +23,7 @@ from flows.project.progress import MARK
 from mmrl_core.errors import Failed, UserError
 
 Graph = dict[str, list[str]]
+OnLine = Callable[[str], object]  # takes one line of output
 
 NODE, EDGE = re.compile(r'^"([^"]+)";$', re.M), re.compile(r'^"([^"]+)" -> "([^"]+)";$', re.M)
 BUSY = ("Unable to acquire lock", "is busy, it is being blocked by")
@@ -34,7 +35,7 @@ class StageFailed(Failed):
 
 
 class Ended(NamedTuple):
-    """A DVC command: its exit status and the ends of stdout and stderr."""
+    """A DVC command that has ended: its exit status and the last lines of stdout and stderr."""
 
     code: int
     lines: deque[str]
@@ -43,7 +44,7 @@ class Ended(NamedTuple):
 
 def stage_graph(root: Path | str = ".") -> Graph:
     """Every stage item and the items it reads from, in topological order; data sources (`*.dvc`) are left out."""
-    dot = _ask(root, "dag", "--dot")
+    dot = _query(root, "dag", "--dot")
     upstream: Graph = {name: [] for name in NODE.findall(dot) if not name.endswith(".dvc")}
     for source, target in EDGE.findall(dot):
         if source in upstream and target in upstream:
@@ -58,8 +59,9 @@ def source_checks(root: Path | str, graph: Graph) -> list[str]:
 
 
 def stale_stages(root: Path | str, graph: Graph, checked: Collection[str] = ()) -> set[str]:
-    """What one `dvc status` reports, and its descendants; `checked` items have just run, always_changed or not."""
-    status = json.loads(_ask(root, "status", "--json"))
+    """The items that `dvc status` reports as changed, and their descendants. `checked` items have just run: that they
+    are always_changed does not count."""
+    status = json.loads(_query(root, "status", "--json"))
     stale = {name for name, changes in status.items() if changes != ["always changed"] or name not in checked}
     for name, upstream in graph.items():
         if not stale.isdisjoint(upstream):
@@ -71,20 +73,21 @@ def run_stage(
     root: Path | str,
     name: str,
     lifeline: Lifeline,
-    log: Callable[[str], object] = lambda line: None,
+    log: OnLine = lambda line: None,
     env: Mapping[str, str] = os.environ,
     patience: float = 3600,
     timeout: float | None = None,
-    show: Callable[[str], object] = lambda line: None,
+    show: OnLine = lambda line: None,
 ) -> bool:
-    """`dvc repro --single-item`, waiting for what another DVC works on; whether anything was run or restored.
+    """Run `dvc repro --single-item`; whether anything was run or restored.
 
-    Its lines go to `log` and to .mmrl/logs, those of its progress to `show` as well. Raises UserError when the stage
-    command exits 2, StageFailed otherwise and after `timeout` seconds.
+    While another DVC process holds the item, it is tried again for `patience` seconds. Lines of output go to `log` and
+    to .mmrl/logs, those of progress to `show` as well. Raises UserError when the stage's command exits 2, StageFailed
+    when it fails otherwise or takes longer than `timeout` seconds.
     """
-    path = _log_file(root, name)
-    code, lines, errors = _patiently(
-        patience, lambda: _dvc(root, ("repro", "--single-item", name), lifeline, log, env, path, timeout, show)
+    path, args = _log_file(root, name), ("repro", "--single-item", name)
+    code, lines, errors = _until_not_busy(
+        patience, lambda: _run_dvc(root, args, lifeline, log, env, path, timeout, show)
     )
     if code:
         raise _failure(f"stage {name}", errors, path)
@@ -96,39 +99,50 @@ def transfer(
     direction: Literal["pull", "push"],
     remote: str,
     lifeline: Lifeline,
-    log: Callable[[str], object] = lambda line: None,
+    log: OnLine = lambda line: None,
     env: Mapping[str, str] = os.environ,
     patience: float = 3600,
 ) -> None:
-    """`dvc pull` or `dvc push` with the run cache. A remote that lacks files, as a new one does, is no failure."""
+    """Run `dvc pull` or `dvc push` with the run cache. A pull from a remote that lacks files, such as a new one, is no
+    failure. Raises StageFailed."""
     args = (direction, "--run-cache", "--remote", remote, *(["--allow-missing"] if direction == "pull" else []))
     path = _log_file(root, direction)
-    code, _, errors = _patiently(patience, lambda: _dvc(root, args, lifeline, log, env, path, None))
+    code, _, errors = _until_not_busy(patience, lambda: _run_dvc(root, args, lifeline, log, env, path))
     if code:
         raise _failure(f"dvc {direction} with remote {remote!r}", errors, path)
 
 
 def _log_file(root: Path | str, name: str) -> Path:
-    """Where it is to be found later: the folder of logs outlives a worktree."""
+    """Where an item's output is kept: a worktree's folder of logs is a link, whose target outlives it."""
     folder = Path(root) / STATE / "logs"
     folder.mkdir(parents=True, exist_ok=True)
     return (folder.resolve() if folder.is_symlink() else folder) / f"{name.replace('/', '-')}.log"
 
 
-def _patiently(patience: float, attempt: Callable[[], Ended]) -> Ended:
-    """Attempts until one did not find another DVC in its way."""
+def _until_not_busy(patience: float, attempt: Callable[[], Ended]) -> Ended:
+    """Attempt until no other DVC process holds what is needed, for at most `patience` seconds."""
     deadline, pause = time.monotonic() + patience, 0.5
     while True:
         ended = attempt()
-        if not _busy(ended.errors) or ended.code == 0 or time.monotonic() > deadline:
+        if not _is_busy(ended.errors) or ended.code == 0 or time.monotonic() > deadline:
             return ended
         time.sleep(pause)
         pause = min(2 * pause, 15)
 
 
-def _dvc(root, args, lifeline, log, env, path: Path, timeout: float | None, show=lambda line: None) -> Ended:
-    """One attempt. Nothing of the process group outlives it."""
-    lines, errors = deque(maxlen=200), deque(maxlen=200)
+def _run_dvc(
+    root: Path | str,
+    args: Iterable[str],
+    lifeline: Lifeline,
+    log: OnLine,
+    env: Mapping[str, str],
+    path: Path,
+    timeout: float | None = None,
+    show: OnLine = lambda line: None,
+) -> Ended:
+    """Run one DVC command; no process of its group outlives it."""
+    lines: deque[str] = deque(maxlen=200)
+    errors: deque[str] = deque(maxlen=200)
     with path.open("w") as file:
         process = lifeline.start(
             "dvc", "--wait-for-lock", *args,
@@ -151,14 +165,17 @@ def _dvc(root, args, lifeline, log, env, path: Path, timeout: float | None, show
                 reader.join(timeout=10)  # a daemon outside the group may hold the pipe open
 
 
-def _pump(stream, kept: deque[str], file, log, show) -> None:
-    """How far a stage is says nothing of why it failed, so that is not kept."""
+def _pump(stream: Iterable[str], kept: deque[str], file: TextIO, log: OnLine, show: OnLine) -> None:
+    """Pass on every line of a stream. Lines of progress are not kept: they do not say why a stage failed."""
     for raw in stream:
         line = raw.rstrip().removeprefix(MARK)
         file.write(line + "\n")  # at once: the other stream's lines go there too
         file.flush()
         log(line)
-        show(line) if raw.startswith(MARK) else kept.append(line)
+        if raw.startswith(MARK):
+            show(line)
+        else:
+            kept.append(line)
 
 
 def _kill_group(process: subprocess.Popen) -> None:
@@ -167,34 +184,52 @@ def _kill_group(process: subprocess.Popen) -> None:
     process.wait()
 
 
-def _failure(what: str, errors: Collection[str], path: Path) -> Exception:
-    """DVC's own line says how the command ended, the one before it is the command's last."""
-    own = [line for line in errors if line.startswith("ERROR: ")]
-    said = [line for line in errors if line not in own and any(map(str.isalnum, line))]
-    code = next((int(found[1]) for line in own if (found := EXIT_CODE.search(line))), None)
-    if code == 2 and said:
-        return UserError(f"{what}: {said[-1].strip()}")
-    reason = (said if code is not None and said else own or said or ["it was stopped"])[-1].strip()
-    ending = "" if code is None else f" (exit {code})"
-    return StageFailed(f"{what} failed{ending}: {reason} -- its output is in {path}")
+class _Errors(NamedTuple):
+    """What stderr says of a failure: the exit status of the stage's command, where DVC names one; the last line of the
+    command and the last of DVC itself, "" where there is none."""
+
+    exit_code: int | None
+    of_command: str
+    of_dvc: str
 
 
-def _ask(root: Path | str, *args: str, patience: float = 3600) -> str:
-    """A DVC query's stdout, once no other DVC process is in the way."""
+def _parse_errors(lines: Collection[str]) -> _Errors:
+    of_dvc = [line for line in lines if line.startswith("ERROR: ")]
+    of_command = [line for line in lines if not line.startswith("ERROR: ") and any(map(str.isalnum, line))]
+    exit_code = next((int(match[1]) for line in of_dvc if (match := EXIT_CODE.search(line))), None)
+    last_of_command, last_of_dvc = (kept[-1].strip() if kept else "" for kept in (of_command, of_dvc))
+    return _Errors(exit_code, last_of_command, last_of_dvc)
+
+
+def _failure(what: str, lines: Collection[str], path: Path) -> UserError | StageFailed:
+    """The error to raise for a DVC command that failed with these lines on stderr."""
+    errors = _parse_errors(lines)
+    if errors.exit_code == 2 and errors.of_command:
+        return UserError(f"{what}: {errors.of_command}")
+    if errors.exit_code is None:
+        reason = f"failed: {errors.of_dvc or errors.of_command or 'it was stopped'}"
+    else:
+        reason = f"failed (exit {errors.exit_code}): {errors.of_command or errors.of_dvc}"
+    return StageFailed(f"{what} {reason} -- its output is in {path}")
+
+
+def _query(root: Path | str, *args: str, patience: float = 3600) -> str:
+    """A DVC query's stdout, waiting while another DVC process holds a lock. Raises UserError where it fails."""
     deadline = time.monotonic() + patience
     while True:
         command = [sys.executable, "-m", "dvc", "--wait-for-lock", *args]
-        answer = subprocess.run(command, cwd=root, capture_output=True, text=True)
-        if answer.returncode == 0:
-            return answer.stdout
-        if not _busy(answer.stderr.splitlines()) or time.monotonic() > deadline:
-            raise UserError(f"`dvc {' '.join(args)}` in {Path(root).resolve()}: {answer.stderr.strip()}")
+        done = subprocess.run(command, cwd=root, capture_output=True, text=True)
+        if done.returncode == 0:
+            return done.stdout
+        if not _is_busy(done.stderr.splitlines()) or time.monotonic() > deadline:
+            raise UserError(f"`dvc {' '.join(args)}` in {Path(root).resolve()}: {done.stderr.strip()}")
         time.sleep(2)
 
 
-def _always_changed(stages: dict, name: str) -> bool:
+def _always_changed(stages: Mapping[str, Mapping[str, Any]], name: str) -> bool:
     return bool(stages.get(name.partition("@")[0], {}).get("always_changed"))
 
 
-def _busy(lines: Collection[str]) -> bool:
+def _is_busy(lines: Collection[str]) -> bool:
+    """Whether DVC failed because another DVC process held a lock."""
     return any(line.startswith("ERROR: ") and sign in line for line in lines for sign in BUSY)

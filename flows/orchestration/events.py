@@ -1,4 +1,4 @@
-"""What a Prefect server is told for its deployments to start: a champion that moved, predictions that drifted."""
+"""Events that start deployments on a Prefect server: a champion that moved, predictions that drifted."""
 
 import os
 import sys
@@ -9,14 +9,15 @@ MOVED, DRIFTED = "mmrl.champion.moved", "mmrl.predictions.drifted"
 
 
 def emit(event: str, name: str) -> None:
-    """An event about a registered model, on the server that this process is connected to."""
+    """Emit an event about a registered model, on the server that this process is connected to."""
     from prefect.events import emit_event
 
     emit_event(event, resource={"prefect.resource.id": f"mmrl.model.{name}"})
 
 
 def announce(event: str, name: str, by_hand: str) -> None:
-    """The same where PREFECT_API_URL names a server. One that does not answer stops nothing: a line says what to do."""
+    """Emit an event where PREFECT_API_URL names a server. Where that does not answer, a warning names the command
+    `by_hand` to run instead."""
     if not os.environ.get("PREFECT_API_URL"):
         return
     from flows.orchestration.prefect_server import running_server

@@ -1,6 +1,6 @@
-"""The process of a Prefect server of this project's own, started before Prefect itself is imported here.
+"""Prefect's settings of this project, and the process of a server of its own; nothing here imports Prefect.
 
-Importing Prefect takes the flow seconds, which the server's own imports and its migrations take as well, side by side.
+So the server can start while Prefect is imported: each takes seconds.
 """
 
 import atexit
@@ -29,20 +29,21 @@ SETTINGS = {
     SIDE_BY_SIDE: str(min(4, CORES)),  # how many items run at a time
     "PREFECT_TASKS_DEFAULT_RETRY_DELAY_SECONDS": "[2, 10]",
 }
-# Prefect may know a server by these.
+# Environment variables by which Prefect may be told of another server.
 VARIABLES = ("PREFECT_API_URL", "PREFECT_PROFILE", "PREFECT_PROFILES_PATH")
 PATIENCE = 120  # seconds until a server has started
 
 
-def settle_prefect() -> None:
-    """Set what Prefect reads when it is imported, and make its home, above which it makes no folders."""
+def apply_settings() -> None:
+    """Set what Prefect reads when it is imported, where it is not set yet, and make the folder PREFECT_HOME: Prefect
+    itself does not make the folders above it."""
     for name, value in SETTINGS.items():
         os.environ.setdefault(name, value)
     Path(os.environ["PREFECT_HOME"]).mkdir(parents=True, exist_ok=True)
 
 
 def is_set_up_otherwise() -> bool:
-    """Whether one of VARIABLES is set, or there is a file from which Prefect may know a server."""
+    """Whether Prefect may be told of another server: by one of VARIABLES, or by a file that it reads."""
     if any(value and name.upper() in VARIABLES for name, value in os.environ.items()):
         return True
     home = Path(os.environ.get("PREFECT_HOME", paths.STATE / "prefect"))
@@ -56,11 +57,11 @@ class Server(NamedTuple):
     """A server of this process's own, which may still be starting."""
 
     url: str
-    process: subprocess.Popen
+    process: subprocess.Popen[bytes]
     log: Path
 
     def wait(self) -> None:
-        """Until it answers. Raises RuntimeError where it does not start."""
+        """Wait until it answers. Raises RuntimeError where it does not start."""
         deadline = time.monotonic() + PATIENCE
         while not answers(self.url):
             if self.process.poll() is not None or time.monotonic() > deadline:
@@ -72,13 +73,14 @@ _begun: list[Server] = []
 
 
 def begin_server() -> Server:
-    """Start it, once. The one that Prefect itself would start outlives a killed flow.
+    """Start a server of this process's own, or return the one that was started before. One that Prefect starts itself
+    would outlive a killed flow.
 
-    It outlasts the flow, since Prefect sends the last events and log lines when the process exits.
+    It ends with this process, after the flow: Prefect sends the last events and log lines when the process exits.
     """
     if _begun:
         return _begun[0]
-    settle_prefect()
+    apply_settings()
     port, log = _free_port(), Path(os.environ["PREFECT_HOME"]) / "server.log"
     lifeline, output = Lifeline(), log.open("w")
     argv = ["prefect", "server", "start", "--host", "127.0.0.1", "--port", str(port)]
@@ -88,7 +90,7 @@ def begin_server() -> Server:
     return _begun[0]
 
 
-def _stop(process: subprocess.Popen, lifeline: Lifeline) -> None:
+def _stop(process: subprocess.Popen[bytes], lifeline: Lifeline) -> None:
     with contextlib.suppress(ProcessLookupError, subprocess.TimeoutExpired):
         os.killpg(process.pid, signal.SIGTERM)
         process.wait(timeout=5)
@@ -96,7 +98,7 @@ def _stop(process: subprocess.Popen, lifeline: Lifeline) -> None:
 
 
 def answers(url: str) -> bool:
-    """Whether a server's API is up there."""
+    """Whether a Prefect server answers at this URL of its API."""
     try:
         urllib.request.urlopen(f"{url}/health", timeout=5).close()
     except OSError:

@@ -1,17 +1,17 @@
-"""Prefect's settings of this project, and the server that a flow without one runs on."""
+"""The Prefect server that a flow runs on: the one that PREFECT_API_URL names, or one of this process's own."""
 
 import logging
 import os
 
-from flows.orchestration.prefect_process import answers, begin_server, settle_prefect
+import flows.orchestration.prefect_settings  # noqa: F401 - before Prefect, which reads them on import
 
-settle_prefect()
+# isort: split
+from prefect.context import refresh_global_settings_context
+from prefect.logging.handlers import PrefectConsoleHandler
+from prefect.settings import PREFECT_API_URL
 
-from prefect.context import refresh_global_settings_context  # noqa: E402
-from prefect.logging.handlers import PrefectConsoleHandler  # noqa: E402
-from prefect.settings import PREFECT_API_URL  # noqa: E402
-
-from mmrl_core.errors import UserError  # noqa: E402
+from flows.orchestration.prefect_process import answers, begin_server
+from mmrl_core.errors import UserError
 
 
 def running_server() -> str | None:
@@ -23,7 +23,8 @@ def running_server() -> str | None:
 
 
 def ensure_server() -> None:
-    """The server that PREFECT_API_URL names, or else one of this process's own; Prefect's lines leave the console."""
+    """Connect to the server that PREFECT_API_URL names, or else to one of this process's own; take Prefect's own lines
+    off the console."""
     for handler in logging.getLogger().handlers:
         if isinstance(handler, PrefectConsoleHandler):
             handler.setLevel(logging.CRITICAL)

@@ -1,6 +1,7 @@
 """The flow `release`: bundle, check and release every champion that is not released yet; once, or whenever one moves.
 
-A move is heard of by MLflow's webhook, and seen by looking every so often. What is done is in bundles.py.
+That one has moved is known from MLflow's webhook, and from looking at intervals. What a release does is in
+flows/registry/releases.py.
 """
 
 import contextlib
@@ -11,7 +12,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from flows.orchestration.prefect_server import ensure_server  # sets what Prefect reads on import
+import flows.orchestration.prefect_settings  # noqa: F401 - before Prefect, which reads them on import
 
 # isort: split
 from prefect import flow, task
@@ -19,49 +20,50 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from flows.orchestration import webhook
-from flows.registry.releases import Released, ReleaseFailed
+from flows.orchestration.prefect_server import ensure_server
+from flows.registry.releases import ReleasedVersion, ReleaseFailed
 from flows.registry.versions import registered_name
 from flows.settings.params import Params, load_params
 from mmrl_core.errors import UserError
 
 
 @task(task_run_name="release {dataset}", cache_policy=NO_CACHE)
-def release_champion(params: Params, dataset: str) -> Released:
+def release_champion(params: Params, dataset: str) -> ReleasedVersion:
     from flows.registry.releases import release as release_one
 
-    found = release_one(params, dataset)
-    if found.created:
-        card = Path(found.folder, "README.md").read_text()
-        create_markdown_artifact(card, key=f"release-{found.name}".lower().replace("_", "-"))
-    return found
+    released = release_one(params, dataset)
+    if released.created:
+        card = Path(released.folder, "README.md").read_text()
+        create_markdown_artifact(card, key=f"release-{released.name}".lower().replace("_", "-"))
+    return released
 
 
 @flow
-def release(params_path: str = "params.yaml", datasets: list[str] | None = None) -> list[Released]:
-    """Release the champion of each dataset, by default of all. Raises the first failure when all were tried."""
+def release(params_path: str = "params.yaml", datasets: list[str] | None = None) -> list[ReleasedVersion]:
+    """Release the champion of each dataset, by default of all. Raises the first failure after all were tried."""
     params = load_params(params_path)
     futures = [release_champion.submit(params, dataset) for dataset in datasets or params.datasets]
     return [future.result() for future in futures]
 
 
-def run_release(params_path: str, datasets: list[str] | None) -> list[Released]:
-    """The flow here, on the server that PREFECT_API_URL names or else on one of its own."""
+def run_release(params_path: str, datasets: list[str] | None) -> list[ReleasedVersion]:
+    """Run the flow here, on the server that PREFECT_API_URL names or else on one of its own."""
     _check(params_path, datasets)
     ensure_server()
     return release(params_path, datasets)
 
 
 def watch(params_path: str, datasets: list[str] | None, every: float) -> None:
-    """Release what has become champion, looking every so many seconds, until interrupted."""
+    """Release new champions, looking for them every so many seconds, until interrupted."""
     _check(params_path, datasets)
     ensure_server()
-    _repeat(params_path, datasets, looks(queue.Queue(), every))
+    _release_at(wake_ups(queue.Queue(), every), params_path, datasets)
 
 
 def listen(params_path: str, datasets: list[str] | None, host: str, port: int, every: float) -> None:
     """Release whenever a verified webhook of MLflow says that a champion moved, until interrupted.
 
-    A delivery can be lost, and a release can fail: it looks every so many seconds, too.
+    A delivery can be lost and a release can fail, so it also looks every so many seconds.
     """
     params = _check(params_path, datasets)
     secret = os.environ.get(webhook.SECRET)
@@ -82,11 +84,14 @@ def listen(params_path: str, datasets: list[str] | None, host: str, port: int, e
     with server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         _say(f"listening on http://{host}:{server.server_address[1]}")
-        _repeat(params_path, datasets, looks(moves, every))
+        _release_at(wake_ups(moves, every), params_path, datasets)
 
 
-def looks(moves: "queue.Queue[None]", every: float) -> Iterator[None]:
-    """When to look: at once, then after every move, several that came meanwhile being one, or after so many seconds."""
+def wake_ups(moves: "queue.Queue[None]", every: float) -> Iterator[None]:
+    """Yields when it is time to release: at once, then after each move, or after `every` seconds without one.
+
+    Moves that came during a release count as one.
+    """
     while True:
         yield
         with contextlib.suppress(queue.Empty):
@@ -95,16 +100,16 @@ def looks(moves: "queue.Queue[None]", every: float) -> Iterator[None]:
             moves.get_nowait()
 
 
-def _repeat(params_path: str, datasets: list[str] | None, times: Iterable[None]) -> None:
+def _release_at(times: Iterable[None], params_path: str, datasets: list[str] | None) -> None:
     for _ in times:
         for line in _attempt(lambda: release(params_path, datasets)):
             _say(line)
 
 
-def _attempt(run: Callable[[], list[Released]]) -> list[str]:
-    """What came of it, for people; a failure ends this attempt, not the watch."""
+def _attempt(run: Callable[[], list[ReleasedVersion]]) -> list[str]:
+    """Lines for people on what was released, or why it failed: a failure ends this attempt, not the watch."""
     try:
-        return [f"released {one.name} version {one.version}: {one.folder}" for one in run() if one.created]
+        return [f"released {model.name} version {model.version}: {model.folder}" for model in run() if model.created]
     except (ReleaseFailed, UserError) as error:
         return [str(error)]
 

@@ -1,4 +1,4 @@
-"""What the flow returns, and whether it has anything to do, told in this process: no server, no MLflow, no child."""
+"""What the flow returns, and whether it has anything to do, found in this process: no server, no MLflow, no child."""
 
 import contextlib
 import logging
@@ -18,21 +18,26 @@ if TYPE_CHECKING:
     from dvc.repo import Repo
     from dvc.stage import PipelineStage
 
-WORKSPACES = ("MLFLOW_WORKSPACE", "MLFLOW_ENABLE_WORKSPACES")  # with workspaces a name alone says no model
+    from flows.registry.promotion import PromotionDecision
+    from flows.registry.versions import RegisteredVersion
+
+WORKSPACES = ("MLFLOW_WORKSPACE", "MLFLOW_ENABLE_WORKSPACES")  # with workspaces a model has more than a name
 
 
 class Adapted(NamedTuple):
-    """`ran` holds the items that did work; source checks always run and are not among them."""
+    """The flow's result. `ran` holds the items that did work, without source checks, which always run; `registered` and
+    `promoted` are by dataset."""
 
     ran: list[str]
     up_to_date: int
-    registered: dict[str, NamedTuple]
-    promoted: dict[str, NamedTuple]
+    registered: dict[str, "RegisteredVersion"]
+    promoted: dict[str, "PromotionDecision"]
 
     @property
     def summary(self) -> str:
+        """One line for people."""
         created = [version for version in self.registered.values() if version.created]
-        moved = [alias for alias in self.promoted.values() if alias.moved]
+        moved = [decision for decision in self.promoted.values() if decision.moved]
         if not (self.ran or created or moved):
             return "nothing to do"
         return (
@@ -42,13 +47,13 @@ class Adapted(NamedTuple):
 
 
 def up_to_date(params_path: str | Path = "params.yaml") -> Adapted | None:
-    """What the flow would return where it would do nothing, its lines printed; None where it would do something or that
-    is not certain. Then the flow finds out, and says what is wrong."""
+    """What the flow would return where it would do nothing, its lines printed on stderr; None where it would do
+    something, or where that is not certain: the flow finds out, and reports what is wrong."""
     try:
         if Path(params_path).resolve() != Path("params.yaml").resolve() or _is_set_up_otherwise():
             return None
         checks, adapted = _up_to_date(load_params(params_path))
-    except Exception:  # DVC, git and sqlite raise what they like; whatever was in the way, the flow meets it again
+    except Exception:  # DVC, git and sqlite raise errors of many kinds; the flow meets the cause again
         return None
     for line in (*checks, adapted.summary):
         print(line, file=sys.stderr)
@@ -60,7 +65,8 @@ def _is_set_up_otherwise() -> bool:
 
 
 def _up_to_date(params: Params) -> tuple[list[str], Adapted]:
-    """The lines of the source checks, and what the flow would return. Raises _SomethingToDo, or anything."""
+    """The lines of the source checks, and what the flow would return. Raises _SomethingToDo, or any error of DVC's,
+    git's or sqlite's."""
     from flows.registry.snapshot import unchanged
 
     with _repository() as repo:
@@ -68,21 +74,23 @@ def _up_to_date(params: Params) -> tuple[list[str], Adapted]:
     checks = [stage for stage in stages if stage.always_changed]
     if not Path("dvc.yaml").exists() or changes != {stage.addressing: ["always changed"] for stage in checks}:
         raise _SomethingToDo
-    found = {dataset: unchanged(params, dataset, commit) for dataset in params.datasets}
-    if None in found.values():
-        raise _SomethingToDo
+    registered, promoted = {}, {}
+    for dataset in params.datasets:
+        if (pair := unchanged(params, dataset, commit)) is None:
+            raise _SomethingToDo
+        registered[dataset], promoted[dataset] = pair
     lines = [_check(stage, params) for stage in checks]
-    registered, promoted = ({dataset: pair[i] for dataset, pair in found.items()} for i in (0, 1))
     return lines, Adapted([], len(stages) - len(checks), registered, promoted)
 
 
 class _SomethingToDo(Exception):
-    """Not an error: what was looked at is not up to date."""
+    """Not an error: something is not up to date."""
 
 
 @contextlib.contextmanager
 def _repository() -> Iterator["Repo"]:
-    """DVC's own view of the working directory, locked and silent. Raises DVC's exceptions, LockError among them."""
+    """DVC's repository of the working directory, locked, with DVC's log lines off. Raises DVC's exceptions, among them
+    LockError."""
     with contextlib.redirect_stdout(sys.stdout):  # undone at the end: DVC's import puts a wrapper in its place
         from dvc.logger import set_loggers_level
         from dvc.repo import Repo, lock_repo
@@ -100,7 +108,7 @@ def _stages(repo: "Repo") -> list["PipelineStage"]:
 
 
 def _commit(repo: "Repo") -> str | None:
-    """What `git_commit` says."""
+    """What `flows.tracking.run.git_commit` returns."""
     from dvc.scm import NoSCM, SCMError, map_scm_exception
 
     if isinstance(repo.scm, NoSCM):
@@ -114,8 +122,8 @@ def _commit(repo: "Repo") -> str | None:
 
 
 def _check(stage: "PipelineStage", params: Params) -> str:
-    """Do what a source check does, without writing; the flow's line about it. Raises _SomethingToDo where it would
-    write something else than is there, or is not a check of ours."""
+    """Do what a source check does, without writing; the line that the flow would print. Raises _SomethingToDo where the
+    check would change its output, or is not `mmrl fingerprint`."""
     from dvc.dependency import ParamsDependency
 
     from mmrl_core.data.catalog import fingerprint
@@ -123,7 +131,7 @@ def _check(stage: "PipelineStage", params: Params) -> str:
     start, dataset = time.monotonic(), stage.cmd.rpartition(" ")[2]
     source = Path.cwd() / paths.source(dataset)
     ours = (f"mmrl fingerprint --dataset {dataset}", [source]) == (stage.cmd, [Path(out.fs_path) for out in stage.outs])
-    if not ours or not all(isinstance(one, ParamsDependency) for one in stage.deps):
+    if not ours or not all(isinstance(dep, ParamsDependency) for dep in stage.deps):
         raise _SomethingToDo
     if source.read_bytes() != json_document(fingerprint(dataset, params.data.root, params.data.own)):
         raise _SomethingToDo

@@ -10,27 +10,30 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from email.message import Message
 
 SIGNATURE, TIMESTAMP, DELIVERY = "X-MLflow-Signature", "X-MLflow-Timestamp", "X-MLflow-Delivery-Id"
 SECRET = "MMRL_WEBHOOK_SECRET"  # the environment variable
 TOLERANCE = 300  # seconds that a delivery may be old, or a clock ahead
-MOST = 64 * 1024  # bytes of a body
+MAX_BYTES = 64 * 1024  # of a body
 
 
 class Unverified(ValueError):
-    """A delivery that is not of the sender who knows the secret, or is an old one."""
+    """A delivery whose signature was not made with the secret, that is too old, or that came before."""
 
 
 class Deliveries:
-    """Each is accepted once, while it is fresh."""
+    """Verifies deliveries: each is accepted once, within TOLERANCE seconds of its timestamp."""
 
     def __init__(self, secret: str, clock: Callable[[], float] = time.time):
         self._secret, self._clock = secret.encode(), clock
         self._seen: dict[str, float] = {}
 
-    def accept(self, headers: Mapping[str, str], body: bytes) -> dict[str, Any]:
-        """The event of a delivery. Raises Unverified, in a constant time as to the signature."""
+    def accept(self, headers: "Mapping[str, str] | Message", body: bytes) -> dict[str, Any]:
+        """The event of a delivery. Raises Unverified; signatures are compared in constant time."""
         number, stamp, signature = (headers.get(name) or "" for name in (DELIVERY, TIMESTAMP, SIGNATURE))
         signed = hmac.new(self._secret, f"{number}.{stamp}.".encode() + body, hashlib.sha256).digest()
         if not hmac.compare_digest(f"v1,{base64.b64encode(signed).decode()}".encode(), signature.encode()):
@@ -46,7 +49,7 @@ class Deliveries:
 
 
 def moved_alias(event: Mapping[str, Any]) -> tuple[str, str] | None:
-    """Name of the registered model and alias where an event says that one was set; else None."""
+    """The registered model's name and the alias where an event says that an alias was set; else None."""
     if (event.get("entity"), event.get("action")) != ("model_version_alias", "created"):
         return None
     data = event.get("data") or {}
@@ -56,12 +59,13 @@ def moved_alias(event: Mapping[str, Any]) -> tuple[str, str] | None:
 def server(host: str, port: int, secret: str, on_move: Callable[[str, str], None]) -> ThreadingHTTPServer:
     """A server that calls `on_move(name, alias)` for every verified move of an alias; port 0 takes a free one.
 
-    Answers 204, 401 to what is not verified, 413 and 400 to what no delivery can be. `on_move` must not wait.
+    Answers 204; 401 to an unverified delivery, 411 to one without a length, 413 to one over MAX_BYTES, 400 to one that
+    is no JSON object. `on_move` must not block.
     """
     deliveries = Deliveries(secret)
 
     class Handler(BaseHTTPRequestHandler):
-        timeout = 10  # seconds for a sender to say what it has to say
+        timeout = 10  # seconds for a sender to send its delivery
 
         def do_POST(self) -> None:
             self.send_response(self._status())
@@ -70,7 +74,7 @@ def server(host: str, port: int, secret: str, on_move: Callable[[str, str], None
 
         def _status(self) -> int:
             length = self.headers.get("Content-Length", "")
-            if not length.isdigit() or int(length) > MOST:
+            if not length.isdigit() or int(length) > MAX_BYTES:
                 self.close_connection = True
                 return 413 if length.isdigit() else 411
             try:
@@ -85,6 +89,6 @@ def server(host: str, port: int, secret: str, on_move: Callable[[str, str], None
             return 204
 
         def log_message(self, *_: Any) -> None:
-            """Nothing: a release says what it does itself."""
+            """Log nothing: a release prints its own lines."""
 
     return ThreadingHTTPServer((host, port), Handler)

@@ -1,4 +1,4 @@
-"""Where a run of the flow works: this folder, or a git worktree of its own; with the settings that it was given."""
+"""The folder that a run of the flow works in, with the run's settings: this one, or a git worktree of its own."""
 
 import contextlib
 import datetime
@@ -15,7 +15,7 @@ from flows.tracking.store import store_uri
 def changed_settings(
     datasets: list[str] | None, seeds: list[int] | None, search_seed: int | None, overrides: list[str]
 ) -> list[str]:
-    """What is to be written into params.yaml, as `key.path=value`; the overrides last, so they win."""
+    """The changes to params.yaml, as `key.path=value`; the overrides are last and so take precedence."""
     return [
         *([f"datasets={datasets}"] if datasets else []),
         *([f"seeds={seeds}"] if seeds else []),
@@ -25,14 +25,14 @@ def changed_settings(
 
 
 def week_seed(start: datetime.datetime) -> int:
-    """202648 in week 48 of 2026: the same for a run and its retries."""
+    """Year and ISO week of a time as one number, such as 202648: the same for a run and its retries."""
     year, week, _ = start.isocalendar()
     return year * 100 + week
 
 
 @contextlib.contextmanager
 def this_place(params_path: str, changes: list[str]) -> Iterator[None]:
-    """The working directory as it is."""
+    """Work in the working directory as it is, with its params.yaml changed."""
     if changes:
         edit_params(Path(params_path), changes)
     yield
@@ -40,7 +40,8 @@ def this_place(params_path: str, changes: list[str]) -> Iterator[None]:
 
 @contextlib.contextmanager
 def own_place(params_path: str, changes: list[str], name: str, warn: Callable[[str], object]) -> Iterator[None]:
-    """A worktree as the working directory; the MLflow store and the data are those of the folder it is made from."""
+    """Work in a worktree of the working directory, with its params.yaml changed; it uses the working directory's MLflow
+    store and data."""
     checkout = Path.cwd()
     for file in uncommitted(checkout):
         warn(f"{file} has changes that are not committed; this run does not see them")
@@ -55,6 +56,7 @@ def own_place(params_path: str, changes: list[str], name: str, warn: Callable[[s
 
 @contextlib.contextmanager
 def _environ(name: str, value: str) -> Iterator[None]:
+    """Set an environment variable for the time of a block."""
     before = os.environ.get(name)
     os.environ[name] = value
     try:

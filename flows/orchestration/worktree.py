@@ -1,7 +1,7 @@
 """A git worktree for every run of a deployment: two at once disturb neither each other nor the checkout.
 
-Worktrees lie in numbered folders of .mmrl/worktrees. Each is held by a lock, which ends with its process, so the next
-run finds and removes what a killed one left.
+Worktrees lie in numbered folders of .mmrl/worktrees. A run holds a lock on its number, which ends with its process, so
+the next run can tell and remove what a killed one left.
 """
 
 import contextlib
@@ -30,7 +30,7 @@ DVC_PATHS = ("url", "dir", "credentialpath", "keyfile")
 
 @contextlib.contextmanager
 def worktree(checkout: Path, name: str) -> Iterator[Path]:
-    """What `checkout`, a project's folder, has committed, in a folder of its own that is removed at the end.
+    """A worktree of the commit that `checkout`, a project's folder, is at; it is removed at the end.
 
     Shares DVC's cache and the state that saves time; logs go to .mmrl/logs/<name> of the checkout. Where git's folder
     is read-only it is a clone instead. Raises UserError where there is no repository or no commit.
@@ -51,14 +51,15 @@ def worktree(checkout: Path, name: str) -> Iterator[Path]:
 
 
 def uncommitted(checkout: Path) -> list[str]:
-    """Tracked files that differ from the commit, and so from what a worktree runs."""
+    """Tracked files that differ from the commit: a worktree does not have the changes."""
     _inside_repository(checkout)
     return _git(checkout, "diff", "--name-only", "HEAD").splitlines()
 
 
 def link_inputs(params: Params, checkout: Path, root: Path) -> None:
-    """Give the worktree the data that settings name by a path from the checkout and that git does not hold."""
-    own = [path for one in params.data.own.values() for path in (one.images, one.table, one.shards, one.classes)]
+    """Link into the worktree the checkout's data that settings name by a relative path and that is not in git."""
+    datasets = params.data.own.values()
+    own = [path for data in datasets for path in (data.images, data.table, data.shards, data.classes)]
     for path in filter(None, [params.data.root, params.backbone.weights, *own]):
         plain = Path(*itertools.takewhile(lambda part: not set(part) & set("*?[{"), Path(path).parts))
         if plain.is_absolute() or not (checkout / plain).exists() or (root / plain).exists():
@@ -72,8 +73,8 @@ def record(root: Path, message: str) -> str | None:
 
     None too where git is read-only: a registered version holds both files in its settings.
 
-    Its first parent is what the run started from, the second the branch's last one. The branch moves only from the
-    commit that was seen, so two runs that end at once both stay in its history.
+    The commit's first parent is what the run started from, the second the branch's last commit. The branch is updated
+    only if it is still at that one, so two runs that end at once both stay in its history.
     """
     if _git(root, "rev-parse", "--path-format=absolute", "--git-dir") == str(_common(root)):  # a clone
         return None
@@ -94,7 +95,7 @@ def record(root: Path, message: str) -> str | None:
 
 
 def _inside_repository(checkout: Path) -> str:
-    """The project's folder seen from the top of its repository."""
+    """The project's folder, relative to the top of its repository. Raises UserError where there is no commit."""
     try:
         inside = _git(checkout, "rev-parse", "--show-prefix")
         _git(checkout, "rev-parse", "--verify", "HEAD")
@@ -112,7 +113,7 @@ def _common(checkout: Path) -> Path:
 
 
 def _clone(checkout: Path, folder: Path) -> None:
-    """HEAD in a repository of its own that reads the other's objects: nothing is written there."""
+    """Clone HEAD into a repository of its own that shares the checkout's objects and writes nothing there."""
     commit = _git(checkout, "rev-parse", "HEAD")
     _git(checkout.parent, "clone", "--quiet", "--shared", "--no-checkout", str(_common(checkout)), str(folder))
     _git(folder, "checkout", "--quiet", "--detach", commit)
@@ -120,30 +121,40 @@ def _clone(checkout: Path, folder: Path) -> None:
 
 @contextlib.contextmanager
 def _slot(checkout: Path) -> Iterator[Path]:
-    """The first numbered folder that no living run holds; what dead ones left is removed."""
+    """The first numbered folder that no living run holds, empty; held until the end."""
     folders = checkout / STATE / "worktrees"
     folders.mkdir(parents=True, exist_ok=True)
-    held = None
-    for number in itertools.count():
-        folder, lock = folders / str(number), FileLock(folders / f"{number}.lock")
-        if held and not folder.exists():
-            break
-        with contextlib.suppress(Timeout):
-            lock.acquire(timeout=0)
-            _remove(checkout, folder)
-            if held:
-                lock.release()
-            else:
-                held = folder, lock
-    folder, lock = held
+    number, lock = _acquire_number(folders)
     try:
-        yield folder
+        _remove(checkout, folders / str(number))
+        _remove_abandoned(checkout, folders, number + 1)
+        yield folders / str(number)
     finally:
         lock.release()
 
 
+def _acquire_number(folders: Path) -> tuple[int, FileLock]:
+    """The first number whose lock is free, and that lock, acquired."""
+    number = 0
+    while True:
+        lock = FileLock(folders / f"{number}.lock", timeout=0)
+        try:
+            lock.acquire()
+            return number, lock
+        except Timeout:
+            number += 1
+
+
+def _remove_abandoned(checkout: Path, folders: Path, number: int) -> None:
+    """Remove the folders that killed runs left, from a number on up to the first one that does not exist."""
+    while (folder := folders / str(number)).exists():
+        with contextlib.suppress(Timeout), FileLock(folders / f"{number}.lock", timeout=0):
+            _remove(checkout, folder)
+        number += 1
+
+
 def _remove(checkout: Path, folder: Path) -> None:
-    """Best effort: what stays is removed by the next run."""
+    """Remove a worktree as far as possible; what remains is removed by the next run."""
     if folder.exists():
         _git(checkout, "worktree", "remove", "--force", "--force", str(folder), check=False)
         shutil.rmtree(folder, ignore_errors=True)
@@ -151,6 +162,7 @@ def _remove(checkout: Path, folder: Path) -> None:
 
 
 def _share(checkout: Path, root: Path, name: str) -> None:
+    """Link the checkout's shared state and logs into the worktree, and give it the checkout's DVC settings."""
     state = root / STATE
     state.mkdir(exist_ok=True)
     plain = re.sub(r"[^\w-]+", "-", name)  # a person may have named the run
@@ -166,7 +178,7 @@ def _share(checkout: Path, root: Path, name: str) -> None:
 
 
 def _dvc_config(folder: Path) -> ConfigParser:
-    """The checkout's DVC settings, their relative paths made absolute; links instead of copies of what is cached."""
+    """The checkout's DVC settings with absolute paths; cached files are linked rather than copied where possible."""
     config = ConfigParser(interpolation=None)
     config.read_dict({"cache": {"dir": "cache", "type": "reflink,hardlink,copy"}})
     config.read([folder / "config", folder / "config.local"])
@@ -178,7 +190,7 @@ def _dvc_config(folder: Path) -> ConfigParser:
 
 
 def _git(folder: Path, *args: str, check: bool = True) -> str:
-    """Its stdout. Raises UserError with git's last line when it fails; "" then without `check`."""
+    """A git command's stdout. Raises UserError with git's last line where it fails; "" then without `check`."""
     own = {key: value for key, value in os.environ.items() if key not in ("GIT_DIR", "GIT_WORK_TREE", "GIT_INDEX_FILE")}
     done = subprocess.run(["git", *args], cwd=folder, env=own | AUTHOR, capture_output=True, text=True)
     if done.returncode and check:

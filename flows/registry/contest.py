@@ -1,16 +1,17 @@
-"""Champion and challenger on the same images, those that are kept for the gate, and the decision on what came out."""
+"""Champion and challenger compared on the images that are kept for the gate."""
 
+import itertools
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from flows.project import paths
-from flows.registry.versions import Fetched
+from flows.registry.versions import FetchedVersion
 from flows.settings.params import Params
-from mmrl_core.clip.backbone import Backbone, load_backbone
+from mmrl_core.clip.backbone import load_backbone
 from mmrl_core.data.shards import Example, Manifest, read_manifest, stream_examples
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation.gate import REFUSED, Bounds, Decision, Pair, decide, is_gate_image, latency_ratio
@@ -21,18 +22,21 @@ from mmrl_core.method.model import AdaptedCLIP
 from mmrl_core.predict import Predictor
 from mmrl_core.protocols import HALVES, PROTOCOLS, TestSet, labels_of
 
-TIMED_IMAGES, ROUNDS = 8, 5  # of the latency's measurement: each model takes every image in turn
+TIMED_IMAGES, ROUNDS = 8, 5  # of the latency's measurement: in each round both models take every image in turn
 
 
-class Contest(NamedTuple):
-    """`rows` has one dict an image: its part, its label, and what either of the two said."""
+class Comparison(NamedTuple):
+    """The gate's decision, and one row an image: its part, path and label, and the class that each version predicts."""
 
     decision: Decision
     rows: list[dict[str, Any]]
 
 
-def hold(params: Params, dataset: str, champion: Fetched, challenger: Fetched, new_classes: bool = False) -> Contest:
-    """Let both classify the gate's images of the dataset as it is prepared here, and decide by the settings' bounds.
+def compare_versions(
+    params: Params, dataset: str, champion: FetchedVersion, challenger: FetchedVersion, new_classes: bool = False
+) -> Comparison:
+    """Both versions' predictions for the gate's images of the prepared dataset, and the decision by the settings'
+    bounds.
 
     `new_classes` allows class lists that differ; both then choose among the challenger's. Raises UserError when what
     is prepared here is not what the challenger was evaluated on.
@@ -43,30 +47,31 @@ def hold(params: Params, dataset: str, champion: Fetched, challenger: Fetched, n
             f"{paths.pool(dataset)} is not the data that version {challenger.version} was evaluated on; "
             "run `dvc repro`, then `mmrl register`"
         )
-    if (refusal := _class_lists(champion, challenger)) and not new_classes:
-        return Contest(Decision(REFUSED, [refusal], {}), [])
-    tests, used = PROTOCOLS[params.data.protocol].tests, _used(dataset)
-    scores = [_Examinee(one, manifest).scores(dataset, tests, used) for one in (champion, challenger)]
-    parts = {part: Pair(*(_right(one[part]) for one in scores)) for part in scores[0]}
+    if (refusal := _class_list_change(champion, challenger)) and not new_classes:
+        return Comparison(Decision(REFUSED, [refusal], {}), [])
+    tests, used = PROTOCOLS[params.data.protocol].tests, _used_images(dataset)
+    before, after = (_scores_by_part(version, manifest, dataset, tests, used) for version in (champion, challenger))
+    parts = {part: Pair(_is_right(before[part]), _is_right(after[part])) for part in before}
     bounds = Bounds(**params.registry.model_dump(exclude={"alias"}))
     ratio = _latency_ratio(champion, challenger, dataset)
-    return Contest(decide(parts, ratio, bounds), [row for part in parts for row in _rows(part, *scores)])
+    rows = [row for part in parts for row in _rows(part, before[part], after[part])]
+    return Comparison(decide(parts, ratio, bounds), rows)
 
 
-def _class_lists(champion: Fetched, challenger: Fetched) -> str | None:
-    """What is to be said of class lists that differ."""
-    before, now = (read_card(one.adapter)["class_names"] for one in (champion, challenger))
+def _class_list_change(champion: FetchedVersion, challenger: FetchedVersion) -> str | None:
+    """How the class lists differ, as the reason of a refusal; None where they are the same."""
+    before, now = (read_card(version.adapter)["class_names"] for version in (champion, challenger))
     if before == now:
         return None
     gone, new = [name for name in before if name not in now], [name for name in now if name not in before]
-    told = f"new: {', '.join(new[:5]) or 'none'}; gone: {', '.join(gone[:5]) or 'none'}"
-    return f"the classes differ from the champion's ({told}); allow that with --allow-new-classes"
+    changes = f"new: {', '.join(new[:5]) or 'none'}; gone: {', '.join(gone[:5]) or 'none'}"
+    return f"the classes differ from the champion's ({changes}); allow that with --allow-new-classes"
 
 
-def _used(dataset: str) -> set[str]:
-    """Validation images of the few-shot sets that are prepared: search and thresholds were settled on those."""
+def _used_images(dataset: str) -> set[str]:
+    """Paths of the prepared few-shot sets' validation images: searches and thresholds were chosen on those."""
     folders = [path.parent for path in Path(f"data/{dataset}").glob("*shot-seed*/manifest.json")]
-    return {one.path for folder in folders for half in HALVES for one in stream_examples(folder, "val", half)}
+    return {example.path for folder in folders for half in HALVES for example in stream_examples(folder, "val", half)}
 
 
 def _gate_images(dataset: str, halves: tuple[str, ...], used: set[str]) -> Iterator[Example]:
@@ -76,45 +81,41 @@ def _gate_images(dataset: str, halves: tuple[str, ...], used: set[str]) -> Itera
                 yield example
 
 
-class _Examinee:
-    """A version and the backbone that it stands on."""
-
-    def __init__(self, fetched: Fetched, manifest: Manifest) -> None:
-        self.manifest = manifest
-        self.backbone = _backbone(fetched)
-        self.adapter, self.card = load_adapter(fetched.adapter, self.backbone)
-
-    def scores(self, dataset: str, tests: tuple[TestSet, ...], used: set[str]) -> dict[str, Scores]:
-        return {test.part: self._score(test, _gate_images(dataset, test.images, used)) for test in tests}
-
-    def _score(self, test: TestSet, examples: Iterator[Example]) -> Scores:
-        labels = labels_of(self.manifest, test.classes)
-        names = [self.manifest["class_names"][label] for label in labels]
-        trained = [label for label, name in zip(labels, names, strict=True) if name in self.card["class_names"]]
-        return score(AdaptedCLIP(self.backbone, self.adapter, names, self.card["template"]), examples, labels, trained)
-
-
-def _backbone(fetched: Fetched) -> Backbone:
-    named = read_card(fetched.adapter)["backbone"]
-    return load_backbone(named["name"], named["weights"])
+def _scores_by_part(
+    version: FetchedVersion, manifest: Manifest, dataset: str, tests: Iterable[TestSet], used: set[str]
+) -> dict[str, Scores]:
+    """The version's scores on the gate's images of each test set, by its part (such as base and novel)."""
+    named = read_card(version.adapter)["backbone"]
+    backbone = load_backbone(named["name"], named["weights"])
+    adapter, card = load_adapter(version.adapter, backbone)
+    scores = {}
+    for test in tests:
+        labels = labels_of(manifest, test.classes)
+        names = [manifest["class_names"][label] for label in labels]
+        trained = [label for label, name in zip(labels, names, strict=True) if name in card["class_names"]]
+        model = AdaptedCLIP(backbone, adapter, names, card["template"])
+        scores[test.part] = score(model, _gate_images(dataset, test.images, used), labels, trained)
+    return scores
 
 
-def _right(scores: Scores) -> np.ndarray:
+def _is_right(scores: Scores) -> np.ndarray:
+    """Whether each image was classified rightly, (N,) bool."""
     return (scores.adapted.argmax(-1) == scores.labels).numpy()
 
 
-def _rows(part: str, champion: dict[str, Scores], challenger: dict[str, Scores]) -> Iterator[dict[str, Any]]:
-    one, other = champion[part], challenger[part]
-    said = ([scores.classes[index] for index in scores.adapted.argmax(-1).tolist()] for scores in (one, other))
-    for item, label, first, second in zip(one.items, one.labels.tolist(), *said, strict=True):
-        yield {"part": part, "item": item, "label": one.classes[label], "champion": first, "challenger": second}
+def _rows(part: str, champion: Scores, challenger: Scores) -> Iterator[dict[str, Any]]:
+    predicted = (
+        [scores.classes[index] for index in scores.adapted.argmax(-1).tolist()] for scores in (champion, challenger)
+    )
+    for item, label, before, after in zip(champion.items, champion.labels.tolist(), *predicted, strict=True):
+        yield {"part": part, "item": item, "label": champion.classes[label], "champion": before, "challenger": after}
 
 
-def _latency_ratio(champion: Fetched, challenger: Fetched, dataset: str) -> float:
-    """The challenger's time for one image over the champion's, in turn in this process."""
-    images = [one.image for _, one in zip(range(TIMED_IMAGES), _gate_images(dataset, HALVES, set()), strict=False)]
-    predictors = [Predictor.load(one.adapter) for one in (champion, challenger)]
-    seconds = [[[_seconds(one, image) for one in predictors] for image in images] for _ in range(ROUNDS + 1)]
+def _latency_ratio(champion: FetchedVersion, challenger: FetchedVersion, dataset: str) -> float:
+    """The challenger's time for one image over the champion's, measured in turn in this process."""
+    images = [example.image for example in itertools.islice(_gate_images(dataset, HALVES, set()), TIMED_IMAGES)]
+    predictors = [Predictor.load(version.adapter) for version in (champion, challenger)]
+    seconds = [[[_seconds(each, image) for each in predictors] for image in images] for _ in range(ROUNDS + 1)]
     return latency_ratio(np.array(seconds[1:])) if images else 1.0  # the first round warms up
 
 

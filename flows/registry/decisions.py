@@ -1,22 +1,27 @@
 """The history of a registered model: every decision about its aliases as an MLflow run that nothing changes later.
 
-Runs lie in the experiment `promotions`, with the decision as tags, decision.md for people, and outcomes.parquet, what
-champion and challenger said of every image. A run that is still RUNNING was cut off before the alias moved.
+Runs lie in the experiment `promotions`, with the decision as tags, decision.md for people, and outcomes.parquet, the
+classes that champion and challenger predict for every image. A run that is still RUNNING was cut off before the alias
+moved.
 """
 
 import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flows.tracking.store import experiment_id
 from mmrl_core.evaluation.gate import Decision
 
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+    from mlflow.entities import Run
+
 EXPERIMENT = "promotions"
 
 
-class Entry(NamedTuple):
-    """One line of the history; `at` is in milliseconds since 1970."""
+class PastDecision(NamedTuple):
+    """One line of the history; `at` is in milliseconds since 1970, `moved` whether the alias moved."""
 
     run_id: str
     at: int
@@ -28,9 +33,15 @@ class Entry(NamedTuple):
 
 
 def record(
-    client, uri: str, name: str, version: int, champion: int | None, decision: Decision, rows: list[dict[str, Any]]
+    client: "MlflowClient",
+    uri: str,
+    name: str,
+    version: int,
+    champion: int | None,
+    decision: Decision,
+    rows: list[dict[str, Any]],
 ) -> str:
-    """Write a decision down before anything follows from it; the id of its run."""
+    """Log a decision as a run that is still RUNNING, before any alias moves; the run's id."""
     experiment = experiment_id(client, uri, EXPERIMENT)
     tags = {
         "model": name,
@@ -51,25 +62,27 @@ def record(
     return run_id
 
 
-def close(client, run_id: str, moved: bool) -> None:
+def close(client: "MlflowClient", run_id: str, moved: bool) -> None:
+    """End the run of a decision, with whether the alias moved."""
     client.set_tag(run_id, "moved", str(moved).lower())
     client.set_terminated(run_id, "FINISHED")
 
 
-def history(client, uri: str, name: str) -> list[Entry]:
+def history(client: "MlflowClient", uri: str, name: str) -> list[PastDecision]:
     """Every decision about a model, the first one first."""
     experiment = experiment_id(client, uri, EXPERIMENT)
-    runs, token = [], None
+    runs: list[Run] = []
+    token: str | None = None
     while token != "":
         page = client.search_runs([experiment], f"tags.model = '{name}'", order_by=["start_time ASC"], page_token=token)
         runs, token = runs + list(page), page.token or ""
-    return [_entry(run) for run in runs]
+    return [_past_decision(run) for run in runs]
 
 
-def _entry(run) -> Entry:
+def _past_decision(run: "Run") -> PastDecision:
     tags = run.data.tags
     champion = int(tags["champion"]) if tags["champion"] else None
-    return Entry(run.info.run_id, run.info.start_time, int(tags["version"]), champion, tags["verdict"],
+    return PastDecision(run.info.run_id, run.info.start_time, int(tags["version"]), champion, tags["verdict"],
                  json.loads(tags["reasons"]), tags.get("moved") == "true")  # fmt: skip
 
 

@@ -3,22 +3,27 @@
 Needs MLflow and this package where it is loaded; the adapter's files come with the model.
 """
 
+from typing import Any
+
 import mlflow
 import pandas as pd
-from mlflow.pyfunc import PythonModel
+from mlflow.pyfunc import PythonModel, PythonModelContext
 
 
 class AdapterModel(PythonModel):
     """Column `image` (encoded bytes) in; `label`, `probability` and `probabilities` (class name -> probability) out."""
 
-    def load_context(self, context):
+    def load_context(self, context: PythonModelContext) -> None:
         from mmrl_core.predict import Predictor
 
         self._predictor = Predictor.load(context.artifacts["adapter"])
 
-    def predict(self, context, model_input: pd.DataFrame, params=None) -> pd.DataFrame:
-        found = self._predictor.predict(list(model_input["image"]))
-        return pd.DataFrame([one._asdict() for one in found], columns=["label", "probability", "probabilities"])
+    def predict(
+        self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None
+    ) -> pd.DataFrame:
+        predictions = self._predictor.predict(list(model_input["image"]))
+        rows = [prediction._asdict() for prediction in predictions]
+        return pd.DataFrame(rows, columns=["label", "probability", "probabilities"])
 
 
 mlflow.models.set_model(AdapterModel())

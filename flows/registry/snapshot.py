@@ -1,4 +1,4 @@
-"""What a sqlite registry says of a model, read from its file without MLflow, whose import takes seconds."""
+"""A registered model's aliases and tags, read from a sqlite store's file without MLflow, whose import takes seconds."""
 
 import sqlite3
 from contextlib import closing
@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 from flows.registry import promotion
 from flows.registry import versions as registry
-from flows.registry.promotion import Promoted
-from flows.registry.versions import Registered
+from flows.registry.promotion import PromotionDecision
+from flows.registry.versions import RegisteredVersion
 from flows.settings.params import Params
 from flows.tracking.store import database_file, store_uri
 
@@ -18,38 +18,41 @@ TAGS = "SELECT version, key, value FROM model_version_tags WHERE name = ? AND wo
 
 
 class Snapshot(NamedTuple):
-    """One moment of a registered model: versions by alias, tags by version."""
+    """A registered model at one moment: versions by alias, tags by version."""
 
     aliases: dict[str, int]
     versions: dict[int, dict[str, str]]
 
 
-def unchanged(params: Params, dataset: str, commit: str | None) -> tuple[Registered, Promoted] | None:
+def unchanged(params: Params, dataset: str, commit: str | None) -> tuple[RegisteredVersion, PromotionDecision] | None:
     """What `register` and `promote` would return for the dataset's candidate, where they would change nothing but the
-    time at which it was named last; else None. `commit` is what `git_commit` says.
+    tag `candidate_at`; else None. `commit` is what `git_commit` returns.
 
     Raises UserError or sqlite3.Error where that cannot be told.
     """
     name, facts = registry.registered_name(dataset, params.data.protocol), _facts(params, dataset, commit)
-    seen = take(store_uri(params), name)
-    same = [version for version, tags in seen.versions.items() if tags.get("adapter_sha256") == facts["adapter_sha256"]]
-    if not same or registry.named_last(seen.versions) != min(same):
+    aliases, versions = take_snapshot(store_uri(params), name)
+    same = [version for version, tags in versions.items() if tags.get("adapter_sha256") == facts["adapter_sha256"]]
+    if not same or registry.named_last(versions) != min(same):
         return None
-    version, champion = min(same), seen.aliases.get(params.registry.alias)
-    tags = seen.versions[version]
-    decision = promotion.settled(params, version, champion, tags)
+    version, champion = min(same), aliases.get(params.registry.alias)
+    tags = versions[version]
+    decision = promotion.known_decision(params, version, champion, tags)
     if decision is None or any(tags.get(key) != facts.get(key) for key in {*facts, "git_commit"}):
         return None
-    registered = Registered(name, version, facts["adapter_sha256"], created=False)
-    return registered, Promoted(name, version, champion, False, decision.verdict, decision.reasons)
+    registered = RegisteredVersion(name, version, facts["adapter_sha256"], created=False)
+    return registered, PromotionDecision(name, version, champion, False, decision.verdict, decision.reasons)
 
 
 def _facts(params: Params, dataset: str, commit: str | None) -> dict[str, str]:
     return registry.facts(registry.candidate(params, dataset), commit)
 
 
-def take(uri: str, name: str) -> Snapshot:
-    """Raises sqlite3.Error where the store is no sqlite file, is being written, or has other tables than MLflow's."""
+def take_snapshot(uri: str, name: str) -> Snapshot:
+    """The model's aliases and tags, read in one transaction.
+
+    Raises sqlite3.Error where the store is no sqlite file, is being written, or has other tables than MLflow's.
+    """
     database = database_file(uri)
     if database is None:
         raise sqlite3.NotSupportedError(f"{uri} is no file")

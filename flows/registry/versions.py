@@ -1,4 +1,4 @@
-"""The MLflow registry: registering adapters, and getting them back. promotion.py moves its aliases.
+"""The MLflow registry: registering adapters, and fetching them. promotion.py moves its aliases.
 
 A registered version is known by the sha256 of its adapter's tensors, so registering twice creates one version.
 """
@@ -22,20 +22,24 @@ from mmrl_core.files import read_json, sha256_file
 from mmrl_core.method.adapter_card import CARD, TENSORS, read_unverified_card
 
 if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
     from mmrl_core.predict import Predictor
 
 MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
 
 
-class Registered(NamedTuple):
+class RegisteredVersion(NamedTuple):
+    """A version that holds a run's adapter; `created` is false where it was registered before."""
+
     name: str
     version: int
     adapter_sha256: str
     created: bool
 
 
-class Fetched(NamedTuple):
-    """A version's files in a folder: its adapter, verified, and the settings that it came from."""
+class FetchedVersion(NamedTuple):
+    """A version downloaded into a folder: its verified adapter, and the settings that it was made with."""
 
     version: int
     tags: dict[str, str]
@@ -64,8 +68,10 @@ def candidate(params: Params, dataset: str) -> RunKey:
 
 
 def _validation_rank(key: RunKey) -> tuple[float, float]:
-    found = next(iter(_metrics(key)["validation"].values()), None)
-    return (-found["accuracy"], found["nll"]) if found else (0.0, 0.0)  # no validation images: the order of the lists
+    metrics = next(iter(_metrics(key)["validation"].values()), None)
+    if not metrics:  # no validation images: the order of the lists
+        return (0.0, 0.0)
+    return (-metrics["accuracy"], metrics["nll"])
 
 
 def _metrics_file(key: RunKey) -> Path:
@@ -78,7 +84,7 @@ def _metrics(key: RunKey) -> dict[str, Any]:
     )
 
 
-def register(params: Params, key: RunKey) -> Registered:
+def register(params: Params, key: RunKey) -> RegisteredVersion:
     """Register a run's adapter, once per content: a second call finds the version of the first.
 
     Raises UserError when the run's files do not belong together or the registry cannot be used.
@@ -88,18 +94,16 @@ def register(params: Params, key: RunKey) -> Registered:
     sha256 = tags["adapter_sha256"]
     with exclusive(uri, f"registry-{name}"), store_errors(uri):
         client = connect(uri)
-        version = _find(client, name, sha256)
-        created = version is None
-        if created:
-            version = _create_version(client, uri, name, key, tags, params)
+        known = _version_of(client, name, sha256)
+        version = _create_version(client, uri, name, key, tags, params) if known is None else known
         for tag, value in (tags | {"candidate_at": datetime.now(UTC).isoformat()}).items():
             client.set_model_version_tag(name, str(version), tag, value)  # an evaluation may be newer than the version
-    return Registered(name, version, sha256, created)
+    return RegisteredVersion(name, version, sha256, created=known is None)
 
 
 def facts(key: RunKey, commit: str | None) -> dict[str, str]:
-    """What is to be known of a version without opening its files, as its tags; metrics of the run's own dataset among
-    it. Raises UserError when the run's files do not belong together."""
+    """The tags of a version: its run, its digests, and its metrics on the run's own dataset. Raises UserError when the
+    run's files do not belong together."""
     card, metrics = read_unverified_card(key.model, made_by="dvc repro"), _metrics(key)
     if sha256_file(key.model / TENSORS) != card["sha256"] or metrics["adapter_sha256"] != card["sha256"]:
         raise UserError(f"{key.model} and {key.results()} hold different adapters; run `dvc repro`")
@@ -120,12 +124,15 @@ def facts(key: RunKey, commit: str | None) -> dict[str, str]:
     return {name: str(value) for name, value in values.items()}
 
 
-def _find(client, name: str, sha256: str) -> int | None:
-    found = client.search_model_versions(f"name = '{name}' and tags.adapter_sha256 = '{sha256}'")
-    return min((int(version.version) for version in found), default=None)
+def _version_of(client: "MlflowClient", name: str, sha256: str) -> int | None:
+    """The first version with this adapter."""
+    versions = client.search_model_versions(f"name = '{name}' and tags.adapter_sha256 = '{sha256}'")
+    return min((int(version.version) for version in versions), default=None)
 
 
-def _create_version(client, uri: str, name: str, key: RunKey, tags: dict[str, str], params: Params) -> int:
+def _create_version(
+    client: "MlflowClient", uri: str, name: str, key: RunKey, tags: dict[str, str], params: Params
+) -> int:
     """Upload the model, then create the version with its tags at once: a killed process leaves none half-made."""
     experiment = experiment_id(client, uri, key.dataset)
     run_id = _training_run(client, experiment, tags["adapter_sha256"])
@@ -141,12 +148,12 @@ def _create_version(client, uri: str, name: str, key: RunKey, tags: dict[str, st
     return int(version.version)
 
 
-def _training_run(client, experiment: str, sha256: str) -> str | None:
+def _training_run(client: "MlflowClient", experiment: str, sha256: str) -> str | None:
     runs = client.search_runs([experiment], f"tags.adapter_sha256 = '{sha256}'", max_results=1)
     return runs[0].info.run_id if runs else None
 
 
-def _ensure_registered_model(client, name: str) -> None:
+def _ensure_registered_model(client: "MlflowClient", name: str) -> None:
     from mlflow.exceptions import MlflowException
 
     try:
@@ -156,8 +163,8 @@ def _ensure_registered_model(client, name: str) -> None:
             raise
 
 
-def standing(client, name: str) -> dict[str, int]:
-    """Versions by alias; MLflow gives them as int or str, by its store. Raises UserError for an unknown name."""
+def versions_by_alias(client: "MlflowClient", name: str) -> dict[str, int]:
+    """A model's versions by alias; MLflow gives int or str, by its store. Raises UserError for an unknown name."""
     from mlflow.exceptions import MlflowException
 
     try:
@@ -169,9 +176,9 @@ def standing(client, name: str) -> dict[str, int]:
     return {alias: int(version) for alias, version in model.aliases.items()}
 
 
-def known_version(client, name: str, version: int | None) -> int:
+def known_version(client: "MlflowClient", name: str, version: int | None) -> int:
     """The version, by default the one that `register` named last. Raises UserError where there is none."""
-    versions = {int(one.version): one.tags for one in client.search_model_versions(f"name = '{name}'")}
+    versions = {int(entry.version): entry.tags for entry in client.search_model_versions(f"name = '{name}'")}
     if not versions or (version is not None and version not in versions):
         known = ", ".join(map(str, sorted(versions))) or "none"
         raise UserError(f"{name} has no version {version}; registered: {known}")
@@ -205,7 +212,7 @@ def load(uri: str, tracking_uri: str | None = None) -> "Predictor":
         return Predictor.load(fetch(uri, store, folder).adapter)
 
 
-def fetch(uri: str, store: str, folder: str | Path) -> Fetched:
+def fetch(uri: str, store: str, folder: str | Path) -> FetchedVersion:
     """Download a version into a folder. Raises UserError when its adapter is not the one that was registered."""
     with store_errors(store):
         fetched = _download(connect(store, create=False), store, uri, folder)
@@ -215,7 +222,7 @@ def fetch(uri: str, store: str, folder: str | Path) -> Fetched:
     return fetched
 
 
-def _download(client, store: str, uri: str, folder: str | Path) -> Fetched:
+def _download(client: "MlflowClient", store: str, uri: str, folder: str | Path) -> FetchedVersion:
     from mlflow.artifacts import download_artifacts
     from mlflow.models import Model
 
@@ -226,15 +233,15 @@ def _download(client, store: str, uri: str, folder: str | Path) -> Fetched:
     artifacts = Model.load(str(model)).flavors["python_function"].get("artifacts", {})
     if "adapter" not in artifacts:
         raise UserError(f"{uri} is not a model that `mmrl register` wrote; name another")
-    return Fetched(version, tags, model / artifacts["adapter"]["path"], model / SETTINGS)
+    return FetchedVersion(version, tags, model / artifacts["adapter"]["path"], model / SETTINGS)
 
 
-def resolve(client, uri: str) -> tuple[str, int]:
+def resolve(client: "MlflowClient", uri: str) -> tuple[str, int]:
     """Name and version that `models:/name@alias` or `models:/name/3` stand for. Raises UserError for an unknown one."""
     match = MODEL_URI.fullmatch(uri)
     if not match:
         raise UserError(f"{uri!r} is not of the form models:/NAME@ALIAS or models:/NAME/VERSION")
-    name, aliases = match["name"], standing(client, match["name"])
+    name, aliases = match["name"], versions_by_alias(client, match["name"])
     if match["version"]:
         return name, known_version(client, name, int(match["version"]))
     if match["alias"] not in aliases:

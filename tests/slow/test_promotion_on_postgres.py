@@ -52,7 +52,7 @@ def test_racing_promotions_leave_one_champion_and_a_true_history_and_a_killed_ho
     assert [one.wait(PATIENCE) for one in racing] == [0, 0]
     told = promotion.history(settings(), "digits")
     assert [one.champion for one in told] == [None, *(one.version for one in told[:-1])]
-    aliases = versions.standing(connect(store), NAME)
+    aliases = versions.versions_by_alias(connect(store), NAME)
     assert aliases == {"champion": told[-1].version, "previous": told[-2].version}
 
     holder = subprocess.Popen([sys.executable, "-c", HOLD, store], env=environment, stdout=subprocess.PIPE, text=True)

@@ -76,7 +76,7 @@ def promote(**options) -> tuple[int, str]:
 
 
 def aliases() -> dict[str, int]:
-    return versions.standing(store.connect(store.store_uri(PARAMS)), NAME)
+    return versions.versions_by_alias(store.connect(store.store_uri(PARAMS)), NAME)
 
 
 def test_the_first_is_live_at_once_a_better_one_follows_and_a_worse_one_is_refused_for_good(project):
