@@ -38,8 +38,8 @@ def reproduce(params: Params, model: str, out: Path) -> dict[str, Any]:
         backbone = load_backbone(card["backbone"]["name"], card["backbone"]["weights"])
         original, _ = load_adapter(fetched.adapter, backbone)  # refuses another backbone
         adapter, history = _train(params, card, backbone, Path(folder))
-    names = ("method_version", "class_names", "template", "data", "training", "settings", "sources", "abstain")
-    kept = {name: card[name] for name in names if name in card}
+    kept = {name: card[name] for name in ("method_version", "class_names", "template", "data", "training", "settings",
+                                          "sources", "abstain") if name in card}  # fmt: skip
     document = save_adapter(out, adapter, backbone, cast(CardContent, {**kept, "history": history}))
     pairs = zip(original.parameters(), adapter.parameters(), strict=True)
     furthest = max(float((one - other).abs().max()) for one, other in pairs)
