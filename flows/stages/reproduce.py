@@ -42,7 +42,7 @@ def reproduce(params: Params, model: str, out: Path) -> dict[str, Any]:
                                           "sources", "abstain") if name in card}  # fmt: skip
     document = save_adapter(out, adapter, backbone, cast(CardContent, {**kept, "history": history}))
     pairs = zip(original.parameters(), adapter.parameters(), strict=True)
-    furthest = max(float((one - other).abs().max()) for one, other in pairs)
+    furthest = max(float((old - new).detach().abs().max()) for old, new in pairs)
     return {"identical": document["sha256"] == card["sha256"], "furthest": furthest, "adapter_sha256": card["sha256"]}
 
 
