@@ -17,11 +17,13 @@ from flows.settings.params import Params, load_params
 from flows.tuning.data import search_data
 from flows.tuning.ledger import trial_key
 from flows.tuning.rounds import Rounds
-from flows.tuning.space import first_points, open_dimensions, published_point, searcher
-from flows.tuning.trainable import PartitionScores, Settings, settle
+from flows.tuning.searchers import searcher
+from flows.tuning.space import first_points, open_dimensions, published_point
+from flows.tuning.trainable import PartitionScores, Piece, settle
 from mmrl_core.errors import UserError
 from mmrl_core.search.comparison import choose, looks, overall, standard_error, still_in
 from mmrl_core.search.partitions import partitions
+from mmrl_core.search.trial import Trial, TrialSettings
 
 COLUMNS = [
     Column("dataset", "dataset", width=10),
@@ -59,12 +61,12 @@ class BareSearch:
 
     def run(self, is_race: bool) -> Ended:
         n, seen = len(self.settled.parts), dict[str, int]()
-        settings: dict[str, Settings] = {}
+        settings: dict[str, TrialSettings] = {}
 
-        def trials() -> list[dict]:
+        def trials() -> list[Trial]:
             return [self._trial(one, seen[key]) for key, one in settings.items()]
 
-        def going(look: int) -> list[list[Settings]]:
+        def going(drawn: list[TrialSettings], look: int) -> list[list[TrialSettings]]:
             alike = [trial for trial in trials() if len(trial["scores"]) == look]
             return [[trial["params"] for trial in still_in(alike, self.search.objective)]]
 
@@ -83,16 +85,18 @@ class BareSearch:
         chosen = choose(trials(), self.search.objective, self.published)
         return Ended(chosen, sum(seen.values()), n * len(seen))
 
-    def _score(self, settings: list[Settings], n: int) -> None:
+    def _score(self, settings: list[TrialSettings], n: int) -> None:
         """What is not known yet of the first n partitions."""
-        pieces = [(one, index) for one in settings for index in range(n) if (trial_key(one), index) not in self.known]
+        pieces = [
+            Piece(one, index) for one in settings for index in range(n) if (trial_key(one), index) not in self.known
+        ]
         for place, found in self.evaluate(pieces) if pieces else []:
             if isinstance(found, UserError):
                 raise found
             one, index = pieces[place]
             self.known[trial_key(one), index] = found
 
-    def _trial(self, settings: Settings, n: int) -> dict:
+    def _trial(self, settings: TrialSettings, n: int) -> Trial:
         scores = [self.known[trial_key(settings), index] for index in range(n)]
         return {"params": settings, "scores": scores, **overall(scores)}
 

@@ -9,6 +9,7 @@ import numpy as np
 from flows.report.figures import draw, plain
 from flows.report.html import files, table
 from flows.report.tables import METHOD_TITLES
+from mmrl_core.search.trial import Objective, Trial
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -29,9 +30,9 @@ class Search(NamedTuple):
     """One search's trials as its file has them."""
 
     name: str
-    trials: list[dict]
+    trials: list[Trial]
     chosen: int
-    objective: str
+    objective: Objective
     file: str
 
 
@@ -74,7 +75,7 @@ def pictures(search: Search) -> list[str]:
     return [*drawn, parallel_coordinates(search.name, scored, chosen, search.objective)]
 
 
-def heat_map(name: str, trials: list[dict], chosen: int, objective: str) -> str:
+def heat_map(name: str, trials: list[Trial], chosen: int, objective: Objective) -> str:
     """The mean objective of all trials by regularisation weight, in bins, and insertion depth; the trials as dots."""
     weight, depth, reached = (_column(trials, key) for key in (WEIGHT, DEPTH, objective))
     depths = sorted(set(depth))
@@ -117,7 +118,7 @@ def bins(values: np.ndarray) -> np.ndarray:
     return np.exp(np.concatenate([[2 * logs[0] - middle[0]], middle, [2 * logs[-1] - middle[-1]]]))
 
 
-def parallel_coordinates(name: str, trials: list[dict], chosen: int, objective: str) -> str:
+def parallel_coordinates(name: str, trials: list[Trial], chosen: int, objective: Objective) -> str:
     """A line a trial through its value of every key and the objective it reached; the chosen one is thick."""
     keys = [*trials[0]["params"], objective]
     columns = [_column(trials, key) for key in keys]
@@ -149,5 +150,5 @@ def _unit(column: np.ndarray) -> np.ndarray:
     return (column - column.min()) / span if span else np.full(len(column), 0.5)
 
 
-def _column(trials: list[dict], key: str) -> np.ndarray:
+def _column(trials: list[Trial], key: str) -> np.ndarray:
     return np.array([trial["params"].get(key, trial.get(key)) for trial in trials], float)

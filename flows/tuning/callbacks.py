@@ -1,103 +1,94 @@
-"""What the driver does as trials end: close them in the ledger, log them, say how far the search is."""
+"""What happens as Ray Tune's trials end: the ledger closes them, MLflow logs them, a line says how far the search is.
 
-from dataclasses import dataclass, field
-from typing import Any
+A trial of Tune holds a batch of the search's (`trainable.TrialBatch`).
+"""
 
-import ray
+from typing import TYPE_CHECKING, Any
+
 from ray import tune
 
 from flows.project.progress import progress
 from flows.settings.sections import SearchSection
-from flows.tuning.ledger import COMPLETE, DIED, LOST, STOPPED, trial_key
+from flows.tuning.ledger import DIED, LedgerActor
+from mmrl_core.search.trial import State, TrialSettings
+
+if TYPE_CHECKING:
+    from ray.tune.experiment import Trial as TuneTrial
+
+    from flows.tuning.mlflow_runs import SearchRuns
 
 
-@dataclass
-class Held:
-    """What cannot be copied: the ledger's actor, the search in MLflow or None, settings by key as they are drawn.
+class StopOnLostTrial(tune.Stopper):
+    """Ends a run of Tune once a trial was given up that others depend on or wait for; the next run resumes it.
 
-    `in_order`: what comes next depends on the trials before. `race`: who has not seen every partition may go on.
-    `given_up`: Tune ended a trial although retries were left, and this run of Tune has to end. `told`: trials of which
-    Tune told that they failed for good.
+    Tune pickles it again and again: it holds nothing but the flag.
     """
 
-    ledger: Any
-    runs: Any
-    in_order: bool
-    n_partitions: int
-    race: bool
-    drawn: dict[str, dict] = field(default_factory=dict)
-    given_up: bool = False
-    told: set[str] = field(default_factory=set)
+    def __init__(self) -> None:
+        self.is_lost = False  # Tune ended a trial although retries were left
 
-    def end(self, settings: dict, state: str = STOPPED, failure: str | None = None) -> None:
-        """Close a trial, unless it is closed, and log it."""
-        record = ray.get(self.ledger.end.remote(settings, state, failure))
-        if self.runs:
-            self.runs.trial(record)
-
-
-_held: dict[str, Held] = {}  # by label, since Tune copies callbacks and stoppers by pickle before it uses them
-
-
-class Halt(tune.Stopper):
-    """Ends a run of Tune once a trial was given up that others depend on or wait for; the next run resumes it."""
-
-    def __init__(self, label: str):
-        self.label = label
-
-    def __call__(self, trial_id, result):
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
-    def stop_all(self):
-        return _held[self.label].given_up
+    def stop_all(self) -> bool:
+        return self.is_lost
 
 
-class Watch(tune.Callback):
-    def __init__(self, label: str, search: SearchSection, held: Held):
-        self.label, self.trials, self.objective = label, search.trials, search.objective
-        _held[label] = held
+class SearchProgress(tune.Callback):
+    """Ends the trials of a search, reports how many have ended, and tells `stopper` of a lost one."""
 
-    def setup(self, **info):
-        self.ended, self.best = set(), (0, 0.0)
-        self.bars = progress(self.label, self.trials, what="trial")
+    def __init__(
+        self, label: str, search: SearchSection, n_partitions: int, ledger: LedgerActor, runs: "SearchRuns | None",
+        stopper: StopOnLostTrial,
+    ):  # fmt: skip
+        self.label, self.search, self.n_partitions, self.ledger, self.runs = label, search, n_partitions, ledger, runs
+        self.stopper = stopper
+        self.failed: set[str] = set()  # trials of which Tune told that they failed for good, by its names
+        self.ended: set[str] = set()  # by key
+        self.best = (0, 0.0)  # partitions seen, and the objective's mean over them
+
+    def setup(self, **info: Any) -> None:
+        self.bars = progress(self.label, self.search.trials, what="trial")
         self.report = self.bars.__enter__()
 
-    def on_step_begin(self, iteration, trials, **info):
-        held = _held[self.label]
-        for trial in trials:  # early, since a trial that is tried again moves to the end of them
-            for settings in trial.config["settings"]:
-                held.drawn.setdefault(trial_key(settings), settings)
-            # A process that was too slow to take it: Tune tells nobody, and the searcher waits for the trial for ever.
-            held.given_up |= trial.status == trial.ERROR and trial.trial_id not in held.told
+    def end(self, settings: TrialSettings, state: State = "stopped", failure: str | None = None) -> str:
+        """Close a trial, unless it is closed, and log it; returns its key."""
+        record = self.ledger.end(settings, state, failure)
+        if self.runs:
+            self.runs.trial(record)
+        return record["key"]
 
-    def on_trial_complete(self, iteration, trials, trial, **info):
-        held = _held[self.label]
+    def on_step_begin(self, iteration: int, trials: "list[TuneTrial]", **info: Any) -> None:
+        # A process that was too slow to take it: Tune tells nobody, and the searcher waits for the trial for ever.
+        self.stopper.is_lost |= any(
+            trial.status == trial.ERROR and trial.trial_id not in self.failed for trial in trials
+        )
+
+    def on_trial_complete(self, iteration: int, trials: "list[TuneTrial]", trial: "TuneTrial", **info: Any) -> None:
         for settings in trial.config["settings"]:
-            record = ray.get(held.ledger.open.remote(settings))
-            if len(record["scores"]) == held.n_partitions:
-                held.end(settings, COMPLETE)
-            elif not held.race or record["state"] != "running":
-                held.end(settings)
+            record = self.ledger.open(settings)
+            if len(record["scores"]) == self.n_partitions:
+                self.end(settings, "complete")
+            elif self.search.scheduler != "race" or record["state"] != "running":
+                self.end(settings)
+            self.ended.add(record["key"])
         self._say(trial)
 
-    def on_trial_error(self, iteration, trials, trial, **info):
-        held = _held[self.label]
-        held.told.add(trial.trial_id)
+    def on_trial_error(self, iteration: int, trials: "list[TuneTrial]", trial: "TuneTrial", **info: Any) -> None:
+        self.failed.add(trial.trial_id)
         if trial.should_recover():
-            held.given_up |= held.in_order
+            self.stopper.is_lost |= self.search.concurrent == 1  # what comes next depends on the trials before
             return
-        for settings in trial.config["settings"]:
-            held.end(settings, LOST, DIED)
+        self.ended |= {self.end(settings, "lost", DIED) for settings in trial.config["settings"]}
         self._say(trial)
 
-    def _say(self, trial) -> None:
+    def _say(self, trial: "TuneTrial") -> None:
         """The best is of the trials that saw as many partitions as any."""
-        for one in (trial.last_result or {}).get("each", []):
-            if one["scores"]:
-                self.best = max(self.best, (len(one["scores"]), one[self.objective]))
-        self.ended |= set(map(trial_key, trial.config["settings"]))
+        for report in (trial.last_result or {}).get("each", []):
+            if report["scores"]:
+                self.best = max(self.best, (len(report["scores"]), report[self.search.objective]))
         self.report(len(self.ended), note=f"best {self.best[1]:.4g}" if self.best[0] else "")
 
-    def on_experiment_end(self, trials, **info):
-        self.on_step_begin(0, trials)  # one may have been drawn in the last step
+    def on_experiment_end(self, trials: "list[TuneTrial]", **info: Any) -> None:
+        self.on_step_begin(0, trials)  # one may have been given up in the last step
         self.bars.__exit__(None, None, None)

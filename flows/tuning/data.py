@@ -18,12 +18,10 @@ if TYPE_CHECKING:
 def search_data(params: Params, dataset: str) -> tuple[SearchData, list[str]]:
     """The base classes' labelled items, and the prompt templates, the first of which is the data's until one is chosen.
 
-    Told without PyTorch.
+    Loads no PyTorch.
     """
     protocol = PROTOCOLS[params.data.protocol]
     folders = [paths.few_shot(dataset, max(params.shots), seed) for seed in params.seeds]
-    manifest = read_manifest(folders[0])
-    names, base, templates = manifest["class_names"], labels_of(manifest, protocol.trains_on), manifest["templates"]
     train = [_read(folder, "train", protocol.trains_on) for folder in folders]
     if params.search.validation == "full":
         pool = _read(paths.pool(dataset), "val", protocol.trains_on)
@@ -31,6 +29,9 @@ def search_data(params: Params, dataset: str) -> tuple[SearchData, list[str]]:
     else:
         val = [_read(folder, "val", protocol.trains_on) for folder in folders]
     digests = {example.path: sha256(example.image).hexdigest() for part in [*train, *val] for example in part}
+    manifest = read_manifest(folders[0])
+    names, templates = manifest["class_names"], manifest["templates"]
+    base = labels_of(manifest, protocol.trains_on)
     return SearchData(names, templates[0], base, params.seeds, train, val, protocol.new_classes, digests), templates
 
 
@@ -44,11 +45,12 @@ def template_accuracies(backbone: "Backbone", data: SearchData, templates: list[
     labelled = list({example.path: example for examples in data.val for example in examples}.values())
     if not labelled or len(templates) == 1:
         return dict.fromkeys(templates)
-    return measured(backbone, templates, data.class_names, data.base, labelled)
+    return {**measured(backbone, templates, data.class_names, data.base, labelled)}
 
 
 def best_template(accuracies: dict[str, float | None]) -> str:
-    return max(accuracies, key=lambda one: accuracies[one] or 0)
+    """The most accurate prompt template, the first of equals; where none is measured, the first."""
+    return max(accuracies, key=lambda template: accuracies[template] or 0)
 
 
 def _read(folder: Path, split: str, halves: tuple[str, ...]) -> list[Example]:

@@ -2,12 +2,14 @@
 
 import hashlib
 import json
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from flows.project import paths
 from flows.settings.params import Params
 from flows.tracking.run import flatten
+from flows.tuning.space import Space
 from mmrl_core import EVALUATION_VERSION, METHOD_VERSION
 from mmrl_core.data.shards import read_manifest
 from mmrl_core.errors import UserError
@@ -17,6 +19,28 @@ from mmrl_core.protocols import PROTOCOLS
 FREE = {"enabled", "trials", "concurrent"}  # of the section `search`: more trials are the same search
 SEARCH_VERSION = 2  # of the order of partitions, the race and the searchers
 FACTS, TUNE = "search.json", "mmrl tune"
+TRIALS = "trials"  # the ledger's folder in a search's
+
+
+@dataclass(frozen=True)
+class Search:
+    """What is searched, and the folder that keeps it."""
+
+    params: Params
+    dataset: str
+    method: str
+    space: Space
+    facts: dict[str, Any]  # as `facts` tells them
+    folder: Path
+
+    @property
+    def label(self) -> str:
+        return f"search {self.dataset} {self.method}"
+
+    @property
+    def trials(self) -> Path:
+        """The ledger's folder."""
+        return self.folder / TRIALS
 
 
 def facts(params: Params, dataset: str, method: str) -> dict[str, Any]:
@@ -24,7 +48,7 @@ def facts(params: Params, dataset: str, method: str) -> dict[str, Any]:
     folders = [paths.few_shot(dataset, max(params.shots), seed) for seed in params.seeds]
     folders += [paths.pool(dataset)] if params.search.validation == "full" else []
     weights = params.backbone.weights
-    found = {
+    values = {
         "dataset": dataset,
         "method": method,
         "shots": max(params.shots),
@@ -43,22 +67,26 @@ def facts(params: Params, dataset: str, method: str) -> dict[str, Any]:
         "evaluation_version": EVALUATION_VERSION,
         "search_version": SEARCH_VERSION,
     }
-    return json.loads(canonical_json(found))  # as it is read back
+    return json.loads(canonical_json(values))  # as it is read back
 
 
-def open_folder(found: dict[str, Any]) -> tuple[Path, list[str]]:
-    """The search's own folder, and what differs from the one before it; nothing where it is that one or the first."""
-    family = paths.searches(found["dataset"], found["method"])
-    name = hashlib.sha256(canonical_json(found)).hexdigest()[:16]
+def open_folder(facts: dict[str, Any]) -> tuple[Path, list[str]]:
+    """The folder of the search that these facts identify, made the latest of its dataset and method.
+
+    And the dotted keys in which a new search differs from the one that was the latest; none where it is the first or is
+    resumed.
+    """
+    family = paths.searches(facts["dataset"], facts["method"])
+    name = hashlib.sha256(canonical_json(facts)).hexdigest()[:16]
     folder, latest = family / name, _latest(family)
-    differs = _differences(latest, found) if latest and not (folder / FACTS).exists() else []
-    write_json(folder / FACTS, found)  # the one written last is the latest
+    differs = _differences(latest, facts) if latest and not (folder / FACTS).exists() else []
+    write_json(folder / FACTS, facts)  # the one written last is the latest
     return folder, differs
 
 
-def earlier(found: dict[str, Any]) -> list[Path]:
+def earlier(facts: dict[str, Any]) -> list[Path]:
     """Folders of other searches on the dataset, of either method, the latest first."""
-    others = [path for path in paths.searches(found["dataset"]).glob(f"*/*/{FACTS}") if _read(path) != found]
+    others = [path for path in paths.searches(facts["dataset"]).glob(f"*/*/{FACTS}") if _read(path) != facts]
     return [path.parent for path in sorted(others, key=lambda path: -path.stat().st_mtime)]
 
 
@@ -70,18 +98,18 @@ def _latest(family: Path) -> dict[str, Any] | None:
 def _read(path: Path) -> dict[str, Any]:
     try:
         card = read_json(path, made_by=TUNE)
-    except UserError:  # damaged: of no search
+    except UserError:  # a damaged file tells of no search
         return {}
     card.pop("schema_version")
     return card
 
 
 def _differences(before: dict[str, Any], now: dict[str, Any]) -> list[str]:
-    """Dotted keys, `search.space` as one."""
-    old, new = flatten(_closed(before)), flatten(_closed(now))
+    """Dotted keys whose values differ, `search.space` as one."""
+    old, new = (flatten(_with_space_as_text(card)) for card in (before, now))
     return sorted(key for key in old.keys() | new.keys() if old.get(key) != new.get(key))
 
 
-def _closed(card: dict[str, Any]) -> dict[str, Any]:
+def _with_space_as_text(card: dict[str, Any]) -> dict[str, Any]:
     search = card.get("search", {})
     return {**card, "search": {**search, "space": canonical_json(search.get("space", {})).decode()}}

@@ -1,13 +1,18 @@
 """When a trial ends early by rank among all that got as far; a race (`comparison.still_in`) needs none."""
 
+from typing import TYPE_CHECKING
+
 from flows.settings.sections import SearchSection
 from flows.tuning.trainable import PARTITIONS
+
+if TYPE_CHECKING:
+    from ray.tune.schedulers import TrialScheduler
 
 GRACE = 2  # partitions before asha or median end a trial: which partition is hard says more than which setting is bad
 REDUCTION = 2  # asha keeps one in so many at each rung
 
 
-def scheduler(search: SearchSection, partitions: int):
+def scheduler(search: SearchSection, partitions: int) -> "TrialScheduler":
     """Ray Tune's scheduler of that name for trials of so many partitions."""
     from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, MedianStoppingRule
 

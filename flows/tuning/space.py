@@ -1,20 +1,18 @@
-"""The search space: which keys are open, which settings come first, and who proposes the others."""
-
-from itertools import product
-from typing import Any
+"""The search space: which keys are open, and which settings come first."""
 
 from flows.settings.params import Params
 from flows.settings.resolve import explicit_values
 from flows.settings.sections import SearchSection
-from flows.tuning.ledger import COMPLETE, Ledger
+from flows.tuning.ledger import Ledger
 from mmrl_core.errors import UserError
 from mmrl_core.presets import published
-from mmrl_core.search.comparison import choose, overall
+from mmrl_core.search.comparison import choose, compared
+from mmrl_core.search.trial import TrialSettings
 
 DEPTH = "adapter.insertion_depth"
 EARLIER = 3  # settings taken over from earlier searches
-AT_RANDOM = 4  # trials that TPE draws before it models anything; the same however many there are in all
-Space = dict[str, dict[str, list]]
+Distribution = dict[str, list[int | float]]  # `choice`: its values; `uniform` or `loguniform`: the bounds
+Space = dict[str, Distribution]  # by dotted key of `adapter` or `train`
 
 
 def open_dimensions(params: Params) -> Space:
@@ -33,13 +31,15 @@ def check_depths(params: Params, space: Space, depth: int) -> None:
             )
 
 
-def published_point(params: Params, dataset: str, method: str, space: Space, depth: int) -> dict[str, Any]:
+def published_point(params: Params, dataset: str, method: str, space: Space, depth: int) -> TrialSettings:
     """The published values of the space's keys."""
     preset = published(dataset, method, depth, params.data.protocol)
     return {key: preset[key] for key in space}
 
 
-def first_points(search: SearchSection, space: Space, start: dict[str, Any], earlier: list[Ledger]) -> list[dict]:
+def first_points(
+    search: SearchSection, space: Space, start: TrialSettings, earlier: list[Ledger]
+) -> list[TrialSettings]:
     """The settings to try first: the published ones within the space, then the best of earlier searches."""
     if search.warm_start == "none" or search.searcher == "grid":
         return []
@@ -50,57 +50,20 @@ def first_points(search: SearchSection, space: Space, start: dict[str, Any], ear
     return [point for index, point in enumerate(points) if point not in points[:index]][: search.trials]
 
 
-def _best_earlier(search: SearchSection, space: Space, earlier: list[Ledger]) -> list[dict]:
-    found = []
+def _best_earlier(search: SearchSection, space: Space, earlier: list[Ledger]) -> list[TrialSettings]:
+    best = []
     for ledger in earlier:
-        trials = [_scored(record, search) for record in ledger.all() if record["state"] == COMPLETE]
-        best = choose([trial for trial in trials if within(space, trial["params"])], search.objective, {})
-        found += [best["params"]] if best else []
-    return found[:EARLIER]
+        records = [record for record in ledger.all() if record["state"] == "complete"]
+        inside = [record for record in records if within(space, record["params"])]
+        chosen = choose([compared(record) for record in inside], search.objective, {})
+        best += [chosen["params"]] if chosen else []
+    return best[:EARLIER]
 
 
-def _scored(record: dict, search: SearchSection) -> dict:
-    return {**record, **overall(record["scores"])}
-
-
-def within(space: Space, point: dict[str, Any]) -> bool:
+def within(space: Space, point: TrialSettings) -> bool:
     return point.keys() == space.keys() and all(holds(space[key], value) for key, value in point.items())
 
 
-def holds(distribution: dict[str, list], value: float) -> bool:
+def holds(distribution: Distribution, value: float) -> bool:
     kind, values = next(iter(distribution.items()))
     return value in values if kind == "choice" else values[0] <= value <= values[1]
-
-
-def searcher(search: SearchSection, space: Space, points: list[dict], begun: list[dict]):
-    """Who proposes settings, seeded; first `points`, then what an earlier process had `begun`."""
-    if search.searcher == "grid":
-        from flows.tuning.rounds import Listed
-
-        values = [next(iter(distribution.values())) for distribution in space.values()]
-        return Listed(search.objective, "max", [dict(zip(space, cell, strict=True)) for cell in product(*values)])
-    import optuna
-    from ray.tune.search.optuna import OptunaSearch
-
-    optuna.logging.set_verbosity(optuna.logging.ERROR)
-    seed = search.seed + len(begun)
-    if search.searcher == "random":
-        sampler = optuna.samplers.RandomSampler(seed=seed)
-    else:
-        sampler = optuna.samplers.TPESampler(
-            seed=seed, multivariate=True, n_startup_trials=AT_RANDOM, constant_liar=True
-        )
-    second = [search.second_objective] if search.second_objective else []
-    aims = ([search.objective, *second], ["max", "min"][: 1 + len(second)]) if second else (search.objective, "max")
-    distributions = {key: _distribution(one) for key, one in space.items()}
-    return OptunaSearch(
-        distributions, metric=aims[0], mode=aims[1], points_to_evaluate=points + begun or None, sampler=sampler
-    )
-
-
-def _distribution(distribution: dict[str, list]):
-    """A dimension in Optuna's terms."""
-    from optuna.distributions import CategoricalDistribution, FloatDistribution
-
-    kind, values = next(iter(distribution.items()))
-    return CategoricalDistribution(values) if kind == "choice" else FloatDistribution(*values, log=kind == "loguniform")

@@ -1,91 +1,105 @@
-"""A trial in a Ray worker: settings on the partitions that they still lack, each from the ledger where it is there."""
+"""What runs in a Ray worker: settings are trained and scored on the partitions that the ledger does not have yet."""
 
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from pathlib import Path
 from tempfile import gettempdir
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict
 
 from flows.settings.params import Params
+from flows.tuning.ledger import LedgerActor
 from mmrl_core.errors import UserError
 from mmrl_core.search.comparison import COSTS, OBJECTIVES, ROUND, overall
 from mmrl_core.search.partitions import Partition, SearchData
+from mmrl_core.search.trial import Record, Scores, TrialSettings
+
+if TYPE_CHECKING:
+    from ray import ObjectRef
+
+    from mmrl_core.clip.backbone import Backbone
+    from mmrl_core.clip.feature_store import FeatureStore
+    from mmrl_core.config import Resolved
 
 AT_ONCE = 4  # settings at most that are proposed before any of them is scored: the first four are drawn at random
 PARTITIONS = "partitions"  # in what Tune is told: how many a trial has seen
-WORST = {**dict.fromkeys(OBJECTIVES, -1e9), **dict.fromkeys(COSTS, 1e9), "scores": [], PARTITIONS: 0}
-Settings = dict[str, Any]
-Piece = tuple[Settings, int]  # and the index of a partition
-# Pieces to the places of those that are done, each with its scores or why its settings cannot be trained.
-Evaluate = Callable[[list[Piece]], Iterable[tuple[int, dict[str, Any] | UserError]]]
+WORST: dict[str, Any] = {**dict.fromkeys(OBJECTIVES, -1e9), **dict.fromkeys(COSTS, 1e9), "scores": [], PARTITIONS: 0}
 
 
-class Job(NamedTuple):
-    """What a process is handed at a time: settings, how many partitions they are to have seen after it, and how many
-    they see before Tune's scheduler is asked whether to go on."""
+class TrialBatch(TypedDict):
+    """The config of a trial of Ray Tune, in which several of the search's trials are trained together."""
 
-    settings: list[Settings]
-    partitions: int
-    stride: int
-
-    def config(self) -> dict[str, Any]:
-        """As Ray Tune takes it."""
-        return self._asdict()
+    settings: list[TrialSettings]  # of each
+    partitions: int  # how many they are to have seen after it
+    stride: int  # how many they see before Tune's scheduler is asked whether to go on
 
 
-def run_trial(config: dict[str, Any], evaluate: Evaluate, ledger) -> None:
-    """Enter every partition's scores and report them; `ledger` is the actor that keeps them.
+class Piece(NamedTuple):
+    """Settings, and the index of a partition that they are to be scored on."""
+
+    settings: TrialSettings
+    partition: int
+
+
+class Evaluate(Protocol):
+    """Scores pieces: in any order the place of each with its scores, or with why its settings cannot be trained."""
+
+    @property
+    def trouble(self) -> str | None:
+        """What the person should know of this process."""
+
+    def __call__(self, pieces: list[Piece]) -> Iterable[tuple[int, Scores | UserError]]: ...
+
+
+def run_trial(config: TrialBatch, evaluate: Evaluate, ledger: LedgerActor) -> None:
+    """Ray Tune's trainable: enter every partition's scores in the ledger and report them.
 
     Settings that cannot be trained fail alone, not the search; whatever else goes wrong is tried again by Ray.
     """
-    import ray
     from ray import tune
 
-    job, seen, going = Job(**config), 0, True
-    records = [ray.get(ledger.open.remote(settings)) for settings in job.settings]
-    while going and seen < job.partitions:
-        seen = min(job.partitions, seen + job.stride)
+    seen, going = 0, True
+    records = [ledger.open(settings) for settings in config["settings"]]
+    while going and seen < config["partitions"]:
+        seen = min(config["partitions"], seen + config["stride"])
         if missing := _missing(records, seen):
             _enter(missing, evaluate, ledger)
-            records = [ray.get(ledger.open.remote(settings)) for settings in job.settings]
+            records = [ledger.open(settings) for settings in config["settings"]]
         going = any(len(record["scores"]) >= seen for record in records)
-        if trouble := getattr(evaluate, "trouble", None):
-            ray.get(ledger.warn.remote(trouble))
+        if trouble := evaluate.trouble:
+            ledger.warn(trouble)
         tune.report(_report(records, seen))  # also where all failed: searchers and schedulers want to be told something
 
 
-def _missing(records: list[dict], seen: int) -> list[Piece]:
+def _missing(records: list[Record], seen: int) -> list[Piece]:
     """What the trials that go on lack to have seen so many partitions."""
     going = [record for record in records if record["state"] == "running"]
-    return [(record["params"], index) for record in going for index in range(len(record["scores"]), seen)]
+    return [Piece(record["params"], index) for record in going for index in range(len(record["scores"]), seen)]
 
 
-def _enter(pieces: list[Piece], evaluate: Evaluate, ledger) -> None:
+def _enter(pieces: list[Piece], evaluate: Evaluate, ledger: LedgerActor) -> None:
     """Every piece's scores into the ledger, as they come."""
-    import ray
-
     start = time.perf_counter()
-    for place, found in evaluate(pieces):
+    for place, scores in evaluate(pieces):
         settings, index = pieces[place]
-        if isinstance(found, UserError):
-            ray.get(ledger.end.remote(settings, "failed", str(found)))
+        if isinstance(scores, UserError):
+            ledger.end(settings, "failed", str(scores))
         else:
-            ray.get(ledger.add.remote(settings, index, found, time.perf_counter() - start))
+            ledger.add(settings, index, scores, time.perf_counter() - start)
         start = time.perf_counter()
 
 
-def _report(records: list[dict], seen: int) -> dict[str, Any]:
+def _report(records: list[Record], seen: int) -> dict[str, Any]:
     """Of the first settings, and of each; of a search that is resumed, as it was told then."""
     each = [_one_report(record["scores"][:seen]) for record in records]
     return {**each[0], "each": each}
 
 
-def _one_report(scores: list[dict]) -> dict[str, Any]:
+def _one_report(scores: list[Scores]) -> dict[str, Any]:
     return {**overall(scores), "scores": list(scores), PARTITIONS: len(scores)} if scores else WORST
 
 
 class Settled(NamedTuple):
-    """What the backbone says before the first trial."""
+    """What is settled with the backbone, before the first trial."""
 
     templates: dict[str, float | None]  # zero-shot accuracies
     template: str
@@ -97,7 +111,10 @@ class Settled(NamedTuple):
 def settle(
     params: Params, dataset: str, method: str, data: SearchData, templates: list[str], parts: list[Partition]
 ) -> tuple[Settled, dict[str, Any] | None]:
-    """In a process that trials will run in. Where others will run beside it, with the weights for all to share."""
+    """What is settled before the first trial, and the weights where several processes are to share them, else None.
+
+    Runs in a process that trials will run in.
+    """
     from flows.project.resources import backbone_of
     from flows.settings.resolve import resolve
     from flows.tuning.data import best_template, template_accuracies
@@ -120,13 +137,14 @@ class PartitionScores:
     """Evaluate settings by training: what a real search's trials do. Travels to the workers by value."""
 
     def __init__(
-        self, params: Params, dataset: str, method: str, data: SearchData, parts: list[Partition], weights=None
-    ):
+        self, params: Params, dataset: str, method: str, data: SearchData, parts: list[Partition],
+        weights: "ObjectRef | None" = None,
+    ):  # fmt: skip
         """`weights`: a reference to those that all processes of a node share, or to None."""
         self.params, self.dataset, self.method = params, dataset, method
         self.data, self.parts, self.weights = data, parts, weights
 
-    def __call__(self, pieces: list[Piece]) -> Iterable[tuple[int, dict[str, Any] | UserError]]:
+    def __call__(self, pieces: list[Piece]) -> Iterable[tuple[int, Scores | UserError]]:
         from flows.project.resources import backbone_of
         from flows.settings.resolve import resolve
         from mmrl_core.search.objective import partition_scores
@@ -136,14 +154,14 @@ class PartitionScores:
         if self.weights is not None:
             share_weights(backbone, self.weights)
 
-        def resolved(settings: Settings):
+        def resolved(settings: TrialSettings) -> "Resolved":
             return resolve(params, self.dataset, self.method, data.seeds[0], backbone.depth, settings)
 
         wanted = [(resolved(settings), self.parts[index]) for settings, index in pieces]
-        for place, found in partition_scores(backbone, wanted, data, store_of(params)):
-            if isinstance(found, dict) and params.search.second_objective != "step_time":
-                del found["step_time"]  # no other run would measure the same
-            yield place, found
+        for place, scores in partition_scores(backbone, wanted, data, store_of(params)):
+            if isinstance(scores, dict) and params.search.second_objective != "step_time":
+                del scores["step_time"]  # no other run would measure the same
+            yield place, scores
 
     @property
     def trouble(self) -> str | None:
@@ -158,8 +176,8 @@ class PartitionScores:
 _sharing: set[int] = set()  # backbones whose weights lie in the node's shared memory
 
 
-def share_weights(backbone, reference) -> None:
-    """Let this process's backbone have the weights that Ray's object store holds once a node."""
+def share_weights(backbone: "Backbone", reference: "ObjectRef") -> None:
+    """Let this process's backbone use the weights that Ray's object store holds once a node."""
     import ray
 
     if id(backbone) in _sharing:
@@ -170,10 +188,10 @@ def share_weights(backbone, reference) -> None:
         backbone.adopt(arrays)
 
 
-_stores: dict[str, Any] = {}
+_stores: "dict[str, FeatureStore | None]" = {}
 
 
-def store_of(params: Params):
+def store_of(params: Params) -> "FeatureStore | None":
     """This process's store of frozen features, in a folder of the node's own where the project folder is not seen."""
     from flows.project.resources import open_store
 

@@ -1,23 +1,32 @@
-"""How trials of a search compare: means and standard errors over partitions, the race, the choice. Plain numbers.
-
-A trial holds "params" and "scores", one dict a partition, and the means that `overall` gives.
-"""
+"""How trials of a search compare: means and standard errors over partitions, the race, the choice. Plain numbers."""
 
 from statistics import NormalDist, mean, median, stdev, variance
-from typing import Any
+from typing import cast, get_args
 
-OBJECTIVES = ("log_likelihood", "harmonic_mean")
-COSTS = ("trainable_parameters", "step_time")
+from mmrl_core.search.trial import Cost, Lead, Means, Objective, Record, Scores, Trial, TrialSettings
+
+OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
+COSTS: tuple[Cost, ...] = get_args(Cost)
 ROUND = 2  # partitions that every trial of a race sees; those still in it see twice as many, and so on
 LEVEL = 0.2  # how often, at each look, a trial that is as good as the best one may be ended
 PRIOR = 4  # degrees of freedom that the trials' common spread counts for, if there are as many
 
 
-def overall(scores: list[dict]) -> dict[str, float]:
+def overall(scores: list[Scores]) -> Means:
     """Mean of every score over the partitions, and the standard error of both objectives."""
     means = {name: mean(one[name] for one in scores) for name in scores[0] if name != "losses"}
     errors = {f"{name}_se": standard_error([one[name] for one in scores]) for name in OBJECTIVES}
-    return {**means, **errors}
+    return cast(Means, {**means, **errors})
+
+
+def compared(record: Record, partitions: int | None = None) -> Trial:
+    """The ledger's record of a trial as trials are compared, of its first `partitions` alone where that is given."""
+    scores = record["scores"][:partitions]
+    means: Means = overall(scores) if scores else {}
+    if record["state"] in ("failed", "lost"):
+        return {"params": record["params"], "state": record["state"], "failure": record["failure"], **means,
+                "scores": scores}  # fmt: skip
+    return {"params": record["params"], "state": record["state"], **means, "scores": scores}
 
 
 def standard_error(values: list[float]) -> float:
@@ -25,33 +34,36 @@ def standard_error(values: list[float]) -> float:
     return stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
 
 
-def choose(trials: list[dict], objective: str, published: dict[str, Any]) -> dict | None:
+def choose(trials: list[Trial], objective: Objective, published: TrialSettings) -> Trial | None:
     """The best of the trials that saw every partition, unless one nearer to the published values ties with it.
 
-    `trials` hold "params" and "scores" (one dict a partition). Two tie when their mean difference over the partitions,
-    which all trials share, is within one standard error of that difference. Nearer: more of `published`'s values.
+    Two tie when their mean difference over the partitions, which all trials share, is within one standard error of that
+    difference. Nearer: more of `published`'s values. None where no trial saw a partition.
     """
     whole = furthest(trials)
-    best = max(whole, key=lambda trial: trial[objective], default=None)
+    if not whole:
+        return None
+    best = max(whole, key=lambda trial: trial[objective])
 
-    def rank(trial: dict) -> tuple[int, float]:
+    def rank(trial: Trial) -> tuple[int, float]:
         return sum(trial["params"].get(key) == value for key, value in published.items()), trial[objective]
 
-    return max((trial for trial in whole if _tied(best, trial, objective)), key=rank, default=None)
+    return max((trial for trial in whole if _tied(best, trial, objective)), key=rank)
 
 
-def furthest(trials: list[dict]) -> list[dict]:
+def furthest(trials: list[Trial]) -> list[Trial]:
     """The trials that saw as many partitions as any; none of those that failed or saw none."""
     sound = [trial for trial in trials if trial.get("state") not in ("failed", "lost")]
     most = max((len(trial["scores"]) for trial in sound), default=0)
     return [trial for trial in sound if most and len(trial["scores"]) == most]
 
 
-def comparisons(trials: list[dict], chosen: dict, objective: str, published: dict[str, Any]) -> dict[str, dict | None]:
+def comparisons(
+    trials: list[Trial], chosen: Trial, objective: Objective, published: TrialSettings
+) -> dict[str, Lead | None]:
     """How far the chosen trial is ahead of the published setting and of the best other one.
 
-    Each as the index of that `trial`, the mean `difference` of the objective over the partitions that both saw, and its
-    standard error `se`; None where there is no such trial.
+    None where there is no such trial.
     """
     others = [trial for trial in furthest(trials) if trial["params"] != chosen["params"]]
     runner_up = max(others, key=lambda trial: trial[objective], default=None)
@@ -62,42 +74,42 @@ def comparisons(trials: list[dict], chosen: dict, objective: str, published: dic
     }
 
 
-def _ahead(trials: list[dict], chosen: dict, other: dict | None, objective: str) -> dict | None:
+def _ahead(trials: list[Trial], chosen: Trial, other: Trial | None, objective: Objective) -> Lead | None:
     if other is None:
         return None
     differences = _differences(chosen["scores"], other["scores"], objective)
     return {"trial": trials.index(other), "difference": mean(differences), "se": standard_error(differences)}
 
 
-def pareto_front(trials: list[dict], objective: str, cost: str) -> list[int]:
+def pareto_front(trials: list[Trial], objective: Objective, cost: Cost) -> list[int]:
     """Indices of the trials that no other one beats in both: a higher objective, a lower cost. By ascending cost."""
     whole = sorted(furthest(trials), key=lambda trial: (trial[cost], -trial[objective]))
-    front: list[dict] = []
+    front: list[Trial] = []
     for trial in whole:
         if not front or trial[objective] > front[-1][objective]:
             front.append(trial)
     return [trials.index(trial) for trial in front]
 
 
-def _tied(best: dict, other: dict, objective: str) -> bool:
+def _tied(best: Trial, other: Trial, objective: Objective) -> bool:
     differences = _differences(best["scores"], other["scores"], objective)
     return mean(differences) <= standard_error(differences)
 
 
-def _differences(ahead: list[dict], behind: list[dict], objective: str) -> list[float]:
+def _differences(ahead: list[Scores], behind: list[Scores], objective: Objective) -> list[float]:
     """On the partitions that both saw."""
     return [one[objective] - two[objective] for one, two in zip(ahead, behind, strict=False)]
 
 
 def looks(partitions: int) -> list[int]:
     """After how many partitions the trials of a race are compared; the last is all of them."""
-    found = [ROUND]
-    while found[-1] < partitions:
-        found.append(2 * found[-1])
-    return [*found[:-1], partitions]
+    counts = [ROUND]
+    while counts[-1] < partitions:
+        counts.append(2 * counts[-1])
+    return [*counts[:-1], partitions]
 
 
-def still_in(trials: list[dict], objective: str) -> list[dict]:
+def still_in(trials: list[Trial], objective: Objective) -> list[Trial]:
     """Those of equally far trials that are not clearly behind the best of them, by a paired t-test of level LEVEL.
 
     Of two trials that are equally good a look so ends the one that is behind in twice LEVEL of all cases.

@@ -8,8 +8,8 @@ image.
 
 import time
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -26,17 +26,17 @@ from mmrl_core.method.adapter import Adapter
 from mmrl_core.method.model import AdaptedCLIP
 from mmrl_core.protocols import harmonic_mean
 from mmrl_core.search.partitions import Partition, SearchData
+from mmrl_core.search.trial import Scores
 from mmrl_core.training.fit import Training, fit_together, groups
 
-Summarise = Callable[..., dict[str, float]]  # of examples among labels, some of which are trained
-
-
+# Accuracy and negative log-likelihood of examples among labels, some of which are trained.
+Summarise = Callable[[list[Example], list[int], Sequence[int]], dict[str, float]]
 Piece = tuple[Resolved, Partition]
 
 
 def partition_scores(
     backbone: Backbone, pieces: Sequence[Piece], data: SearchData, store: FeatureStore | None = None
-) -> Iterator[tuple[int, dict[str, Any] | UserError]]:
+) -> Iterator[tuple[int, Scores | UserError]]:
     """Settings on partitions: train on the seen classes and score both kinds; the place of a piece with its scores.
 
     As many as can be are trained together, and told of when they are done. Of settings that cannot be trained, the
@@ -54,7 +54,7 @@ def partition_scores(
 
 def _group_scores(
     backbone: Backbone, group: dict[int, tuple[Training, Partition]], data: SearchData, store: FeatureStore | None
-) -> Iterator[tuple[int, dict[str, Any] | UserError]]:
+) -> Iterator[tuple[int, Scores | UserError]]:
     trainings, start = [training for training, _ in group.values()], time.perf_counter()
     try:
         fitted = fit_together(backbone, trainings, store=store)
@@ -68,7 +68,7 @@ def _group_scores(
     steps = sum(one.train.epochs * max(1, len(one.data.items) // one.train.batch_size) for one in trainings)
     step_time = (time.perf_counter() - start) / steps
     for (index, (_, part)), (adapter, history, _) in zip(group.items(), fitted, strict=True):
-        summarise = partial(_summarise, backbone, adapter, data, store)
+        summarise = _Adapted(backbone, adapter, data, store)
         cost = {"step_time": step_time, "trainable_parameters": adapter.n_trainable}
         losses = [metrics["loss"] for metrics in history]
         yield index, {**_both_kinds(summarise, data, part), **cost, "losses": losses}
@@ -87,11 +87,11 @@ def _training(settings: Resolved, data: SearchData, part: Partition) -> Training
 
 def _both_kinds(summarise: Summarise, data: SearchData, partition: Partition) -> dict[str, float]:
     place, seen, unseen = partition
-    by_seen = summarise(data.val[place], seen, trained=seen)
+    by_seen = summarise(data.val[place], seen, seen)
     if not unseen:
         # One kind: it is its own balance and its own mean.
         return {"log_likelihood": -by_seen["nll"], "harmonic_mean": by_seen["accuracy"]}
-    by_unseen = summarise(data.train[place] + data.val[place], unseen, trained=())
+    by_unseen = summarise(data.train[place] + data.val[place], unseen, ())
     return {
         "log_likelihood": -(by_seen["nll"] + by_unseen["nll"]) / 2,
         "harmonic_mean": harmonic_mean(by_seen["accuracy"], by_unseen["accuracy"]),
@@ -100,13 +100,20 @@ def _both_kinds(summarise: Summarise, data: SearchData, partition: Partition) ->
     }
 
 
-def _summarise(
-    backbone: Backbone, adapter: Adapter, data: SearchData, store: FeatureStore | None, examples: list[Example],
-    labels: list[int], trained: Sequence[int],
-) -> dict[str, float]:  # fmt: skip
-    model = AdaptedCLIP(backbone, adapter, [data.class_names[label] for label in labels], data.template)
-    scores = score(model, _among(examples, labels), labels, trained, store=store, digests=data.digests)
-    return summary(scores.adapted, scores.labels)
+@dataclass(frozen=True)
+class _Adapted:
+    """Summarise by a trained adapter."""
+
+    backbone: Backbone
+    adapter: Adapter
+    data: SearchData
+    store: FeatureStore | None
+
+    def __call__(self, examples: list[Example], labels: list[int], trained: Sequence[int]) -> dict[str, float]:
+        data = self.data
+        model = AdaptedCLIP(self.backbone, self.adapter, [data.class_names[label] for label in labels], data.template)
+        scores = score(model, _among(examples, labels), labels, trained, store=self.store, digests=data.digests)
+        return summary(scores.adapted, scores.labels)
 
 
 def _among(examples: list[Example], labels: list[int]) -> list[Example]:
@@ -145,10 +152,15 @@ def _zero_shot(
 ) -> dict[str, Tensor]:
     """The frozen CLIP's features by path, from the records that scoring wants too."""
     depth = store.depth if store and store.depth else backbone.depth
-    kept, found = FrozenFeatures(ImageTower(backbone, backbone.depth - depth + 1), CHUNK, store), {}
+    kept = FrozenFeatures(ImageTower(backbone, backbone.depth - depth + 1), CHUNK, store)
+    features: dict[str, Tensor] = {}
     for batch in batched(examples, BATCH_SIZE):
         keys = [evaluation_key(digests[example.path]) for example in batch]
-        loaded = kept.load(keys, lambda rows, batch=batch: test_batch(backbone, [batch[row] for row in rows]))
+        loaded = kept.load(keys, partial(_test_rows, backbone, batch))
         rows = zip(batch, kept.frozen(loaded).zero_shot, strict=True)
-        found |= {example.path: row for example, row in rows}
-    return found
+        features |= {example.path: row for example, row in rows}
+    return features
+
+
+def _test_rows(backbone: Backbone, batch: list[Example], rows: list[int]) -> Tensor:
+    return test_batch(backbone, [batch[row] for row in rows])

@@ -50,12 +50,13 @@ def fresh_partitions(data: SearchData, count: int, search_seed: int, used: list[
     """
     if not data.new_classes:
         return partitions(data, count, search_seed)
-    known, found = {tuple(one.seen) for one in used}, {place: {} for place in range(len(data.seeds))}
-    for one in partitions(data, DRAWS * count, search_seed):
-        mine = found[one.place]
-        if tuple(one.seen) not in known and len(mine) < count:
-            mine.setdefault(tuple(one.seen), one)
-    fresh = [one for mine in found.values() for one in mine.values()]
+    known = {tuple(part.seen) for part in used}
+    by_seed: list[dict[tuple[int, ...], Partition]] = [{} for _ in data.seeds]
+    for part in partitions(data, DRAWS * count, search_seed):
+        unused = by_seed[part.place]
+        if tuple(part.seen) not in known and len(unused) < count:
+            unused.setdefault(tuple(part.seen), part)
+    fresh = [part for unused in by_seed for part in unused.values()]
     if not fresh:
         raise UserError("the search used every division of so few classes: there is none left to confirm its choice on")
     return fresh

@@ -11,7 +11,8 @@ from flows.settings.sections import ClusterSection, SearchSection
 from flows.tuning import identity
 from flows.tuning.ledger import Ledger, trial_key
 from flows.tuning.search import trial_needs
-from flows.tuning.space import first_points, searcher, within
+from flows.tuning.searchers import searcher
+from flows.tuning.space import first_points, within
 from mmrl_core.errors import UserError
 from tests.flows.conftest import RUN
 from tests.support.workspace import QUICK, write_params

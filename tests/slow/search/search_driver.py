@@ -65,6 +65,7 @@ def make_evaluate(log: str, seconds: float, gate: tuple[str, int] | None):
         quality = -abs(math.log10(config["train.lr"]) + 3) - config["adapter.insertion_depth"] / 50
         return {"log_likelihood": quality - index / 10, "harmonic_mean": 0.5, "node": node}
 
+    evaluate.trouble = None
     return evaluate
 
 

@@ -4,13 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from flows.cluster.connection import Needs, connected
 from flows.settings.sections import ClusterSection, SearchSection
-from flows.tuning.tuner import Plan, side_by_side
+from flows.tuning.rounds import side_by_side
 from mmrl_core.search.comparison import looks
 from tests.slow.search.test_faults import comparable, done_twice, driver, lines
 from tests.support.processes import trial_workers
@@ -61,9 +60,9 @@ def jobs(cluster, gpus: int) -> int:
 
 
 def main(address: str, gpus: str) -> None:
-    plan = Plan("a search", SearchSection(concurrent=None), Needs(1, int(gpus)), {}, [], PARTITIONS, Path("nowhere"))
-    with connected(ClusterSection(address=address), plan.needs):
-        found = side_by_side([{"train.lr": rate} for rate in (0.1, 0.2, 0.3)], plan)
+    needs = Needs(1, int(gpus))
+    with connected(ClusterSection(address=address), needs):
+        found = side_by_side([{"train.lr": rate} for rate in (0.1, 0.2, 0.3)], SearchSection(concurrent=None), needs)
     print(len(found))
 
 

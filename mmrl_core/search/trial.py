@@ -1,0 +1,74 @@
+"""A trial of a search, as the ledger keeps it while the search runs, and as the search's file has it in the end."""
+
+from typing import Any, Literal, NotRequired, TypedDict
+
+Objective = Literal["log_likelihood", "harmonic_mean"]
+Cost = Literal["trainable_parameters", "step_time"]
+State = Literal["running", "complete", "stopped", "failed", "lost"]  # lost: its process died, again and again
+TrialSettings = dict[str, float]  # by dotted key of `adapter` or `train`
+Scores = dict[str, Any]  # of one partition: numbers by name, and `losses`, the training loss of every epoch
+
+
+class Record(TypedDict):
+    """A trial as the ledger keeps it; `scores` and `seconds` have one item a partition."""
+
+    key: str  # the name of its file, which holds all the others
+    number: int  # in the order in which the trials began
+    params: TrialSettings
+    scores: list[Scores]
+    seconds: list[float]
+    state: State
+    failure: str | None
+
+
+class Means(TypedDict, total=False):
+    """Means over the partitions, and standard errors (`_se`) of the objectives; empty where no partition was seen."""
+
+    log_likelihood: float
+    log_likelihood_se: float
+    harmonic_mean: float
+    harmonic_mean_se: float
+    seen_accuracy: float
+    unseen_accuracy: float
+    step_time: float
+    trainable_parameters: float
+
+
+class Trial(Means):
+    """A trial as trials are compared, and as the search's file has them."""
+
+    params: TrialSettings
+    state: NotRequired[State]
+    failure: NotRequired[str | None]  # where it failed or was lost
+    scores: list[Scores]
+
+
+class Lead(TypedDict):
+    """How far the chosen trial is ahead of another: a mean over the partitions that both saw, its standard error."""
+
+    trial: int  # index of the other
+    difference: float
+    se: float
+
+
+class SearchDocument(TypedDict):
+    """What a search comes to. Without a trial, what a choice between trials gives is missing."""
+
+    search: dict[str, Any]  # its section of params.yaml
+    templates: dict[str, float | None]  # zero-shot accuracies by prompt template
+    template: str
+    published: NotRequired[TrialSettings]
+    trials: list[Trial]
+    chosen: NotRequired[int]  # an index of `trials`
+    choice: TrialSettings
+    ahead_of: NotRequired[dict[str, Lead | None]]
+    pareto_front: NotRequired[list[int]]  # indices of `trials`
+
+
+class SearchFile(SearchDocument):
+    """The file that the stage `tune` writes."""
+
+    dataset: str
+    method: str
+    shots: int
+    seeds: list[int]
