@@ -21,17 +21,26 @@ if TYPE_CHECKING:
 class StopOnLostTrial(tune.Stopper):
     """Ends a run of Tune once a trial was given up that others depend on or wait for; the next run resumes it.
 
-    Tune pickles it again and again: it holds nothing but the flag.
+    A process that was too slow to take its next trial is one: Tune ends that trial and tells nobody, and the searcher
+    waits for it. It has to be noticed at the end of the same step, since the next one begins with waiting.
     """
 
     def __init__(self) -> None:
         self.is_lost = False  # Tune ended a trial although retries were left
+        self.trials: list[TuneTrial] = []  # of this run, as Tune has them
+        self.failed: set[str] = set()  # those of which Tune told that they failed for good, by its names
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return self.is_lost
+        return self.is_lost or any(
+            trial.status == trial.ERROR and trial.trial_id not in self.failed for trial in self.trials
+        )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Nothing of the trials: Tune pickles it into every checkpoint of its own, and a resume never reads those."""
+        return {"is_lost": self.is_lost, "trials": [], "failed": set()}
 
 
 class SearchProgress(tune.Callback):
@@ -43,7 +52,6 @@ class SearchProgress(tune.Callback):
     ):  # fmt: skip
         self.label, self.search, self.n_partitions, self.ledger, self.runs = label, search, n_partitions, ledger, runs
         self.stopper = stopper
-        self.failed: set[str] = set()  # trials of which Tune told that they failed for good, by its names
         self.ended: set[str] = set()  # by key
         self.best = (0, 0.0)  # partitions seen, and the objective's mean over them
 
@@ -59,10 +67,7 @@ class SearchProgress(tune.Callback):
         return record["key"]
 
     def on_step_begin(self, iteration: int, trials: "list[TuneTrial]", **info: Any) -> None:
-        # A process that was too slow to take it: Tune tells nobody, and the searcher waits for the trial for ever.
-        self.stopper.is_lost |= any(
-            trial.status == trial.ERROR and trial.trial_id not in self.failed for trial in trials
-        )
+        self.stopper.trials = trials
 
     def on_trial_complete(self, iteration: int, trials: "list[TuneTrial]", trial: "TuneTrial", **info: Any) -> None:
         for settings in trial.config["settings"]:
@@ -75,7 +80,7 @@ class SearchProgress(tune.Callback):
         self._say(trial)
 
     def on_trial_error(self, iteration: int, trials: "list[TuneTrial]", trial: "TuneTrial", **info: Any) -> None:
-        self.failed.add(trial.trial_id)
+        self.stopper.failed.add(trial.trial_id)
         if trial.should_recover():
             self.stopper.is_lost |= self.search.concurrent == 1  # what comes next depends on the trials before
             return
@@ -90,5 +95,4 @@ class SearchProgress(tune.Callback):
         self.report(len(self.ended), note=f"best {self.best[1]:.4g}" if self.best[0] else "")
 
     def on_experiment_end(self, trials: "list[TuneTrial]", **info: Any) -> None:
-        self.on_step_begin(0, trials)  # one may have been given up in the last step
         self.bars.__exit__(None, None, None)

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.project import paths
+from flows.settings.dotted import flatten
 from flows.settings.params import Params
-from flows.tracking.run import flatten
 from flows.tuning.space import Space
 from mmrl_core import EVALUATION_VERSION, METHOD_VERSION
 from mmrl_core.data.shards import read_manifest

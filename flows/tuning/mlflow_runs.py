@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 
 from flows.project.outputs import is_held
 from flows.project.paths import STATE, searches
-from flows.tracking.run import flatten, git_commit
+from flows.settings.dotted import flatten
+from flows.tracking.run import git_commit
 from flows.tracking.store import connect, experiment_id, store_uri, why
 from flows.tuning.identity import Search
 from mmrl_core.search.trial import Record, Scores, SearchDocument
