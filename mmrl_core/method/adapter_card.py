@@ -40,14 +40,14 @@ class AbstainCard(TypedDict):
 
 
 class CardContent(TypedDict):
-    """What the caller of `save_adapter` says of an adapter."""
+    """What the caller of `save_adapter` says of an adapter: what prediction needs, and what the pipeline adds."""
 
-    method_version: int
     class_names: list[str]
     template: str
-    data: DataCard
-    settings: dict[str, Any]  # by dotted key, such as train.lr
-    sources: dict[str, str]  # where each setting came from
+    method_version: NotRequired[int]
+    data: NotRequired[DataCard]
+    settings: NotRequired[dict[str, Any]]  # by dotted key, such as train.lr
+    sources: NotRequired[dict[str, str]]  # where each setting came from
     training: NotRequired[dict[str, Any]]  # of the protocol; an imported adapter has none
     history: NotRequired[list[dict[str, float]]]  # each epoch's metrics
     abstain: NotRequired[AbstainCard | None]  # None: there were no validation images
