@@ -11,5 +11,10 @@ class UserError(Exception):
         super().__init__(" ".join(message.split()))
 
 
+class Damaged(UserError):
+    """Content that is not what was saved: altered, cut short or malformed. A verdict on the content alone: trying again
+    gives the same, and nothing about the machine is meant by it."""
+
+
 class Failed(RuntimeError):
     """Something went wrong that is not the user's doing, and the message says what and where: exit 1, no traceback."""

@@ -1,4 +1,7 @@
-"""A registered version's files: the adapter as an MLflow model without pickle, and the settings that it came from."""
+"""A registered version's files: the adapter as an MLflow model without pickle, and the settings that it came from.
+
+Written when it is registered, checked whenever they come back from the artifact store.
+"""
 
 import importlib.metadata
 import shutil
@@ -7,6 +10,8 @@ from pathlib import Path
 import yaml
 
 from flows.settings.params import Params
+from mmrl_core.errors import Damaged, UserError
+from mmrl_core.method.adapter_card import read_verified_card
 
 PACKAGE = "mmrl-ops"
 MODEL_CODE = Path(__file__).with_name("pyfunc_model.py")
@@ -44,6 +49,36 @@ def save_model(path: Path, adapter: Path, params: Params) -> None:
     (path / SETTINGS / "params.yaml").write_text(yaml.safe_dump(settings, sort_keys=False))
     if LOCK.is_file():
         shutil.copy(LOCK, path / SETTINGS)
+
+
+def check_model(model: Path, sha256: str | None, what: str) -> Path:
+    """The adapter's folder in the files of a version, `what` in messages; without MLflow and PyTorch.
+
+    Raises Damaged unless it holds the adapter with that sha256, UserError for what `mmrl register` did not write.
+    """
+    altered = Damaged(f"{what} does not hold the adapter that was registered; it was altered, register it again")
+    adapter = model / _adapter_path(model, what)
+    if not adapter.resolve().is_relative_to(model.resolve()):
+        raise altered
+    try:
+        card = read_verified_card(adapter)
+    except UserError:
+        raise altered from None
+    if card["sha256"] != sha256:
+        raise altered
+    return adapter
+
+
+def _adapter_path(model: Path, what: str) -> str:
+    """Where MLmodel says that the adapter is, relative to it."""
+    try:
+        flavors = yaml.safe_load((model / "MLmodel").read_text())["flavors"]
+        artifacts = flavors["python_function"].get("artifacts", {})
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+        raise Damaged(f"{what} has no MLmodel that can be read; it was altered, register it again") from None
+    if "adapter" not in artifacts:
+        raise UserError(f"{what} is not a model that `mmrl register` wrote; name another")
+    return str(artifacts["adapter"]["path"])
 
 
 def _requirement(package: str) -> str:

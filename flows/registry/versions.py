@@ -12,7 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flows.project.paths import RunKey
-from flows.registry.model_files import LOCK, SETTINGS, save_model
+from flows.registry.model_files import LOCK, SETTINGS, check_model, save_model
 from flows.settings.params import Params
 from flows.tracking.locks import exclusive
 from flows.tracking.run import git_commit
@@ -213,27 +213,21 @@ def load(uri: str, tracking_uri: str | None = None) -> "Predictor":
 
 
 def fetch(uri: str, store: str, folder: str | Path) -> FetchedVersion:
-    """Download a version into a folder. Raises UserError when its adapter is not the one that was registered."""
+    """Download a version into a folder. Raises Damaged when its adapter is not the one that was registered, StoreFailed
+    where the store does not hand it out."""
     with store_errors(store):
-        fetched = _download(connect(store, create=False), store, uri, folder)
-    adapter, expected = fetched.adapter, fetched.tags.get("adapter_sha256")
-    if not (adapter / CARD).exists() or read_unverified_card(adapter, made_by="mmrl register")["sha256"] != expected:
-        raise UserError(f"{uri} does not hold the adapter that was registered; it was altered, register it again")
-    return fetched
+        version, tags, model = _download(connect(store, create=False), store, uri, folder)
+    return FetchedVersion(version, tags, check_model(model, tags.get("adapter_sha256"), uri), model / SETTINGS)
 
 
-def _download(client: "MlflowClient", store: str, uri: str, folder: str | Path) -> FetchedVersion:
+def _download(client: "MlflowClient", store: str, uri: str, folder: str | Path) -> tuple[int, dict[str, str], Path]:
+    """The version's number and tags, and where its files are now."""
     from mlflow.artifacts import download_artifacts
-    from mlflow.models import Model
 
     name, version = resolve(client, uri)
     tags = client.get_model_version(name, str(version)).tags
     source = client.get_model_version_download_uri(name, str(version))
-    model = Path(download_artifacts(artifact_uri=source, dst_path=str(folder), tracking_uri=store))
-    artifacts = Model.load(str(model)).flavors["python_function"].get("artifacts", {})
-    if "adapter" not in artifacts:
-        raise UserError(f"{uri} is not a model that `mmrl register` wrote; name another")
-    return FetchedVersion(version, tags, model / artifacts["adapter"]["path"], model / SETTINGS)
+    return version, tags, Path(download_artifacts(artifact_uri=source, dst_path=str(folder), tracking_uri=store))
 
 
 def resolve(client: "MlflowClient", uri: str) -> tuple[str, int]:

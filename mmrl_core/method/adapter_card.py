@@ -5,8 +5,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NotRequired, TypedDict, cast
 
-from mmrl_core.errors import UserError
-from mmrl_core.files import canonical_json, read_json
+from mmrl_core.errors import Damaged
+from mmrl_core.files import canonical_json, read_json, sha256_file
 
 CARD, TENSORS = "adapter.json", "adapter.safetensors"
 
@@ -77,10 +77,18 @@ def read_unverified_card(folder: str | Path, *, made_by: str, keys: Iterable[str
 
 
 def read_card(folder: str | Path) -> AdapterCard:
-    """The adapter.json of a folder. Raises UserError when missing, altered or of another kind."""
+    """The adapter.json of a folder. Raises Damaged when altered or of another kind, UserError when missing."""
     path, card = Path(folder) / CARD, read_unverified_card(folder, made_by="mmrl train")
     if card.get("kind") != "adapter":
-        raise UserError(f"{path} does not describe an adapter; point at a folder that `mmrl train` wrote")
+        raise Damaged(f"{path} does not describe an adapter; point at a folder that `mmrl train` wrote")
     if card.get("card_sha256") != card_sha256(card):
-        raise UserError(f"{path} does not match its own card_sha256; it was altered, train it again")
+        raise Damaged(f"{path} does not match its own card_sha256; it was altered, train it again")
+    return card
+
+
+def read_verified_card(folder: str | Path) -> AdapterCard:
+    """The card of an adapter whose two files are what was saved, by their digests; without PyTorch. Raises Damaged."""
+    card, tensors = read_card(folder), Path(folder) / TENSORS
+    if not tensors.is_file() or sha256_file(tensors) != card["sha256"]:
+        raise Damaged(f"{tensors} does not match the sha256 in its {CARD}; it was altered, train it again")
     return card
