@@ -1,5 +1,7 @@
 """Errors whose message is all that a person needs: a mistake of the user's, or something that failed."""
 
+BAD = 3  # exit status of a check whose verdict is that what it looked at is Damaged
+
 
 class UserError(Exception):
     """Something the user can put right. The message is one line: what is wrong, where, and what to do.

@@ -70,7 +70,7 @@ def _announce(decisions: Iterable["PromotionDecision"]) -> None:
     from flows.orchestration import events
 
     for decision in decisions:
-        if decision.moved:
+        if decision.moved or decision.finished:
             events.announce(events.MOVED, decision.name, "mmrl flow release")
 
 

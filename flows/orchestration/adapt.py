@@ -184,7 +184,7 @@ def promote(params: Params, dataset: str) -> "PromotionDecision":
     from flows.registry import promotion
 
     decision = promotion.promote(params, dataset)
-    if decision.moved:
+    if decision.moved or decision.finished:
         events.emit(events.MOVED, decision.name)
     return decision
 

@@ -21,10 +21,11 @@ from prefect.cache_policies import NO_CACHE
 
 from flows.orchestration import webhook
 from flows.orchestration.prefect_server import ensure_server
-from flows.registry.releases import ReleasedVersion, ReleaseFailed
+from flows.registry.releases import ReleasedVersion
 from flows.registry.versions import registered_name
 from flows.settings.params import Params, load_params
-from mmrl_core.errors import UserError
+from flows.tracking.store import first_line
+from mmrl_core.errors import Failed, UserError
 
 
 @task(task_run_name="release {dataset}", cache_policy=NO_CACHE)
@@ -107,11 +108,11 @@ def _release_at(times: Iterable[None], params_path: str, datasets: list[str] | N
 
 
 def _attempt(run: Callable[[], list[ReleasedVersion]]) -> list[str]:
-    """Lines for people on what was released, or why it failed: a failure ends this attempt, not the watch."""
+    """Lines for people on what was released, or why it failed: whatever it is, it ends this attempt, not the watch."""
     try:
         return [f"released {model.name} version {model.version}: {model.folder}" for model in run() if model.created]
-    except (ReleaseFailed, UserError) as error:
-        return [str(error)]
+    except Exception as error:
+        return [str(error) if isinstance(error, (Failed, UserError)) else first_line(error)]
 
 
 def _check(params_path: str, datasets: list[str] | None) -> Params:

@@ -1,14 +1,18 @@
 """The history of a registered model: every decision about its aliases as an MLflow run that nothing changes later.
 
 Runs lie in the experiment `promotions`, with the decision as tags, decision.md for people, and outcomes.parquet, the
-classes that champion and challenger predict for every image. A run that is still RUNNING was cut off before the alias
-moved.
+classes that champion and challenger predict for every image.
+
+A decision is a journal's entry: `record` writes a draft, `intend` adds in one request what is to be done, and `close`
+ends the run once it is done. Of a process that is killed a draft is left, which did nothing, or an intent, which
+whoever comes next carries out (promotion.py).
 """
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, cast
 
 from flows.tracking.store import experiment_id
 from mmrl_core.evaluation.gate import Decision
@@ -18,6 +22,28 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 EXPERIMENT = "promotions"
+INTENT, DRAFT = "intent", ""  # the tag, and its value before there is one
+LONGEST = 1000  # characters of a reason: MLflow cuts a tag's value off at 8000
+
+
+class Intent(TypedDict):
+    """What a decision does: tags by version, then aliases (None: removed). `alias` is the one that it is about, which
+    has to be at `before` or there already; `adapters` are the sha256 of the versions that it names."""
+
+    alias: str
+    before: int | None
+    aliases: dict[str, int | None]
+    tags: dict[str, dict[str, str]]
+    adapters: dict[str, str]
+
+
+class Entry(NamedTuple):
+    """What a decision is about: a version, and the champion before it."""
+
+    name: str
+    version: int
+    champion: int | None
+    decision: Decision
 
 
 class PastDecision(NamedTuple):
@@ -32,25 +58,20 @@ class PastDecision(NamedTuple):
     moved: bool
 
 
-def record(
-    client: "MlflowClient",
-    uri: str,
-    name: str,
-    version: int,
-    champion: int | None,
-    decision: Decision,
-    rows: list[dict[str, Any]],
-) -> str:
-    """Log a decision as a run that is still RUNNING, before any alias moves; the run's id."""
-    experiment = experiment_id(client, uri, EXPERIMENT)
+def record(client: "MlflowClient", uri: str, entry: Entry, alias: str, rows: list[dict[str, Any]]) -> str:
+    """Log a decision about an alias as a draft, with its rows image by image; the run's id."""
+    name, version, champion, decision = entry
     tags = {
         "model": name,
+        "alias": alias,
         "version": str(version),
         "champion": str(champion or ""),
         "verdict": decision.verdict,
-        "reasons": json.dumps(decision.reasons),
+        "reasons": json.dumps([shortened(reason) for reason in decision.reasons], ensure_ascii=False),
+        INTENT: DRAFT,
     }
     title = f"{name} {version} against {champion}" if champion else f"{name} {version}"
+    experiment = experiment_id(client, uri, EXPERIMENT)
     run_id = client.create_run(experiment, run_name=f"{title}: {decision.verdict}", tags=tags).info.run_id
     for figure, value in decision.figures.items():
         client.log_metric(run_id, figure, float(value))
@@ -62,21 +83,61 @@ def record(
     return run_id
 
 
-def close(client: "MlflowClient", run_id: str, moved: bool) -> None:
-    """End the run of a decision, with whether the alias moved."""
+def intend(client: "MlflowClient", run_id: str, intent: Intent) -> None:
+    """Write down what a recorded decision does: from here on it is finished, by this process or the next."""
+    client.set_tag(run_id, INTENT, json.dumps(intent, ensure_ascii=False))
+
+
+def close(client: "MlflowClient", run_id: str, moved: bool, *, done: bool = True) -> None:
+    """End the run of a decision, with whether the alias moved; KILLED where what it intended was not `done`."""
     client.set_tag(run_id, "moved", str(moved).lower())
-    client.set_terminated(run_id, "FINISHED")
+    client.set_terminated(run_id, "FINISHED" if done else "KILLED")
+
+
+def unfinished(client: "MlflowClient", uri: str, name: str) -> Iterator[tuple[PastDecision, Intent | None]]:
+    """Decisions about a model that were cut off, the first one first, and what they intended; drafts are deleted.
+
+    One that an older release wrote has None: it moved the aliases without an intent.
+    """
+    for run in _runs(client, uri, name, " and attributes.status = 'RUNNING'"):
+        written = run.data.tags.get(INTENT)
+        if written == DRAFT:
+            client.delete_run(run.info.run_id)
+        else:
+            yield _past_decision(run), cast(Intent, json.loads(written)) if written else None
 
 
 def history(client: "MlflowClient", uri: str, name: str) -> list[PastDecision]:
     """Every decision about a model, the first one first."""
+    return [_past_decision(run) for run in _runs(client, uri, name) if run.data.tags.get(INTENT) != DRAFT]
+
+
+def last_champion(client: "MlflowClient", uri: str, name: str, alias: str) -> int | None:
+    """The version that the history says the alias of a model was moved to last, since the model was created."""
+    since = client.get_registered_model(name).creation_timestamp
+    moves = [run for run in _runs(client, uri, name) if run.data.tags.get("moved") == "true"]
+    versions = [
+        int(run.data.tags["version"])
+        for run in moves
+        if run.info.start_time >= since and run.data.tags.get("alias", "champion") == alias
+    ]
+    return versions[-1] if versions else None
+
+
+def shortened(reason: str) -> str:
+    """A reason of a length that is kept whole."""
+    return reason if len(reason) <= LONGEST else f"{reason[: LONGEST - 4]} ..."
+
+
+def _runs(client: "MlflowClient", uri: str, name: str, more: str = "") -> "list[Run]":
     experiment = experiment_id(client, uri, EXPERIMENT)
     runs: list[Run] = []
     token: str | None = None
     while token != "":
-        page = client.search_runs([experiment], f"tags.model = '{name}'", order_by=["start_time ASC"], page_token=token)
+        where = f"tags.model = '{name}'{more}"
+        page = client.search_runs([experiment], where, order_by=["start_time ASC"], page_token=token)
         runs, token = runs + list(page), page.token or ""
-    return [_past_decision(run) for run in runs]
+    return runs
 
 
 def _past_decision(run: "Run") -> PastDecision:

@@ -1,38 +1,48 @@
 """Promotion: the gate's decision on a challenger, and the moves of the aliases that follow from it.
 
 `champion` (registry.alias) says what is live, `challenger` what was last up for it, `previous` what was live before.
-Promotions of one model wait for one another, so each is decided against the champion that it replaces.
+Promotions of one model wait for one another, so each is decided against the champion that it replaces. One that is
+killed is finished by whoever comes next (locked_model.py).
 """
 
 import json
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Mapping
 from datetime import UTC, datetime
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from flows.registry import decisions
-from flows.registry.decisions import PastDecision
-from flows.registry.versions import fetch, known_version, registered_name, versions_by_alias
+from flows.registry.decisions import PastDecision, shortened
+from flows.registry.locked_model import (
+    CHALLENGER,
+    FIRST,
+    FORCED,
+    MOVES,
+    PREVIOUS,
+    REPLACED,
+    ROLLED_BACK,
+    SHA256,
+    Identity,
+    LockedModel,
+    locked,
+)
+from flows.registry.versions import fetch, known_version, registered_name
 from flows.settings.params import Params
-from flows.tracking.locks import exclusive
 from flows.tracking.store import connect, store_errors, store_uri
 from mmrl_core.errors import UserError
-from mmrl_core.evaluation.gate import ACCEPTED, INCONCLUSIVE, REFUSED, Decision
+from mmrl_core.evaluation.gate import INCONCLUSIVE, REFUSED, Decision
 
-CHALLENGER, PREVIOUS = "challenger", "previous"
 DECLINED = (REFUSED, INCONCLUSIVE)
-UNCHANGED, FIRST, FORCED, ROLLED_BACK = "unchanged", "first", "forced", "rolled back"
-MOVES = (ACCEPTED, FIRST, FORCED, ROLLED_BACK)
-GATE, REPLACED, WITHDRAWN = "gate", "replaced", "rolled_back"  # tags of versions
-PATIENCE = 1800  # seconds: another promotion's evaluation may be under way
+UNCHANGED = "unchanged"
+GATE, WITHDRAWN = "gate", "rolled_back"  # tags of versions
 
 
 class PromotionDecision(NamedTuple):
     """What was decided about a version, and whether the alias moved to it; `previous` was the champion before.
 
     The alias moves by the verdicts accepted, first (there was no champion), forced and rolled back, and stays by
-    unchanged, refused and inconclusive.
+    unchanged, refused and inconclusive. `finished` names what killed processes had
+    decided, which this one completed first.
     """
 
     name: str
@@ -41,6 +51,7 @@ class PromotionDecision(NamedTuple):
     moved: bool
     verdict: str
     reasons: list[str]
+    finished: list[str] = []
 
     @property
     def live(self) -> str:
@@ -53,52 +64,6 @@ class PromotionDecision(NamedTuple):
         return f"version {self.version} of {self.name} is {self.verdict}: {'; '.join(self.reasons)}"
 
 
-class _LockedModel:
-    """A registered model while its promotion lock is held, with its aliases as they were when the lock was taken."""
-
-    def __init__(self, params: Params, dataset: str):
-        self.params, self.dataset, self.uri = params, dataset, store_uri(params)
-        self.name, self.alias = registered_name(dataset, params.data.protocol), params.registry.alias
-        with store_errors(self.uri):
-            self.client = connect(self.uri, create=False)
-            self.aliases = versions_by_alias(self.client, self.name)
-
-    @property
-    def champion(self) -> int | None:
-        return self.aliases.get(self.alias)
-
-    def tags(self, version: int) -> dict[str, str]:
-        return self.client.get_model_version(self.name, str(version)).tags
-
-    def tag(self, version: int, name: str, value: str) -> None:
-        self.client.set_model_version_tag(self.name, str(version), name, value)
-
-    def decided(self, version: int, decision: Decision) -> PromotionDecision:
-        moved = decision.verdict in MOVES
-        return PromotionDecision(self.name, version, self.champion, moved, decision.verdict, decision.reasons)
-
-    def apply(self, version: int, decision: Decision, rows: list[dict[str, Any]], previous: int | None) -> None:
-        """Record the decision, then move the aliases where it says so. Raises UserError where another process moved
-        them at the same time."""
-        client, name, moves = self.client, self.name, decision.verdict in MOVES
-        run_id = decisions.record(client, self.uri, name, version, self.champion, decision, rows)
-        if moves:
-            self._point(PREVIOUS, previous)
-            self._point(self.alias, version)
-            self._point(CHALLENGER, None)
-            now = versions_by_alias(client, name).get(self.alias)
-            if now != version:
-                raise UserError(f"{name}@{self.alias} is version {now}, not {version}: another process moved it")
-        decisions.close(client, run_id, moves)
-
-    def _point(self, alias: str, version: int | None) -> None:
-        """Set the alias to a version; None removes it."""
-        if version is not None:
-            self.client.set_registered_model_alias(self.name, alias, str(version))
-        elif alias in versions_by_alias(self.client, self.name):
-            self.client.delete_registered_model_alias(self.name, alias)
-
-
 def promote(
     params: Params, dataset: str, version: int | None = None, *, new_classes: bool = False, force: str | None = None
 ) -> PromotionDecision:
@@ -108,38 +73,46 @@ def promote(
     champion's. Raises UserError for a dataset or version that was never registered, and where the images of the gate
     are not at hand.
     """
-    with _locked(params, dataset) as model:
+    with locked(params, dataset) as model:
         with store_errors(model.uri):
             version = known_version(model.client, model.name, version)
-            tags = model.tags(version)
-        known = known_decision(params, version, model.champion, tags, new_classes)
+        if repeated := _repeated(model, version):
+            return repeated
+        known = known_decision(params, version, model.champion, model.versions, new_classes)
         if known and (known.verdict == UNCHANGED or not force):
-            return model.decided(version, known)
-        with store_errors(model.uri):
-            model.client.set_registered_model_alias(model.name, CHALLENGER, str(version))
-        decision, rows = _decide(model, version, tags, new_classes, force)
-        with store_errors(model.uri):
-            inputs = _gate_inputs(params, model.champion, tags, new_classes)
-            outcome = {"verdict": decision.verdict, "reasons": decision.reasons}
-            model.tag(version, GATE, json.dumps(inputs | outcome))
-            if decision.verdict in MOVES:
-                model.tag(version, REPLACED, str(model.champion or ""))
-            model.apply(version, decision, rows, model.champion)
-        return model.decided(version, decision)
+            return _decided(model, version, known)
+        decision, rows = _decide(model, version, new_classes, force)
+        inputs = _gate_inputs(params, model.champion, version, model.versions, new_classes)
+        tags = {GATE: json.dumps(inputs | {"verdict": decision.verdict, "reasons": decision.reasons})}
+        aliases: dict[str, int | None] = {CHALLENGER: version}
+        if decision.verdict in MOVES:
+            tags[REPLACED] = str(model.champion or "")
+            aliases = {PREVIOUS: model.champion, model.alias: version, CHALLENGER: None}
+        model.apply(version, decision, aliases, {version: tags}, rows)
+        return _decided(model, version, decision)
 
 
-def rollback(params: Params, dataset: str, reason: str) -> PromotionDecision:
+def rollback(params: Params, dataset: str, reason: str, of: Identity | None = None) -> PromotionDecision:
     """Make the champion's predecessor the champion again, and that one's own predecessor `previous`. The version that
-    is rolled back is not promoted again unless forced. Raises UserError where there is no predecessor."""
-    with _locked(params, dataset) as model, store_errors(model.uri):
+    is rolled back is not promoted again unless forced.
+
+    With `of` only while that version is the champion. Raises UserError where it is not, and where there is no
+    predecessor.
+    """
+    with locked(params, dataset) as model, store_errors(model.uri):
+        if repeated := _rolled_back_already(model, reason):
+            return repeated
         champion, before = model.champion, model.aliases.get(PREVIOUS)
-        if champion is None or before is None or before == champion:
+        if of and (champion is None or model.identity(champion) != of):
+            raise UserError(f"version {of.version} of {model.name} is no longer the champion; nothing was rolled back")
+        if before is None or before == champion or not (champion or _last_champion(model)):
             raise UserError(f"{model.name} has no champion before the present one; there is nothing to go back to")
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        model.tag(champion, WITHDRAWN, f"{now}: {reason}")
-        replaced, decision = model.tags(before).get(REPLACED), Decision(ROLLED_BACK, [reason], {})
-        model.apply(before, decision, [], int(replaced) if replaced else None)
-        return model.decided(before, decision)
+        tags = {champion: {WITHDRAWN: f"{now}: {shortened(reason)}"}} if champion else {}
+        replaced, decision = model.versions[before].get(REPLACED), Decision(ROLLED_BACK, [shortened(reason)], {})
+        earlier = int(replaced) if replaced and int(replaced) in model.versions else None
+        model.apply(before, decision, {PREVIOUS: earlier, model.alias: before, CHALLENGER: None}, tags, [])
+        return _decided(model, before, decision)
 
 
 def history(params: Params, dataset: str) -> list[PastDecision]:
@@ -149,51 +122,97 @@ def history(params: Params, dataset: str) -> list[PastDecision]:
         return decisions.history(connect(uri, create=False), uri, registered_name(dataset, params.data.protocol))
 
 
-@contextmanager
-def _locked(params: Params, dataset: str) -> Iterator[_LockedModel]:
-    """The dataset's model under its promotion lock, which is waited for."""
-    uri, name = store_uri(params), registered_name(dataset, params.data.protocol)
-    with exclusive(uri, f"promotion-{name}", PATIENCE):
-        yield _LockedModel(params, dataset)
+def _decided(model: LockedModel, version: int, decision: Decision) -> PromotionDecision:
+    moved = decision.verdict in MOVES
+    others = [f"version {past.version}: {past.verdict}" for past in model.finished if past.moved]
+    return PromotionDecision(model.name, version, model.champion, moved, decision.verdict, decision.reasons,
+                             others)  # fmt: skip
+
+
+def _repeated(model: LockedModel, version: int) -> PromotionDecision | None:
+    """The decision of a promotion of this version that was killed before it was done, and is done now."""
+    for past in model.finished:
+        if past.moved and past.verdict != ROLLED_BACK and past.version == version == model.champion:
+            return PromotionDecision(model.name, version, past.champion, True, past.verdict, past.reasons)
+    return None
+
+
+def _rolled_back_already(model: LockedModel, reason: str) -> PromotionDecision | None:
+    """The decision of a rollback that was killed before it was done, where this one is the same: by its reason, or
+    because the alias had not moved yet, so that both mean the same champion."""
+    for past in model.finished:
+        same = past.reasons == [shortened(reason)] or model.found == past.champion
+        if past.verdict == ROLLED_BACK and past.version == model.champion and same:
+            return PromotionDecision(model.name, past.version, past.champion, True, past.verdict, past.reasons)
+    return None
+
+
+def _last_champion(model: LockedModel) -> int | None:
+    """The champion of the history, where the alias names none."""
+    return decisions.last_champion(model.client, model.uri, model.name, model.alias)
 
 
 def _decide(
-    model: _LockedModel, version: int, tags: dict[str, str], new_classes: bool, force: str | None
+    model: LockedModel, version: int, new_classes: bool, force: str | None
 ) -> tuple[Decision, list[dict[str, Any]]]:
     """The decision, and its rows image by image where champion and challenger were compared."""
     if force:
-        return Decision(FORCED, [force], {}), []
+        return Decision(FORCED, [shortened(force)], {}), []
     if model.champion is None:
-        return Decision(FIRST, ["there was no champion"], {}), []
-    if WITHDRAWN in tags:
-        return Decision(
-            REFUSED, [f"it was rolled back ({tags[WITHDRAWN]}); promote it by --version and --force"], {}
-        ), []
+        return _without_champion(model), []
+    if withdrawn := model.versions[version].get(WITHDRAWN):
+        reason = f"it was rolled back ({withdrawn}); promote it by --version and --force"
+        return Decision(REFUSED, [reason], {}), []
     from flows.registry.contest import compare_versions
 
     with TemporaryDirectory() as before, TemporaryDirectory() as after:
         champion = fetch(f"models:/{model.name}/{model.champion}", model.uri, before)
         challenger = fetch(f"models:/{model.name}/{version}", model.uri, after)
-        return compare_versions(model.params, model.dataset, champion, challenger, new_classes)
+        decision, rows = compare_versions(model.params, model.dataset, champion, challenger, new_classes)
+    return decision._replace(reasons=[shortened(reason) for reason in decision.reasons]), rows
+
+
+def _without_champion(model: LockedModel) -> Decision:
+    """The first version passes; where there was a champion, deleting it opens no way past the gate."""
+    with store_errors(model.uri):
+        last = _last_champion(model)
+    if last is None:
+        return Decision(FIRST, ["there was no champion"], {})
+    reason = (
+        f"version {last} was the champion, and it or its alias {model.alias} was deleted in MLflow; `mmrl rollback` "
+        "goes back to the one before, --force REASON passes the gate by"
+    )
+    return Decision(REFUSED, [reason], {})
 
 
 def known_decision(
-    params: Params, version: int, champion: int | None, tags: dict[str, str], new_classes: bool = False
+    params: Params,
+    version: int,
+    champion: int | None,
+    versions: Mapping[int, Mapping[str, str]],
+    new_classes: bool = False,
 ) -> Decision | None:
-    """The decision that a version's tags give without an image being classified: it is the champion, or was declined
+    """The decision that the versions' tags give without an image being classified: it is the champion, or was declined
     before from the same inputs. None where it is still to be decided."""
     if version == champion:
         return Decision(UNCHANGED, ["it is the champion"], {})
-    return _declined_before(tags, _gate_inputs(params, champion, tags, new_classes))
+    return _declined_before(versions[version], _gate_inputs(params, champion, version, versions, new_classes))
 
 
-def _gate_inputs(params: Params, champion: int | None, tags: dict[str, str], new_classes: bool) -> dict[str, Any]:
+def _gate_inputs(
+    params: Params,
+    champion: int | None,
+    version: int,
+    versions: Mapping[int, Mapping[str, str]],
+    new_classes: bool,
+) -> dict[str, Any]:
     """What the gate decides by, beside the version: from the same inputs it need not decide again."""
-    bounds = params.registry.model_dump(exclude={"alias"})
-    return {"champion": champion, "bounds": bounds, "pool": tags.get("pool_digest"), "new_classes": new_classes}
+    bounds, sha256 = params.registry.model_dump(exclude={"alias"}), champion and versions.get(champion, {}).get(SHA256)
+    pool = versions[version].get("pool_digest")
+    return {"champion": champion, "champion_sha256": sha256, "bounds": bounds, "pool": pool, "new_classes": new_classes}
 
 
-def _declined_before(tags: dict[str, str], inputs: dict[str, Any]) -> Decision | None:
+def _declined_before(tags: Mapping[str, str], inputs: dict[str, Any]) -> Decision | None:
     """The earlier decision from these inputs where it declined; an accepted version whose alias did not move is decided
     again."""
     last = json.loads(tags.get(GATE, "{}"))

@@ -37,7 +37,7 @@ def unchanged(params: Params, dataset: str, commit: str | None) -> tuple[Registe
         return None
     version, champion = min(same), aliases.get(params.registry.alias)
     tags = versions[version]
-    decision = promotion.known_decision(params, version, champion, tags)
+    decision = promotion.known_decision(params, version, champion, versions)
     if decision is None or any(tags.get(key) != facts.get(key) for key in {*facts, "git_commit"}):
         return None
     registered = RegisteredVersion(name, version, facts["adapter_sha256"], created=False)

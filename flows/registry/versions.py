@@ -3,6 +3,7 @@
 A registered version is known by the sha256 of its adapter's tensors, so registering twice creates one version.
 """
 
+import contextlib
 import itertools
 import re
 from collections.abc import Mapping
@@ -23,6 +24,7 @@ from mmrl_core.method.adapter_card import CARD, TENSORS, read_unverified_card
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import LoggedModel
 
     from mmrl_core.predict import Predictor
 
@@ -138,7 +140,9 @@ def _create_version(
     run_id = _training_run(client, experiment, tags["adapter_sha256"])
     with TemporaryDirectory() as folder:
         save_model(Path(folder) / "model", key.model, params)
-        model = client.create_logged_model(experiment, name=name, source_run_id=run_id, tags=tags)
+        model = _half_made(client, experiment, tags["adapter_sha256"]) or client.create_logged_model(
+            experiment, name=name, source_run_id=run_id, tags=tags
+        )
         client.log_model_artifacts(model.model_id, str(Path(folder) / "model"))
     client.finalize_logged_model(model.model_id, "READY")
     _ensure_registered_model(client, name)
@@ -146,6 +150,18 @@ def _create_version(
     model_id = model.model_id if uri.startswith("http") else None
     version = client.create_model_version(name, model.artifact_location, run_id=run_id, tags=tags, model_id=model_id)
     return int(version.version)
+
+
+def _half_made(client: "MlflowClient", experiment: str, sha256: str) -> "LoggedModel | None":
+    """The logged model of a registration of this adapter that was killed, before there was a version."""
+    from mlflow.exceptions import MlflowException
+
+    where = f"tags.adapter_sha256 = '{sha256}'"
+    for model in client.search_logged_models([experiment], where):
+        with contextlib.suppress(MlflowException):
+            if not client.search_model_versions(f"source_path = '{model.artifact_location}'"):
+                return model
+    return None
 
 
 def _training_run(client: "MlflowClient", experiment: str, sha256: str) -> str | None:
@@ -176,12 +192,24 @@ def versions_by_alias(client: "MlflowClient", name: str) -> dict[str, int]:
     return {alias: int(version) for alias, version in model.aliases.items()}
 
 
+def tags_by_version(client: "MlflowClient", name: str) -> dict[int, dict[str, str]]:
+    """The tags of every version of a model."""
+    versions: dict[int, dict[str, str]] = {}
+    token: str | None = None
+    while token is None or token:
+        page = client.search_model_versions(f"name = '{name}'", page_token=token)
+        versions |= {int(version.version): version.tags for version in page}
+        token = page.token or ""
+    return versions
+
+
 def known_version(client: "MlflowClient", name: str, version: int | None) -> int:
     """The version, by default the one that `register` named last. Raises UserError where there is none."""
-    versions = {int(entry.version): entry.tags for entry in client.search_model_versions(f"name = '{name}'")}
-    if not versions or (version is not None and version not in versions):
-        known = ", ".join(map(str, sorted(versions))) or "none"
-        raise UserError(f"{name} has no version {version}; registered: {known}")
+    versions = tags_by_version(client, name)
+    if not versions:
+        raise UserError(f"{name} has no versions; run `mmrl register` first")
+    if version is not None and version not in versions:
+        raise UserError(f"{name} has no version {version}; registered: {', '.join(map(str, sorted(versions)))}")
     return version or named_last(versions)
 
 

@@ -190,7 +190,7 @@ class RegistrySection(Section):
     @field_validator("alias")
     @classmethod
     def _is_free(cls, alias: str) -> str:
-        if alias in ("challenger", "previous", "latest"):
+        if alias in ("challenger", "previous", "released", "latest"):
             raise ValueError("the registry uses it itself; choose another")
         return alias
 
