@@ -40,6 +40,14 @@ class RegisteredVersion(NamedTuple):
     created: bool
 
 
+class NamedVersion(NamedTuple):
+    """A version that a `models:/` URI stands for now, and the adapter that the registry says it holds."""
+
+    name: str
+    version: int
+    adapter_sha256: str | None
+
+
 class FetchedVersion(NamedTuple):
     """A version downloaded into a folder: its verified adapter, and the settings that it was made with."""
 
@@ -270,3 +278,9 @@ def resolve(client: "MlflowClient", uri: str) -> tuple[str, int]:
         known = ", ".join(sorted(aliases)) or "none"
         raise UserError(f"{name} has no alias {match['alias']!r} (known: {known}); run `mmrl promote` first")
     return name, aliases[match["alias"]]
+
+
+def named(client: "MlflowClient", uri: str) -> NamedVersion:
+    """The version that a URI stands for, as `resolve`, and its adapter: its number alone can be used again."""
+    name, version = resolve(client, uri)
+    return NamedVersion(name, version, client.get_model_version(name, str(version)).tags.get("adapter_sha256"))

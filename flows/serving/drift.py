@@ -7,7 +7,7 @@ every one matters.
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -37,11 +37,16 @@ def drift(folder: Path, hours: float) -> list[Drift]:
     """One result a model, of its version that answered last, from what was logged in `folder` in the last `hours`."""
     since = datetime.now(UTC) - timedelta(hours=hours)
     rows = [row for row in _rows(folder) if row.get("expected") and datetime.fromisoformat(row["time"]) >= since]
-    latest = {row["name"]: row["version"] for row in sorted(rows, key=lambda row: row["time"])}
+    latest = {row["name"]: _identity(row) for row in sorted(rows, key=lambda row: row["time"])}
     return [
-        measured(name, version, [row for row in rows if (row["name"], row["version"]) == (name, version)])
-        for name, version in latest.items()
+        measured(name, identity[1], [row for row in rows if _identity(row) == identity])
+        for name, identity in latest.items()
     ]
+
+
+def _identity(row: Mapping[str, Any]) -> tuple[str, int, str | None]:
+    """The version that answered, by its adapter too: after a restore the same number can be another one's."""
+    return row["name"], row["version"], row.get("adapter_sha256")
 
 
 def measured(name: str, version: int, rows: list[dict[str, Any]]) -> Drift:

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from mlflow import MlflowClient
     from torch import Tensor
 
+    from flows.registry.versions import NamedVersion
     from mmrl_core.predict import Classes, Prediction, Predictor
 
 KEPT_LISTS = 32  # of class names, with their features
@@ -32,7 +33,14 @@ class Live:
 
     @property
     def identity(self) -> dict[str, str | int]:
-        return {"name": self.name, "version": self.version, "adapter_sha256": self.predictor.card["sha256"]}
+        return self.registered._asdict()
+
+    @property
+    def registered(self) -> "NamedVersion":
+        """What the registry calls it. After a restore the same number can be another adapter's."""
+        from flows.registry.versions import NamedVersion
+
+        return NamedVersion(self.name, self.version, self.predictor.card["sha256"])
 
     def classes(self, class_names: list[str] | None) -> "Classes":
         """The classes with their features, by default the trained ones; those of the KEPT_LISTS lists that were asked
@@ -87,7 +95,7 @@ class Follower:
         self.loads = self.failures = 0
         self._store, self._poll_seconds = store, poll_seconds
         self._client: MlflowClient | None = None
-        self._failed = (0, 0.0)  # the version that could not be loaded, and the time of the next try
+        self._failed: tuple[NamedVersion | None, float] = (None, 0.0)  # what could not be loaded; when to try again
         self._thread = threading.Thread(target=self._follow, name="follower", daemon=True)
 
     def start(self) -> None:
@@ -103,35 +111,35 @@ class Follower:
     def look(self) -> None:
         """Ask the registry, and load what it names unless that is loaded."""
         try:
-            name, version = self._resolve()
-            if self.current is None or self.current.version != version:
-                self._load(name, version)
+            named = self._resolve()
+            if self.current is None or self.current.registered != named:
+                self._load(named)
                 return
             self.problem = None
         except Exception as error:
             self._client = None
             self._fail(f"{self.uri} cannot be followed: {_one_line(error)}")
 
-    def _resolve(self) -> tuple[str, int]:
+    def _resolve(self) -> "NamedVersion":
         from flows.registry import versions
         from flows.tracking import store as tracking
 
         if self._client is None:
             self._client = tracking.connect(self._store, create=False)
         with tracking.store_errors(self._store):
-            return versions.resolve(self._client, self.uri)
+            return versions.named(self._client, self.uri)
 
-    def _load(self, name: str, version: int) -> None:
+    def _load(self, named: "NamedVersion") -> None:
         failed, retry_at = self._failed
-        if version == failed and time.monotonic() < retry_at:
+        if named == failed and time.monotonic() < retry_at:
             return
         try:
-            self.current = load(name, version, self._store)
+            self.current = load(named.name, named.version, self._store)
         except Exception as error:
-            self._failed = version, time.monotonic() + RETRY_SECONDS
-            self._fail(f"version {version} of {name} cannot be loaded: {_one_line(error)}")
+            self._failed = named, time.monotonic() + RETRY_SECONDS
+            self._fail(f"version {named.version} of {named.name} cannot be loaded: {_one_line(error)}")
             return
-        self.problem, self._failed, self.loads = None, (0, 0.0), self.loads + 1
+        self.problem, self._failed, self.loads = None, (None, 0.0), self.loads + 1
 
     def _fail(self, problem: str) -> None:
         self.problem, self.failures = problem, self.failures + 1
