@@ -14,8 +14,12 @@ def hold(event, arguments):
         return
     folder = os.path.dirname(path)
     if len(os.listdir(folder)) >= int(os.environ["HOLD_AFTER"]):
-        open(os.environ["HELD"], "a").close()
-        time.sleep(600)
+        with open(os.environ["HELD"], "a") as held:
+            held.write(f"{os.getpid()}\\n")
+        for _ in range(6000):
+            if os.path.exists(os.environ["HELD"] + ".go"):
+                return
+            time.sleep(0.1)
 
 sys.addaudithook(hold)
 """
@@ -23,7 +27,7 @@ sys.addaudithook(hold)
 
 class Hold:
     """Processes with its `environment` stop where they open a file that matches `pattern`, before it is there, once
-    its folder has `after` entries."""
+    its folder has `after` entries; until `go`."""
 
     def __init__(self, folder: Path, pattern: str, after: int = 0):
         folder.mkdir()
@@ -36,3 +40,7 @@ class Hold:
         """Until one has stopped there; `running` is the process that leads there."""
         wait_until(lambda: self.held.exists() or running.poll() is not None, PATIENCE, lambda: "a process at the hold")
         assert self.held.exists(), f"it ended with {running.returncode} before that"
+
+    def go(self) -> None:
+        """Let all of them, and those that come, go on."""
+        Path(f"{self.held}.go").touch()

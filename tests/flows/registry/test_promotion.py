@@ -1,85 +1,21 @@
 import os
-import shutil
 import subprocess
 import sys
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pyarrow.parquet
 import pytest
 
-from flows.project.paths import RunKey
-from flows.registry import promotion, releases, versions
-from flows.settings.params import Params
-from flows.stages import prepare
+from flows.registry import promotion
+from flows.registry.locked_model import locked
 from flows.tracking import store
 from mmrl_core.errors import UserError
-from mmrl_core.files import read_json, write_json
+from mmrl_core.evaluation.gate import Decision
 from tests.support.processes import PATIENCE
-
-NAME, KEY = "digits-base-to-novel", RunKey("digits", "mmrlpp", 2, 1)
-# No verdict here rests on speed: that of tests/core/evaluation/test_gate.py does.
-PARAMS = Params(
-    datasets=["digits"], methods=["mmrlpp"], shots=[2], seeds=[1], backbone={"name": "tiny"},
-    registry={"latency": 1000},
-)  # fmt: skip
+from tests.support.promotions import NAME, PARAMS, aliases, promote, register
 
 
-@pytest.fixture(scope="session")
-def prepared(tmp_path_factory) -> Path:
-    """A folder with digits prepared and a store of MLflow's tables, to be copied."""
-    folder = tmp_path_factory.mktemp("prepared")
-    (folder / "data/digits").mkdir(parents=True)
-    prepare.prepare_pool(PARAMS, "digits", folder / "data/digits/pool")
-    prepare.prepare_few_shot(PARAMS, "digits", 2, 1, folder / "data/digits/2shot-seed1")
-    store.connect(f"sqlite:///{folder}/mlflow.db")
-    return folder
-
-
-@pytest.fixture
-def project(prepared, tmp_path, monkeypatch) -> Path:
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    folder = shutil.copytree(prepared, tmp_path / "project")
-    monkeypatch.chdir(folder)
-    return folder
-
-
-def register(quality: str, class_names: list[str] | None = None) -> int:
-    """Register an untrained adapter: `good` ones are as right as zero-shot, `bad` ones guess what base classes are."""
-    import torch
-
-    from mmrl_core.clip.backbone import load_backbone
-    from mmrl_core.config import AdapterConfig
-    from mmrl_core.method.adapter import Adapter, save_adapter
-
-    backbone, seed = load_backbone("tiny"), {"good": 0, "bad": 1, "better": 2, "worse": 3}[quality]
-    torch.manual_seed(seed)
-    alpha = 1.0 if quality in ("good", "better") else 0.0  # 0: by the representation branch alone, which is random here
-    config = AdapterConfig(method="mmrl", insertion_depth=backbone.depth, rep_dim=16, alpha=alpha)
-    adapter = Adapter(config, backbone)
-    pool = read_json("data/digits/pool/manifest.json", made_by="mmrl prepare")
-    names = class_names or [pool["class_names"][label] for label in pool["base"]]
-    card = {"class_names": names, "template": "a photo of the digit {}.", "settings": {}, "sources": {},
-            "data": {"dataset": "digits", "digest": "d" * 64}}  # fmt: skip
-    shutil.rmtree(KEY.model, ignore_errors=True)
-    document = save_adapter(KEY.model, adapter, backbone, card)
-    metrics = {"adapter_sha256": document["sha256"], "protocol": "base-to-novel", "preset": "published", "parts": [],
-               "data_digest": pool["digest"], "validation": {}}  # fmt: skip
-    write_json(KEY.results() / "metrics.json", metrics)
-    return versions.register(PARAMS, KEY).version
-
-
-def promote(**options) -> tuple[int, str]:
-    found = promotion.promote(PARAMS, "digits", **options)
-    assert found.moved == (found.verdict in promotion.MOVES)
-    return found.version, found.verdict
-
-
-def aliases() -> dict[str, int]:
-    return versions.versions_by_alias(store.connect(store.store_uri(PARAMS)), NAME)
-
-
-def test_the_first_is_live_at_once_a_better_one_follows_and_a_worse_one_is_refused_for_good(project):
+def test_the_first_is_live_at_once_a_better_one_follows_and_a_worse_one_is_refused_for_good(digits_project):
     assert register("bad") == 1
     assert promote() == (1, "first") and promote() == (1, "unchanged")
     assert register("good") == 2
@@ -94,16 +30,16 @@ def test_the_first_is_live_at_once_a_better_one_follows_and_a_worse_one_is_refus
     assert "worse: of" in " ".join(told[-1].reasons)
 
 
-def test_a_decision_keeps_its_reasons_and_what_was_said_of_every_image(project):
+def test_a_decision_keeps_its_reasons_and_what_was_said_of_every_image(digits_project):
     register("bad")
     promote()
     register("good")
     promote()
-    [folder] = {path.parent for path in (project / "mlartifacts/promotions").rglob("outcomes.parquet")}
+    [folder] = {path.parent for path in (digits_project / "mlartifacts/promotions").rglob("outcomes.parquet")}
     text = (folder / "decision.md").read_text()
     assert text.startswith(f"# {NAME} 2 against 1: accepted\n") and "McNemar p = " in text and "| p better |" in text
     rows = pyarrow.parquet.read_table(folder / "outcomes.parquet").to_pylist()
-    few_shot = (project / "data/digits/2shot-seed1").glob("val-*.tar")
+    few_shot = (digits_project / "data/digits/2shot-seed1").glob("val-*.tar")
     tuned_on = {
         name
         for path in few_shot
@@ -118,7 +54,7 @@ def test_a_decision_keeps_its_reasons_and_what_was_said_of_every_image(project):
     assert better > 0
 
 
-def test_equals_are_not_exchanged_and_a_person_can_pass_the_gate_by(project):
+def test_equals_are_not_exchanged_and_a_person_can_pass_the_gate_by(digits_project):
     register("good")
     promote()
     register("better")
@@ -128,7 +64,7 @@ def test_equals_are_not_exchanged_and_a_person_can_pass_the_gate_by(project):
     assert promotion.history(PARAMS, "digits")[-1].reasons == ["the customer asked for it"]
 
 
-def test_rolling_back_restores_the_one_before_step_by_step_and_what_was_withdrawn_stays_so(project):
+def test_rolling_back_restores_the_one_before_step_by_step_and_what_was_withdrawn_stays_so(digits_project):
     for quality in ("bad", "good", "better"):
         register(quality)
         promote(force="test")
@@ -141,7 +77,7 @@ def test_rolling_back_restores_the_one_before_step_by_step_and_what_was_withdraw
         promotion.rollback(PARAMS, "digits", "and once more")
 
 
-def test_other_classes_are_refused_unless_allowed(project):
+def test_other_classes_are_refused_unless_allowed(digits_project):
     register("bad", ["zero", "one", "two", "three"])
     promote()
     register("good")
@@ -150,7 +86,7 @@ def test_other_classes_are_refused_unless_allowed(project):
     assert promote(new_classes=True) == (2, "accepted")
 
 
-def test_data_that_is_not_what_the_challenger_was_evaluated_on_is_an_error_not_a_verdict(project):
+def test_data_that_is_not_what_the_challenger_was_evaluated_on_is_an_error_not_a_verdict(digits_project):
     register("bad")
     promote()
     register("good")
@@ -161,10 +97,10 @@ def test_data_that_is_not_what_the_challenger_was_evaluated_on_is_an_error_not_a
     assert aliases()["champion"] == 1
 
 
-def test_an_altered_champion_is_found_out(project):
+def test_an_altered_champion_is_found_out(digits_project):
     register("bad")
     promote()
-    [stored] = (project / "mlartifacts/digits").rglob("adapter.safetensors")
+    [stored] = (digits_project / "mlartifacts/digits").rglob("adapter.safetensors")
     register("good")
     stored.write_bytes(stored.read_bytes()[:-1] + b"\1")
     with pytest.raises(UserError, match="altered"):
@@ -174,12 +110,13 @@ def test_an_altered_champion_is_found_out(project):
 RACE = """
 import sys
 from flows.registry import promotion
-from tests.flows.registry.test_promotion import PARAMS
+from flows.registry.locked_model import locked
+from tests.support.promotions import PARAMS
 print(promotion.promote(PARAMS, "digits", int(sys.argv[1]), force="race").version)
 """
 
 
-def test_two_that_race_leave_one_champion_and_a_true_history(project):
+def test_two_that_race_leave_one_champion_and_a_true_history(digits_project):
     for quality in ("bad", "good", "better"):
         register(quality)
     promote(version=1)
@@ -192,50 +129,79 @@ def test_two_that_race_leave_one_champion_and_a_true_history(project):
     assert aliases() == {"champion": told[-1].version, "previous": told[-2].version}
 
 
-def test_a_store_that_does_not_hand_out_the_champion_leaves_it_so_and_once_it_does_it_is_released_once(project):
-    register("bad")
-    promote()
-    register("good")
-    promote()
-    artifacts = project / "mlartifacts"
-    artifacts.rename(project / "away")
-    with pytest.raises(store.StoreFailed, match="cannot be used"):
-        releases.release(PARAMS, "digits")
-    assert aliases() == {"champion": 2, "previous": 1}
-    shutil.rmtree(artifacts, ignore_errors=True)  # MLflow may have made it anew
-    (project / "away").rename(artifacts)
-    with ThreadPoolExecutor(2) as pool:  # an event and a webhook
-        found = list(pool.map(lambda _: releases.release(PARAMS, "digits"), range(2)))
-    assert sorted(one.created for one in found) == [False, True]
-    assert aliases() == {"champion": 2, "previous": 1, "released": 2}
-    card = (project / found[0].folder / "README.md").read_text()
-    assert card.startswith(f"# {NAME}, version 2") and "Apache-2.0 (made by this project" in card
-    assert [one.verdict for one in promotion.history(PARAMS, "digits")] == ["first", "accepted", "released"]
+def three_promoted() -> None:
+    for quality in ("bad", "good", "better"):
+        register(quality)
+        promote(force="test")
 
 
-def test_a_bundle_that_was_damaged_is_built_anew_and_a_champion_that_fails_its_check_is_rolled_back(project):
-    folder = project / "releases" / NAME / "1"
-    register("bad")
-    promote()
-    releases.release(PARAMS, "digits")
+@pytest.mark.parametrize("whole_version", [True, False])
+def test_deleting_the_champion_in_mlflow_opens_no_way_past_the_gate(digits_project, whole_version):
+    three_promoted()
     client = store.connect(store.store_uri(PARAMS))
-    built = (folder / "SHA256SUMS").stat().st_mtime_ns
-    for damage in (False, True):
-        client.delete_registered_model_alias(NAME, releases.RELEASED)  # as if another had been released meanwhile
-        if damage:
-            (folder / "README.md").write_text("another card")
-        releases.release(PARAMS, "digits")
-        assert ((folder / "SHA256SUMS").stat().st_mtime_ns == built) is not damage
-    assert (folder / "README.md").read_text().startswith(f"# {NAME}, version 1")
+    if whole_version:
+        client.delete_model_version(NAME, "3")
+    else:
+        client.delete_registered_model_alias(NAME, "champion")
+    assert promote(version=1) == (1, "refused")
+    assert "version 3 was the champion" in promotion.history(PARAMS, "digits")[-1].reasons[0]
+    assert aliases() == {"previous": 2, "challenger": 1}
+    assert promotion.rollback(PARAMS, "digits", "3 was deleted").version == 2
+    assert aliases() == {"champion": 2, "previous": 1}
+    client.delete_registered_model_alias(NAME, "champion")
+    assert promote(version=1, force="it is the best") == (1, "forced")
 
+
+def test_a_model_that_was_deleted_and_made_anew_has_a_first_champion_again(digits_project):
+    register("bad")
+    promote()
+    store.connect(store.store_uri(PARAMS)).delete_registered_model(NAME)
+    assert register("good") == 1
+    assert promote() == (1, "first")
+
+
+def test_what_was_declined_of_another_champion_of_the_same_number_is_decided_again(digits_project):
     register("good")
     promote()
-    stored = max((project / "mlartifacts/digits").rglob("adapter.safetensors"), key=lambda path: path.stat().st_mtime)
-    stored.write_bytes(stored.read_bytes()[:-1] + b"\1")
-    with pytest.raises(
-        releases.ReleaseFailed, match="release of version 2 failed: .*altered.*; version 1 is the champion"
-    ):
-        releases.release(PARAMS, "digits")
-    assert aliases() == {"champion": 1, "released": 1}
-    assert not (project / "releases" / NAME / "2").exists()
-    assert promote(version=2) == (2, "refused")
+    register("worse")
+    assert promote() == (2, "refused")
+    store.connect(store.store_uri(PARAMS)).set_model_version_tag(NAME, "1", "adapter_sha256", "0" * 64)
+    with pytest.raises(UserError, match="does not hold the adapter that was registered"):
+        promote()  # it looks at the images, and so at the champion's files, again
+
+
+def test_a_decision_of_an_older_release_that_was_cut_off_is_finished_where_its_alias_had_moved(digits_project):
+    three_promoted()
+    client = store.connect(store.store_uri(PARAMS))
+    [experiment] = [one.experiment_id for one in client.search_experiments() if one.name == "promotions"]
+
+    def left(version: str, champion: str, verdict: str) -> str:
+        tags = {"model": NAME, "version": version, "champion": champion, "verdict": verdict, "reasons": '["by hand"]'}
+        return client.create_run(experiment, tags=tags).info.run_id
+
+    client.set_registered_model_alias(NAME, "previous", "1")  # what it did before it was killed
+    client.set_registered_model_alias(NAME, "champion", "2")
+    moved, not_moved = left("2", "3", "rolled back"), left("3", "2", "accepted")
+    assert promote(version=2) == (2, "unchanged")
+    assert [client.get_run(run).info.status for run in (moved, not_moved)] == ["FINISHED", "KILLED"]
+    assert aliases() == {"champion": 2, "previous": 1}
+    assert [(past.version, past.moved) for past in promotion.history(PARAMS, "digits")[-2:]] == [(2, True), (3, False)]
+
+
+def test_what_the_alias_has_overtaken_is_closed_and_not_carried_out(digits_project):
+    three_promoted()
+    with locked(PARAMS, "digits") as model:
+        client = store.connect(store.store_uri(PARAMS))
+        client.set_registered_model_alias(NAME, "champion", "1")  # by hand, in MLflow's page
+        with pytest.raises(UserError, match="champion is version 1 now: another process moved it"):
+            model.apply(2, Decision("forced", ["test"], {}), {"previous": 3, "champion": 2}, {}, [])
+    assert aliases() == {"champion": 1, "previous": 2}
+    assert promotion.history(PARAMS, "digits")[-1].moved is False
+    assert promote(version=1) == (1, "unchanged")
+
+
+def test_a_reason_of_any_length_leaves_a_history_that_can_be_read(digits_project):
+    register("bad")
+    promote(force='"quoted" é ' * 2000)
+    [past] = promotion.history(PARAMS, "digits")
+    assert len(past.reasons[0]) == 1000 and past.reasons[0].endswith(" ...")
