@@ -7,9 +7,12 @@ import sys
 import pytest
 
 from flows.registry import promotion, versions
+from flows.registry.locked_model import locked
 from flows.tracking.locks import exclusive
 from flows.tracking.store import connect, store_uri
 from mmrl_core.errors import UserError
+from mmrl_core.evaluation.gate import Decision
+from tests.support.postgres import cursor
 from tests.support.processes import PATIENCE
 from tests.support.serving import NAME, register, settings
 from tests.support.workspace import ROOT
@@ -63,3 +66,29 @@ def test_racing_promotions_leave_one_champion_and_a_true_history_and_a_killed_ho
     holder.wait()
     with exclusive(store, "x", 30):
         pass
+
+
+def lose_the_lock(database: str) -> None:
+    """What a restart of the server does to the session that holds it."""
+    with cursor(database) as server:
+        server.execute("SELECT pg_terminate_backend(pid, 10000) FROM pg_locks WHERE locktype = 'advisory' AND granted")
+
+
+def test_a_promotion_that_lost_its_lock_moves_nothing_and_what_it_intended_is_not_lost(store):
+    for seed in range(3):
+        register(seed)
+    promotion.promote(settings(), "digits", 1)
+    lost = "lock on the registry .* was lost"
+    database = store.replace("+psycopg2", "")
+    with locked(settings(), "digits") as model:
+        lose_the_lock(database)
+        promotion.promote(settings(), "digits", 3, force="meanwhile")  # would wait if the lock was still held
+        with pytest.raises(UserError, match=lost):
+            model.apply(2, Decision("forced", ["late"], {}), {"champion": 2}, {}, [])
+    assert versions.versions_by_alias(connect(store), NAME) == {"champion": 3, "previous": 1}
+    assert [past.version for past in promotion.history(settings(), "digits")] == [1, 3]
+    with exclusive(store, "x") as held:
+        held.check()
+        lose_the_lock(database)
+        with pytest.raises(UserError, match=lost):
+            held.check()

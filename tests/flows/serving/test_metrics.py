@@ -167,6 +167,9 @@ def test_drift_is_told_from_what_the_present_version_answered_of_late(tmp_path):
     assert drift(tmp_path, 24) == [measured(NAME, 3, rows(60, 3))]
     assert drift(tmp_path, 48)[0].drifted
     assert drift(tmp_path / "nowhere", 24) == []
+    other = [row | {"adapter_sha256": "of another"} for row in rows(10, 0)]  # the number used again
+    (tmp_path / "three.jsonl").write_text("\n".join(map(json.dumps, other)))
+    assert drift(tmp_path, 24) == [measured(NAME, 3, rows(10, 0))]
 
 
 def test_the_command_says_whether_there_is_drift_by_its_exit_status_too(tmp_path, monkeypatch, capsys):

@@ -242,6 +242,18 @@ def test_the_follower_keeps_what_it_has_until_the_new_version_is_whole(store, tm
     assert (again.current.version, again.problem) == (2, None)
 
 
+def test_a_number_that_is_used_again_for_another_adapter_is_another_version(store, tmp_path):
+    follower = Follower(URI, store, 3600)
+    follower.look()
+    first = follower.current
+    tracking.connect(store).delete_registered_model(NAME)
+    assert serving.register(2) == first.version == 1
+    serving.promote(1)
+    follower.look()
+    assert follower.current.version == 1 and follower.current.identity != first.identity
+    assert follower.current.predictor.card["sha256"] == serving.predictor(1).card["sha256"]
+
+
 def tensors_of(version: int) -> Path:
     """The file in the store that holds a version's tensors."""
     client = tracking.connect(tracking.absolute("sqlite:///mlflow.db"))
