@@ -22,6 +22,7 @@ from flows.project.outputs import is_held
 from flows.project.paths import FEATURES, READY, STATE
 from flows.registry.decisions import EXPERIMENT as DECISIONS
 from flows.settings.params import Params
+from flows.tracking import places
 from flows.tracking.store import connect, database_file, store_errors, store_uri
 from mmrl_core.errors import UserError
 
@@ -143,7 +144,9 @@ def _runs(uri: str, before: float) -> Iterator[Removable]:
         needed |= {run.data.tags.get("mlflow.parentRunId") for run in runs if run.info.run_id in needed}
     for run in runs:
         if run.info.run_id not in needed and "stage" in run.data.tags:
-            name = f"{run.info.run_name} ({run.info.run_id})"
+            elsewhere = database and places.outside(run.info.artifact_uri, database)
+            place = f", with artifacts in {elsewhere}" if elsewhere else ""
+            name = f"{run.info.run_name} ({run.info.run_id}){place}"
             yield Removable("mlflow", name, None, functools.partial(_delete_run, client, uri, run.info.run_id))
 
 

@@ -39,7 +39,7 @@ def save_model(path: Path, adapter: Path, params: Params) -> None:
     mlflow.pyfunc.save_model(
         path,
         python_model=MODEL_CODE,
-        artifacts={"adapter": str(adapter.absolute())},
+        artifacts={"adapter": adapter.absolute().as_uri()},  # a path would be taken for a URI, its % for an escape
         signature=ModelSignature(Schema([ColSpec(DataType.binary, "image")]), Schema(outputs)),
         input_example=pd.DataFrame({"image": [_example_image()]}),
         pip_requirements=[_requirement(PACKAGE), _requirement("mlflow")],

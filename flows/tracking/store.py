@@ -15,6 +15,7 @@ from filelock import FileLock
 from flows.project.paths import STATE
 from flows.settings.params import Params
 from flows.settings.sections import TrackingSection
+from flows.tracking import places
 from mmrl_core.errors import UserError
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ def connect(uri: str, *, create: bool = True) -> "MlflowClient":
     if database and not database.exists() and not create:
         raise UserError(f"there is no MLflow store at {database}; run `mmrl register` first or set tracking.uri")
     with store_errors(uri), lock(uri, "tracking") if database else contextlib.nullcontext():
+        if database and database.exists():
+            places.settle(database)
         client = _client(uri)
         client.search_experiments(max_results=1)
         return client
@@ -128,11 +131,12 @@ def experiment_id(client: "MlflowClient", uri: str, name: str) -> str:
     """The experiment of that name, created where missing; artifacts of a sqlite store lie in mlartifacts/ beside it."""
     from mlflow.exceptions import MlflowException
 
-    experiment = client.get_experiment_by_name(name)
+    experiment, database = client.get_experiment_by_name(name), database_file(uri)
     if experiment:
+        if database:
+            places.say_outside(f"experiment {name}", experiment.artifact_location, database)
         return experiment.experiment_id
-    database = database_file(uri)
-    location = (database.parent / "mlartifacts" / name).as_uri() if database else None
+    location = (database.parent / places.ROOT / name).as_uri() if database else None
     try:
         return client.create_experiment(name, artifact_location=location)
     except MlflowException:  # another process was faster
