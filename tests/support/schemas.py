@@ -1,0 +1,37 @@
+"""MLflow's tables as another release of it made them, by its own migrations."""
+
+from alembic import command
+from alembic.script import ScriptDirectory
+from mlflow.store.db import utils
+from sqlalchemy import create_engine, text
+
+NEWER = "ffffffffffff"  # a revision that no MLflow has
+OLDER = "c9d4e5f6a7b8"  # before several tables that MLflow 3.17 has
+
+
+def before_last() -> str:
+    """The revision before the installed MLflow's."""
+    script = ScriptDirectory.from_config(utils._get_alembic_config(""))
+    return str(script.get_revision("head").down_revision)
+
+
+def make(uri: str, revision: str = OLDER) -> None:
+    """Make the tables of that revision in an empty database."""
+    execute(uri)  # which makes a sqlite file
+    engine, config = create_engine(uri), utils._get_alembic_config(uri)
+    utils.InitialBase.metadata.create_all(engine)
+    with engine.begin() as connection:
+        config.attributes["connection"] = connection
+        command.upgrade(config, revision)
+    engine.dispose()
+
+
+def execute(uri: str, *statements: str) -> list:
+    """The rows of the last of these statements."""
+    engine, rows = create_engine(uri), []
+    with engine.begin() as connection:
+        for statement in statements:
+            result = connection.execute(text(statement))
+            rows = list(result) if result.returns_rows else []
+    engine.dispose()
+    return rows
