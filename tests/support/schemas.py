@@ -1,9 +1,9 @@
 """MLflow's tables as another release of it made them, by its own migrations."""
 
 from alembic import command
-from alembic.script import ScriptDirectory
-from mlflow.store.db import utils
 from sqlalchemy import create_engine, text
+
+from flows.tracking.schema import _scripts
 
 NEWER = "ffffffffffff"  # a revision that no MLflow has
 OLDER = "c9d4e5f6a7b8"  # before several tables that MLflow 3.17 has
@@ -11,13 +11,15 @@ OLDER = "c9d4e5f6a7b8"  # before several tables that MLflow 3.17 has
 
 def before_last() -> str:
     """The revision before the installed MLflow's."""
-    script = ScriptDirectory.from_config(utils._get_alembic_config(""))
-    return str(script.get_revision("head").down_revision)
+    return str(_scripts().get_revision("head").down_revision)
 
 
 def make(uri: str, revision: str = OLDER) -> None:
     """Make the tables of that revision in an empty database."""
     execute(uri)  # which makes a sqlite file
+    _scripts()  # sets what MLflow reads when it is imported
+    from mlflow.store.db import utils
+
     engine, config = create_engine(uri), utils._get_alembic_config(uri)
     utils.InitialBase.metadata.create_all(engine)
     with engine.begin() as connection:
