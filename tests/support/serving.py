@@ -74,7 +74,7 @@ def register(seed: int, **card) -> int:
 
 
 def make_run(dataset: str, seed: int, **card) -> RunKey:
-    """The folders of a run that was trained and evaluated, in the working directory; its adapter is `make_adapter`'s."""
+    """The folders of a run that was trained and evaluated, in the working directory; an adapter of that seed."""
     key = RunKey(dataset, "mmrl", 16, seed)
     key.model.mkdir(parents=True, exist_ok=True)
     make_adapter(key.model, seed, **card)

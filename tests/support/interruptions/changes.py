@@ -71,7 +71,8 @@ class Changes:
 
     def _mkdir(self, path: Any, mode: int, folder: int = -1) -> None:
         name = self._inside(path, folder)
-        if name and not os.path.exists(os.path.join(self._folder, name)):
+        path = os.path.join(self._folder, name or "")
+        if name and not os.path.exists(path) and os.path.exists(os.path.dirname(path)):
             self._before(f"make {name}")
 
     def _remove(self, path: Any, folder: int = -1) -> None:

@@ -1,23 +1,26 @@
 """Which commands are killed, what there is before them, and what has to be there once they were repeated."""
 
+import itertools
 import re
 import shutil
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from tests.support.interruptions.server import Killed, Server
-from tests.support.postgres import shut
+from tests.support.postgres import drop, shut
 
 Step = tuple[Any, ...]  # a command of commands.py, and its arguments
 ADAPTERS = 10
-LOOK: list[Step] = [("files",), ("state",)]
+LOOK: list[Step] = [("look",)]
+STATE: Step = ("state",)
 THREE: list[Step] = [("register", 1), ("register", 2), ("register", 3)]
 ONE = [*THREE, ("promote", 1)]
 TWO = [*ONE, ("promote", 2, "it is better")]
+PROMOTED = [*TWO, ("promote", 3, "better still")]
 PASSED = [*ONE, ("release",), ("unname_released",)]
+LATER = [("register", 3), ("promote", 3, "later")]
 SAVED = [("register", 1), ("register", 2), ("promote", 1), ("backup",)]
 
 
@@ -40,12 +43,12 @@ SCENARIOS = [
     Scenario("promote, the first", THREE, ("promote", 1)),
     Scenario("promote, by force", ONE, ("promote", 2, "it is better")),
     Scenario("promote, one that is refused", [*TWO, ("rollback", "wrong")], ("promote", 2)),
-    Scenario("rollback", [*TWO, ("promote", 3, "still better")], ("rollback", "wrong")),
-    Scenario("rollback, the second in a row", [*TWO, ("promote", 3, "better"), ("rollback", "wrong")], ("rollback", "too")),
-    Scenario("release, its bundle is there", PASSED, ("release",), [*LOOK, ("check_bundle", 1)]),
-    Scenario("backup", SAVED[:-1], ("backup",), [("files",), ("lose",), ("restore",), ("state",)], may_say="exists"),
+    Scenario("rollback", PROMOTED, ("rollback", "wrong")),
+    Scenario("rollback, the second in a row", [*PROMOTED, ("rollback", "wrong")], ("rollback", "this one too")),
+    Scenario("release, its bundle is there", PASSED, ("release",)),
+    Scenario("backup", SAVED[:-1], ("backup",), [("files",), ("lose",), ("restore",), STATE], may_say="exists"),
     Scenario("restore, of a store that was lost", [*SAVED, ("lose",)], ("restore",), like=SAVED),
-    Scenario("restore, over another state", [*SAVED, ("register", 3), ("promote", 3, "later")], ("restore", True), like=SAVED),
+    Scenario("restore, over another state", [*SAVED, *LATER], ("restore", True), like=SAVED),
 ]  # fmt: skip
 BUILT = Scenario("release, its bundle is not there", ONE, ("release",), [*LOOK, ("check_bundle", 1)])  # seconds a point
 
@@ -69,12 +72,18 @@ RACES = [
 class Place:
     """One folder in which project after project lies, so that what a store says of absolute paths is right in each.
 
-    `databases` makes copies of a PostgreSQL database, by default an empty one with MLflow's tables; without it stores
-    are sqlite files.
+    `databases` makes a PostgreSQL database with MLflow's tables, or a copy of one that is named; without it stores are
+    sqlite files.
     """
 
-    def __init__(self, server: Server, folder: Path, databases: Callable[..., str] | None = None):
-        self._server, self._databases = server, databases
+    def __init__(
+        self,
+        server: Server,
+        folder: Path,
+        databases: Callable[..., str] | None = None,
+        variables: dict[str, str] = {},
+    ):
+        self._server, self._databases, self._variables = server, databases, variables
         self._now, self._kept = folder / "now", folder / "kept"
         self._uri: str | None = None
         self._made: dict[str, tuple[Path, str | None]] = {}
@@ -87,7 +96,9 @@ class Place:
         shutil.rmtree(self._now, ignore_errors=True)
         shutil.copytree(kept, self._now)
         if self._databases:
-            self._uri = self._databases(database)
+            if self._uri and self._uri not in (uri for _, uri in self._made.values()):
+                drop(self._uri)
+            self._uri = self._databases(database and database.rpartition("/")[2])
 
     def _make(self, steps: list[Step]) -> None:
         if steps:
@@ -100,13 +111,12 @@ class Place:
         if self._uri:
             shut(self._uri)  # one that is in use cannot be copied
         kept = shutil.copytree(self._now, self._kept / str(len(self._made)))
-        self._made[str(steps)] = kept, self._uri and self._uri.rpartition("/")[2]
+        self._made[str(steps)] = kept, self._uri
 
     def run(self, step: Step, **request: Any) -> Any:
         """What a step returns. Raises RuntimeError with its error."""
-        if self._uri:
-            request["variables"] = {"MLFLOW_TRACKING_URI": self._uri}
-        return self._server.ask(*step, folder=self._now / "project", **request)
+        variables = {**self._variables, **({"MLFLOW_TRACKING_URI": self._uri} if self._uri else {})}
+        return self._server.ask(*step, folder=self._now / "project", variables=variables, **request)
 
     def changes(self, step: Step) -> list[str]:
         """What a step changes, in words."""
@@ -133,23 +143,56 @@ class Place:
         return None
 
 
-def sweep(place: Place, scenario: Scenario) -> tuple[int, dict[str, Any]]:
-    """Kill the command before each of its changes and repeat it: how many changes there are, and by change what was
-    otherwise then than without the kill."""
+class Swept(NamedTuple):
+    """How many changes the command makes, before which of them it was killed, and by change what came out otherwise."""
+
+    changes: int
+    killed: int
+    wrong: dict[str, Any]
+
+    @property
+    def told(self) -> str:
+        return f"{self.changes} changes, killed before {self.killed} of them, {len(self.wrong)} ended otherwise"
+
+
+def sweep(place: Place, scenario: Scenario, every: bool = True) -> Swept:
+    """Kill the command before each of its changes, repeat it, and compare what is there with what is there without the
+    kill. Unless `every`, of many like changes in a row the first two, one in the middle and the last are taken."""
     place.begin(scenario.before)
     changes = place.changes(scenario.command)
     expected = [place.run(step) for step in scenario.look]
-    if scenario.like:
-        place.begin(scenario.like)
-        assert place.run(("state",)) == expected[-1]
-    wrong = {}
-    for number in count(1):
+    wrong: dict[str, Any] = _unlike(place, scenario)
+    numbers = range(1, len(changes) + 1) if every else _sample(changes)
+    for number in numbers:
         place.begin(scenario.before)
-        if not place.kill(scenario.command, number):
-            break
+        assert place.kill(scenario.command, number), f"it ended before change {number} of {changes}"
         if difference := _difference(expected, _repeated(place, scenario)):
-            wrong[f"{number}, {changes[number - 1] if number <= len(changes) else 'one more'}"] = difference
-    return number - 1, wrong
+            wrong[f"{number}, {changes[number - 1]}"] = difference
+    return Swept(len(changes), len(numbers), wrong)
+
+
+def _unlike(place: Place, scenario: Scenario) -> dict[str, Any]:
+    """What differs after the command from what the scenario says it is to be like, without any kill."""
+    if not scenario.like:
+        return {}
+    after = place.run(STATE)
+    place.begin(scenario.like)
+    difference = _difference(place.run(STATE), after)
+    return {"without a kill": difference} if difference else {}
+
+
+def _sample(changes: list[str]) -> list[int]:
+    numbers: list[int] = []
+    for kind, like in itertools.groupby(range(1, len(changes) + 1), lambda number: _kind(changes[number - 1])):
+        row = list(like)
+        few = len(row) <= 4 or kind == "commit"
+        numbers += row if few else [*row[:2], row[len(row) // 2], row[-1]]
+    return numbers
+
+
+def _kind(change: str) -> str:
+    word = change.partition(" ")[0]
+    return "write" if word == "make" else word  # folders are made among the files
 
 
 def _repeated(place: Place, scenario: Scenario) -> list[Any]:
@@ -165,20 +208,21 @@ def _repeated(place: Place, scenario: Scenario) -> list[Any]:
         return [str(error)]
 
 
-def race(place: Place, raced: Race) -> tuple[int, dict[str, Any]]:
-    """Kill the command before each of its changes, then repeat it while another one runs: how many changes there are,
-    and by change what came out where it is nothing that comes out of one after the other."""
+def race(place: Place, raced: Race) -> Swept:
+    """Kill the command before each of its changes, repeat it while another one runs, and compare what is there with
+    what is there after one and the other."""
     orders = [_outcome(place, raced, order) for order in _orders(raced)]
-    wrong = {}
-    for number in count(1):
+    place.begin(raced.before)
+    changes = place.changes(raced.command)
+    wrong: dict[str, Any] = {}
+    for number, change in enumerate(changes, 1):
         place.begin(raced.before)
-        if not place.kill(raced.command, number):
-            break
+        assert place.kill(raced.command, number), f"it ended before change {number} of {changes}"
         errors = place.at_once(raced.command, raced.other)
-        state = place.run(("state",))
+        state = place.run(STATE)
         if errors or state not in orders:
-            wrong[f"{number}"] = errors or min((_difference(order, state) for order in orders), key=lambda one: len(str(one)))
-    return number - 1, wrong
+            wrong[f"{number}, {change}"] = errors or [_difference(order, state) for order in orders]
+    return Swept(len(changes), len(changes), wrong)
 
 
 def _orders(raced: Race) -> list[list[Step]]:
@@ -189,7 +233,7 @@ def _orders(raced: Race) -> list[list[Step]]:
 
 def _outcome(place: Place, raced: Race, order: list[Step]) -> Any:
     place.begin(raced.before)
-    return [place.at_once(step) for step in order] and place.run(("state",))
+    return [place.at_once(step) for step in order] and place.run(STATE)
 
 
 def _difference(expected: Any, actual: Any) -> dict[str, Any]:

@@ -5,6 +5,7 @@ It opens no store and starts no thread of its own, so that a child is as a new p
 
 import contextlib
 import gc
+import importlib
 import io
 import json
 import os
@@ -21,17 +22,25 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from sqlalchemy.orm import configure_mappers
+
 from flows.tracking.store import ENVIRONMENT
 from mmrl_core.errors import Failed, UserError
 from tests.support.processes import PATIENCE, wait_until
 from tests.support.workspace import ROOT, environment
 
 ADDRESS, PYTHON = "address", "python"
-# Stands for sys.executable in a child: `python -m MODULE` runs in a child too, instead of importing for seconds.
-STAND_IN = f"""#!{sys.executable} -IS
+# What commands import when they need it, and what the check of a bundle takes seconds to import.
+COMMANDS = (f"{__package__}.changes", f"{__package__}.commands", "alembic.autogenerate.api", "alembic.command",
+            "mlflow.artifacts", "mlflow.models", "mlflow.pyfunc", "mlflow.store.db.utils",
+            "mlflow.store.model_registry.sqlalchemy_store", "mlflow.store.tracking.sqlalchemy_store", "pandas",
+            "psycopg2", "pyarrow.parquet", "sqlalchemy.dialects.postgresql", "sqlalchemy.dialects.sqlite")  # fmt: skip
+CHECKS = ("mmrl_core.bundle",)
+# Stands for sys.executable in a child: `python -m MODULE` runs in a child of `checks`, importing nothing.
+STAND_IN = """#!{python} -IS
 import json, os, socket, sys
 with socket.socket(socket.AF_UNIX) as server:
-    server.connect(os.path.join(os.path.dirname(os.path.abspath(__file__)), "{ADDRESS}"))
+    server.connect({checks!r})
     request = {{"module": sys.argv[2], "arguments": sys.argv[3:], "folder": os.getcwd()}}
     server.sendall(json.dumps(request).encode() + b"\\n")
     answer = server.makefile().read()
@@ -51,6 +60,13 @@ class Server:
 
     def __init__(self, folder: Path):
         self.address, self.log = str(folder / ADDRESS), folder / "log"
+        self.process: subprocess.Popen
+
+    def wait(self) -> None:
+        """Until it has imported everything."""
+        path, process = Path(self.address), self.process
+        wait_until(lambda: path.exists() or process.poll() is not None, PATIENCE, self.log.read_text)
+        assert process.poll() is None, self.log.read_text()
 
     def ask(self, command: str, *arguments: Any, folder: Path, **request: Any) -> Any:
         """What a command of commands.py returns, run in `folder`. Raises Killed, or RuntimeError with its error."""
@@ -121,33 +137,37 @@ class _Forking(socketserver.ForkingMixIn, socketserver.UnixStreamServer):
 
 @contextlib.contextmanager
 def serving() -> Iterator[Server]:
-    """A server of its own, ended with the block."""
+    """A server of commands, which has another one for the checks of bundles; both end with the block."""
+    with _started(CHECKS) as checks, _started(COMMANDS, checks) as server:
+        checks.wait()
+        server.wait()
+        yield server
+
+
+@contextlib.contextmanager
+def _started(modules: tuple[str, ...], checks: Server | None = None) -> Iterator[Server]:
     folder = Path(tempfile.mkdtemp(prefix="mmrl-fork-", dir="/tmp"))  # the path of a socket is short
     server = Server(folder)
+    (folder / PYTHON).write_text(STAND_IN.format(python=sys.executable, checks=checks and checks.address))
+    (folder / PYTHON).chmod(0o755)
     variables = {key: value for key, value in environment().items() if key != "MLFLOW_TRACKING_URI"}
     variables |= {**ENVIRONMENT, "OPENBLAS_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}  # MLflow reads its own on import
-    command = [sys.executable, "-m", __name__, str(folder), str(os.getpid())]
+    command = [sys.executable, "-m", __name__, str(folder), str(os.getpid()), *modules]
     with server.log.open("w") as log:
-        process = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=log, stderr=log)
+        server.process = subprocess.Popen(command, cwd=ROOT, env=variables, stdout=log, stderr=log)
     try:
-        wait_until(lambda: Path(server.address).exists() or process.poll() is not None, PATIENCE, server.log.read_text)
-        assert process.poll() is None, server.log.read_text()
         yield server
     finally:
-        process.send_signal(signal.SIGKILL)
-        process.wait(PATIENCE)
+        server.process.send_signal(signal.SIGKILL)
+        server.process.wait(PATIENCE)
         shutil.rmtree(folder)
 
 
-def main(folder: Path, parent: int) -> None:
-    from sqlalchemy.orm import configure_mappers
-
-    import tests.support.interruptions.commands  # noqa: F401 - with all that a child needs
-
+def main(folder: Path, parent: int, *modules: str) -> None:
+    for module in modules:
+        importlib.import_module(module)
     configure_mappers()
     gc.freeze()  # a collection in a child would copy every page
-    (folder / PYTHON).write_text(STAND_IN)
-    (folder / PYTHON).chmod(0o755)
     sys.executable = str(folder / PYTHON)
     _Forking.parent = parent
     with _Forking(str(folder / ADDRESS), _Child) as server:
@@ -155,4 +175,4 @@ def main(folder: Path, parent: int) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), int(sys.argv[2]))
+    main(Path(sys.argv[1]), int(sys.argv[2]), *sys.argv[3:])
