@@ -1,4 +1,4 @@
-"""Commands that are killed before each of their changes and repeated, on PostgreSQL; on sqlite in tests/flows/registry."""
+"""Commands that are killed before each of their changes and repeated, on PostgreSQL."""
 
 import os
 

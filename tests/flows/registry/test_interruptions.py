@@ -2,10 +2,14 @@
 
 import pytest
 
-from tests.support.interruptions.scenarios import BUILT, RACES, SCENARIOS, race, sweep
+from tests.support.interruptions.scenarios import BUILT, MORE, RACES, SCENARIOS, race, sweep
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda one: one.name)
+@pytest.mark.parametrize(
+    "scenario",
+    [*SCENARIOS, *(pytest.param(one, marks=pytest.mark.slow) for one in MORE)],
+    ids=lambda one: one.name,
+)
 def test_a_command_that_is_killed_and_repeated_leaves_what_one_that_is_not_killed_leaves(
     place, scenario, record_property
 ):
@@ -26,7 +30,7 @@ def test_the_repeat_of_a_command_that_was_killed_and_another_command_at_once_act
 
 @pytest.mark.slow
 @pytest.mark.endurance
-@pytest.mark.parametrize("scenario", [*SCENARIOS, BUILT], ids=lambda one: one.name)
+@pytest.mark.parametrize("scenario", [*SCENARIOS, *MORE, BUILT], ids=lambda one: one.name)
 def test_that_is_so_before_every_one_of_its_changes(place, scenario, record_property):
     swept = sweep(place, scenario)
     record_property("killed and repeated", f"{scenario.name}: {swept.told}")
