@@ -1,5 +1,6 @@
 import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
 
@@ -22,6 +23,7 @@ NEED_PHOTOGRAPHS = {
     "tests/slow/test_end_to_end.py::test_a_randomly_initialised_vit_b_16_runs_whole_on_a_handful_of_classes",
 }
 skipped: set[str] = set()
+COUNTED = "killed and repeated"  # name of the property in which tests say how often
 
 # The longest first, so that no process is left alone with one at the end; all others follow as they are found.
 FIRST = ("test_whole_story", "test_end_to_end", "test_kills", "test_protocols", "test_distributed",
@@ -71,6 +73,31 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     if os.environ.get("CI") and unexpected:
         print(f"\nunexpectedly skipped: {sorted(unexpected)}")
         session.exitstatus = pytest.ExitCode.TESTS_FAILED
+
+
+def pytest_terminal_summary(terminalreporter) -> None:
+    """What tests counted that a log is to show."""
+    reports = [report for kind in ("passed", "failed") for report in terminalreporter.getreports(kind)]
+    lines = [str(value) for report in reports for name, value in report.user_properties if name == COUNTED]
+    if lines:
+        terminalreporter.section(COUNTED)
+        terminalreporter.write_line("\n".join(lines))
+
+
+@pytest.fixture(scope="session")
+def new_place(tmp_path_factory) -> Iterator[Callable[..., Any]]:
+    """Makes places where commands are killed (tests/support/interruptions), all with one server."""
+    from tests.support.interruptions.scenarios import Place
+    from tests.support.interruptions.server import serving
+
+    with serving() as server:
+        yield lambda **options: Place(server, tmp_path_factory.mktemp("place"), **options)
+
+
+@pytest.fixture(scope="session")
+def place(new_place):
+    """With sqlite stores."""
+    return new_place()
 
 
 @pytest.fixture(scope="session")

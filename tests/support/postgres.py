@@ -76,6 +76,11 @@ def shut(uri: str) -> None:
     _sql(uri, f"SELECT pg_terminate_backend(pid, 10000) FROM pg_stat_activity WHERE datname = '{name}'")
 
 
+def drop(uri: str) -> None:
+    """Whoever is in it."""
+    _sql(uri, f"DROP DATABASE {uri.rpartition('/')[2]} WITH (FORCE)")
+
+
 def open_again(uri: str) -> None:
     _sql(uri, f"ALTER DATABASE {uri.rpartition('/')[2]} ALLOW_CONNECTIONS true")
 

@@ -70,14 +70,19 @@ def settings(**serving) -> Params:
 
 def register(seed: int, **card) -> int:
     """Train nothing, register an adapter of that seed from the working directory; gives its version."""
-    key = RunKey("digits", "mmrl", 16, seed)
+    return versions.register(settings(), make_run("digits", seed, **card)).version
+
+
+def make_run(dataset: str, seed: int, **card) -> RunKey:
+    """The folders of a run that was trained and evaluated, in the working directory; an adapter of that seed."""
+    key = RunKey(dataset, "mmrl", 16, seed)
     key.model.mkdir(parents=True, exist_ok=True)
     make_adapter(key.model, seed, **card)
     sha256 = json.loads((key.model / "adapter.json").read_text())["sha256"]
     metrics = {"adapter_sha256": sha256, "protocol": "base-to-novel", "preset": "published", "parts": [],
                "data_digest": "e" * 64, "validation": {}}  # fmt: skip
     write_json(key.results() / "metrics.json", metrics)
-    return versions.register(settings(), key).version
+    return key
 
 
 def promote(version: int) -> None:

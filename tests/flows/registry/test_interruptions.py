@@ -1,0 +1,37 @@
+"""Commands that are killed before each of their changes and repeated, on sqlite; on PostgreSQL in tests/slow."""
+
+import pytest
+
+from tests.support.interruptions.scenarios import BUILT, MORE, RACES, SCENARIOS, race, sweep
+
+
+@pytest.mark.parametrize(
+    "scenario",
+    [*SCENARIOS, *(pytest.param(one, marks=pytest.mark.slow) for one in MORE)],
+    ids=lambda one: one.name,
+)
+def test_a_command_that_is_killed_and_repeated_leaves_what_one_that_is_not_killed_leaves(
+    place, scenario, record_property
+):
+    swept = sweep(place, scenario, every=False)
+    record_property("killed and repeated", f"{scenario.name}: {swept.told}")
+    assert swept.killed > 0 and swept.wrong == {}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("raced", RACES, ids=lambda one: one.name)
+def test_the_repeat_of_a_command_that_was_killed_and_another_command_at_once_act_one_after_the_other(
+    place, raced, record_property
+):
+    swept = race(place, raced)
+    record_property("killed and repeated", f"{raced.name} at once: {swept.told}")
+    assert swept.killed > 0 and swept.wrong == {}
+
+
+@pytest.mark.slow
+@pytest.mark.endurance
+@pytest.mark.parametrize("scenario", [*SCENARIOS, *MORE, BUILT], ids=lambda one: one.name)
+def test_that_is_so_before_every_one_of_its_changes(place, scenario, record_property):
+    swept = sweep(place, scenario)
+    record_property("killed and repeated", f"{scenario.name}: {swept.told}")
+    assert swept.killed == swept.changes > 0 and swept.wrong == {}

@@ -1,0 +1,37 @@
+"""Commands that are killed before each of their changes and repeated, on PostgreSQL."""
+
+import os
+
+import pytest
+
+from tests.support.interruptions.scenarios import RACES, SCENARIOS, race, sweep
+from tests.support.postgres import create_database, program
+
+pytestmark = pytest.mark.slow
+
+
+@pytest.fixture(scope="module")
+def place(new_place, postgres_port, mlflow_database):
+    path = f"{program('pg_dump').parent}{os.pathsep}{os.environ['PATH']}"
+    return new_place(
+        databases=lambda name=None: create_database(postgres_port, name) if name else mlflow_database(),
+        variables={"PATH": path},
+    )
+
+
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda one: one.name)
+def test_a_command_that_is_killed_and_repeated_leaves_what_one_that_is_not_killed_leaves(
+    place, scenario, record_property
+):
+    swept = sweep(place, scenario, every=False)
+    record_property("killed and repeated", f"PostgreSQL, {scenario.name}: {swept.told}")
+    assert swept.killed > 0 and swept.wrong == {}
+
+
+@pytest.mark.parametrize("raced", RACES, ids=lambda one: one.name)
+def test_the_repeat_of_a_command_that_was_killed_and_another_command_at_once_act_one_after_the_other(
+    place, raced, record_property
+):
+    swept = race(place, raced)
+    record_property("killed and repeated", f"PostgreSQL, {raced.name} at once: {swept.told}")
+    assert swept.killed > 0 and swept.wrong == {}
