@@ -9,7 +9,7 @@ from typing import Any
 
 from flows.maintenance import archive
 from flows.maintenance.databases import SavedVersion, dump, kind_of
-from flows.project.outputs import atomic_output
+from flows.project.outputs import atomic_output, discard_leftovers
 from flows.registry.model_files import check_model
 from flows.tracking.places import local_path, settle
 from flows.tracking.store import database_file, store_errors
@@ -23,6 +23,7 @@ def backup(uri: str, file: Path) -> dict[str, Any]:
     where the archive exists or a program is missing, Failed where versions are damaged.
     """
     if file.exists():
+        discard_leftovers(file)
         raise UserError(f"{file} exists; name a new file, or remove it first")
     kind, database = kind_of(uri), database_file(uri)
     if database:

@@ -26,7 +26,7 @@ def atomic_output(final: Path, *, merge: bool = False) -> Iterator[Path]:
     process writes the same output. A killed process leaves only its temporary folder, which the next one removes.
     """
     die_with_dvc()
-    name = hashlib.sha256(str(final.absolute()).encode()).hexdigest()[:16]
+    name = _name(final)
     with locked(name, f"another process is writing {final}"):
         work = _temporary_folder(final) / name
         shutil.rmtree(work, ignore_errors=True)
@@ -39,6 +39,18 @@ def atomic_output(final: Path, *, merge: bool = False) -> Iterator[Path]:
             if work.parent != STATE / "aside":
                 with contextlib.suppress(OSError):  # another output is being written beside it
                     work.parent.rmdir()
+
+
+def discard_leftovers(final: Path) -> None:
+    """Remove what a killed process left that was writing this output, unless one is writing it now."""
+    with claimed(_name(final)) as ours:
+        if ours:
+            shutil.rmtree(_temporary_folder(final) / _name(final), ignore_errors=True)
+
+
+def _name(final: Path) -> str:
+    """Of the lock and the temporary folder of an output."""
+    return hashlib.sha256(str(final.absolute()).encode()).hexdigest()[:16]
 
 
 def _temporary_folder(final: Path) -> Path:

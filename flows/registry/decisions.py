@@ -107,6 +107,12 @@ def unfinished(client: "MlflowClient", uri: str, name: str) -> Iterator[tuple[Pa
             yield _past_decision(run), cast(Intent, json.loads(written)) if written else None
 
 
+def is_open(client: "MlflowClient", uri: str, name: str, verdict: str) -> bool:
+    """Whether a decision with this verdict was cut off, or is being carried out now."""
+    open_runs = _runs(client, uri, name, " and attributes.status = 'RUNNING'")
+    return any(run.data.tags.get("verdict") == verdict for run in open_runs)
+
+
 def history(client: "MlflowClient", uri: str, name: str) -> list[PastDecision]:
     """Every decision about a model, the first one first."""
     return [_past_decision(run) for run in _runs(client, uri, name) if run.data.tags.get(INTENT) != DRAFT]

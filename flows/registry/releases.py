@@ -12,6 +12,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 from flows.project.outputs import atomic_output
+from flows.registry import decisions
 from flows.registry.locked_model import PATIENCE, SHA256, Identity, locked
 from flows.registry.promotion import rollback
 from flows.registry.versions import FetchedVersion, fetch, registered_name, tags_by_version, versions_by_alias
@@ -59,6 +60,7 @@ def release(params: Params, dataset: str) -> ReleasedVersion:
             champion, released = _champion_and_released(params, uri, name)
             folder = RELEASES / name / str(champion.version)
             if champion == released and _bundled(folder) == champion.adapter_sha256:
+                _finish(params, dataset, uri, name)
                 return ReleasedVersion(name, champion.version, str(folder), False)
             try:
                 _build(uri, name, champion, folder)
@@ -80,6 +82,15 @@ def _champion_and_released(params: Params, uri: str, name: str) -> tuple[Identit
     return by_alias[params.registry.alias], by_alias.get(RELEASED)
 
 
+def _finish(params: Params, dataset: str, uri: str, name: str) -> None:
+    """Close the decision of a release that was killed once its alias had moved."""
+    with store_errors(uri):
+        cut_off = decisions.is_open(connect(uri), uri, name, RELEASED)
+    if cut_off:
+        with locked(params, dataset):
+            pass
+
+
 def _bundled(folder: Path) -> str | None:
     """The sha256 of the adapter in a bundle, as its card says; None where there is none."""
     try:
@@ -94,6 +105,8 @@ def _name_released(params: Params, dataset: str, champion: Identity, folder: Pat
     with locked(params, dataset) as model:
         if model.champion is None or model.identity(model.champion) != champion:
             return False
+        if any(past.verdict == RELEASED for past in model.finished) and model.aliases.get(RELEASED) == champion.version:
+            return True  # by the decision of one that was killed
         decision = Decision(RELEASED, [f"checked in a process of its own; {folder}"], {})
         model.apply(champion.version, decision, {RELEASED: champion.version}, {}, [], about=RELEASED)
     return True
