@@ -29,10 +29,12 @@ class Moved(NamedTuple):
 
 
 def local_path(location: str) -> Path | None:
-    """The path of a `file:` URI or an absolute path; None for every other location."""
-    if location.startswith("file:"):
-        return Path(url2pathname(urlsplit(location).path))
-    return Path(location) if location.startswith("/") else None
+    """The path that MLflow takes a `file:` URI or an absolute path for, whose escapes it decodes too; None for every
+    other location."""
+    if not location.startswith(("file:", "/")):
+        return None
+    path = url2pathname(urlsplit(location).path if location.startswith("file:") else location)
+    return None if "\0" in path else Path(path)
 
 
 def is_below(location: str, root: Path) -> bool:
@@ -75,7 +77,7 @@ def rebase(connection: sqlite3.Connection, folder: Path) -> Moved | None:
         connection.execute("BEGIN IMMEDIATE")
         elsewhere = _elsewhere(connection, folder)
         for table, column, old, _ in elsewhere:
-            prefix = new.as_uri() if old.startswith("file:") else str(new)
+            prefix = new.as_uri() if old.startswith("file:") else str(new).replace("%", "%25")
             connection.execute(
                 f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
                 (prefix, len(old) + 1, len(old) + 1, f"{old}/"),

@@ -90,6 +90,8 @@ def test_a_moved_store_that_cannot_be_written_says_so(moved, monkeypatch):
     ("file:///x/mlartifacts/digits/1", True), ("/x/mlartifacts/digits", True), ("file:///x/mlartifacts", False),
     ("file:///x/mlartifacts/../../etc", False), ("file:///etc", False), ("s3://x/mlartifacts/digits", False),
     ("file:///x/mlartifacts/%2e%2e/%2e%2e/etc", False), ("/x/mlartifacts2/digits", False),
+    ("/x/mlartifacts/%2e%2e/%2e%2e/etc", False), ("file:///x/mlartifacts/.\n./etc", False),
+    ("/x/mlartifacts/a%00b", False), ("/x/mlartifacts/a%20b", True),
 ])  # fmt: skip
 def test_only_what_does_not_climb_is_below(location, below):
     assert is_below(location, Path("/x/mlartifacts")) is below
