@@ -112,7 +112,11 @@ def _check_target(uri: str, content: Content, present: Content | None, overwrite
 def _check_locations(uri: str, content: Content, present: Content | None, more: Iterable[str]) -> None:
     """Every version's files lie below the store's own folder, or a location that the caller named."""
     database = database_file(uri)
-    own = [str(database.parent / ROOT)] if database else [str(Path.cwd()), *(present.locations if present else [])]
+    own = (
+        [(database.parent / ROOT).as_uri()]
+        if database
+        else [Path.cwd().as_uri(), *(present.locations if present else [])]
+    )
     for version in content.versions:
         if not any(_lies_below(version.location, root) for root in (*own, *more)):
             raise UserError(

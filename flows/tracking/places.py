@@ -6,6 +6,7 @@ folder that it came from.
 
 import sqlite3
 import sys
+from collections.abc import Callable
 from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
@@ -28,11 +29,22 @@ class Moved(NamedTuple):
     folder: Path
 
 
+class Root(NamedTuple):
+    """A folder `mlartifacts` that locations of a column name, and what they name below it."""
+
+    table: str
+    column: str
+    location: str
+    below: list[str]
+
+
 def local_path(location: str) -> Path | None:
-    """The path of a `file:` URI or an absolute path; None for every other location."""
-    if location.startswith("file:"):
-        return Path(url2pathname(urlsplit(location).path))
-    return Path(location) if location.startswith("/") else None
+    """The path that MLflow takes a `file:` URI or an absolute path for, whose escapes it decodes too; None for every
+    other location."""
+    if not location.startswith(("file:", "/")):
+        return None
+    path = url2pathname(urlsplit(location).path if location.startswith("file:") else location)
+    return None if "\0" in path else Path(path)
 
 
 def is_below(location: str, root: Path) -> bool:
@@ -47,14 +59,14 @@ def settle(database: Path) -> None:
     folder = database.parent
     try:
         with closing(sqlite3.connect(f"{database.as_uri()}?mode=ro", uri=True)) as connection:
-            moved = bool(_elsewhere(connection, folder))
+            moved = bool(_moved(connection, folder))
     except sqlite3.Error:  # what it is that is wrong with it, whoever opens it next says better
         return
     if not moved:
         return
     try:
         with closing(sqlite3.connect(database, timeout=PATIENCE)) as connection:
-            was = rebase(connection, folder)
+            was = rebase(connection, folder, _moved)
     except sqlite3.Error as error:
         raise UserError(
             f"{database} was moved and names another folder than {folder}, which cannot be put right ({error}); "
@@ -67,40 +79,58 @@ def settle(database: Path) -> None:
         )
 
 
-def rebase(connection: sqlite3.Connection, folder: Path) -> Moved | None:
-    """Make every local location below a folder `mlartifacts` lie in the one in `folder`, in one transaction; None where
-    all did."""
-    new = (folder / ROOT).absolute()
+def rebase(
+    connection: sqlite3.Connection, folder: Path, choose: Callable[[sqlite3.Connection, Path], list[Root]] | None = None
+) -> Moved | None:
+    """Make every local location below a folder `mlartifacts`, or those that `choose` returns, lie in the one in
+    `folder`, in one transaction; None where all did."""
     with connection:
         connection.execute("BEGIN IMMEDIATE")
-        elsewhere = _elsewhere(connection, folder)
+        elsewhere = (choose or _elsewhere)(connection, folder)
         for table, column, old, _ in elsewhere:
-            prefix = new.as_uri() if old.startswith("file:") else str(new)
             connection.execute(
                 f"UPDATE {table} SET {column} = ? || substr({column}, ?) WHERE substr({column}, 1, ?) = ?",
-                (prefix, len(old) + 1, len(old) + 1, f"{old}/"),
+                (_own(folder, old), len(old) + 1, len(old) + 1, f"{old}/"),
             )
     if not elsewhere:
         return None
-    was = local_path(elsewhere[0][2])
+    was = local_path(elsewhere[0].location)
     assert was is not None
-    return Moved(sum(count for *_, count in elsewhere), was.parent)
+    return Moved(sum(len(root.below) for root in elsewhere), was.parent)
 
 
-def _elsewhere(connection: sqlite3.Connection, folder: Path) -> list[tuple[str, str, str, int]]:
-    """Table, column, the location of another folder's `mlartifacts`, and how many locations lie below that."""
+def _own(folder: Path, other: str) -> str:
+    """The location of the `mlartifacts` in a folder, written as another one is."""
+    root = (folder / ROOT).absolute()
+    return root.as_uri() if other.startswith("file:") else str(root).replace("%", "%25")
+
+
+def _moved(connection: sqlite3.Connection, folder: Path) -> list[Root]:
+    """`_elsewhere` without the folders that people chose: which are there, while nothing of theirs lies in this one."""
+    roots = _elsewhere(connection, folder)
+    here = {root.location for root in roots if any(_exists(_own(folder, root.location) + each) for each in root.below)}
+    return [root for root in roots if root.location in here or not _exists(root.location)]
+
+
+def _exists(location: str) -> bool:
+    path = local_path(location)
+    return path is not None and path.exists()
+
+
+def _elsewhere(connection: sqlite3.Connection, folder: Path) -> list[Root]:
+    """Where locations name another folder's `mlartifacts`."""
     tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
-    own = ((folder / ROOT).absolute().as_uri() + "/", f"{(folder / ROOT).absolute()}/")
-    roots: dict[tuple[str, str, str], int] = {}
+    own = tuple(f"{_own(folder, form)}/" for form in ("file:", "/"))
+    roots: dict[tuple[str, str, str], list[str]] = {}
     for table, column in COLUMNS:
-        query = f"""SELECT {column} FROM {table} WHERE instr({column}, '/{ROOT}/') > 0
+        query = f"""SELECT {column} FROM {table} WHERE typeof({column}) = 'text' AND instr({column}, '/{ROOT}/') > 0
                     AND substr({column}, 1, {len(own[0])}) != ? AND substr({column}, 1, {len(own[1])}) != ?"""
         for (location,) in connection.execute(query, own) if table in tables else ():
             root = _root_of(location)
             if root:
-                roots[table, column, root] = roots.get((table, column, root), 0) + 1
+                roots.setdefault((table, column, root), []).append(location.removeprefix(root))
     other = {root for *_, root in roots if not _is_same(local_path(root), folder / ROOT)}
-    return [(*key, count) for key, count in roots.items() if key[2] in other]
+    return [Root(*key, below) for key, below in roots.items() if key[2] in other]
 
 
 def _root_of(location: str) -> str | None:

@@ -93,6 +93,9 @@ def upgrade(uri: str) -> None:
     """
     database = database_file(uri)
     with exclusive(uri, "schema"), store_errors(uri):
+        found = revision(uri)
+        if found is not None and not known(found):
+            check_schema(uri)  # which says what it is
         if database:
             _migrate_sqlite(database)
             return

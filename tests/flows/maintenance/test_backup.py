@@ -47,10 +47,12 @@ def made(tmp_path_factory):
 def saved(made, tmp_path, monkeypatch):
     """A new folder with the settings and the archive alone."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "new a%20b"  # what is no escape in a path is one in a location
+    folder.mkdir()
+    monkeypatch.chdir(folder)
     for name in ("params.yaml", "saved.tar"):
-        shutil.copy(made / name, tmp_path)
-    return tmp_path
+        shutil.copy(made / name, folder)
+    return folder
 
 
 @pytest.fixture

@@ -86,10 +86,27 @@ def test_a_moved_store_that_cannot_be_written_says_so(moved, monkeypatch):
             store.connect(store.absolute(LOCAL))
 
 
+def test_a_folder_mlartifacts_that_was_chosen_elsewhere_is_no_sign_of_a_move(tmp_path, empty_store, capsys):
+    (tmp_path / "project" / "mlartifacts" / "promotions").mkdir(parents=True)
+    (tmp_path / "shared" / "mlartifacts" / "promotions").mkdir(parents=True)  # another project's
+    uri = f"sqlite:///{shutil.copy(empty_store, tmp_path / 'project')}"
+    chosen = (tmp_path / "shared" / "mlartifacts" / "digits").as_uri()
+    store.connect(uri).create_experiment("digits", artifact_location=chosen)
+    assert store.connect(uri).get_experiment_by_name("digits").artifact_location == chosen
+    assert capsys.readouterr().err == ""
+    with closing(sqlite3.connect(tmp_path / "project" / "mlflow.db")) as connection:
+        rebase(connection, tmp_path / "project")
+    assert is_below(
+        store.connect(uri).get_experiment_by_name("digits").artifact_location, tmp_path / "project" / "mlartifacts"
+    )
+
+
 @pytest.mark.parametrize(("location", "below"), [
     ("file:///x/mlartifacts/digits/1", True), ("/x/mlartifacts/digits", True), ("file:///x/mlartifacts", False),
     ("file:///x/mlartifacts/../../etc", False), ("file:///etc", False), ("s3://x/mlartifacts/digits", False),
     ("file:///x/mlartifacts/%2e%2e/%2e%2e/etc", False), ("/x/mlartifacts2/digits", False),
+    ("/x/mlartifacts/%2e%2e/%2e%2e/etc", False), ("file:///x/mlartifacts/.\n./etc", False),
+    ("/x/mlartifacts/a%00b", False), ("/x/mlartifacts/a%20b", True),
 ])  # fmt: skip
 def test_only_what_does_not_climb_is_below(location, below):
     assert is_below(location, Path("/x/mlartifacts")) is below

@@ -100,6 +100,8 @@ def test_a_newer_store_is_left_alone_and_gets_its_line(empty, empty_store, made,
     before = content(empty)
     with pytest.raises(UserError, match=line) as refused:
         connect(empty)
+    with pytest.raises(UserError, match=line):
+        schema.upgrade(empty)
     assert version("mlflow") in str(refused.value) and content(empty) == before
 
 
