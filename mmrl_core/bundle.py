@@ -24,7 +24,7 @@ from PIL import Image
 
 from mmrl_core.data.images import decode
 from mmrl_core.data.views import test_view
-from mmrl_core.errors import UserError
+from mmrl_core.errors import BAD, Damaged, UserError
 from mmrl_core.export import MODEL, export_onnx, onnx_session
 from mmrl_core.files import read_json, sha256_file, write_json
 from mmrl_core.method.adapter_card import AdapterCard
@@ -57,8 +57,10 @@ def write_bundle(adapter: str | Path, folder: str | Path, facts: Mapping[str, An
 
 
 def check_bundle(folder: str | Path) -> None:
-    """Raises UserError naming what is missing, altered, or not as expected."""
+    """Raises Damaged naming what is missing, altered, or not as expected, UserError where there is no folder."""
     folder = Path(folder)
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder; name the folder of a release")
     _check_sums(folder)
     predictor = Predictor.load(folder / ADAPTER)
     stored = safetensors.torch.load_file(folder / CLASSES)["text_features"]
@@ -68,7 +70,7 @@ def check_bundle(folder: str | Path) -> None:
     for path, prediction in _predictions(predictor, folder):
         wanted = expected["probabilities"][path.name]
         if list(wanted) != list(prediction.probabilities):
-            raise UserError(f"{folder} has other classes than its examples were labelled with; release it again")
+            raise Damaged(f"{folder} has other classes than its examples were labelled with; release it again")
         _check(list(wanted.values()), list(prediction.probabilities.values()), f"what PyTorch says of {path}")
         [row] = session.run(["probabilities"], {"images": _view(predictor, path)})[0]
         _check(list(wanted.values()), row, f"what onnxruntime says of {path}")
@@ -78,14 +80,14 @@ def _check_sums(folder: Path) -> None:
     try:
         lines = (folder / SUMS).read_text().splitlines()
     except OSError:
-        raise UserError(f"{folder} has no {SUMS}; name the folder of a release") from None
+        raise Damaged(f"{folder} has no {SUMS}; name the folder of a release") from None
     sums = {name: sha256 for sha256, _, name in (line.partition("  ") for line in lines)}
     present = set(_files(folder))
     for name in sorted(sums.keys() | present):
         if name not in present or name not in sums:
-            raise UserError(f"{folder}: {name} is {'missing' if name in sums else 'no part of it'}; release it again")
+            raise Damaged(f"{folder}: {name} is {'missing' if name in sums else 'no part of it'}; release it again")
         if sha256_file(folder / name) != sums[name]:
-            raise UserError(f"{folder}: {name} was altered (sha256 differs); release it again")
+            raise Damaged(f"{folder}: {name} was altered (sha256 differs); release it again")
 
 
 def _files(folder: Path) -> list[str]:
@@ -95,7 +97,7 @@ def _files(folder: Path) -> list[str]:
 def _check(expected: ArrayLike, actual: ArrayLike, what: str) -> None:
     difference = float(np.abs(np.asarray(expected) - np.asarray(actual)).max())
     if not difference <= TOLERANCE:  # "not a number" does not pass either
-        raise UserError(f"{what} differ by {difference:.1e}, more than {TOLERANCE:.0e}; the release is not fit for use")
+        raise Damaged(f"{what} differ by {difference:.1e}, more than {TOLERANCE:.0e}; the release is not fit for use")
 
 
 @torch.no_grad()
@@ -148,13 +150,15 @@ USE = """`adapter/` loads with `mmrl_core.predict.Predictor.load`, `onnx/model.o
 
 
 def main() -> None:
-    """Exit 0 when the bundle is sound, 2 with one line on stderr when it is not."""
+    """Exit 0 when the bundle is sound, BAD when it is damaged, 2 where the user can put something right, each of the
+    last two with one line on stderr. Any other end says nothing about the bundle."""
     try:
+        if len(sys.argv) != 2:
+            raise UserError("name the folder of a release")
         check_bundle(sys.argv[1])
-    except (IndexError, UserError) as error:
-        message = error if isinstance(error, UserError) else "name the folder of a release"
-        print(f"mmrl_core.bundle: {message}", file=sys.stderr)
-        sys.exit(2)
+    except UserError as error:
+        print(f"mmrl_core.bundle: {error}", file=sys.stderr)
+        sys.exit(BAD if isinstance(error, Damaged) else 2)
 
 
 if __name__ == "__main__":

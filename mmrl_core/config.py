@@ -32,6 +32,7 @@ def distinct(values: list[T]) -> list[T]:
 
 Number = Annotated[float, BeforeValidator(_no_boolean)]
 PositiveInt = Annotated[int, Field(ge=1, strict=True)]
+TokenCount = Annotated[int, Field(ge=1, le=1000, strict=True)]  # attention's memory goes with the square
 Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 PositiveFloat = Annotated[Number, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[Number, Field(ge=0, le=1)]
@@ -52,7 +53,7 @@ class AdapterConfig(Section):
 
     method: Method
     insertion_depth: PositiveInt = 6
-    n_tokens: PositiveInt = 5
+    n_tokens: TokenCount = 5
     rep_dim: PositiveInt = 512
     residual_rank: PositiveInt = 4
     projection_rank: PositiveInt = 64

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-from mmrl_core.errors import UserError
+from mmrl_core.errors import Damaged, UserError
 
 SCHEMA_VERSION = 1
 
@@ -58,21 +58,25 @@ def json_document(value: Mapping[str, object]) -> bytes:
 def read_json(path: str | Path, *, made_by: str, keys: Iterable[str] = ()) -> dict[str, Any]:
     """Read a file that `write_json` wrote and that holds `keys`.
 
-    Raises UserError when it is missing, not JSON, of an unknown schema version or without one of the keys.
+    Raises UserError when it is missing, cannot be read or is of a later schema version, Damaged when it is not JSON, of
+    no schema version that there was, or without one of the keys.
     """
     path = Path(path)
     try:
         value = json.loads(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; run `{made_by}` first") from None
-    except (ValueError, OSError) as error:
-        raise UserError(f"{path} is not valid JSON ({error}); delete it and run `{made_by}` again") from None
+    except OSError as error:
+        raise UserError(f"{path} cannot be read ({error.strerror}); make it readable, then repeat") from None
+    except (ValueError, RecursionError) as error:
+        raise Damaged(f"{path} is not valid JSON ({error}); delete it and run `{made_by}` again") from None
     version = value.get("schema_version") if isinstance(value, dict) else None
     if version != SCHEMA_VERSION:
-        raise UserError(
+        later = type(version) is int and version > SCHEMA_VERSION  # written by a later release, not damaged
+        raise (UserError if later else Damaged)(
             f"{path} has schema_version {version!r}, this release reads {SCHEMA_VERSION}; run `{made_by}` again"
         )
     missing = [key for key in keys if key not in value]
     if missing:
-        raise UserError(f"{path} has no {missing[0]!r}; run `{made_by}` again")
+        raise Damaged(f"{path} has no {missing[0]!r}; run `{made_by}` again")
     return value

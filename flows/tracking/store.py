@@ -6,6 +6,7 @@ Stages do not depend on tracking: a store that fails prints one warning, and tra
 import contextlib
 import os
 import re
+import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -68,7 +69,8 @@ def lock(uri: str, name: str) -> FileLock:
 
 
 def connect(uri: str, *, create: bool = True) -> "MlflowClient":
-    """A client of the store, its tables created. Raises UserError when it cannot be used, within seconds.
+    """A client of the store, its tables created where there are none, and never migrated (schema.py). Raises UserError
+    when it cannot be used, within seconds.
 
     Two processes that create the tables of one database at once would corrupt it, so one waits for the other.
     `create=False` refuses a sqlite file that does not exist instead of creating it.
@@ -102,29 +104,25 @@ def _store_failures() -> tuple[type[Exception], ...]:
     from mlflow.exceptions import MlflowException
     from sqlalchemy.exc import SQLAlchemyError
 
-    return MlflowException, SQLAlchemyError, ImportError, OSError  # OSError: also lock timeouts and HTTP failures
+    # OSError: also lock timeouts and HTTP failures
+    return MlflowException, SQLAlchemyError, sqlite3.Error, ImportError, OSError
+
+
+def set_environment() -> None:
+    """What MLflow reads when it is imported, so before that."""
+    for name, value in ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
 
 
 def _client(uri: str) -> "MlflowClient":
-    for name, value in ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
+    set_environment()
     from mlflow import MlflowClient
 
     if uri.partition(":")[0].partition("+")[0] in DATABASES:
-        _check_database(uri)
+        from flows.tracking.schema import check_schema  # which stands on this file
+
+        check_schema(uri)
     return MlflowClient(tracking_uri=uri, registry_uri=uri)
-
-
-def _check_database(uri: str) -> None:
-    """Fail at once where MLflow would retry for minutes."""
-    import sqlalchemy
-
-    limit = {"connect_timeout": 5} if uri.startswith(("postgresql", "mysql")) else {}
-    engine = sqlalchemy.create_engine(uri, connect_args=limit)
-    try:
-        sqlalchemy.inspect(engine).get_table_names()
-    finally:
-        engine.dispose()
 
 
 def experiment_id(client: "MlflowClient", uri: str, name: str) -> str:

@@ -5,16 +5,16 @@ from pathlib import Path
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from mmrl_core.clip.backbone import Backbone
 from mmrl_core.config import AdapterConfig, parse
-from mmrl_core.errors import UserError
+from mmrl_core.errors import Damaged, UserError
 from mmrl_core.files import write_bytes, write_json
-from mmrl_core.method.adapter_card import CARD, TENSORS, AdapterCard, CardContent, card_sha256, read_card
+from mmrl_core.method.adapter_card import CARD, TENSORS, AdapterCard, CardContent, card_problem, card_sha256, read_card
 from mmrl_core.method.published_checkpoints import to_adapter_state
 from mmrl_core.method.representation import FreeProjection, LinearAligner, ResidualProjection, SharedResidualAligner
+from mmrl_core.method.tensor_file import Shapes, not_finite, read_tensors
 
 
 class Adapter(nn.Module):
@@ -25,12 +25,7 @@ class Adapter(nn.Module):
 
     def __init__(self, config: AdapterConfig, backbone: Backbone):
         super().__init__()
-        self.config, self.n_insert = config, backbone.depth - config.insertion_depth + 1
-        if self.n_insert < 1:
-            raise UserError(
-                f"adapter.insertion_depth {config.insertion_depth} is beyond the {backbone.depth} layers of "
-                f"backbone {backbone.name}; choose 1 to {backbone.depth}"
-            )
+        self.config, self.n_insert = config, _n_insert(config, backbone)
         self.made_for = _measures(backbone)
         self.space = nn.Parameter(torch.randn(config.n_tokens, config.rep_dim) * 0.02)
         self.image_aligner = self._aligner(backbone.image_width)
@@ -87,17 +82,18 @@ class Adapter(nn.Module):
     def load_published(self, state_dict: dict[str, Tensor]) -> None:
         """Take over the learnable tensors of the authors' code, by their names; other tensors are passed over."""
         state = to_adapter_state(state_dict, self.config.method)
-        self._check_shapes(state, "the published checkpoint")
-        self.load_state_dict(state)
-
-    def _check_shapes(self, other: dict[str, Tensor], what: str) -> None:
         for name, tensor in self.state_dict().items():
-            if name not in other or other[name].shape != tensor.shape:
-                shape = tuple(other[name].shape) if name in other else "nothing"
+            shape = tuple(state[name].shape) if name in state else "nothing"
+            if shape != tensor.shape:
                 raise UserError(
-                    f"adapter tensor {name} is {tuple(tensor.shape)} but {what} has {shape}; "
+                    f"adapter tensor {name} is {tuple(tensor.shape)} but the published checkpoint has {shape}; "
                     f"use the adapter settings and backbone that belong together"
                 )
+            if not state[name].is_floating_point():
+                raise UserError(f"the published checkpoint has whole numbers as tensor {name}; is it one of MMRL?")
+        if broken := not_finite(state):
+            raise UserError(f"tensor {broken} of the published checkpoint has values that are no finite numbers")
+        self.load_state_dict(state)
 
 
 def _measures(backbone: Backbone) -> dict[str, int]:
@@ -105,9 +101,36 @@ def _measures(backbone: Backbone) -> dict[str, int]:
     return {name: getattr(backbone, name) for name in ("depth", "image_width", "text_width", "embed_dim")}
 
 
+def _n_insert(config: AdapterConfig, backbone: Backbone) -> int:
+    """Layers with tokens of either tower."""
+    n_insert = backbone.depth - config.insertion_depth + 1
+    if n_insert < 1:
+        raise UserError(
+            f"adapter.insertion_depth {config.insertion_depth} is beyond the {backbone.depth} layers of "
+            f"backbone {backbone.name}; choose 1 to {backbone.depth}"
+        )
+    return n_insert
+
+
+def tensor_shapes(config: AdapterConfig, backbone: Backbone) -> Shapes:
+    """The shapes that the tensors of `Adapter(config, backbone)` have, without building it. Raises UserError as it."""
+    n, d_r, plus = _n_insert(config, backbone), config.rep_dim, config.method == "mmrlpp"
+    shapes: dict[str, tuple[int, ...]] = {"space": (config.n_tokens, d_r)}
+    for tower, width in (("image_aligner", backbone.image_width), ("text_aligner", backbone.text_width)):
+        shapes |= {f"{tower}.weight": (width, d_r) if plus else (n, width, d_r), f"{tower}.bias": (n, width)}
+        if plus:
+            rank = config.residual_rank
+            shapes |= {f"{tower}.A": (n, width, rank), f"{tower}.B": (n, rank, d_r)}
+    if not plus:
+        return shapes | {"projection.weight": (backbone.image_width, backbone.embed_dim)}
+    rank = config.projection_rank
+    return shapes | {"projection.A": (backbone.image_width, rank), "projection.B": (rank, backbone.embed_dim)}
+
+
 def save_adapter(folder: str | Path, adapter: Adapter, backbone: Backbone, card: CardContent) -> AdapterCard:
-    """Write adapter.safetensors and adapter.json; returns the JSON document."""
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in adapter.state_dict().items()}
+    """Write adapter.safetensors and adapter.json; returns the JSON document. Raises UserError for what could not be
+    loaded again, such as weights that are no finite numbers."""
+    tensors = {name: tensor.detach().cpu().float().contiguous() for name, tensor in adapter.state_dict().items()}
     content = safetensors.torch.save(tensors)
     document: AdapterCard = {
         "kind": "adapter",
@@ -123,14 +146,26 @@ def save_adapter(folder: str | Path, adapter: Adapter, backbone: Backbone, card:
         **card,
         "card_sha256": "",
     }
+    _check_loadable(tensors, document)
     document["card_sha256"] = card_sha256(document)
     write_bytes(Path(folder) / TENSORS, content)
     write_json(Path(folder) / CARD, document)
     return document
 
 
+def _check_loadable(tensors: dict[str, Tensor], document: AdapterCard) -> None:
+    if problem := card_problem(document):
+        raise UserError(f"the adapter cannot be saved: {problem}")
+    if broken := not_finite(tensors):
+        raise UserError(f"the adapter cannot be saved: tensor {broken} has values that are no finite numbers")
+
+
 def load_adapter(folder: str | Path, backbone: Backbone) -> tuple[Adapter, AdapterCard]:
-    """Read an adapter and its card, verifying file hash and backbone. Raises UserError for any mismatch."""
+    """Read an adapter and its card, verifying all that they say before anything is built.
+
+    Raises Damaged unless both files are what `save_adapter` writes, UserError where one is missing and for another
+    backbone.
+    """
     folder, card = Path(folder), read_card(folder)
     if card["backbone"]["sha256"] != backbone.weights_sha256:
         raise UserError(
@@ -138,21 +173,12 @@ def load_adapter(folder: str | Path, backbone: Backbone) -> tuple[Adapter, Adapt
             f"{card['backbone']['sha256'][:12]}, not on {backbone.name} with {backbone.weights_sha256[:12]}; "
             f"load that backbone or train a new adapter"
         )
-    adapter = Adapter(parse(AdapterConfig, card["adapter"], str(folder / CARD)), backbone)
-    state = _read_tensors(folder / TENSORS, card["sha256"])
-    adapter._check_shapes(state, str(folder / TENSORS))
+    config = parse(AdapterConfig, card["adapter"], str(folder / CARD))
+    try:
+        shapes = tensor_shapes(config, backbone)
+    except UserError as error:  # a depth that no adapter of this backbone was saved with
+        raise Damaged(f"{folder / CARD}: {error}") from None
+    state = read_tensors(folder / TENSORS, shapes, card["sha256"])
+    adapter = Adapter(config, backbone)
     adapter.load_state_dict(state)
     return adapter.to(backbone.device), card
-
-
-def _read_tensors(path: Path, sha256: str) -> dict[str, Tensor]:
-    try:
-        content = path.read_bytes()
-        tensors = safetensors.torch.load(content)
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror}); run `mmrl train` first") from None
-    except SafetensorError as error:
-        raise UserError(f"{path} is not a safetensors file ({error}); pickles are never read here") from None
-    if hashlib.sha256(content).hexdigest() != sha256:
-        raise UserError(f"{path} does not match the sha256 in its {CARD}; it was altered, train it again")
-    return tensors

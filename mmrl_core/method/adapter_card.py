@@ -1,11 +1,13 @@
 """adapter.json, the card beside an adapter's tensors: its keys and how it is read. Imports no PyTorch."""
 
 import hashlib
+import math
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict, cast
+from typing import Any, NotRequired, TypedDict, TypeGuard, cast
 
-from mmrl_core.errors import Damaged
+from mmrl_core.errors import Damaged, UserError
 from mmrl_core.files import canonical_json, read_json, sha256_file
 
 CARD, TENSORS = "adapter.json", "adapter.safetensors"
@@ -77,13 +79,82 @@ def read_unverified_card(folder: str | Path, *, made_by: str, keys: Iterable[str
 
 
 def read_card(folder: str | Path) -> AdapterCard:
-    """The adapter.json of a folder. Raises Damaged when altered or of another kind, UserError when missing."""
+    """The adapter.json of a folder. Raises Damaged when altered, of another kind or not a card that prediction can rely
+    on, UserError when missing."""
     path, card = Path(folder) / CARD, read_unverified_card(folder, made_by="mmrl train")
     if card.get("kind") != "adapter":
         raise Damaged(f"{path} does not describe an adapter; point at a folder that `mmrl train` wrote")
-    if card.get("card_sha256") != card_sha256(card):
+    try:
+        sha256 = card_sha256(card)
+    except (ValueError, RecursionError) as error:  # text that is no Unicode, nesting without end
+        raise Damaged(f"{path} is not what save_adapter writes ({error}); train it again") from None
+    if card.get("card_sha256") != sha256:
         raise Damaged(f"{path} does not match its own card_sha256; it was altered, train it again")
+    if problem := card_problem(card):
+        raise Damaged(f"{path}: {problem}; train it again")
     return card
+
+
+def card_problem(card: Mapping[str, Any]) -> str | None:
+    """What is wrong with the entries that prediction relies on; None when they are sound. Others may be missing: older
+    releases and imports leave them out."""
+    if not _is_sha256(card.get("sha256")):
+        return "sha256 is no sha256 in hexadecimal digits"
+    return (
+        _classes_problem(card.get("class_names"), card.get("template"))
+        or _backbone_problem(card.get("backbone"))
+        or _abstain_problem(card.get("abstain"))
+        or _adapter_problem(card.get("adapter"))
+    )
+
+
+def _classes_problem(class_names: object, template: object) -> str | None:
+    """The same name twice is let through: ImageNet's class list has some."""
+    if not isinstance(class_names, list) or not all(isinstance(name, str) and name for name in class_names):
+        return "class_names is no list of names"
+    if len(set(class_names)) < 2:
+        return "class_names holds fewer than two classes, which leaves nothing to choose"
+    if not isinstance(template, str) or "{}" not in template:
+        return "template is no text with {} for the class name"
+    return None
+
+
+def _backbone_problem(backbone: object) -> str | None:
+    if not isinstance(backbone, dict) or not isinstance(backbone.get("name"), str):
+        return "backbone has no name"
+    if not isinstance(backbone.get("weights", 0), str | None):
+        return "backbone.weights is neither text nor null"
+    return None if _is_sha256(backbone.get("sha256")) else "backbone.sha256 is no sha256 in hexadecimal digits"
+
+
+def _abstain_problem(abstain: object) -> str | None:
+    if abstain is None:
+        return None
+    if not isinstance(abstain, dict) or not isinstance(abstain.get("confidence"), str):
+        return "abstain does not say of which confidence it is"
+    keep, threshold = abstain.get("keep"), abstain.get("threshold")
+    if not (_is_number(keep) and 0 < keep <= 1):
+        return f"abstain.keep is {keep!r}, no share above 0 and up to 1"
+    return None if _is_number(threshold) else f"abstain.threshold is {threshold!r}, no number"
+
+
+def _adapter_problem(adapter: object) -> str | None:
+    from mmrl_core.config import AdapterConfig, parse  # pydantic, which whoever reads `unverified` does not need
+
+    try:
+        parse(AdapterConfig, cast(dict[str, Any], adapter), "adapter")
+    except UserError as error:
+        return str(error)
+    return None
+
+
+def _is_sha256(value: object) -> bool:
+    return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
+
+
+def _is_number(value: object) -> TypeGuard[float]:
+    """Finite; JSON as Python reads it has NaN and infinities too."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value < math.inf
 
 
 def read_verified_card(folder: str | Path) -> AdapterCard:

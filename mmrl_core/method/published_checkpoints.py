@@ -88,7 +88,15 @@ def read_published(path: str | Path) -> dict[str, Tensor]:
     state = checkpoint.get("state_dict", checkpoint) if isinstance(checkpoint, dict) else {}
     if not state or not all(isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()):
         raise UserError(f"{path} has no `state_dict` of tensors; give a checkpoint that the authors' code saved")
-    return {name.removeprefix("module."): tensor.float() for name, tensor in state.items()}
+    return {name.removeprefix("module."): _as_float32(name, tensor) for name, tensor in state.items()}
+
+
+def _as_float32(name: str, tensor: Tensor) -> Tensor:
+    """Whole numbers stay as they are: no learnable tensor has any. Raises UserError for what holds fewer values than
+    its shape says: views without memory of their own, sparse and quantised tensors."""
+    if tensor.layout != torch.strided or tensor.untyped_storage().nbytes() < tensor.numel() * tensor.element_size():
+        raise UserError(f"tensor {name} of the checkpoint is no plain tensor; give one that the authors' code saved")
+    return tensor.float() if tensor.is_floating_point() else tensor
 
 
 class Inert:

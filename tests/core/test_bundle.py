@@ -8,7 +8,7 @@ import torch
 
 from mmrl_core.bundle import check_bundle, write_bundle
 from mmrl_core.config import AdapterConfig
-from mmrl_core.errors import UserError
+from mmrl_core.errors import BAD, Damaged
 from mmrl_core.files import sha256_file
 from mmrl_core.method.adapter import Adapter, save_adapter
 
@@ -34,8 +34,8 @@ def copy(bundle, tmp_path):
 CHECK = """
 import runpy, sys
 sys.modules.update(dict.fromkeys(["ray", "prefect", "mlflow", "dvc", "flows"]))
-for folder in sys.argv[1:]:
-    sys.argv = ["bundle", folder]
+for folder in [*sys.argv[1:], None]:
+    sys.argv = ["bundle", *([folder] if folder else [])]
     try:
         runpy.run_module("mmrl_core.bundle", run_name="__main__")
         print(0)
@@ -58,9 +58,11 @@ def expect_something_else(bundle) -> None:
 
 def test_a_release_checks_itself_without_the_pipelines_tools_its_sums_and_what_it_answers(bundle, copy):
     expect_something_else(copy)
-    done = subprocess.run([sys.executable, "-c", CHECK, bundle, copy], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, "0\n2\n"), done.stderr
-    assert f"what PyTorch says of {copy}" in done.stderr and len(done.stderr.splitlines()) == 1
+    done = subprocess.run([sys.executable, "-c", CHECK, bundle, copy, copy / "none"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"0\n{BAD}\n2\n2\n"), done.stderr
+    damaged, missing, unnamed = done.stderr.splitlines()
+    assert f"what PyTorch says of {copy}" in damaged
+    assert f"{copy}/none is no folder" in missing and "name the folder of a release" in unnamed
     for one in (bundle, copy):
         assert subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=one).returncode == 0
 
@@ -79,15 +81,15 @@ def test_a_damaged_file_is_named(copy, name):
     content = bytearray((copy / name).read_bytes())
     content[len(content) // 2] ^= 1
     (copy / name).write_bytes(content)
-    with pytest.raises(UserError, match=f"{name} was altered"):
+    with pytest.raises(Damaged, match=f"{name} was altered"):
         check_bundle(copy)
 
 
 def test_a_file_too_few_or_too_many_is_named(copy):
     (copy / "extra").write_text("")
-    with pytest.raises(UserError, match="extra is no part of it"):
+    with pytest.raises(Damaged, match="extra is no part of it"):
         check_bundle(copy)
     (copy / "extra").unlink()
     (copy / "classes.safetensors").unlink()
-    with pytest.raises(UserError, match=r"classes.safetensors is missing"):
+    with pytest.raises(Damaged, match=r"classes.safetensors is missing"):
         check_bundle(copy)

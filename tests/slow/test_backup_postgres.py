@@ -1,34 +1,127 @@
 """Backup and restore of a registry in a real PostgreSQL."""
 
+import json
 import os
 import shutil
+import tarfile
+from pathlib import Path
 
+import psycopg2
 import pytest
 
-from flows.maintenance.backup import backup, restore
-from flows.tracking.store import absolute
-from mmrl_core.errors import UserError
-from tests.support.postgres import PASSWORD, create_database, program
-from tests.support.stores import files_of, fill
+from flows.maintenance import databases
+from flows.maintenance.backup import backup
+from flows.maintenance.restore import restore
+from flows.registry import promotion, versions
+from flows.tracking.store import absolute, connect
+from mmrl_core.errors import Failed, UserError
+from mmrl_core.files import sha256_file
+from tests.support import serving
+from tests.support.postgres import PASSWORD, create_database, cursor, program
+from tests.support.serving import NAME, settings
 
 pytestmark = pytest.mark.slow
 
 
-def test_a_registry_moves_to_an_empty_database_and_not_over_one_that_is_used(
-    tmp_path, monkeypatch, postgres_port, mlflow_database
-):
+@pytest.fixture
+def store(tmp_path, monkeypatch, mlflow_database):
+    """The URI of a registry with two versions, whose files lie in the working directory."""
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("PATH", f"{program('psql').parent}{os.pathsep}{os.environ['PATH']}")
-    one, other = absolute(mlflow_database()), absolute(create_database(postgres_port))
-    fill(one, (tmp_path / "artifacts").as_uri())
-    assert backup(one, tmp_path / "saved.tar")["versions"] == 1
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri := mlflow_database())
+    client = connect(absolute(uri))
+    for name in ("digits", "promotions"):
+        client.create_experiment(name, artifact_location=(tmp_path / "artifacts" / name).as_uri())
+    for seed in (1, 2):
+        serving.promote(serving.register(seed))
+    client.set_model_version_tag(NAME, "1", "note", "a\tb\\c\nd \\N")
+    return absolute(uri)
+
+
+def state(uri: str) -> tuple:
+    os.environ["MLFLOW_TRACKING_URI"] = uri.replace("+psycopg2", "")
+    client = connect(uri, create=False)
+    tags = versions.tags_by_version(client, NAME)
+    loaded = {number: versions.load(f"models:/{NAME}/{number}", uri).card["sha256"] for number in tags}
+    return versions.versions_by_alias(client, NAME), tags, promotion.history(settings(), "digits"), loaded
+
+
+def test_a_registry_moves_to_an_empty_database_and_not_over_one_that_is_used(store, tmp_path, postgres_port):
+    other = absolute(create_database(postgres_port))
+    before = state(store)
+    assert backup(store, tmp_path / "saved.tar")["versions"] == 2
     assert PASSWORD.encode() not in (tmp_path / "saved.tar").read_bytes()
-    before = files_of(one)
     shutil.rmtree(tmp_path / "artifacts")
-    assert restore(tmp_path / "saved.tar", other) == {"versions": 1}
-    assert files_of(other) == before and len(before) == 1
+    assert restore(tmp_path / "saved.tar", other) == {"versions": 2}
+    assert state(other) == before and before[0] == {"champion": 2, "previous": 1}
     with pytest.raises(UserError, match="is not empty") as refused:
         restore(tmp_path / "saved.tar", other)
     assert PASSWORD not in str(refused.value)
+    promotion.promote(settings(), "digits", 1, force="later")
     restore(tmp_path / "saved.tar", other, overwrite=True)
-    assert files_of(other) == before
+    assert state(other) == before
+
+
+def test_the_programs_get_every_parameter_of_the_uri_and_nobody_sees_the_password(store, tmp_path, postgres_port):
+    user, _, database = store.partition("@")
+    with pytest.raises(UserError, match="SSL") as refused:
+        backup(f"{user}@{database}?sslmode=require", tmp_path / "saved.tar")
+    assert PASSWORD not in str(refused.value) and not (tmp_path / "saved.tar").exists()
+    with pytest.raises(UserError, match="pg_dump failed: .*SSL"):
+        databases._program("pg_dump", f"{store}?sslmode=require", "--schema-only", "--file=/dev/null")
+    name = database.rpartition("/")[2]
+    in_query = f"{user}@/{name}?host=127.0.0.1&port={postgres_port}&options=-c%20application_name%3Dbackup"
+    assert backup(in_query, tmp_path / "saved.tar")["versions"] == 2
+
+
+def test_a_transaction_of_somebody_else_is_told_and_changes_nothing(store, tmp_path, monkeypatch):
+    backup(store, tmp_path / "saved.tar")
+    before = state(store)
+    monkeypatch.setattr(databases, "PATIENCE", 1)
+    with psycopg2.connect(store.replace("+psycopg2", "")) as other:
+        other.cursor().execute("SELECT count(*) FROM registered_models")
+        with pytest.raises(
+            UserError, match="another connection has held the store's tables for 1 s; end its transaction"
+        ):
+            restore(tmp_path / "saved.tar", store, overwrite=True)
+        other.rollback()
+    assert state(store) == before
+
+
+def sums(folder: Path) -> dict:
+    return {path: sha256_file(path) for path in folder.rglob("*") if path.is_file() and path.suffix != ".lock"}
+
+
+def test_what_is_not_ours_changes_nothing(store, tmp_path, postgres_port):
+    backup(store, tmp_path / "saved.tar")
+    before = state(store)
+    with cursor(store.replace("+psycopg2", "")) as server:
+        server.execute("UPDATE model_versions SET storage_location = 'file:///etc/cron.d/x' WHERE version = 2")
+    with pytest.raises(Failed, match=f"1 of 2 versions cannot be saved: version 2 of {NAME}: its folder .* is gone"):
+        backup(store, tmp_path / "never.tar")
+    with tarfile.open(tmp_path / "saved.tar") as archive:
+        archive.extractall(tmp_path / "content", filter="data")
+    manifest = json.loads((tmp_path / "content/manifest.json").read_text())
+    for content, says in ((b"DROP TABLE experiments; \\! touch seen", "saved as SQL by an older release"),
+                          (b"PGDMP" + b"\0" * 999, "pg_restore failed")):  # fmt: skip
+        (tmp_path / "content/database").write_bytes(content)
+        manifest["sha256"]["database"] = sha256_file(tmp_path / "content/database")
+        (tmp_path / "content/manifest.json").write_text(json.dumps(manifest))
+        with tarfile.open(tmp_path / "other.tar", "w") as archive:
+            for path in sorted((tmp_path / "content").rglob("*")):
+                archive.add(
+                    path, str(path.relative_to(tmp_path / "content")), recursive=False
+                ) if path.is_file() else None
+        files = sums(tmp_path)
+        with pytest.raises(UserError, match=says):
+            restore(tmp_path / "other.tar", store, overwrite=True)
+        assert sums(tmp_path) == files
+    empty = absolute(create_database(postgres_port))
+    shutil.move(tmp_path / "saved.tar", tmp_path.parent / f"{tmp_path.name}.tar")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    os.chdir(elsewhere)
+    with pytest.raises(UserError, match="is below no folder of this store; if they belong there, say so: --artifacts"):
+        restore(tmp_path.parent / f"{tmp_path.name}.tar", empty)
+    restore(tmp_path.parent / f"{tmp_path.name}.tar", empty, artifacts=[(tmp_path / "artifacts").as_uri()])
+    assert state(empty) == before

@@ -8,19 +8,20 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from mmrl_core.errors import UserError
-from mmrl_core.method.adapter import CARD, TENSORS, load_adapter, save_adapter
+from mmrl_core.config import AdapterConfig
+from mmrl_core.errors import Damaged, UserError
+from mmrl_core.method.adapter import CARD, TENSORS, Adapter, load_adapter, save_adapter, tensor_shapes
 from mmrl_core.method.published_checkpoints import implied_settings, published_method, read_published
 from tests.core.method.test_golden import GOLDEN, golden_backbone
+from tests.support.alter import alter_card, alter_tensors, replace_tensors
 from tests.support.small import small_adapter, small_backbone
 
 CONTENT = {"class_names": ["cat", "dog"], "template": "a {}."}
 
 
-def alter_card(folder, alpha: float) -> None:
+def raise_alpha(folder) -> None:
     card = json.loads((folder / CARD).read_text())
-    card["adapter"]["alpha"] = alpha
-    (folder / CARD).write_text(json.dumps(card))
+    (folder / CARD).write_text(json.dumps({**card, "adapter": {**card["adapter"], "alpha": 0.1}}))
 
 
 @pytest.fixture(params=["mmrl", "mmrlpp"])
@@ -83,13 +84,148 @@ def test_a_pickle_in_place_of_safetensors_is_refused_unread(saved):
         (lambda folder: (folder / CARD).write_text("{"), "not valid JSON"),
         (lambda folder: (folder / CARD).write_text('{"schema_version": 99}'), "schema_version 99"),
         (lambda folder: (folder / CARD).write_text('{"schema_version": 1}'), "does not describe an adapter"),
-        (lambda folder: alter_card(folder, alpha=0.1), "does not match its own card_sha256"),
+        (raise_alpha, "does not match its own card_sha256"),
     ],
 )
 def test_missing_or_foreign_files_are_refused_with_what_to_do(saved, damage, message):
     damage(saved[0])
     with pytest.raises(UserError, match=message):
         load_adapter(saved[0], small_backbone())
+
+
+def test_a_missing_file_and_another_backbone_are_no_verdict_on_the_adapter(saved):
+    with pytest.raises(UserError) as refused:
+        load_adapter(saved[0], small_backbone(seed=1))
+    assert not isinstance(refused.value, Damaged)
+    (saved[0] / TENSORS).unlink()
+    with pytest.raises(UserError) as refused:
+        load_adapter(saved[0], small_backbone())
+    assert not isinstance(refused.value, Damaged)
+
+
+def refused(folder) -> str:
+    """What is said of an adapter that is damaged, in one line."""
+    with pytest.raises(Damaged) as damage:
+        load_adapter(folder, small_backbone())
+    assert "\n" not in str(damage.value)
+    return str(damage.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda card: card.update(class_names="cat"), "class_names"),
+        (lambda card: card.update(class_names=["cat"]), "fewer than two classes"),
+        (lambda card: card.update(class_names=["cat", "cat"]), "fewer than two classes"),
+        (lambda card: card.update(class_names=["cat", 3]), "class_names"),
+        (lambda card: card.update(class_names=["cat", ""]), "class_names"),
+        (lambda card: card.pop("class_names"), "class_names"),
+        (lambda card: card.update(template="a photo"), "template"),
+        (lambda card: card.update(template=None), "template"),
+        (lambda card: card.update(sha256="f" * 63), "sha256"),
+        (lambda card: card.update(sha256=7), "sha256"),
+        (lambda card: card.update(backbone="tiny"), "backbone"),
+        (lambda card: card["backbone"].pop("sha256"), "backbone.sha256"),
+        (lambda card: card["backbone"].pop("weights"), "backbone.weights"),
+        (lambda card: card.update(adapter=[]), "adapter"),
+        (lambda card: card["adapter"].update(method="clip"), "method"),
+        (lambda card: card["adapter"].update(rep_dim=0), "rep_dim"),
+        (lambda card: card["adapter"].update(alpha=float("nan")), "alpha"),
+        (lambda card: card["adapter"].update(n_tokens=10**6), "n_tokens"),
+        (lambda card: card["adapter"].update(insertion_depth=9), "insertion_depth 9 is beyond the 4 layers"),
+        (lambda card: card.update(abstain=0.5), "abstain"),
+        (lambda card: card.update(abstain={"confidence": "c", "keep": 0, "threshold": 0.5}), "abstain.keep"),
+        (lambda card: card.update(abstain={"confidence": "c", "keep": 1, "threshold": float("inf")}), "threshold"),
+        (lambda card: card.update(abstain={"confidence": "c", "keep": 1, "threshold": True}), "threshold"),
+        (lambda card: card.update(abstain={"confidence": "c", "keep": 1}), "threshold"),
+    ],
+)
+def test_a_card_of_right_sums_and_wrong_content_is_damaged(saved, change, message):
+    alter_card(saved[0], change)
+    assert message in refused(saved[0])
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "[]", "{", '{"schema_version": 0}', "\udc80"])
+def test_a_card_that_is_no_document_is_damaged(saved, content):
+    (saved[0] / CARD).write_bytes(content.encode(errors="surrogateescape"))
+    refused(saved[0])
+
+
+def test_a_card_with_text_that_is_no_unicode_is_damaged(saved):
+    card = json.loads((saved[0] / CARD).read_text())
+    (saved[0] / CARD).write_text(json.dumps({**card, "class_names": ["\ud800", "cat"]}))
+    assert "surrogates" in refused(saved[0])
+
+
+def test_a_card_of_a_later_release_is_no_damage(saved):
+    card = json.loads((saved[0] / CARD).read_text())
+    (saved[0] / CARD).write_text(json.dumps({**card, "schema_version": 2}))
+    with pytest.raises(UserError, match="schema_version 2") as refused:
+        load_adapter(saved[0], small_backbone())
+    assert not isinstance(refused.value, Damaged)
+
+
+def test_a_class_list_that_names_one_twice_loads(saved):
+    alter_card(saved[0], lambda card: card.update(class_names=["crane", "crane", "cat"]))
+    assert load_adapter(saved[0], small_backbone())[1]["class_names"] == ["crane", "crane", "cat"]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda tensors: tensors["space"].fill_(float("nan")),
+        lambda tensors: tensors["text_aligner.bias"][-1].fill_(float("-inf")),
+        lambda tensors: tensors.update(space=tensors["space"].to(torch.int64)),
+        lambda tensors: tensors.update(space=tensors["space"].half()),
+        lambda tensors: tensors.update(space=tensors["space"].double()),
+        lambda tensors: tensors.update(space=tensors["space"].T),
+        lambda tensors: tensors.update(space=tensors["space"][None]),
+        lambda tensors: tensors.update(more=torch.zeros(1)),
+        lambda tensors: tensors.pop("image_aligner.bias"),
+        lambda tensors: tensors.clear(),
+    ],
+)
+def test_tensors_of_right_sums_and_wrong_content_are_damaged(saved, change):
+    alter_tensors(saved[0], change)
+    assert "tensor" in refused(saved[0])
+
+
+@pytest.mark.parametrize("end", [0, 7, 8, 100, -1])
+def test_tensors_that_are_cut_short_are_damaged(saved, end):
+    replace_tensors(saved[0], (saved[0] / TENSORS).read_bytes()[:end])
+    assert "is not a safetensors file" in refused(saved[0])
+
+
+@pytest.mark.parametrize("size", [10**9, 2**62, 10**30])
+@pytest.mark.parametrize("key", ["rep_dim", "residual_rank", "projection_rank"])
+def test_a_card_that_says_more_than_the_file_holds_is_refused_before_anything_is_built(tmp_path, key, size):
+    adapter = small_adapter(small_backbone(), "mmrlpp")
+    save_adapter(tmp_path, adapter, small_backbone(), CONTENT)
+    alter_card(tmp_path, lambda card: card["adapter"].update({key: size}))
+    assert str(size) in refused(tmp_path)
+
+
+@pytest.mark.parametrize("method", ["mmrl", "mmrlpp"])
+@pytest.mark.parametrize("depth", [1, 3])
+def test_an_adapters_shapes_are_known_before_it_is_built(method, depth):
+    backbone = small_backbone(4, 3)
+    sizes = {"insertion_depth": depth, "n_tokens": 2, "rep_dim": 7, "residual_rank": 3, "projection_rank": 5}
+    config = AdapterConfig(method=method, **sizes)
+    built = {name: tuple(tensor.shape) for name, tensor in Adapter(config, backbone).state_dict().items()}
+    assert tensor_shapes(config, backbone) == built
+
+
+@pytest.mark.parametrize(
+    ("card", "value", "message"),
+    [({"class_names": ["cat"]}, 1.0, "fewer than two classes"), ({}, float("nan"), "space has values")],
+)
+def test_what_could_not_be_loaded_again_is_not_saved(tmp_path, card, value, message):
+    adapter = small_adapter(small_backbone())
+    with torch.no_grad():
+        adapter.space[0, 0] = value
+    with pytest.raises(UserError, match=message):
+        save_adapter(tmp_path, adapter, small_backbone(), {**CONTENT, **card})
+    assert list(tmp_path.iterdir()) == []
 
 
 def published(method: str) -> dict[str, torch.Tensor]:
@@ -150,3 +286,19 @@ def test_a_checkpoint_of_other_shapes_is_refused():
         UserError, match=r"adapter tensor space is \(3, 24\) but the published checkpoint has \(4, 32\)"
     ):
         small_adapter(small_backbone()).load_published(published("mmrl"))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda tensor: tensor.fill_(float("nan")), "no finite numbers"),
+        (lambda tensor: tensor.to(torch.int32), "whole numbers"),
+        (lambda tensor: tensor[:1, :1].clone().expand(tensor.shape), "no plain tensor"),
+    ],
+)
+def test_a_checkpoint_of_wrong_values_is_refused(tmp_path, change, message):
+    name, state = "representation_learner.compound_rep_tokens", published("mmrl")
+    torch.save({"state_dict": {**state, name: change(state[name])}}, tmp_path / "model.pth.tar")
+    adapter = Adapter(AdapterConfig(method="mmrl", insertion_depth=3, n_tokens=4, rep_dim=32), golden_backbone())
+    with pytest.raises(UserError, match=message):
+        adapter.load_published(read_published(tmp_path / "model.pth.tar"))
