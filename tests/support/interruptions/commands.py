@@ -8,7 +8,8 @@ from typing import Any
 
 import sqlalchemy
 
-from flows.maintenance import backup as archive
+from flows.maintenance import backup as saving
+from flows.maintenance import restore as restoring
 from flows.project.paths import RunKey
 from flows.registry import promotion, releases, versions
 from flows.registry.model_files import check_model
@@ -62,11 +63,11 @@ def release() -> None:
 
 
 def backup(file: str = str(ARCHIVE)) -> None:
-    archive.backup(store_uri(PARAMS), Path(file))
+    saving.backup(store_uri(PARAMS), Path(file))
 
 
 def restore(overwrite: bool = False, file: str = str(ARCHIVE)) -> None:
-    archive.restore(Path(file), store_uri(PARAMS), overwrite=overwrite)
+    restoring.restore(Path(file), store_uri(PARAMS), overwrite=overwrite)
 
 
 def unname_released() -> None:
