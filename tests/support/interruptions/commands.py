@@ -8,8 +8,8 @@ from typing import Any
 
 import sqlalchemy
 
-from flows.maintenance import backup as saving
-from flows.maintenance import restore as restoring
+from flows.maintenance.backup import backup as save
+from flows.maintenance.restore import restore as bring_back
 from flows.project.paths import RunKey
 from flows.registry import promotion, releases, versions
 from flows.registry.model_files import check_model
@@ -63,11 +63,11 @@ def release() -> None:
 
 
 def backup(file: str = str(ARCHIVE)) -> None:
-    saving.backup(store_uri(PARAMS), Path(file))
+    save(store_uri(PARAMS), Path(file))
 
 
 def restore(overwrite: bool = False, file: str = str(ARCHIVE)) -> None:
-    restoring.restore(Path(file), store_uri(PARAMS), overwrite=overwrite)
+    bring_back(Path(file), store_uri(PARAMS), overwrite=overwrite)
 
 
 def unname_released() -> None:
