@@ -75,6 +75,17 @@ def unname_released() -> None:
     connect(store_uri(PARAMS)).delete_registered_model_alias(NAME, RELEASED)
 
 
+def open_store() -> None:
+    connect(store_uri(PARAMS))
+
+
+def adapters() -> list[str]:
+    """The sha256 of the adapters that `make` made, in the order of their seeds."""
+    folders = Path("models/digits/mmrl-16shot")
+    seeds = range(1, len(list(folders.iterdir())) + 1)
+    return [read_json(folders / f"seed{seed}/adapter.json", made_by="make")["sha256"] for seed in seeds]
+
+
 def delete_version(version: int) -> None:
     """As MLflow's page does, which removes its aliases too."""
     connect(store_uri(PARAMS)).delete_model_version(NAME, str(version))
@@ -152,10 +163,10 @@ def _verified(location: str, tags: dict[str, str]) -> bool | str:
         return str(error)
 
 
-def _bundled(name: str, version: int, tags: dict[str, str]) -> bool:
-    """Whether the bundle of a version holds its adapter; whether it passes says `check_bundle`."""
-    card = read_json(releases.RELEASES / name / str(version) / "adapter/adapter.json", made_by="mmrl flow release")
-    return card["sha256"] == tags["adapter_sha256"]
+def _bundled(name: str, version: int, tags: dict[str, str]) -> bool | None:
+    """Whether the bundle of a version holds its adapter, None without one; whether it passes says `check_bundle`."""
+    card = releases.RELEASES / name / str(version) / "adapter/adapter.json"
+    return read_json(card, made_by="mmrl flow release")["sha256"] == tags["adapter_sha256"] if card.exists() else None
 
 
 def look() -> dict[str, Any]:
@@ -180,6 +191,6 @@ def files() -> list[str]:
 
 COMMANDS = {
     one.__name__: one
-    for one in (make, register, promote, rollback, release, backup, restore, unname_released, delete_version, lose,
-                state, files, look, check_bundle)
+    for one in (make, register, promote, rollback, release, backup, restore, unname_released, open_store, adapters,
+                delete_version, lose, state, files, look, check_bundle)
 }  # fmt: skip

@@ -89,6 +89,7 @@ class Place:
         self._server, self._databases, self._variables = server, databases, variables
         self._now, self._kept = folder / "now", folder / "kept"
         self._uri: str | None = None
+        self._project = "project"
         self._made: dict[str, tuple[Path, str | None]] = {}
 
     def begin(self, steps: list[Step]) -> None:
@@ -98,6 +99,7 @@ class Place:
         kept, database = self._made[str(steps)]
         shutil.rmtree(self._now, ignore_errors=True)
         shutil.copytree(kept, self._now)
+        self._project = "project"
         if self._databases:
             if self._uri and self._uri not in (uri for _, uri in self._made.values()):
                 drop(self._uri)
@@ -108,7 +110,7 @@ class Place:
             self.begin(steps[:-1])
         else:
             shutil.rmtree(self._now, ignore_errors=True)
-            (self._now / "project").mkdir(parents=True)
+            (self._now / self._project).mkdir(parents=True)
             self._uri = self._databases() if self._databases else None
         self.run(steps[-1] if steps else ("make", ADAPTERS))
         if self._uri:
@@ -119,7 +121,13 @@ class Place:
     def run(self, step: Step, **request: Any) -> Any:
         """What a step returns. Raises RuntimeError with its error."""
         variables = {**self._variables, **({"MLFLOW_TRACKING_URI": self._uri} if self._uri else {})}
-        return self._server.ask(*step, folder=self._now / "project", variables=variables, **request)
+        return self._server.ask(*step, folder=self._now / self._project, variables=variables, **request)
+
+    def move(self) -> None:
+        """The project goes to a folder of another name."""
+        new = f"{self._project}-moved"
+        (self._now / self._project).rename(self._now / new)
+        self._project = new
 
     def changes(self, step: Step) -> list[str]:
         """What a step changes, in words."""
