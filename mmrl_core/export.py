@@ -153,6 +153,20 @@ def _images(backbone: Backbone, batch: int) -> Tensor:
 
 def _card(predictor: Predictor, names: list[str], folder: Path, opset: int, difference: float) -> dict[str, Any]:
     """All that a program needs to use the file, and where it came from."""
+    return {
+        **file_facts(predictor, names, folder),
+        "opset": opset,
+        "largest_relative_difference": difference,
+        "compared": {
+            "onnxruntime": onnxruntime.__version__,
+            "torch": torch.__version__,
+            "batch_sizes": list(BATCH_SIZES),
+        },
+    }
+
+
+def file_facts(predictor: Predictor, names: list[str], folder: Path) -> dict[str, Any]:
+    """What model.json says that follows from the adapter and the files, on whatever machine it was exported."""
     backbone, card = predictor.model.backbone, predictor.card
     return {
         "kind": "onnx",
@@ -165,14 +179,7 @@ def _card(predictor: Predictor, names: list[str], folder: Path, opset: int, diff
         "logit_scale": LOGIT_SCALE,
         "adapter": {"sha256": card["sha256"]},
         "backbone": {"name": backbone.name, "sha256": backbone.weights_sha256},
-        "opset": opset,
         "files": {path.name: sha256_file(path) for path in sorted(folder.glob(f"{MODEL}*"))},
-        "largest_relative_difference": difference,
-        "compared": {
-            "onnxruntime": onnxruntime.__version__,
-            "torch": torch.__version__,
-            "batch_sizes": list(BATCH_SIZES),
-        },
     }
 
 

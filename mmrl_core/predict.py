@@ -1,5 +1,6 @@
 """Classify images with a trained adapter."""
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
@@ -7,6 +8,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import PIL.Image
 import torch
 from PIL.Image import Image
 from torch import Tensor
@@ -14,11 +16,11 @@ from torch import Tensor
 from mmrl_core.clip.backbone import load_backbone, refuse_repeated
 from mmrl_core.data.images import decode
 from mmrl_core.data.views import test_view
-from mmrl_core.errors import UserError
+from mmrl_core.errors import Damaged, UserError
 from mmrl_core.evaluation import abstain
 from mmrl_core.evaluation.scores import BATCH_SIZE, batched
 from mmrl_core.method.adapter import load_adapter
-from mmrl_core.method.adapter_card import AdapterCard, read_card
+from mmrl_core.method.adapter_card import CARD, AdapterCard, read_card
 from mmrl_core.method.folded import FoldedCLIP
 from mmrl_core.method.joint_logits import joint_logits
 from mmrl_core.method.model import AdaptedCLIP
@@ -56,11 +58,25 @@ class Predictor:
 
     @classmethod
     def load(cls, path: str | Path, *, device: str | torch.device = "cpu") -> "Predictor":
-        """Load a folder with adapter.safetensors and adapter.json; hashes and backbone are verified (UserError)."""
+        """Load a folder with adapter.safetensors and adapter.json, both verified.
+
+        Raises Damaged as `load_adapter` and for classes that no prompts can be made of, UserError for a missing file
+        and a backbone that is not to be had.
+        """
         card = read_card(path)
         backbone = load_backbone(card["backbone"]["name"], card["backbone"]["weights"], device=device)
         adapter, card = load_adapter(path, backbone)
-        return cls(AdaptedCLIP(backbone, adapter, card["class_names"], card["template"]), card)
+        try:
+            return cls(AdaptedCLIP(backbone, adapter, card["class_names"], card["template"]), card)
+        except UserError as error:  # two names that make one prompt
+            raise Damaged(f"{Path(path) / CARD}: {error}") from None
+
+    def check_answers(self) -> None:
+        """Raises Damaged unless the probabilities of a blank image are numbers: finite weights can be too large."""
+        blank = self.view(PIL.Image.new("RGB", (32, 32)), "blank")
+        [prediction] = self.score([blank], [self.classes()])
+        if not all(map(math.isfinite, prediction.probabilities.values())):
+            raise Damaged(f"adapter {self.card['sha256'][:12]} answers with what is no number; train it again")
 
     @property
     def class_names(self) -> list[str]:

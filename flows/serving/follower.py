@@ -147,17 +147,15 @@ class Follower:
 
 
 def load(name: str, version: int, store: str) -> Live:
-    """A version, after a first prediction, which is the slowest one. Raises UserError."""
-    from PIL import Image
-
+    """A version, after a first prediction, which is the slowest one. Raises UserError, Damaged where that prediction
+    is no numbers."""
     from flows.registry import versions
     from mmrl_core.training.process import settle_threads
 
     predictor = versions.load(f"models:/{name}/{version}", store)
     settle_threads(predictor.model.backbone)
-    live = Live(name, version, predictor)
-    score([PredictionJob(live, predictor.view(Image.new("RGB", (32, 32)), "blank"), live.trained)])
-    return live
+    predictor.check_answers()
+    return Live(name, version, predictor)
 
 
 def _one_line(error: Exception) -> str:

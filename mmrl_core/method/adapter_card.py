@@ -100,6 +100,8 @@ def card_problem(card: Mapping[str, Any]) -> str | None:
     releases and imports leave them out."""
     if not _is_sha256(card.get("sha256")):
         return "sha256 is no sha256 in hexadecimal digits"
+    if not isinstance(card.get("trainable"), int) or not isinstance(card.get("data", {}), dict):
+        return "trainable is no number, or data no object"
     return (
         _classes_problem(card.get("class_names"), card.get("template"))
         or _backbone_problem(card.get("backbone"))
@@ -133,9 +135,9 @@ def _abstain_problem(abstain: object) -> str | None:
     if not isinstance(abstain, dict) or not isinstance(abstain.get("confidence"), str):
         return "abstain does not say of which confidence it is"
     keep, threshold = abstain.get("keep"), abstain.get("threshold")
-    if not (_is_number(keep) and 0 < keep <= 1):
+    if not (is_number(keep) and 0 < keep <= 1):
         return f"abstain.keep is {keep!r}, no share above 0 and up to 1"
-    return None if _is_number(threshold) else f"abstain.threshold is {threshold!r}, no number"
+    return None if is_number(threshold) else f"abstain.threshold is {threshold!r}, no number"
 
 
 def _adapter_problem(adapter: object) -> str | None:
@@ -152,8 +154,8 @@ def _is_sha256(value: object) -> bool:
     return isinstance(value, str) and re.fullmatch("[0-9a-f]{64}", value) is not None
 
 
-def _is_number(value: object) -> TypeGuard[float]:
-    """Finite; JSON as Python reads it has NaN and infinities too."""
+def is_number(value: object) -> TypeGuard[float]:
+    """Whether it is a finite number; JSON as Python reads it has NaN and infinities too."""
     return isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value < math.inf
 
 

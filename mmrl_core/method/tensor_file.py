@@ -24,10 +24,10 @@ def read_tensors(path: Path, shapes: Shapes, sha256: str | None = None) -> dict[
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror or error}); run `mmrl train` first") from None
     if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
-        raise Damaged(f"{path} does not match the sha256 in its card; it was altered, train it again")
+        raise Damaged(f"{path} does not match the sha256 in its card; it was altered, make it again")
     tensors = safetensors.torch.load(content)
     if name := not_finite(tensors):
-        raise Damaged(f"tensor {name} of {path} has values that are no finite numbers; train it again")
+        raise Damaged(f"tensor {name} of {path} has values that are no finite numbers; make it again")
     return tensors
 
 
@@ -48,8 +48,8 @@ def _check_header(path: Path, shapes: Shapes) -> None:
     for name in sorted(expected.keys() | header.keys()):
         if header.get(name) != expected.get(name):
             raise Damaged(
-                f"{path} has {_words(header.get(name))} as tensor {name} where its card and backbone need "
-                f"{_words(expected.get(name))}; train it again"
+                f"{path} has {_words(header.get(name))} as tensor {name} where card and backbone ask for "
+                f"{_words(expected.get(name))}; make it again"
             )
 
 

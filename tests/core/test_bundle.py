@@ -1,16 +1,25 @@
+"""A release's check of itself: what it finds, and what it does not take for a verdict."""
+
+import contextlib
 import json
+import os
+import random
 import shutil
 import subprocess
 import sys
 
+import onnx
 import pytest
 import torch
+from PIL import Image
+from safetensors.torch import load, save_file
 
 from mmrl_core.bundle import check_bundle, write_bundle
 from mmrl_core.config import AdapterConfig
-from mmrl_core.errors import BAD, Damaged
+from mmrl_core.errors import BAD, Damaged, UserError
 from mmrl_core.files import sha256_file
 from mmrl_core.method.adapter import Adapter, save_adapter
+from tests.support.alter import alter_card, alter_tensors, sum_again
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +43,8 @@ def copy(bundle, tmp_path):
 CHECK = """
 import runpy, sys
 sys.modules.update(dict.fromkeys(["ray", "prefect", "mlflow", "dvc", "flows"]))
-for folder in [*sys.argv[1:], None]:
-    sys.argv = ["bundle", *([folder] if folder else [])]
+for folder in sys.argv[1:]:
+    sys.argv = ["bundle", folder]
     try:
         runpy.run_module("mmrl_core.bundle", run_name="__main__")
         print(0)
@@ -44,27 +53,315 @@ for folder in [*sys.argv[1:], None]:
 """
 
 
-def expect_something_else(bundle) -> None:
-    """Alter what the first example is expected to be, and the sum of the file that says so."""
-    path = bundle / "examples/expected.json"
+def edit(path, change) -> None:
+    """Change a JSON document in place."""
     document = json.loads(path.read_text())
-    row = document["probabilities"]["0.png"]
-    row["cat"], row["dog"] = row["cat"] + 0.01, row["dog"] - 0.01
+    change(document)
     path.write_text(json.dumps(document))
-    sums = (bundle / "SHA256SUMS").read_text().splitlines()
-    sums = [f"{sha256_file(path)}  examples/expected.json" if line.endswith("expected.json") else line for line in sums]
-    (bundle / "SHA256SUMS").write_text("\n".join(sums) + "\n")
 
 
-def test_a_release_checks_itself_without_the_pipelines_tools_its_sums_and_what_it_answers(bundle, copy):
-    expect_something_else(copy)
-    done = subprocess.run([sys.executable, "-c", CHECK, bundle, copy, copy / "none"], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, f"0\n{BAD}\n2\n2\n"), done.stderr
-    damaged, missing, unnamed = done.stderr.splitlines()
-    assert f"what PyTorch says of {copy}" in damaged
-    assert f"{copy}/none is no folder" in missing and "name the folder of a release" in unnamed
+def expect(change):
+    """A damage to what the examples are expected to be."""
+    return lambda bundle: edit(bundle / "examples/expected.json", lambda document: change(document["probabilities"]))
+
+
+def say(**entries):
+    """A damage to onnx/model.json."""
+    return lambda bundle: edit(bundle / "onnx/model.json", lambda document: document.update(entries))
+
+
+def write(name: str, content: bytes):
+    return lambda bundle: (bundle / name).write_bytes(content)
+
+
+def cut(name: str):
+    return lambda bundle: (bundle / name).write_bytes(
+        (bundle / name).read_bytes()[: (bundle / name).stat().st_size // 2]
+    )
+
+
+def matrix(change):
+    def damage(bundle):
+        path = bundle / "classes.safetensors"
+        save_file(change(load(path.read_bytes())["text_features"]), path)
+
+    return damage
+
+
+def graph(change):
+    """A damage to the ONNX file that leaves its model.json right about its sha256."""
+
+    def damage(bundle):
+        path = bundle / "onnx/model.onnx"
+        model = onnx.load(path)
+        change(model.graph)
+        onnx.save(model, path)
+        own_sha256(bundle)
+
+    return damage
+
+
+def own_sha256(bundle) -> None:
+    sha256 = sha256_file(bundle / "onnx/model.onnx")
+    edit(bundle / "onnx/model.json", lambda document: document.update(files={"model.onnx": sha256}))
+
+
+def double(name: str):
+    def change(graph) -> None:
+        [node] = [node for node in graph.node if name in node.output]
+        node.output[list(node.output).index(name)] = "before"
+        two = onnx.helper.make_tensor("two", onnx.TensorProto.FLOAT, [], [2.0])
+        graph.initializer.append(two)
+        graph.node.append(onnx.helper.make_node("Mul", ["before", "two"], [name]))
+
+    return graph(change)
+
+
+def link(bundle) -> None:
+    (bundle / "README.md").rename(bundle.parent / "README.md")
+    (bundle / "README.md").symlink_to(bundle.parent / "README.md")
+
+
+def link_a_folder(bundle) -> None:
+    (bundle / "onnx").rename(bundle.parent / "onnx")
+    (bundle / "onnx").symlink_to(bundle.parent / "onnx")
+
+
+def no_examples(bundle) -> None:
+    for path in (bundle / "examples").glob("*.png"):
+        path.unlink()
+    edit(bundle / "examples/expected.json", lambda document: document.update(probabilities={}))
+
+
+def another_picture(bundle) -> None:
+    Image.new("RGB", (96, 96)).save(bundle / "examples/3.png")
+
+
+def a_picture_more(bundle) -> None:
+    shutil.copy(bundle / "examples/3.png", bundle / "examples/6.png")
+    expect(lambda rows: rows.update({"6.png": rows["3.png"]}))(bundle)
+
+
+def turned_picture(bundle) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    with Image.open(bundle / "examples/3.png") as picture:
+        picture.save(bundle / "examples/3.png", exif=exif)
+
+
+DAMAGES = {
+    "another expectation": expect(lambda rows: rows.update({"0.png": {"cat": 0.5, "dog": 0.5}})),
+    "an expectation too few": expect(lambda rows: rows.pop("0.png")),
+    "an expectation too many": expect(lambda rows: rows.update(more=rows["0.png"])),
+    "an expectation of other classes": expect(lambda rows: rows["0.png"].update(bird=0)),
+    "an expectation of classes in another order": expect(
+        lambda rows: rows.update({"0.png": dict(reversed(rows["0.png"].items()))})
+    ),
+    "an expectation that is no number": expect(lambda rows: rows["5.png"].update(cat=float("nan"))),
+    "an expectation that is text": expect(lambda rows: rows["5.png"].update(cat="0.5")),
+    "an expectation that is huge": expect(lambda rows: rows["5.png"].update(cat=10**400)),
+    "an expectation that is a list": expect(lambda rows: rows.update({"0.png": [0.5, 0.5]})),
+    "expectations that are a list": lambda b: edit(b / "examples/expected.json", lambda d: d.update(probabilities=[])),
+    "expectations of no key": lambda b: edit(b / "examples/expected.json", lambda d: d.pop("probabilities")),
+    "expected.json is no JSON": write("examples/expected.json", b"{"),
+    "expected.json is no object": write("examples/expected.json", b"[1]"),
+    "expected.json is no text": write("examples/expected.json", b"\xff\xfe{}"),
+    "expected.json is nested without end": write("examples/expected.json", b"[" * 100_000),
+    "no expected.json": lambda b: (b / "examples/expected.json").unlink(),
+    "no examples": no_examples,
+    "an example too few": lambda b: (b / "examples/2.png").unlink(),
+    "an example too many": a_picture_more,
+    "another example": another_picture,
+    "an example that is turned": turned_picture,
+    "an example that is cut short": cut("examples/0.png"),
+    "an example that is empty": write("examples/0.png", b""),
+    "no card": lambda b: (b / "README.md").unlink(),
+    "no adapter": lambda b: shutil.rmtree(b / "adapter"),
+    "no ONNX file": lambda b: (b / "onnx/model.onnx").unlink(),
+    "a link": link,
+    "a link to a folder": link_a_folder,
+    "a link that leads nowhere": lambda b: (b / "more").symlink_to("nowhere"),
+    "a pipe": lambda b: os.mkfifo(b / "pipe"),
+    "no class matrix": lambda b: (b / "classes.safetensors").unlink(),
+    "a class matrix that is empty": write("classes.safetensors", b""),
+    "a class matrix that is cut short": cut("classes.safetensors"),
+    "a class matrix of another name": matrix(lambda w: {"w": w}),
+    "a class matrix of no name": matrix(lambda w: {}),
+    "a class matrix with another": matrix(lambda w: {"text_features": w, "w": w.clone()}),
+    "a class matrix of another shape": matrix(lambda w: {"text_features": w[:1].contiguous()}),
+    "a class matrix of one number": matrix(lambda w: {"text_features": w[0, 0].clone()}),
+    "a class matrix of another type": matrix(lambda w: {"text_features": w.double()}),
+    "a class matrix of whole numbers": matrix(lambda w: {"text_features": w.int()}),
+    "a class matrix of no numbers": matrix(lambda w: {"text_features": w / 0}),
+    "a class matrix of other values": matrix(lambda w: {"text_features": w.flip(0).contiguous()}),
+    "an adapter of no numbers": lambda b: alter_tensors(b / "adapter", lambda t: t["space"].fill_(float("nan"))),
+    "an adapter too large": lambda b: alter_tensors(b / "adapter", lambda t: [x.mul_(1e37) for x in t.values()]),
+    "another adapter": lambda b: alter_tensors(b / "adapter", lambda t: t["space"].mul_(50)),
+    "an adapter of other classes": lambda b: alter_card(b / "adapter", lambda c: c.update(class_names=["cat", "fox"])),
+    "an adapter of twin classes": lambda b: alter_card(b / "adapter", lambda c: c.update(class_names=["a b", "a_b"])),
+    "an adapter of one class": lambda b: alter_card(b / "adapter", lambda c: c.update(class_names=["cat"])),
+    "an adapter of no template": lambda b: alter_card(b / "adapter", lambda c: c.update(template="")),
+    "ONNX of nothing": write("onnx/model.onnx", b""),
+    "ONNX of garbage": write("onnx/model.onnx", b"garbage " * 1000),
+    "ONNX cut short": cut("onnx/model.onnx"),
+    "ONNX of another input": graph(lambda g: setattr(g.input[0], "name", "pixels")),
+    "ONNX of an output less": graph(lambda g: g.output.pop()),
+    "ONNX of outputs in another order": graph(lambda g: g.output.append(g.output.pop(0))),
+    "ONNX without a node": graph(lambda g: g.node.pop(len(g.node) // 2)),
+    "ONNX of an unknown operation": graph(lambda g: setattr(g.node[3], "op_type", "Nothing")),
+    "ONNX without a weight": graph(lambda g: g.initializer.pop()),
+    "ONNX of other logits": double("logits"),
+    "ONNX of other probabilities": double("probabilities"),
+    "ONNX of other features": double("image_features"),
+    "model.json of other classes": say(class_names=["dog", "cat"]),
+    "model.json of another template": say(template="{}"),
+    "model.json of another size": say(image_size=224),
+    "model.json of another mean": say(mean=[0.5, 0.5, 0.5]),
+    "model.json of another scale": say(std=[1, 1, 1]),
+    "model.json of other steps": say(preprocessing=[]),
+    "model.json of another logit scale": say(logit_scale=1),
+    "model.json of another adapter": say(adapter={"sha256": "0" * 64}),
+    "model.json of another backbone": say(backbone={"name": "tiny", "sha256": "0" * 64}),
+    "model.json of other files": say(files={}),
+    "model.json of another kind": say(kind="adapter"),
+    "model.json of no opset": say(opset="18"),
+    "model.json of no difference": say(largest_relative_difference=None),
+    "model.json of no versions": say(compared={}),
+    "model.json is no JSON": write("onnx/model.json", b"kind: onnx"),
+    "model.json is empty": write("onnx/model.json", b"{}"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=DAMAGES)
+def test_what_is_wrong_with_right_sums_is_a_verdict(copy, damage):
+    damage(copy)
+    sum_again(copy)
+    with pytest.raises(Damaged) as verdict:
+        check_bundle(copy)
+    assert "\n" not in str(verdict.value) and str(copy) in str(verdict.value)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda sums: b"", "is no part of it"),
+        (lambda sums: sums[:-1], "does not name every file once"),
+        (lambda sums: sums + sums, "does not name every file once"),
+        (lambda sums: sums + b"\n", "does not name every file once"),
+        (lambda sums: sums.replace(b"  ", b" "), "does not name every file once"),
+        (lambda sums: sums.upper(), "does not name every file once"),
+        (lambda sums: b"\xff" + sums, "is no text"),
+        (lambda sums: sums + b"0" * 64 + b"  ../adapter/adapter.json\n", r"\.\./adapter/adapter.json is missing"),
+        (lambda sums: sums + b"0" * 64 + b"  /etc/passwd\n", "/etc/passwd is missing"),
+        (lambda sums: sums[sums.index(b"\n") + 1 :], "README.md is no part of it"),
+    ],
+)
+def test_sums_that_are_none_are_a_verdict(copy, change, says):
+    (copy / "SHA256SUMS").write_bytes(change((copy / "SHA256SUMS").read_bytes()))
+    with pytest.raises(Damaged, match=says):
+        check_bundle(copy)
+
+
+def test_a_folder_without_sums_is_a_verdict_and_a_path_that_is_none_a_mistake(copy, tmp_path):
+    (copy / "SHA256SUMS").unlink()
+    with pytest.raises(Damaged, match="has no SHA256SUMS"):
+        check_bundle(copy)
+    (copy / "SHA256SUMS").mkdir()
+    with pytest.raises(Damaged, match="has no SHA256SUMS"):
+        check_bundle(copy)
+    with pytest.raises(UserError, match="is no folder") as mistake:
+        check_bundle(tmp_path / "nowhere")
+    assert not isinstance(mistake.value, Damaged)
+
+
+FILES = ["adapter/adapter.safetensors", "adapter/adapter.json", "onnx/model.onnx", "onnx/model.json", "README.md",
+         "classes.safetensors", "examples/0.png", "examples/expected.json", "SHA256SUMS"]  # fmt: skip
+
+
+def altered(content: bytes, draw: random.Random) -> list[bytes]:
+    """The content cut short, and with a byte changed, at the beginning, at the end and at places drawn."""
+    places = [0, len(content) - 1, *(draw.randrange(len(content)) for _ in range(3))]
+    flipped = [
+        content[:place] + bytes([content[place] ^ 1 << draw.randrange(8)]) + content[place + 1 :] for place in places
+    ]
+    return [content[:place] for place in places] + flipped
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_any_byte_that_changed_is_a_verdict_that_names_its_file(copy, name):
+    path = copy / name
+    content = path.read_bytes()
+    for other in altered(content, random.Random(name)):
+        path.write_bytes(other)
+        with pytest.raises(Damaged):
+            check_bundle(copy)
+    path.write_bytes(content)
+    check_bundle(copy)
+
+
+@pytest.mark.parametrize(
+    "name", ["onnx/model.onnx", "onnx/model.json", "classes.safetensors", "examples/expected.json"]
+)
+def test_with_the_sums_made_right_a_changed_byte_never_ends_but_by_a_verdict(copy, name):
+    path, verdicts = copy / name, 0
+    for other in altered(path.read_bytes(), random.Random(name)):
+        path.write_bytes(other)
+        if name == "onnx/model.onnx":
+            own_sha256(copy)
+        sum_again(copy)
+        with contextlib.suppress(Damaged):
+            check_bundle(copy)
+            continue
+        verdicts += 1
+    assert verdicts >= 5
+
+
+def test_a_release_checks_itself_without_the_pipelines_tools_its_sums_and_what_it_answers(bundle, copy, tmp_path):
+    DAMAGES["another expectation"](copy)
+    sum_again(copy)
+    nowhere = tmp_path / "nowhere"
+    done = subprocess.run([sys.executable, "-c", CHECK, bundle, copy, nowhere], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"0\n{BAD}\n2\n"), done.stderr
+    assert f"what PyTorch says of {copy}" in done.stderr and len(done.stderr.splitlines()) == 2
     for one in (bundle, copy):
         assert subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=one).returncode == 0
+
+
+SHORT_OF = """
+import os, resource, sys
+import mmrl_core.bundle
+kind, *rooms = sys.argv[2:]
+sys.argv = sys.argv[:2]
+limit = getattr(resource, "RLIMIT_" + kind)
+for room in map(int, rooms):
+    if not (child := os.fork()):
+        code = 1
+        try:
+            pages, files = int(open("/proc/self/statm").read().split()[0]), len(os.listdir("/proc/self/fd"))
+            used = {"AS": pages * resource.getpagesize(), "NOFILE": files}[kind]
+            resource.setrlimit(limit, (used + room, resource.getrlimit(limit)[1]))
+            mmrl_core.bundle.main()
+            code = 0
+        except SystemExit as ended:
+            code = ended.code
+        finally:
+            os._exit(code)
+    print(os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]))
+"""
+MB = 1 << 20
+
+
+@pytest.mark.parametrize(
+    ("kind", "rooms"),
+    [("AS", [0, 20 * MB, 40 * MB, 80 * MB, 160 * MB, 4096 * MB]), ("NOFILE", [0, 1, 2, 100])],
+)
+def test_a_machine_without_room_comes_to_no_verdict(bundle, kind, rooms):
+    """On the way from no room at all to enough."""
+    command = [sys.executable, "-c", SHORT_OF, bundle, kind, *map(str, rooms)]
+    done = subprocess.run(command, capture_output=True, text=True)
+    codes = [int(line) for line in done.stdout.split()]
+    assert len(codes) == len(rooms), done.stderr
+    assert BAD not in codes and codes[0] and codes[-1] == 0, (codes, done.stderr)
 
 
 def test_its_card_says_what_it_is(bundle):
@@ -93,3 +390,10 @@ def test_a_file_too_few_or_too_many_is_named(copy):
     (copy / "classes.safetensors").unlink()
     with pytest.raises(Damaged, match=r"classes.safetensors is missing"):
         check_bundle(copy)
+
+
+def test_an_adapter_that_answers_with_no_number_is_not_released(bundle, tmp_path):
+    adapter = shutil.copytree(bundle / "adapter", tmp_path / "adapter")
+    alter_tensors(adapter, lambda tensors: [tensor.mul_(1e37) for tensor in tensors.values()])
+    with pytest.raises(Damaged, match="answers with what is no number"):
+        write_bundle(adapter, tmp_path / "bundle", {})

@@ -38,13 +38,13 @@ URI = f"models:/{NAME}@champion"
 ABSTAIN = {"confidence": "class_cosine", "keep": 0.95, "threshold": 0.99, "images": 5}
 
 
-def make_adapter(folder: Path, seed: int, **card) -> Path:
+def make_adapter(folder: Path, seed: int, std: float = 0.2, **card) -> Path:
     """An untrained adapter of the bundled backbone; every seed answers otherwise."""
     backbone = load_backbone("tiny")
     torch.manual_seed(seed)
     adapter = Adapter(AdapterConfig(method="mmrl", insertion_depth=backbone.depth, rep_dim=16), backbone)
     for parameter in adapter.parameters():
-        torch.nn.init.normal_(parameter, std=0.2)
+        torch.nn.init.normal_(parameter, std=std)
     base = {"class_names": CLASSES, "template": "a photo of a {}.", "settings": {}, "sources": {},
             "data": {"dataset": "digits", "digest": "d" * 64}}  # fmt: skip
     save_adapter(folder, adapter, backbone, base | card)

@@ -242,6 +242,16 @@ def test_the_follower_keeps_what_it_has_until_the_new_version_is_whole(store, tm
     assert (again.current.version, again.problem) == (2, None)
 
 
+def test_a_version_whose_first_prediction_is_no_number_does_not_go_live(store, tmp_path):
+    follower = Follower(URI, store, 3600)
+    follower.look()
+    first = follower.current
+    serving.promote(serving.register(3, std=1e37))  # every weight is finite
+    follower.look()
+    assert follower.current is first and follower.failures == 1
+    assert "answers with what is no number" in follower.problem
+
+
 def test_a_number_that_is_used_again_for_another_adapter_is_another_version(store, tmp_path):
     follower = Follower(URI, store, 3600)
     follower.look()
