@@ -15,7 +15,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from flows.tracking.store import connect, database_file, first_line, redacted, store_errors
+from flows.tracking.redaction import first_line, printable
+from flows.tracking.store import connect, database_file, store_errors
 from mmrl_core.errors import UserError
 from mmrl_core.files import read_json, sha256_file, write_json
 
@@ -67,7 +68,7 @@ def restore(file: Path, uri: str, *, overwrite: bool = False) -> dict[str, Any]:
         if manifest["kind"] != kind:
             raise UserError(f"{file} holds a {manifest['kind']} database, tracking.uri names a {kind} one; set another")
         if not overwrite and _holds_something(uri):
-            raise UserError(f"the store {redacted(uri)} is not empty; restore elsewhere, or give --overwrite")
+            raise UserError(f"the store {printable(uri)} is not empty; restore elsewhere, or give --overwrite")
         _load(uri, folder / DATABASE)
         _upload_versions(uri, folder, manifest["versions"])
     return {"versions": len(manifest["versions"])}
@@ -78,7 +79,7 @@ def _kind(uri: str) -> str:
     kind = uri.partition(":")[0].partition("+")[0]
     if kind not in KINDS or (kind == "sqlite" and database_file(uri) is None):
         raise UserError(
-            f"a backup needs the store's own database, not {redacted(uri)}; set tracking.uri to its sqlite or "
+            f"a backup needs the store's own database, not {printable(uri)}; set tracking.uri to its sqlite or "
             "PostgreSQL URI, such as --set tracking.uri=postgresql://..."
         )
     return kind
@@ -128,8 +129,8 @@ def _postgres(program: str, uri: str, *options: str) -> None:
     where = {name: str(value) for name, value in names.items() if value is not None}
     done = subprocess.run([program, *options], env=os.environ | where, capture_output=True, text=True)
     if done.returncode:
-        reason = first_line(RuntimeError(done.stderr))
-        raise UserError(f"{program} on {redacted(uri)} failed: {reason}; nothing was changed")
+        reason = first_line(RuntimeError(done.stderr), uri)
+        raise UserError(f"{program} on {printable(uri)} failed: {reason}; nothing was changed")
 
 
 def _download_versions(client: "MlflowClient", uri: str, folder: Path) -> list[dict[str, str]]:

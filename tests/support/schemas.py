@@ -1,25 +1,36 @@
 """MLflow's tables as another release of it made them, by its own migrations."""
 
 from alembic import command
+from alembic.config import Config
 from alembic.script import ScriptDirectory
-from mlflow.store.db import utils
 from sqlalchemy import create_engine, text
+
+from flows.tracking.store import set_environment
 
 NEWER = "ffffffffffff"  # a revision that no MLflow has
 OLDER = "c9d4e5f6a7b8"  # before several tables that MLflow 3.17 has
 
 
+def _config(uri: str = "") -> Config:
+    set_environment()
+    from mlflow.store.db.utils import _get_alembic_config
+
+    return _get_alembic_config(uri)
+
+
 def before_last() -> str:
     """The revision before the installed MLflow's."""
-    script = ScriptDirectory.from_config(utils._get_alembic_config(""))
+    script = ScriptDirectory.from_config(_config())
     return str(script.get_revision("head").down_revision)
 
 
 def make(uri: str, revision: str = OLDER) -> None:
     """Make the tables of that revision in an empty database."""
     execute(uri)  # which makes a sqlite file
-    engine, config = create_engine(uri), utils._get_alembic_config(uri)
-    utils.InitialBase.metadata.create_all(engine)
+    engine, config = create_engine(uri), _config(uri)
+    from mlflow.store.tracking.dbmodels.initial_models import Base
+
+    Base.metadata.create_all(engine)
     with engine.begin() as connection:
         config.attributes["connection"] = connection
         command.upgrade(config, revision)

@@ -1,10 +1,10 @@
 """Stores that another release of MLflow made, or another program: on sqlite, and on a real PostgreSQL."""
 
 import shutil
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
-from mlflow.version import VERSION
 from PIL import Image
 from sqlalchemy.engine import make_url
 
@@ -15,6 +15,7 @@ from tests.support import schemas
 from tests.support.postgres import create_database
 from tests.support.schemas import NEWER, OLDER, before_last, execute
 
+VERSION = version("mlflow")
 COMMANDS = [["history"], ["register"], ["promote"], ["rollback", "why"], ["predict", "one.png"],
             ["clean", "--older-than=1m"]]  # fmt: skip
 
