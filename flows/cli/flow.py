@@ -28,6 +28,8 @@ def adapt(
 
         edit_params(params, set_)
     from flows.report.tables import markdown
+    from flows.tracking.redaction import printable
+    from flows.tracking.store import store_uri
     from mmrl_core.files import read_json
 
     with lines("adapt"):  # Prefect and its server take a while
@@ -45,7 +47,7 @@ def adapt(
     for promoted in adapted.promoted.values():
         print(f"decision: {promoted.decided}")
     print(f"report:   {paths.REPORT}")
-    print(f"runs:     mlflow ui --backend-store-uri {load_params(params).tracking.uri}")
+    print(f"runs:     mlflow ui --backend-store-uri {printable(store_uri(load_params(params)))}")
 
 
 def _adapted(params: Path, remote: str | None) -> "Adapted":

@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flows.tracking.locks import LOCK_NOT_AVAILABLE
-from flows.tracking.store import database_file, first_line, redacted, store_errors
+from flows.tracking.redaction import first_line, printable
+from flows.tracking.store import database_file, store_errors
 from mmrl_core.errors import UserError
 
 if TYPE_CHECKING:
@@ -53,7 +54,7 @@ def kind_of(uri: str) -> str:
     kind = uri.partition(":")[0].partition("+")[0]
     if kind not in KINDS or (kind == "sqlite" and database_file(uri) is None):
         raise UserError(
-            f"a backup needs the store's own database, not {redacted(uri)}; set tracking.uri to its sqlite or "
+            f"a backup needs the store's own database, not {printable(uri)}; set tracking.uri to its sqlite or "
             "PostgreSQL URI, such as --set tracking.uri=postgresql://..."
         )
     return kind
@@ -69,7 +70,7 @@ def dump(uri: str, path: Path) -> Content:
 
         connection.execute(text("SET TRANSACTION ISOLATION LEVEL REPEATABLE READ"))
         snapshot = connection.execute(text("SELECT pg_export_snapshot()")).scalar()
-        content = _content(_tables_of(connection), f"the database {redacted(uri)}")
+        content = _content(_tables_of(connection), f"the database {printable(uri)}")
         options = ("--format=custom", "--no-owner", "--no-privileges", f"--snapshot={snapshot}", f"--file={path}")
         _program("pg_dump", uri, *options)
     return content
@@ -98,7 +99,7 @@ def in_store(uri: str) -> Content | None:
 
         if not sqlalchemy.inspect(connection).get_table_names():
             return None
-        return _content(_tables_of(connection), f"the database {redacted(uri)}")
+        return _content(_tables_of(connection), f"the database {printable(uri)}")
 
 
 def load(uri: str, path: Path) -> None:
@@ -226,18 +227,19 @@ def _program(program: str, uri: str, *options: str) -> None:
         if "password" in parameters:
             where["PGPASSWORD"] = str(parameters["password"])
         try:
-            _run([program, "--dbname=service=mmrl", *options], where)
+            _run([program, "--dbname=service=mmrl", *options], where, uri)
         except UserError as error:
-            raise UserError(f"{error} on {redacted(uri)}; nothing was changed") from None
+            raise UserError(f"{error} on {printable(uri)}; nothing was changed") from None
 
 
-def _run(command: list[str], environment: Mapping[str, str] | None = None) -> str:
-    """What one of PostgreSQL's programs prints. Raises UserError with the first line of what went wrong."""
+def _run(command: list[str], environment: Mapping[str, str] | None = None, uri: str = "") -> str:
+    """What one of PostgreSQL's programs prints. Raises UserError with the first line of what went wrong, without the
+    secrets of a URI."""
     if not shutil.which(command[0]):
         raise UserError(f"{command[0]} is not on your PATH; install PostgreSQL's client programs (postgresql-client)")
     done = subprocess.run(command, env=os.environ | (environment or {}), capture_output=True, text=True)
     if done.returncode:
-        reason = first_line(RuntimeError(done.stderr))
+        reason = first_line(RuntimeError(done.stderr), uri)
         if "lock timeout" in done.stderr:
             reason = (
                 f"another connection has held the store's tables for {PATIENCE} s; end its transaction, then repeat"

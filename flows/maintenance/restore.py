@@ -19,7 +19,8 @@ from flows.maintenance.databases import Content, SavedVersion, in_file, in_store
 from flows.project.paths import STATE
 from flows.tracking.locks import exclusive
 from flows.tracking.places import ROOT, is_below, local_path, rebase
-from flows.tracking.store import database_file, lock, redacted, store_errors
+from flows.tracking.redaction import printable
+from flows.tracking.store import database_file, lock, store_errors
 from mmrl_core.errors import UserError
 
 ORDINARY = re.compile(r"[\w.-]+")  # names of models that `mmrl register` makes
@@ -38,7 +39,7 @@ def restore(file: Path, uri: str, *, overwrite: bool = False, artifacts: Iterabl
         raise UserError(f"there is no archive {file}; name a file that `mmrl backup` wrote")
     database = database_file(uri)
     place = (database.parent if database else Path.cwd()) / STATE / "aside" / "restore"
-    with told(f"{file} could not be restored to {redacted(uri)}"), _staging(uri, place) as folder:
+    with told(f"{file} could not be restored to {printable(uri)}"), _staging(uri, place) as folder:
         saved = archive.unpack(file, folder)
         if saved.kind != kind:
             raise UserError(f"{file} holds a {saved.kind} database, tracking.uri names a {kind} one; set another")
@@ -73,7 +74,7 @@ def in_store_or_damaged(uri: str, overwrite: bool) -> Content | None:
     try:
         return in_store(uri)
     except UserError as error:
-        raise UserError(f"what is at {redacted(uri)} is not replaced: {error}") from None
+        raise UserError(f"what is at {printable(uri)} is not replaced: {error}") from None
 
 
 def _rebase(dump: Path, folder: Path) -> None:
@@ -101,10 +102,10 @@ def _check_versions(file: Path, saved: Saved, content: Content) -> None:
 
 def _check_target(uri: str, content: Content, present: Content | None, overwrite: bool) -> None:
     if present and present.used and not overwrite:
-        raise UserError(f"the store {redacted(uri)} is not empty; restore elsewhere, or give --overwrite")
+        raise UserError(f"the store {printable(uri)} is not empty; restore elsewhere, or give --overwrite")
     if present and present.revision != content.revision and not database_file(uri):
         raise UserError(
-            f"the archive's database has the schema {content.revision}, {redacted(uri)} has {present.revision}; "
+            f"the archive's database has the schema {content.revision}, {printable(uri)} has {present.revision}; "
             "restore into an empty database"
         )
 
@@ -120,7 +121,7 @@ def _check_locations(uri: str, content: Content, present: Content | None, more: 
     for version in content.versions:
         if not any(_lies_below(version.location, root) for root in (*own, *more)):
             raise UserError(
-                f"version {version.version} of {version.name} has its files at {redacted(version.location)}, which is "
+                f"version {version.version} of {version.name} has its files at {printable(version.location)}, which is "
                 f"below no folder of this store; if they belong there, say so: --artifacts LOCATION"
             )
 
@@ -184,7 +185,7 @@ def _verify(uri: str, content: Content, folder: Path) -> None:
     """Look at the store as it is now: every version is there, and its files are what was registered."""
     present = in_store(uri)
     if present is None or present.versions != content.versions:
-        raise UserError(f"{redacted(uri)} does not hold what was restored: another process changes it; restore again")
+        raise UserError(f"{printable(uri)} does not hold what was restored: another process changes it; restore again")
     for place, version in enumerate(content.versions):
         files = local_path(version.location) or folder / "verified" / str(place)
         if local_path(version.location) is None:

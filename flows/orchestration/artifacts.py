@@ -10,7 +10,8 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from flows.project import paths
 from flows.report.tables import markdown
 from flows.settings.params import Params
-from flows.tracking.store import connect, redacted, store_uri
+from flows.tracking.redaction import printable
+from flows.tracking.store import connect, store_uri
 from mmrl_core.files import read_json
 
 if TYPE_CHECKING:
@@ -32,7 +33,7 @@ def publish(
         lines.append(f"- version {version} of `{name}`: {f'[training run]({link})' if link else 'see MLflow'}")
         if link:
             create_link_artifact(link, link_text=f"{name} version {version}", key=name.replace("_", "-"))
-    lines += ["", f"MLflow: `mlflow ui --backend-store-uri {redacted(uri)}`"]
+    lines += ["", f"MLflow: `mlflow ui --backend-store-uri {printable(uri)}`"]
     create_markdown_artifact("\n".join(lines), key="results", description="Results of the matrix")
 
 

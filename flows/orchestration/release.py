@@ -24,7 +24,7 @@ from flows.orchestration.prefect_server import ensure_server
 from flows.registry.releases import ReleasedVersion
 from flows.registry.versions import registered_name
 from flows.settings.params import Params, load_params
-from flows.tracking.store import first_line
+from flows.tracking.redaction import first_line
 from mmrl_core.errors import Failed, UserError
 
 

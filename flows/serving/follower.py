@@ -6,6 +6,7 @@ import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
 
+from flows.tracking.redaction import redacted
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation.abstain import CONFIDENCE
 
@@ -159,4 +160,8 @@ def load(name: str, version: int, store: str) -> Live:
 
 
 def _one_line(error: Exception) -> str:
-    return str(error) if isinstance(error, UserError) else " ".join(f"{type(error).__name__}: {error}".split())[:300]
+    return (
+        str(error)
+        if isinstance(error, UserError)
+        else " ".join(redacted(f"{type(error).__name__}: {error}").split())[:300]
+    )

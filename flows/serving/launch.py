@@ -18,6 +18,7 @@ from flows.registry import versions
 from flows.settings.params import Params
 from flows.settings.sections import ServingSection
 from flows.tracking import store as tracking
+from flows.tracking.redaction import first_line
 from mmrl_core.errors import UserError
 
 if TYPE_CHECKING:
@@ -131,7 +132,7 @@ def _deployed(settings: ServingSection, uri: str, store: str, key_sha256: str | 
             raise UserError(f"Ray Serve runs on this cluster already and not at {named}; say its --host and --port")
         yield
     except (RuntimeError, TimeoutError) as error:
-        raise UserError(f"Ray Serve cannot serve the model: {tracking.first_line(error)}") from error
+        raise UserError(f"Ray Serve cannot serve the model: {first_line(error, store)}") from error
     finally:
         with contextlib.suppress(Exception):  # the cluster may be gone already
             serve.delete(APPLICATION)

@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from flows.tracking.locks import exclusive
-from flows.tracking.store import LOCK_TIMEOUT, database_file, redacted, set_environment, store_errors
+from flows.tracking.redaction import printable
+from flows.tracking.store import LOCK_TIMEOUT, database_file, set_environment, store_errors
 from mmrl_core.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def check_schema(uri: str) -> None:
             _migrate_sqlite(database)
         return
     if found != head():
-        raise UserError(f"the MLflow store {redacted(uri)} {_difference(found)}; nothing was changed")
+        raise UserError(f"the MLflow store {printable(uri)} {_difference(found)}; nothing was changed")
 
 
 def _difference(found: str) -> str:

@@ -5,7 +5,6 @@ Stages do not depend on tracking: a store that fails prints one warning, and tra
 
 import contextlib
 import os
-import re
 import sqlite3
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from flows.project.paths import STATE
 from flows.settings.params import Params
 from flows.settings.sections import TrackingSection
 from flows.tracking import places
+from flows.tracking.redaction import first_line, printable
 from mmrl_core.errors import UserError
 
 if TYPE_CHECKING:
@@ -78,24 +78,32 @@ def connect(uri: str, *, create: bool = True) -> "MlflowClient":
     database = database_file(uri)
     if database and not database.exists() and not create:
         raise UserError(f"there is no MLflow store at {database}; run `mmrl register` first or set tracking.uri")
-    with store_errors(uri), lock(uri, "tracking") if database else contextlib.nullcontext():
-        if database and database.exists():
+    set_environment()
+    from mlflow import MlflowClient
+
+    # ValueError: of an address that cannot be read
+    with store_errors(uri, ValueError), lock(uri, "tracking") if database else contextlib.nullcontext():
+        if uri.partition(":")[0].partition("+")[0] in DATABASES:
+            from flows.tracking.schema import check_schema  # which stands on this file
+
+            check_schema(uri)
+        if database:
             places.settle(database)
-        client = _client(uri)
+        client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
         return client
 
 
 @contextlib.contextmanager
-def store_errors(uri: str) -> Iterator[None]:
-    """Turn what MLflow, the database driver or the network raises into a StoreFailed of one line."""
+def store_errors(uri: str, *more: type[Exception]) -> Iterator[None]:
+    """Turn what MLflow, the database driver or the network raises, and `more`, into a StoreFailed of one line."""
     try:
         yield
     except Exception as error:
-        if not isinstance(error, _store_failures()):
+        if not isinstance(error, (*_store_failures(), *more)):
             raise
         raise StoreFailed(
-            f"the MLflow store {redacted(uri)} cannot be used: {first_line(error)}; "
+            f"the MLflow store {printable(uri)} cannot be used: {first_line(error, uri)}; "
             "check tracking.uri and MLFLOW_TRACKING_URI"
         ) from error
 
@@ -112,17 +120,6 @@ def set_environment() -> None:
     """What MLflow reads when it is imported, so before that."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
-
-
-def _client(uri: str) -> "MlflowClient":
-    set_environment()
-    from mlflow import MlflowClient
-
-    if uri.partition(":")[0].partition("+")[0] in DATABASES:
-        from flows.tracking.schema import check_schema  # which stands on this file
-
-        check_schema(uri)
-    return MlflowClient(tracking_uri=uri, registry_uri=uri)
 
 
 def experiment_id(client: "MlflowClient", uri: str, name: str) -> str:
@@ -146,16 +143,4 @@ def experiment_id(client: "MlflowClient", uri: str, name: str) -> str:
 
 def why(error: Exception, uri: str) -> str:
     """One line on what failed, naming the store."""
-    return str(error) if isinstance(error, UserError) else f"{redacted(uri)}: {first_line(error)}"
-
-
-def redacted(text: str) -> str:
-    """The text with passwords in URIs replaced by `***`."""
-    return re.sub(r"(://[^:/@\s]*):[^@\s]*@", r"\1:***@", text)
-
-
-def first_line(error: BaseException) -> str:
-    """The first line of an error's message, passwords removed, at most 300 characters; the error's class name
-    where there is no message."""
-    line = redacted((str(error).strip() or type(error).__name__).splitlines()[0].rstrip("."))
-    return line if len(line) <= 300 else f"{line[:145]} ... {line[-145:]}"
+    return str(error) if isinstance(error, UserError) else f"{printable(uri)}: {first_line(error, uri)}"

@@ -18,7 +18,7 @@ from flows.settings.params import Params
 from flows.stages.ahead import identity
 from flows.stages.ahead.ready import ReadyOutput
 from flows.stages.train import train as train_one
-from flows.tracking.store import first_line
+from flows.tracking.redaction import first_line
 from mmrl_core.data.shards import read_manifest
 from mmrl_core.errors import UserError
 

@@ -15,6 +15,7 @@ from tests.support import schemas
 from tests.support.postgres import create_database
 from tests.support.schemas import NEWER, OLDER, before_last, execute
 
+VERSION = version("mlflow")
 COMMANDS = [["history"], ["register"], ["promote"], ["rollback", "why"], ["predict", "one.png"],
             ["clean", "--older-than=1m"]]  # fmt: skip
 
