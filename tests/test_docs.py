@@ -57,6 +57,16 @@ def test_paths_and_modules_that_a_document_names_exist(document):
     assert [name for name in modules if not exists(name)] == []
 
 
+def test_every_test_that_holds_a_promise_is_there():
+    rows = re.findall(r"^\| .+? \| (.*(?:test_\w+\.py).*) \|$", (ROOT / "docs/registry.md").read_text(), re.M)
+    assert rows
+    for row in rows:
+        for files, tests in re.findall(r"((?:[\w/]+\.py,? ?)+): ((?:`test_\w+`,? ?)+)", row):
+            for file in re.findall(r"[\w/]+\.py", files):
+                text = (ROOT / "tests" / file).read_text()
+                assert [name for name in re.findall(r"\w+", tests) if f"def {name}(" not in text] == [], file
+
+
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= README_LINES
 
