@@ -105,7 +105,7 @@ def store_errors(uri: str, *more: type[Exception]) -> Iterator[None]:
         raise StoreFailed(
             f"the MLflow store {printable(uri)} cannot be used: {first_line(error, uri)}; "
             "check tracking.uri and MLFLOW_TRACKING_URI"
-        ) from error
+        ) from (error if printable(uri) == uri else None)  # a logged traceback would tell the password
 
 
 def _store_failures() -> tuple[type[Exception], ...]:
