@@ -1,6 +1,7 @@
 """Adapters: register, promote, import, and the backbone that they stand on."""
 
 import json
+import sys
 from collections.abc import Iterable
 from datetime import datetime
 from pathlib import Path
@@ -80,9 +81,14 @@ def history(
 ) -> None:  # fmt: skip
     """Every decision about which version is the champion, with its reasons."""
     from flows.registry import promotion
+    from flows.tracking.redaction import printable
+    from flows.tracking.store import store_uri
 
     settings = load_params(params, set_)
     histories = {name: promotion.history(settings, name) for name in ([dataset] if dataset else settings.datasets)}
+    for name in (name for name, entries in histories.items() if not entries):
+        where = printable(store_uri(settings))
+        print(f"{name}: no decision is in the store {where}; `mmrl promote` makes the first", file=sys.stderr)
     if json_:
         print(json.dumps({name: [entry._asdict() for entry in entries] for name, entries in histories.items()}))
         return

@@ -105,7 +105,7 @@ def store_errors(uri: str, *more: type[Exception]) -> Iterator[None]:
         raise StoreFailed(
             f"the MLflow store {printable(uri)} cannot be used: {first_line(error, uri)}; "
             "check tracking.uri and MLFLOW_TRACKING_URI"
-        ) from error
+        ) from (error if printable(uri) == uri else None)  # a logged traceback would tell the password
 
 
 def _store_failures() -> tuple[type[Exception], ...]:
@@ -123,22 +123,28 @@ def set_environment() -> None:
 
 
 def experiment_id(client: "MlflowClient", uri: str, name: str) -> str:
-    """The experiment of that name, created where missing; artifacts of a sqlite store lie in mlartifacts/ beside it."""
+    """The experiment of that name, created where missing; artifacts of a sqlite store lie in mlartifacts/ beside it.
+    Raises UserError for one that was deleted: MLflow keeps its name and its runs until it is brought back."""
     from mlflow.exceptions import MlflowException
 
     experiment, database = client.get_experiment_by_name(name), database_file(uri)
-    if experiment:
-        if database:
-            places.say_outside(f"experiment {name}", experiment.artifact_location, database)
-        return experiment.experiment_id
-    location = (database.parent / places.ROOT / name).as_uri() if database else None
-    try:
-        return client.create_experiment(name, artifact_location=location)
-    except MlflowException:  # another process was faster
-        experiment = client.get_experiment_by_name(name)
-        if experiment is None:
-            raise
-        return experiment.experiment_id
+    if experiment is None:
+        location = (database.parent / places.ROOT / name).as_uri() if database else None
+        try:
+            return client.create_experiment(name, artifact_location=location)
+        except MlflowException:  # another process was faster
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
+                raise
+    if experiment.lifecycle_stage == "deleted":
+        where, number = printable(uri), experiment.experiment_id
+        raise UserError(
+            f"the experiment {name} of the MLflow store {where} was deleted; bring it back with "
+            f"`MLFLOW_TRACKING_URI='{where}' mlflow experiments restore --experiment-id {number}`"
+        )
+    if database:
+        places.say_outside(f"experiment {name}", experiment.artifact_location, database)
+    return experiment.experiment_id
 
 
 def why(error: Exception, uri: str) -> str:
