@@ -7,6 +7,7 @@ import filecmp
 import os
 import re
 import shutil
+import sys
 from collections.abc import Iterable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -46,6 +47,7 @@ def restore(file: Path, uri: str, *, overwrite: bool = False, artifacts: Iterabl
         if database:
             _rebase(saved.dump, database.parent)
         content, present = in_file(kind, saved.dump), in_store_or_damaged(uri, overwrite)
+        _check_revision(file, content)
         _check_versions(file, saved, content)
         _check_target(uri, content, present, overwrite)
         _check_locations(uri, content, present, artifacts)
@@ -86,6 +88,23 @@ def _rebase(dump: Path, folder: Path) -> None:
             rebase(connection, folder)
     except sqlite3.Error as error:
         raise UserError(f"the archive's database is no whole sqlite database ({error}); use another backup") from error
+
+
+def _check_revision(file: Path, content: Content) -> None:
+    """Say that a store of an older MLflow has to be upgraded before it is used. Raises UserError for a newer one."""
+    from flows.tracking import schema
+
+    if content.revision == schema.head():
+        return
+    if content.revision is None or not schema.known(content.revision):
+        raise UserError(
+            f"{file} holds the database of a newer MLflow (revision {content.revision}); install that one to restore it"
+        )
+    print(
+        f"{file} holds the database of an older MLflow (revision {content.revision}); to use it with the one that is "
+        "installed, run `mmrl backup FILE --upgrade-store` afterwards",
+        file=sys.stderr,
+    )
 
 
 def _check_versions(file: Path, saved: Saved, content: Content) -> None:

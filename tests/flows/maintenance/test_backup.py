@@ -18,11 +18,11 @@ import pytest
 from flows.maintenance.backup import backup
 from flows.maintenance.restore import restore
 from flows.registry import promotion, versions
-from flows.tracking import store
+from flows.tracking import schema, store
 from flows.tracking.places import settle
 from mmrl_core.errors import Failed
 from mmrl_core.files import sha256_file
-from tests.support import serving
+from tests.support import schemas, serving
 from tests.support.serving import NAME, URI, settings
 
 LOCAL = "sqlite:///mlflow.db"
@@ -327,3 +327,27 @@ def test_versions_that_mmrl_did_not_register_are_saved_too(copied):
     (Path("mlartifacts") / "other" / "weights").unlink()
     with pytest.raises(Failed, match="1 of 3 versions cannot be saved: version 1 of it's another's: it has no files"):
         backup(store.absolute(LOCAL), Path("again.tar"))
+
+
+def test_an_older_store_is_saved_and_then_upgraded(saved, mmrl):
+    schemas.make(store.absolute(LOCAL), schemas.before_last())
+    before = Path("mlflow.db").read_bytes()
+    mmrl("backup", "older.tar")
+    assert Path("mlflow.db").read_bytes() == before
+    assert "was made by an older MLflow" in mmrl("history", code=2)
+    mmrl("backup", "before.tar", "--upgrade-store")
+    assert schema.revision(store.absolute(LOCAL)) == schema.head()
+    assert store.connect(store.absolute(LOCAL))
+    Path("mlflow.db").unlink()
+    said = mmrl("restore", "older.tar")
+    assert said.startswith("restored older.tar") and "--upgrade-store" in mmrl.error
+    assert schema.revision(store.absolute(LOCAL)) == schemas.before_last()
+
+
+def test_an_archive_of_a_newer_mlflow_changes_nothing(saved, mmrl):
+    def newer(folder: Path, manifest: dict) -> None:
+        execute(folder / "database", f"UPDATE alembic_version SET version_num = '{schemas.NEWER}'")
+
+    rewrite(newer)
+    assert "of a newer MLflow" in mmrl("restore", "saved.tar", code=2)
+    assert not Path("mlflow.db").exists()
