@@ -2,42 +2,77 @@
 and manifest.json with what they are and the sha256 of each.
 """
 
-import re
+import os
 import shutil
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Annotated, Literal, NamedTuple
 
-from flows.maintenance.databases import KINDS, SavedVersion
-from mmrl_core.errors import UserError
-from mmrl_core.files import read_json, sha256_file, write_json
+from pydantic import BaseModel, Field, ValidationError
+
+from flows.maintenance.databases import Kind, SavedVersion
+from mmrl_core.errors import Damaged
+from mmrl_core.files import sha256_file, write_json
 
 DATABASE, MANIFEST, ARTIFACTS = "database", "manifest.json", "artifacts"
-SHA256 = re.compile("[0-9a-f]{64}")
+Key = tuple[str, str, int]  # workspace, name, number of a version
+
+
+class Entry(BaseModel):
+    """A version in the manifest; archives of older releases say no adapter."""
+
+    workspace: str = "default"
+    name: str
+    version: int
+    adapter_sha256: str | None = None
+    folder: Annotated[str, Field(pattern=rf"^{ARTIFACTS}/[0-9]+$")]
+
+    @property
+    def key(self) -> Key:
+        return self.workspace, self.name, self.version
+
+
+class Manifest(BaseModel):
+    """manifest.json. Archives of older releases have no `revision`."""
+
+    schema_version: Literal[1]
+    kind: Kind
+    mlflow: str | None = None
+    revision: str | None = None
+    versions: list[Entry]
+    sha256: dict[str, str]
 
 
 class Saved(NamedTuple):
-    """An unpacked archive: its kind of database, its dump, and each version's files by name and number."""
+    """An unpacked archive: its kind of database, its dump, what it says of each version, and each version's files."""
 
-    kind: str
+    kind: Kind
     dump: Path
-    files: dict[tuple[str, int], Path]
-    of_an_older_release: bool  # without the versions' sha256; it may hold versions that its database does not have
+    entries: dict[Key, Entry]
+    files: dict[Key, Path]
+    of_an_older_release: bool  # it may hold versions that its database does not have
 
 
-def pack(content: Path, file: Path, kind: str, revision: str | None, versions: list[SavedVersion]) -> None:
+def pack(content: Path, file: Path, kind: Kind, revision: str | None, versions: list[SavedVersion]) -> None:
     """Write the archive of a folder that holds the dump, and the files of each version below artifacts/ by its place in
     the list."""
-    listed = [
-        {"name": one.name, "version": one.version, "adapter_sha256": one.adapter_sha256, "folder": folder_of(place)}
+    from mlflow.version import VERSION
+
+    entries = [
+        Entry(workspace=one.workspace, name=one.name, version=one.version, adapter_sha256=one.adapter_sha256,
+              folder=folder_of(place))
         for place, one in enumerate(versions)
-    ]
+    ]  # fmt: skip
     sums = {str(path.relative_to(content)): sha256_file(path) for path in _files(content)}
-    write_json(content / MANIFEST, {"kind": kind, "revision": revision, "versions": listed, "sha256": sums})
-    with tarfile.open(file, "w") as archive:
-        for path in _files(content):
-            archive.add(path, str(path.relative_to(content)), recursive=False)
+    manifest = Manifest(schema_version=1, kind=kind, mlflow=VERSION, revision=revision, versions=entries, sha256=sums)
+    write_json(content / MANIFEST, manifest.model_dump())
+    with open(file, "xb") as target:
+        with tarfile.open(fileobj=target, mode="w") as archive:
+            for path in _files(content):
+                archive.add(path, str(path.relative_to(content)), recursive=False)
+        target.flush()
+        os.fsync(target.fileno())
 
 
 def folder_of(place: int) -> str:
@@ -46,7 +81,7 @@ def folder_of(place: int) -> str:
 
 
 def unpack(file: Path, folder: Path) -> Saved:
-    """Extract an archive into an empty folder. Raises UserError where it is not whole, or not as it says itself."""
+    """Extract an archive into an empty folder. Raises Damaged where it is not whole, or not as it says itself."""
     try:
         with tarfile.open(file, "r:") as archive:
             for member in _regular_files(archive, file):
@@ -56,11 +91,22 @@ def unpack(file: Path, folder: Path) -> Saved:
                 assert source is not None  # as it is for what is no regular file
                 with source, open(path, "xb") as target:
                     shutil.copyfileobj(source, target)
-    except (FileExistsError, IsADirectoryError, NotADirectoryError, FileNotFoundError, tarfile.TarError) as error:
-        raise UserError(f"{file} is no backup that can be read ({error}); name another") from error
-    manifest = read_json(folder / MANIFEST, made_by="mmrl backup", keys=("kind", "versions", "sha256"))
-    _check_sums(file, folder, manifest["sha256"])
+    except (FileExistsError, IsADirectoryError, NotADirectoryError, tarfile.TarError, ValueError) as error:
+        raise Damaged(f"{file} is no backup that can be read ({error}); name another") from error
+    try:
+        manifest = Manifest.model_validate_json((folder / MANIFEST).read_bytes())
+    except (FileNotFoundError, ValidationError) as error:
+        raise Damaged(f"{file} is no backup of mmrl's: {MANIFEST} {_first(error)}; name another") from None
+    _check_sums(file, folder, manifest.sha256)
     return _saved(file, folder, manifest)
+
+
+def _first(error: FileNotFoundError | ValidationError) -> str:
+    if isinstance(error, FileNotFoundError):
+        return "is missing"
+    problem = error.errors(include_url=False, include_input=False)[0]
+    where = ".".join(map(str, problem["loc"]))
+    return f"{where}: {problem['msg']}" if where else problem["msg"]
 
 
 def _files(folder: Path) -> list[Path]:
@@ -68,55 +114,40 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _regular_files(archive: tarfile.TarFile, file: Path) -> Iterator[tarfile.TarInfo]:
-    """The archive's members. Raises UserError for one that is no regular file, or would lie outside the folder."""
+    """The archive's members. Raises Damaged for one that is no regular file, or that `pack` would not write there."""
     for member in archive:
-        if not member.isreg() or not _is_inside(member.name):
-            raise UserError(f"{file} holds {member.name!r}, which is no plain file below it; it is no backup of mmrl's")
+        parts = PurePosixPath(member.name).parts
+        known = member.name in (DATABASE, MANIFEST) or (len(parts) > 2 and parts[0] == ARTIFACTS)
+        if not member.isreg() or not known or ".." in parts:
+            raise Damaged(f"{file} holds {member.name!r}, which is no plain file below it; it is no backup of mmrl's")
         yield member
 
 
-def _is_inside(name: str) -> bool:
-    """Whether a relative path stays in the folder that it starts from."""
-    path = PurePosixPath(name)
-    return bool(path.parts) and not path.is_absolute() and ".." not in path.parts and "\0" not in name
-
-
-def _check_sums(file: Path, folder: Path, expected: Any) -> None:
+def _check_sums(file: Path, folder: Path, expected: dict[str, str]) -> None:
     sums = {str(path.relative_to(folder)): sha256_file(path) for path in _files(folder)}
     del sums[MANIFEST]
-    if not isinstance(expected, dict):
-        raise UserError(f"{file}: the sums in {MANIFEST} are no table; it is no backup of mmrl's")
     wrong = sorted(name for name in sums.keys() | expected.keys() if sums.get(name) != expected.get(name))
     if wrong or DATABASE not in sums:
-        raise UserError(f"{file} is damaged: {(wrong or [DATABASE])[0]} is not what was saved; use another backup")
+        raise Damaged(f"{file} is damaged: {(wrong or [DATABASE])[0]} is not what was saved; use another backup")
 
 
-def _saved(file: Path, folder: Path, manifest: dict[str, Any]) -> Saved:
-    """What the manifest says, checked. Raises UserError for anything that `pack` does not write."""
-    kind, versions = manifest["kind"], manifest["versions"]
-    if kind not in KINDS or not isinstance(versions, list):
-        raise UserError(f"{file}: {MANIFEST} is not as `mmrl backup` writes it (kind, versions); name another backup")
-    files: dict[tuple[str, int], Path] = {}
-    for entry in versions:
-        key, place = _version(file, entry)
-        path = folder / place
-        if not path.is_dir() or key in files:
-            raise UserError(f"{file} has no files of its own for version {key[1]} of {key[0]}; name another backup")
-        files[key] = _model_in(path)
-    return Saved(kind, folder / DATABASE, files, "revision" not in manifest)
+def _saved(file: Path, folder: Path, manifest: Manifest) -> Saved:
+    """What the manifest says. Raises Damaged unless every version has a folder of its own."""
+    entries = {entry.key: entry for entry in manifest.versions}
+    folders = {entry.folder for entry in manifest.versions}
+    if len(entries) < len(manifest.versions) or len(folders) < len(manifest.versions):
+        raise Damaged(f"{file}: {MANIFEST} names a version or a folder twice; name another backup")
+    older = "revision" not in manifest.model_fields_set
+    files = {}
+    for key, entry in entries.items():
+        path = folder / entry.folder
+        if not path.is_dir():
+            raise Damaged(f"{file} has no files of version {entry.version} of {entry.name}; name another backup")
+        files[key] = _only_folder_in(path) if older else path
+    return Saved(manifest.kind, folder / DATABASE, entries, files, older)
 
 
-def _version(file: Path, entry: Any) -> tuple[tuple[str, int], str]:
-    """Name and number of a version in the manifest, and the folder of its files."""
-    values = [entry.get(key) for key in ("name", "version", "folder")] if isinstance(entry, dict) else [None]
-    name, version, folder = values if len(values) == 3 else (None, None, None)
-    whole = isinstance(name, str) and bool(name) and isinstance(folder, str) and _is_inside(folder)
-    if not whole or not str(version).isdecimal() or PurePosixPath(str(folder)).parts[0] != ARTIFACTS:
-        raise UserError(f"{file}: {entry!r} in {MANIFEST} names no version and folder; it is no backup of mmrl's")
-    return (str(name), int(str(version))), str(folder)
-
-
-def _model_in(folder: Path) -> Path:
-    """A version's own folder; archives of an older release have it in a folder of its last name."""
-    inside = list(folder.iterdir())
-    return inside[0] if len(inside) == 1 and inside[0].is_dir() else folder
+def _only_folder_in(path: Path) -> Path:
+    """Where older releases put a version's files: one level deeper, in a folder of their location's last name."""
+    inside = list(path.iterdir())
+    return inside[0] if len(inside) == 1 and inside[0].is_dir() else path

@@ -1,18 +1,17 @@
 """`mmrl backup`: a store's database and the files of every registered version in one archive."""
 
 import contextlib
-import shutil
+import os
 from collections.abc import Iterator
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from flows.maintenance import archive
 from flows.maintenance.databases import SavedVersion, dump, kind_of
-from flows.project.outputs import atomic_output, discard_leftovers
-from flows.registry.model_files import check_model
-from flows.tracking.places import local_path, settle
-from flows.tracking.store import database_file, store_errors
+from flows.maintenance.staging import remove_left, staging
+from flows.maintenance.version_files import check_files, copy_files
+from flows.tracking.places import settle
+from flows.tracking.store import database_file
 from mmrl_core.errors import Failed, UserError
 
 
@@ -22,21 +21,27 @@ def backup(uri: str, file: Path) -> dict[str, Any]:
     The database is read in one transaction, the files after it, each version's checked as a load does. Raises UserError
     where the archive exists or a program is missing, Failed where versions are damaged.
     """
-    if file.exists():
-        discard_leftovers(file)
-        raise UserError(f"{file} exists; name a new file, or remove it first")
+    _check_is_new(file)
     kind, database = kind_of(uri), database_file(uri)
     if database:
         if not database.exists():
             raise UserError(f"there is no MLflow store at {database}; run `mmrl register` first or set tracking.uri")
         settle(database)
-    with told(f"the archive {file} could not be written"), atomic_output(file) as path:
-        content = path.with_name("content")
+    with told(f"the archive {file} could not be written"), staging(file.absolute().parent) as folder:
+        content = folder / "content"
         content.mkdir()
         found = dump(uri, content / archive.DATABASE)
         _copy_versions(uri, found.versions, content)
-        archive.pack(content, path, kind, found.revision, found.versions)
+        archive.pack(content, folder / "archive", kind, found.revision, found.versions)
+        _check_is_new(file)  # another backup may have been faster
+        os.replace(folder / "archive", file)
     return {"versions": len(found.versions), "bytes": file.stat().st_size}
+
+
+def _check_is_new(file: Path) -> None:
+    if file.exists():
+        remove_left(file.absolute().parent)
+        raise UserError(f"{file} exists; name a new file, or remove it first")
 
 
 @contextlib.contextmanager
@@ -64,30 +69,3 @@ def _copy_versions(uri: str, versions: list[SavedVersion], content: Path) -> Non
             f"{len(damaged)} of {len(versions)} versions cannot be saved: {'; '.join(damaged[:3])}{more}; "
             "restore them from an older backup or delete them in MLflow, then repeat"
         )
-
-
-def check_files(folder: Path, version: SavedVersion) -> None:
-    """Check a version's files as a load does; of one that mmrl did not register, that there are any."""
-    if version.adapter_sha256 is not None:
-        check_model(folder, version.adapter_sha256, f"{version.name}/{version.version}")
-    elif not any(folder.iterdir()):
-        raise UserError("it has no files")
-
-
-def copy_files(uri: str, location: str, folder: Path) -> None:
-    """Copy the files at a location into a new folder, whatever the location's last name is. Raises UserError."""
-    if location.startswith("mlflow-artifacts:"):
-        raise UserError(
-            "its files are handed out by an MLflow server alone, whose folder or bucket a backup of the database does "
-            "not reach; save that beside it"
-        )
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    if source := local_path(location):
-        if not source.is_dir():
-            raise UserError(f"its folder {source} is gone")
-        shutil.copytree(source, folder)
-        return
-    with store_errors(uri), TemporaryDirectory(dir=folder.parent) as aside:
-        from mlflow.artifacts import download_artifacts
-
-        Path(download_artifacts(artifact_uri=location, dst_path=aside, tracking_uri=uri)).rename(folder)

@@ -41,13 +41,6 @@ def atomic_output(final: Path, *, merge: bool = False) -> Iterator[Path]:
                     work.parent.rmdir()
 
 
-def discard_leftovers(final: Path) -> None:
-    """Remove what a killed process left that was writing this output, unless one is writing it now."""
-    with claimed(_name(final)) as ours:
-        if ours:
-            shutil.rmtree(_temporary_folder(final) / _name(final), ignore_errors=True)
-
-
 def _name(final: Path) -> str:
     """Of the lock and the temporary folder of an output."""
     return hashlib.sha256(str(final.absolute()).encode()).hexdigest()[:16]

@@ -1,26 +1,29 @@
 """`mmrl backup` and `mmrl restore` of a real sqlite store with registered versions."""
 
-import hashlib
 import io
 import json
+import os
 import resource
 import shutil
+import signal
 import sqlite3
 import subprocess
 import sys
 import tarfile
-from collections.abc import Callable
-from contextlib import closing
+from collections.abc import Callable, Iterator
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import pytest
 
+from flows.maintenance import databases
 from flows.maintenance.backup import backup
 from flows.maintenance.restore import restore
+from flows.maintenance.staging import staging
 from flows.registry import promotion, versions
 from flows.tracking import schema, store
 from flows.tracking.places import settle
-from mmrl_core.errors import Failed
+from mmrl_core.errors import Failed, UserError
 from mmrl_core.files import sha256_file
 from tests.support import schemas, serving
 from tests.support.serving import NAME, URI, settings
@@ -47,12 +50,10 @@ def made(tmp_path_factory):
 def saved(made, tmp_path, monkeypatch):
     """A new folder with the settings and the archive alone."""
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
-    folder = tmp_path / "new a%20b"  # what is no escape in a path is one in a location
-    folder.mkdir()
-    monkeypatch.chdir(folder)
+    monkeypatch.chdir(tmp_path)
     for name in ("params.yaml", "saved.tar"):
-        shutil.copy(made / name, folder)
-    return folder
+        shutil.copy(made / name, tmp_path)
+    return tmp_path
 
 
 @pytest.fixture
@@ -109,7 +110,7 @@ def test_a_lost_store_comes_back_whole_and_predicts(copied, mmrl):
     assert state() == before and before[0] == {"champion": 2, "previous": 1}
     Path("image.png").write_bytes(serving.picture())
     assert json.loads(mmrl("predict", "image.png", "--json"))
-    assert not list(Path(".mmrl/aside").glob("*/*"))
+    assert not left()
 
 
 def test_a_store_that_is_restored_to_another_folder_has_its_files_there(made, saved, mmrl):
@@ -153,7 +154,7 @@ def test_damage_is_not_saved_but_named(copied, mmrl, damage):
     damage(Path(where.removeprefix("file://")))
     said = mmrl("backup", "new.tar", code=1)
     assert f"1 of 2 versions cannot be saved: version 2 of {NAME}: " in said and said.count("\n") == 1
-    assert not Path("new.tar").exists() and not list(Path(".mmrl/aside").glob("*"))
+    assert not Path("new.tar").exists() and not left()
 
 
 @pytest.mark.parametrize("place", [0.25, 0.5, 0.9])
@@ -209,27 +210,50 @@ def with_manifest(**values: object) -> Callable[[Path, dict], None]:
     return change
 
 
+def with_database(*statements: str) -> Callable[[Path, dict], None]:
+    return lambda folder, manifest: execute(folder / "database", *statements)
+
+
+def with_file(name: str, content: bytes) -> Callable[[Path, dict], None]:
+    def change(folder: Path, manifest: dict) -> None:
+        (folder / name).write_bytes(content)
+
+    return change
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (with_manifest(versions="none"), "is not as `mmrl backup` writes it"),
-        (with_manifest(versions=[None]), "names no version and folder"),
+        (with_manifest(versions="none"), "manifest.json versions: "),
+        (with_manifest(versions=[None]), "manifest.json versions.0: "),
         (with_manifest(versions=[]), "has no files of version 1"),
-        (with_manifest(kind="oracle"), "is not as `mmrl backup` writes it"),
-        (with_manifest(sha256=[]), "the sums in manifest.json are no table"),
-        (with_version(folder="/etc"), "names no version and folder"),
-        (with_version(folder="artifacts/../../../etc"), "names no version and folder"),
-        (with_version(folder="artifacts/9"), "has no files of its own for version 2"),
-        (with_version(version=1), "has no files of its own for version 1"),
+        (with_manifest(kind="oracle"), "manifest.json kind: "),
+        (with_manifest(sha256=[]), "manifest.json sha256: "),
+        (with_version(folder="/etc"), "manifest.json versions.1.folder: "),
+        (with_version(folder="artifacts/../../../etc"), "manifest.json versions.1.folder: "),
+        (with_version(folder="artifacts/9"), "has no files of version 2"),
+        (with_version(folder="artifacts/0"), "names a version or a folder twice"),
+        (with_version(version=1), "names a version or a folder twice"),
+        (with_version(version="9" * 5000), "manifest.json versions.1.version: "),
         (with_version(name="it's"), "has no files of version 2"),
-        (with_version(name=["x"]), "names no version and folder"),
+        (with_version(name=["x"]), "manifest.json versions.1.name: "),
+        (with_version(adapter_sha256="0" * 64), "has no files of version 2"),
         (without_adapter, f"{NAME}/2 does not hold the adapter that was registered"),
-        (lambda folder, manifest: (folder / "database").write_bytes(b""), "is not that of an MLflow store"),
-        (lambda folder, manifest: (folder / "database").write_bytes(b"x" * 9999), "no whole sqlite database"),
+        (with_file("database", b""), "is not that of an MLflow store"),
+        (with_file("database", b"x" * 9999), "no whole sqlite database"),
+        (with_file("database-journal", b"undo"), "is no plain file below it"),
         (of_another_program, "is not that of an MLflow store (no table experiments)"),
+        (with_database("UPDATE alembic_version SET version_num = 'newer'"), "was saved by a newer MLflow"),
+        (with_database("DELETE FROM alembic_version"), "was saved by a newer MLflow"),
+        (with_database("UPDATE model_versions SET version = 'x' WHERE version = 2"), "is not that of an MLflow store"),
+        (with_database("UPDATE model_versions SET storage_location = '', source = x'00'"), "is not that of an MLflow"),
+        (with_database("UPDATE runs SET artifact_uri = CAST('/a/mlartifacts/b' AS BLOB)"), "is not that of an MLflow"),
+        (with_database("ALTER TABLE model_versions RENAME COLUMN name TO title"), "is not that of an MLflow store"),
         (elsewhere("file:///etc/cron.d"), "is below no folder of this store"),
         (elsewhere("/x/mlartifacts/../../etc"), "is below no folder of this store"),
         (elsewhere("s3://bucket/mlartifacts/x"), "is below no folder of this store"),
+        (elsewhere("file://["), "is below no folder of this store"),
+        (elsewhere("mlflow-artifacts:/../outside"), "is none below MLFLOW_ARTIFACTS_DESTINATION"),
     ],
 )
 def test_an_archive_with_right_sums_that_is_not_ours_changes_nothing(copied, mmrl, change, says):
@@ -289,15 +313,86 @@ def test_a_disk_that_is_full_leaves_nothing_behind_and_no_traceback(copied):
     assert resource.getrlimit(resource.RLIMIT_FSIZE)[0] == resource.RLIM_INFINITY
 
 
-def test_what_a_killed_one_left_goes_with_the_next(copied, mmrl):
-    name = hashlib.sha256(str(Path("new.tar").absolute()).encode()).hexdigest()[:16]
-    left = [Path(".mmrl/aside") / name / "content", Path(".mmrl/aside/restore/artifacts")]
-    for folder in left:
-        folder.mkdir(parents=True)
-        (folder / "copy").write_text("of the store")
-    mmrl("backup", "new.tar")
-    mmrl("restore", "new.tar", "--overwrite")
-    assert not list(Path(".mmrl/aside").glob("*"))
+def kill(event: str, *command: str) -> None:
+    """Run `mmrl` until Python tells its audit hooks of this event, which is as soon as it has been imported."""
+    code = f"""
+import os, signal, sys
+from flows.cli import main
+from flows.maintenance import backup, restore
+sys.argv = ["mmrl", *{command!r}]
+sys.addaudithook(lambda event, arguments: event == {event!r} and os.kill(os.getpid(), signal.SIGKILL))
+main()
+"""
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == -signal.SIGKILL
+
+
+def left() -> list[Path]:
+    return [path for path in Path.cwd().rglob(".mmrl-aside-*") if path.is_dir()]
+
+
+def test_what_a_killed_backup_left_goes_with_the_next_whatever_its_name(copied, mmrl):
+    kill("os.rename", "backup", "new.tar")
+    assert left() and not Path("new.tar").exists()
+    mmrl("backup", "another.tar")
+    assert not left()
+
+
+def test_what_another_process_is_making_stays(tmp_path):
+    with staging(tmp_path) as one, staging(tmp_path) as other:
+        (one / "file").touch()
+        assert other != one and (one / "file").exists()
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_restore_that_was_killed_late_ends_as_it_would_have(saved, mmrl):
+    kill("shutil.rmtree", "restore", "saved.tar")
+    assert Path("mlflow.db").exists() and left()
+    assert json.loads(mmrl("restore", "saved.tar", "--json")) == {"versions": 2}
+    assert not left() and state()[0] == {"champion": 2, "previous": 1}
+
+
+@contextmanager
+def used(*statements: str) -> Iterator[None]:
+    """While another connection has a transaction open on the database."""
+    with closing(sqlite3.connect("mlflow.db", isolation_level=None)) as other:
+        for statement in statements:
+            other.execute(statement)
+        yield
+
+
+def test_a_database_that_another_process_holds_is_told_and_nothing_changes(copied, monkeypatch):
+    monkeypatch.setattr(databases, "PATIENCE", 0.2)
+    altered(sorted(Path("mlartifacts").rglob("artifacts"))[0])
+    before = digest(copied)
+    with used("BEGIN", "SELECT * FROM runs"), pytest.raises(UserError, match="database is locked; look whether"):
+        restore(Path("saved.tar"), store.absolute(LOCAL), overwrite=True)
+    with used("BEGIN EXCLUSIVE"), pytest.raises(UserError, match="database is locked; look whether"):
+        databases.copy_sqlite(Path("mlflow.db"), Path("copy.db"))
+    Path("copy.db").unlink(missing_ok=True)
+    assert digest(copied) == before and not left()
+
+
+HALF_WRITTEN = """
+import os, sqlite3
+connection = sqlite3.connect("mlflow.db")
+connection.execute("PRAGMA cache_size = 1")
+connection.execute("UPDATE model_version_tags SET value = 'half'")
+connection.execute("CREATE TABLE half AS WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n LIMIT 9999) "
+                   "SELECT i, hex(randomblob(50)) FROM n")
+os._exit(0)
+"""
+
+
+def test_what_a_killed_process_wrote_in_part_is_neither_saved_nor_restored(copied, mmrl):
+    subprocess.run([sys.executable, "-c", HALF_WRITTEN], check=True)
+    assert Path("mlflow.db-journal").stat().st_size and b"half" in Path("mlflow.db").read_bytes()
+    shutil.copytree(".", "../lost")
+    mmrl("backup", "new.tar")  # which looks at the adapters that tags name
+    assert not Path("mlflow.db-journal").exists()
+    os.chdir("../lost")
+    Path("mlflow.db").unlink()  # and not what belongs to it
+    mmrl("restore", "saved.tar")
+    assert b"half" not in Path("mlflow.db").read_bytes() and not Path("mlflow.db-journal").exists()
 
 
 def test_a_restore_waits_for_a_promotion_and_says_so(copied, capfd):
@@ -314,40 +409,72 @@ def test_a_restore_waits_for_a_promotion_and_says_so(copied, capfd):
     assert f"another process is changing the registry (promotion-{NAME}); waiting for it" in capfd.readouterr().err
 
 
+@pytest.fixture
+def older(made, saved, mmrl):
+    """The URI of a store with the same versions whose tables have the revision before this MLflow's."""
+    mmrl("restore", "saved.tar")
+    Path("mlflow.db").rename("newer.db")
+    schemas.make(uri := store.absolute(LOCAL), schemas.before_last())
+    with closing(sqlite3.connect("mlflow.db")) as database, database:
+        database.execute("ATTACH 'newer.db' AS newer")
+        for table in ("registered_models", "model_versions", "model_version_tags", "registered_model_aliases"):
+            names = [
+                {row[1] for row in database.execute(f"PRAGMA {one}.table_info({table})")} for one in ("main", "newer")
+            ]
+            columns = ", ".join(names[0] & names[1])
+            database.execute(f"INSERT INTO main.{table} ({columns}) SELECT {columns} FROM newer.{table}")
+    Path("newer.db").unlink()
+    return uri
+
+
+def test_an_older_mlflows_store_is_saved_as_it_is_and_upgraded_only_when_told(older, mmrl):
+    mmrl("backup", "older.tar")
+    assert schema.revision(older) == schemas.before_last() != schema.head()
+    mmrl("backup", "again.tar", "--upgrade-store")
+    assert schema.revision(older) == schema.head()
+    assert versions.load(URI).class_names == serving.CLASSES
+    mmrl("restore", "again.tar", "--overwrite")
+    assert "is an older MLflow's; `mmrl backup FILE --upgrade-store` upgrades it" in mmrl.error
+    assert schema.revision(older) == schemas.before_last()
+    next(Path("mlartifacts").rglob("adapter.safetensors")).unlink()
+    mmrl("backup", "damaged.tar", "--upgrade-store", code=1)
+    assert schema.revision(older) == schemas.before_last()
+
+
+def test_what_an_mlflow_server_hands_out_is_saved_from_where_it_keeps_it(copied, mmrl, monkeypatch):
+    old = Path("mlartifacts").absolute().as_uri()
+    execute(
+        Path("mlflow.db"),
+        f"UPDATE model_versions SET storage_location = replace(storage_location, '{old}', 'mlflow-artifacts:')",
+    )
+    Path("mlartifacts").rename("kept")
+    assert "is gone" in mmrl("backup", "new.tar", code=1)  # by default beside the database
+    monkeypatch.setenv("MLFLOW_ARTIFACTS_DESTINATION", "./kept")
+    mmrl("backup", "new.tar")
+    shutil.rmtree("kept")
+    mmrl("restore", "new.tar", "--overwrite")
+    assert len(list(Path("kept").rglob("adapter.safetensors"))) == 2
+
+
+def test_links_and_unreadable_files_of_a_version_are_named(copied, mmrl):
+    [where, _] = sorted(Path("mlartifacts").rglob("adapter.safetensors"))
+    (where.parent / "link").symlink_to("nowhere")
+    said = mmrl("backup", "new.tar", code=1)
+    assert "1 of 2 versions cannot be saved: version " in said and "link cannot be read" in said
+    assert said.count("\n") == 1
+
+
 def test_versions_that_mmrl_did_not_register_are_saved_too(copied):
     client = store.connect(store.absolute(LOCAL))
-    (Path("mlartifacts") / "other").mkdir()
-    (Path("mlartifacts") / "other" / "weights").write_bytes(b"theirs")
+    weights = Path("mlartifacts/other/data/weights")
+    weights.parent.mkdir(parents=True)
+    weights.write_bytes(b"theirs")
     client.create_registered_model("it's another's")
     client.create_model_version("it's another's", Path("mlartifacts/other").absolute().as_uri())
     assert backup(store.absolute(LOCAL), Path("all.tar"))["versions"] == 3
     shutil.rmtree("mlartifacts")
     restore(Path("all.tar"), store.absolute(LOCAL), overwrite=True)
-    assert (Path("mlartifacts") / "other" / "weights").read_bytes() == b"theirs"
-    (Path("mlartifacts") / "other" / "weights").unlink()
+    assert weights.read_bytes() == b"theirs"
+    weights.unlink()
     with pytest.raises(Failed, match="1 of 3 versions cannot be saved: version 1 of it's another's: it has no files"):
         backup(store.absolute(LOCAL), Path("again.tar"))
-
-
-def test_an_older_store_is_saved_and_then_upgraded(saved, mmrl):
-    schemas.make(store.absolute(LOCAL), schemas.before_last())
-    before = Path("mlflow.db").read_bytes()
-    mmrl("backup", "older.tar")
-    assert Path("mlflow.db").read_bytes() == before
-    assert "was made by an older MLflow" in mmrl("history", code=2)
-    mmrl("backup", "before.tar", "--upgrade-store")
-    assert schema.revision(store.absolute(LOCAL)) == schema.head()
-    assert store.connect(store.absolute(LOCAL))
-    Path("mlflow.db").unlink()
-    said = mmrl("restore", "older.tar")
-    assert said.startswith("restored older.tar") and "--upgrade-store" in mmrl.error
-    assert schema.revision(store.absolute(LOCAL)) == schemas.before_last()
-
-
-def test_an_archive_of_a_newer_mlflow_changes_nothing(saved, mmrl):
-    def newer(folder: Path, manifest: dict) -> None:
-        execute(folder / "database", f"UPDATE alembic_version SET version_num = '{schemas.NEWER}'")
-
-    rewrite(newer)
-    assert "of a newer MLflow" in mmrl("restore", "saved.tar", code=2)
-    assert not Path("mlflow.db").exists()
