@@ -50,9 +50,10 @@ REQUIRED = {
 TOLERANCE = 1e-3  # of a probability or a cosine: another machine's sums have another order
 COMPARED_IN = ("onnxruntime", "torch")  # whose versions model.json has under "compared"
 MADE_BY = "mmrl flow release"
-BAD_MODEL = (
+BAD_MODEL = (  # what onnxruntime raises for a file that it cannot run
     onnx_errors.Fail, onnx_errors.InvalidArgument, onnx_errors.InvalidGraph, onnx_errors.InvalidProtobuf,
     onnx_errors.NoModel, onnx_errors.NoSuchFile, onnx_errors.NotImplemented, onnx_errors.RuntimeException,
+    UnicodeDecodeError,  # in place of one of these, whose text names something of the file that is no text
 )  # fmt: skip
 NO_ROOM = re.compile("alloc|system error number", re.IGNORECASE)  # in a message of these: the machine's, not the file's
 
@@ -231,10 +232,10 @@ def _verdicts(path: Path) -> Iterator[None]:
     try:
         yield
     except BAD_MODEL as error:
-        message = str(error)[:300]
+        message = str(error).replace(str(path), MODEL)
         if NO_ROOM.search(message):
             raise MemoryError(f"onnxruntime had no room for {path}: {message}") from None
-        raise Damaged(f"{path} cannot be run ({message}); release it again") from None
+        raise Damaged(f"{path} cannot be run ({message[-300:]}); release it again") from None
 
 
 @torch.no_grad()

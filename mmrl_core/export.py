@@ -141,7 +141,7 @@ def onnx_session(path: str | Path) -> onnxruntime.InferenceSession:
     """A file ready to run on the CPU, without the runtime's telemetry."""
     onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3  # errors
+    options.log_severity_level = 4  # fatal ones: an error is raised, which is enough
     options.intra_op_num_threads = torch.get_num_threads()
     return onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
 

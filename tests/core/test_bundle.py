@@ -4,6 +4,7 @@ import contextlib
 import json
 import os
 import random
+import resource
 import shutil
 import subprocess
 import sys
@@ -14,11 +15,12 @@ import torch
 from PIL import Image
 from safetensors.torch import load, save_file
 
-from mmrl_core.bundle import check_bundle, write_bundle
+from mmrl_core.bundle import _check_model, _drawn, check_bundle, write_bundle
 from mmrl_core.config import AdapterConfig
 from mmrl_core.errors import BAD, Damaged, UserError
 from mmrl_core.files import sha256_file
 from mmrl_core.method.adapter import Adapter, save_adapter
+from mmrl_core.predict import Predictor
 from tests.support.alter import alter_card, alter_tensors, sum_again
 
 
@@ -99,6 +101,12 @@ def graph(change):
         own_sha256(bundle)
 
     return damage
+
+
+def operation_that_is_no_text(bundle) -> None:
+    path = bundle / "onnx/model.onnx"
+    path.write_bytes(path.read_bytes().replace(b"Softmax", b"Softma\xff"))
+    own_sha256(bundle)
 
 
 def own_sha256(bundle) -> None:
@@ -209,6 +217,7 @@ DAMAGES = {
     "ONNX of outputs in another order": graph(lambda g: g.output.append(g.output.pop(0))),
     "ONNX without a node": graph(lambda g: g.node.pop(len(g.node) // 2)),
     "ONNX of an unknown operation": graph(lambda g: setattr(g.node[3], "op_type", "Nothing")),
+    "ONNX of an operation that is no text": operation_that_is_no_text,
     "ONNX without a weight": graph(lambda g: g.initializer.pop()),
     "ONNX of other logits": double("logits"),
     "ONNX of other probabilities": double("probabilities"),
@@ -318,11 +327,15 @@ def test_with_the_sums_made_right_a_changed_byte_never_ends_but_by_a_verdict(cop
 
 def test_a_release_checks_itself_without_the_pipelines_tools_its_sums_and_what_it_answers(bundle, copy, tmp_path):
     DAMAGES["another expectation"](copy)
+    broken, nowhere = shutil.copytree(bundle, tmp_path / "broken"), tmp_path / "nowhere"
+    DAMAGES["ONNX without a weight"](broken)
     sum_again(copy)
-    nowhere = tmp_path / "nowhere"
-    done = subprocess.run([sys.executable, "-c", CHECK, bundle, copy, nowhere], capture_output=True, text=True)
-    assert (done.returncode, done.stdout) == (0, f"0\n{BAD}\n2\n"), done.stderr
-    assert f"what PyTorch says of {copy}" in done.stderr and len(done.stderr.splitlines()) == 2
+    sum_again(broken)
+    command = [sys.executable, "-c", CHECK, bundle, copy, broken, nowhere]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, f"0\n{BAD}\n{BAD}\n2\n"), done.stderr
+    altered, unusable, missing = done.stderr.splitlines()
+    assert f"what PyTorch says of {copy}" in altered and str(broken) in unusable and str(nowhere) in missing
     for one in (bundle, copy):
         assert subprocess.run(["sha256sum", "-c", "--quiet", "SHA256SUMS"], cwd=one).returncode == 0
 
@@ -362,6 +375,18 @@ def test_a_machine_without_room_comes_to_no_verdict(bundle, kind, rooms):
     codes = [int(line) for line in done.stdout.split()]
     assert len(codes) == len(rooms), done.stderr
     assert BAD not in codes and codes[0] and codes[-1] == 0, (codes, done.stderr)
+
+
+def test_a_runtime_that_cannot_open_the_file_comes_to_no_verdict(bundle):
+    predictor, pictures, path = Predictor.load(bundle / "adapter"), list(_drawn()), bundle / "onnx/model.onnx"
+    _check_model(path, predictor, pictures)  # imports what it needs, which takes files too
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (3, hard))
+    try:
+        with pytest.raises(MemoryError, match="no room"):
+            _check_model(path, predictor, pictures)
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 
 
 def test_its_card_says_what_it_is(bundle):

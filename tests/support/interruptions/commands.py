@@ -32,7 +32,7 @@ DECISIONS = """SELECT runs.run_uuid, status, key, value FROM runs JOIN tags ON t
                WHERE experiments.name = 'promotions' AND runs.lifecycle_stage = 'active' ORDER BY start_time"""
 RANDOM = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
 NOT_LITTER = re.compile(r"\.mmrl/locks|mlflow\.db-journal$")  # SQLite's own journal stays until the next write
-TIME = re.compile(r"\d{4}-\d\d-\d\dT[:0-9]+[+:0-9]*")
+TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00")
 
 
 def make(seeds: int) -> None:
