@@ -69,7 +69,7 @@ def dump(uri: str, path: Path) -> Content:
     if database := database_file(uri):
         copy_sqlite(database, path)
     else:
-        options = ("--format=custom", "--no-owner", "--no-privileges", f"--file={path}")
+        options = ("--format=custom", "--no-owner", "--no-privileges", _patience(), f"--file={path}")
         postgres.on_database("pg_dump", uri, *options)
     return in_file(kind_of(uri), path, f"the database {printable(uri)}")
 
@@ -105,8 +105,15 @@ def is_same(uri: str, path: Path) -> bool:
     if database := database_file(uri):
         with _reading(database) as one, _reading(path) as other:
             return all(mine == its for mine, its in itertools.zip_longest(one.iterdump(), other.iterdump()))
-    there = postgres.on_database("pg_dump", uri, "--data-only", "--no-owner")
+    there = postgres.on_database(
+        "pg_dump", uri, "--data-only", "--no-owner", f"--lock-wait-timeout={postgres.PATIENCE * 1000}"
+    )
     return postgres.copied(there) == postgres.copied(postgres.run(["pg_restore", "--data-only", "--file=-", str(path)]))
+
+
+def _patience() -> str:
+    """pg_dump's option for how long somebody else's open transaction is waited for."""
+    return f"--lock-wait-timeout={postgres.PATIENCE * 1000}"
 
 
 def load(uri: str, path: Path) -> None:

@@ -33,6 +33,7 @@ def connected(uri: str) -> "Iterator[Connection]":
 
         engine = sqlalchemy.create_engine(uri, poolclass=sqlalchemy.NullPool, connect_args=CONNECT_TIMEOUT)
         with engine.connect() as connection:
+            connection.execute(sqlalchemy.text(f"SET lock_timeout = {PATIENCE * 1000}"))
             yield connection
 
 
@@ -87,7 +88,9 @@ def run(command: list[str], environment: Mapping[str, str] | None = None, uri: s
         raise UserError(f"{command[0]} is not on your PATH; install PostgreSQL's client programs (postgresql-client)")
     done = subprocess.run(command, env=os.environ | (environment or {}), capture_output=True, text=True)
     if done.returncode:
-        raise UserError(f"{command[0]} failed: {first_line(RuntimeError(done.stderr), uri)}")
+        lines = done.stderr.strip().splitlines()
+        told = next((line for line in lines if " error: " in line), done.stderr)  # before it, what it was doing
+        raise UserError(f"{command[0]} failed: {first_line(RuntimeError(told), uri)}")
     return done.stdout
 
 

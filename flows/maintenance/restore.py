@@ -20,6 +20,7 @@ from flows.maintenance.databases import Content, SavedVersion, in_file, in_store
 from flows.maintenance.staging import staging
 from flows.maintenance.version_files import (
     check_files,
+    check_target,
     copy_files,
     destination_of,
     folder_of,
@@ -61,6 +62,8 @@ def restore(file: Path, uri: str, *, overwrite: bool = False, artifacts: Iterabl
         _check_locations(uri, content, _in_store(uri), artifacts)
         with _writers_away(uri, [*content.versions, *_versions_in(uri)]):
             _check_target(uri, saved, content, overwrite)
+            for version in content.versions:
+                check_target(uri, saved.files[version.key], version)
             _replace(uri, saved, content)
             _verify(uri, content, folder)
     if content.revision != head():
@@ -158,7 +161,8 @@ def _writers_away(uri: str, versions: Iterable[SavedVersion]) -> Iterator[None]:
 def _replace(uri: str, saved: Saved, content: Content) -> None:
     """Put the files into place, then the database; where that fails, what was there comes back."""
     with contextlib.ExitStack() as undo:
-        for place, version in enumerate(content.versions):
+        in_order = sorted(content.versions, key=lambda version: version.location)  # a folder before what is in it
+        for place, version in enumerate(in_order):
             aside = saved.dump.with_name(f"replaced-{place}")
             put_files(uri, saved.files[version.key], version.location, aside, undo.callback)
         load(uri, saved.dump)

@@ -109,6 +109,20 @@ def _copy_file(source: str, target: str) -> str:
         raise
 
 
+def check_target(uri: str, files: Path, version: SavedVersion) -> None:
+    """Raises UserError where putting a version's files into place would remove others than its own."""
+    target = folder_of(where(uri, version.location))
+    if target is None or not os.path.lexists(target):
+        return
+    own = {str(path.relative_to(files)) for path in files.rglob("*")}
+    others = [path for path in target.rglob("*") if str(path.relative_to(target)) not in own]
+    if others or not target.is_dir():
+        raise UserError(
+            f"{others[0] if others else target} is none of the files of version {version.version} of {version.name} "
+            "that go there; move it away, then repeat"
+        )
+
+
 def put_files(uri: str, files: Path, location: str, aside: Path, undo: Callable[..., object]) -> None:
     """Put a version's files where the database says that they are, whole; what was there goes `aside`. `undo` gets
     what to call to have it as before, the last first; what an object store has is not undone."""

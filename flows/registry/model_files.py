@@ -11,7 +11,7 @@ import yaml
 
 from flows.settings.params import Params
 from mmrl_core.errors import Damaged, UserError
-from mmrl_core.method.adapter_card import read_verified_card
+from mmrl_core.method.adapter_card import CARD, read_verified_card
 
 PACKAGE = "mmrl-ops"
 MODEL_CODE = Path(__file__).with_name("pyfunc_model.py")
@@ -60,9 +60,11 @@ def check_model(model: Path, sha256: str | None, what: str) -> Path:
     adapter = model / _adapter_path(model, what)
     if not adapter.resolve().is_relative_to(model.resolve()):
         raise altered
+    if not (adapter / CARD).is_file():
+        raise altered
     try:
         card = read_verified_card(adapter)
-    except UserError:
+    except Damaged:  # and not what cannot be read here, or is of a later release
         raise altered from None
     if card["sha256"] != sha256:
         raise altered

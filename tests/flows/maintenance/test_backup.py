@@ -25,7 +25,8 @@ from flows.tracking import schema, store
 from flows.tracking.places import settle
 from mmrl_core.errors import Failed, UserError
 from mmrl_core.files import sha256_file
-from tests.support import schemas, serving
+from tests.support import serving
+from tests.support.registry import schemas
 from tests.support.serving import NAME, URI, settings
 
 LOCAL = "sqlite:///mlflow.db"
@@ -247,7 +248,6 @@ def with_file(name: str, content: bytes) -> Callable[[Path, dict], None]:
         (with_database("DELETE FROM alembic_version"), "was saved by a newer MLflow"),
         (with_database("UPDATE model_versions SET version = 'x' WHERE version = 2"), "is not that of an MLflow store"),
         (with_database("UPDATE model_versions SET storage_location = '', source = x'00'"), "is not that of an MLflow"),
-        (with_database("UPDATE runs SET artifact_uri = CAST('/a/mlartifacts/b' AS BLOB)"), "is not that of an MLflow"),
         (with_database("ALTER TABLE model_versions RENAME COLUMN name TO title"), "is not that of an MLflow store"),
         (elsewhere("file:///etc/cron.d"), "is below no folder of this store"),
         (elsewhere("/x/mlartifacts/../../etc"), "is below no folder of this store"),
@@ -262,6 +262,15 @@ def test_an_archive_with_right_sums_that_is_not_ours_changes_nothing(copied, mmr
     said = mmrl("restore", "saved.tar", "--overwrite", code=2)
     assert says in said and said.count("\n") == 1
     assert (digest(copied), digest(copied.parent)) == (before, outside)
+
+
+def test_a_restore_removes_no_file_but_those_of_the_versions_that_it_brings_back(copied, mmrl):
+    Path("mlartifacts/digits/mine").write_text("not of the archive")
+    rewrite(elsewhere(f"{Path('mlartifacts/digits').absolute().as_uri()}"))
+    before = digest(copied)
+    said = mmrl("restore", "saved.tar", "--overwrite", code=2)
+    assert "is none of the files of version 2" in said and "move it away" in said
+    assert digest(copied) == before
 
 
 def test_an_archive_of_an_older_release_is_restored(saved, mmrl):

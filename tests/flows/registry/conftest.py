@@ -7,7 +7,7 @@ import pytest
 
 from flows.stages import prepare
 from flows.tracking import store
-from tests.support.promotions import PARAMS
+from tests.support.registry.promotions import PARAMS
 
 
 @pytest.fixture(scope="session")

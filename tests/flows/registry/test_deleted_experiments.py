@@ -10,7 +10,7 @@ from flows.registry import promotion
 from flows.tracking.run import tracked_run
 from flows.tracking.store import connect, store_uri
 from mmrl_core.errors import UserError
-from tests.support.promotions import KEY, PARAMS, aliases, promote, register
+from tests.support.registry.promotions import KEY, PARAMS, aliases, promote, register
 from tests.support.workspace import write_params
 
 LINE = re.compile(

@@ -12,7 +12,7 @@ from flows.tracking import store
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation.gate import Decision
 from tests.support.processes import PATIENCE
-from tests.support.promotions import NAME, PARAMS, aliases, promote, register
+from tests.support.registry.promotions import NAME, PARAMS, aliases, promote, register
 
 
 def test_the_first_is_live_at_once_a_better_one_follows_and_a_worse_one_is_refused_for_good(digits_project):
@@ -111,7 +111,7 @@ RACE = """
 import sys
 from flows.registry import promotion
 from flows.registry.locked_model import locked
-from tests.support.promotions import PARAMS
+from tests.support.registry.promotions import PARAMS
 print(promotion.promote(PARAMS, "digits", int(sys.argv[1]), force="race").version)
 """
 

@@ -11,7 +11,7 @@ from flows.tracking import store
 from mmrl_core.method.adapter_card import read_card
 from tests.support.hold import Hold
 from tests.support.processes import PATIENCE, wait_until
-from tests.support.promotions import NAME, PARAMS, aliases, promote, register
+from tests.support.registry.promotions import NAME, PARAMS, aliases, promote, register
 
 
 def test_a_store_that_does_not_hand_out_the_champion_leaves_it_so_and_once_it_does_it_is_released_once(digits_project):

@@ -11,9 +11,9 @@ from sqlalchemy.engine import make_url
 from flows.tracking import schema
 from flows.tracking.store import absolute, connect
 from mmrl_core.errors import UserError
-from tests.support import schemas
 from tests.support.postgres import create_database
-from tests.support.schemas import NEWER, OLDER, before_last, execute
+from tests.support.registry import schemas
+from tests.support.registry.schemas import NEWER, OLDER, before_last, execute
 
 VERSION = version("mlflow")
 COMMANDS = [["history"], ["register"], ["promote"], ["rollback", "why"], ["predict", "one.png"],

@@ -11,7 +11,7 @@ from flows.tracking import queue
 from flows.tracking.locks import exclusive
 from flows.tracking.store import connect
 from mmrl_core.errors import UserError
-from tests.slow.test_promotion_on_postgres import HOLD, RACE
+from tests.slow.registry.test_promotion_on_postgres import HOLD, RACE
 from tests.support.processes import PATIENCE
 from tests.support.servers import mlflow_server
 from tests.support.serving import NAME, register, settings

@@ -17,8 +17,9 @@ from flows.tracking import schema
 from flows.tracking.store import absolute, connect
 from mmrl_core.errors import Failed, UserError
 from mmrl_core.files import sha256_file
-from tests.support import schemas, serving
+from tests.support import serving
 from tests.support.postgres import PASSWORD, create_database, cursor, program
+from tests.support.registry import schemas
 from tests.support.serving import NAME, settings
 
 pytestmark = pytest.mark.slow
