@@ -9,6 +9,7 @@ from filelock import FileLock
 from flows import cli
 from flows.project.progress import MARK, MARKED
 from flows.tracking import store
+from flows.tracking.places import settle
 from tests.support.workspace import QUICK, make_workspace
 
 RUN = ["--dataset", "digits", "--method", "mmrl", "--shots", "2", "--seed", "1"]
@@ -76,6 +77,7 @@ def project(prepared, tmp_path, monkeypatch):
     """A copy to break, as the working directory."""
     folder = tmp_path / "project"
     shutil.copytree(prepared, folder)
+    settle(folder / "mlflow.db")  # or the first command says that the project was moved
     monkeypatch.chdir(folder)
     return folder
 
