@@ -171,8 +171,9 @@ def _read_pictures(folder: Path) -> list[Image.Image]:
         try:
             picture = decode(path.read_bytes(), str(path))
         except UserError as error:
-            if isinstance(error.__cause__, MemoryError):
-                raise error.__cause__ from None
+            cause = error.__cause__
+            if isinstance(cause, MemoryError) or (isinstance(cause, OSError) and cause.errno):  # the machine's
+                raise cause from None
             raise Damaged(str(error)) from None
         if picture.size != drawn.size or np.abs(_pixels(picture) - _pixels(drawn)).max() > 1:  # a sine's last bit
             raise Damaged(f"{path} is not the picture that is drawn for every release; release it again")

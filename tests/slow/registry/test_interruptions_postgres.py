@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from tests.support.interruptions.scenarios import RACES, SCENARIOS, race, sweep
+from tests.support.interruptions.scenarios import MORE, RACES, SCENARIOS, race, sweep
 from tests.support.postgres import create_database, program
 
 pytestmark = pytest.mark.slow
@@ -35,3 +35,11 @@ def test_the_repeat_of_a_command_that_was_killed_and_another_command_at_once_act
     swept = race(place, raced)
     record_property("killed and repeated", f"PostgreSQL, {raced.name} at once: {swept.told}")
     assert swept.killed > 0 and swept.wrong == {}
+
+
+@pytest.mark.endurance
+@pytest.mark.parametrize("scenario", [*SCENARIOS, *MORE], ids=lambda one: one.name)
+def test_that_is_so_before_every_one_of_its_changes(place, scenario, record_property):
+    swept = sweep(place, scenario)
+    record_property("killed and repeated", f"PostgreSQL, {scenario.name}: {swept.told}")
+    assert swept.killed == swept.changes > 0 and swept.wrong == {}
