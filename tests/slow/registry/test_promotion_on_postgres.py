@@ -1,9 +1,5 @@
 """Promotions from several processes against a registry in PostgreSQL."""
 
-import os
-import subprocess
-import sys
-
 import pytest
 
 from flows.registry import promotion, versions
@@ -13,24 +9,10 @@ from flows.tracking.store import connect, store_uri
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation.gate import Decision
 from tests.support.postgres import cursor
-from tests.support.processes import PATIENCE
+from tests.support.registry.races import race_then_kill_a_holder
 from tests.support.serving import NAME, register, settings
-from tests.support.workspace import ROOT
 
 pytestmark = pytest.mark.slow
-RACE = """
-import sys
-from flows.registry import promotion
-from tests.support.serving import settings
-promotion.promote(settings(), "digits", int(sys.argv[1]), force="race")
-"""
-HOLD = """
-import sys, time
-from flows.tracking.locks import exclusive
-with exclusive(sys.argv[1], "x"):
-    print("held", flush=True)
-    time.sleep(600)
-"""
 
 
 @pytest.fixture
@@ -43,27 +25,7 @@ def store(tmp_path, monkeypatch, mlflow_database):
 
 
 def test_racing_promotions_leave_one_champion_and_a_true_history_and_a_killed_holder_no_lock(store, tmp_path):
-    for seed in range(3):
-        register(seed)
-    promotion.promote(settings(), "digits", 1)
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    folders = [tmp_path / name for name in ("one", "other")]  # two machines have no lock file in common
-    for folder in folders:
-        folder.mkdir()
-    racing = [subprocess.Popen([sys.executable, "-c", RACE, version], cwd=folder, env=environment)
-              for version, folder in zip("23", folders, strict=True)]  # fmt: skip
-    assert [one.wait(PATIENCE) for one in racing] == [0, 0]
-    told = promotion.history(settings(), "digits")
-    assert [one.champion for one in told] == [None, *(one.version for one in told[:-1])]
-    aliases = versions.versions_by_alias(connect(store), NAME)
-    assert aliases == {"champion": told[-1].version, "previous": told[-2].version}
-
-    holder = subprocess.Popen([sys.executable, "-c", HOLD, store], env=environment, stdout=subprocess.PIPE, text=True)
-    assert holder.stdout.readline() == "held\n"
-    with pytest.raises(UserError, match="another process has been changing the registry"), exclusive(store, "x", 1):
-        pass
-    holder.kill()
-    holder.wait()
+    race_then_kill_a_holder(store, tmp_path)
     with exclusive(store, "x", 30):
         pass
 
