@@ -177,8 +177,22 @@ def _delete_run(client: "MlflowClient", uri: str, run_id: str) -> None:
         from mlflow.cli import gc
 
         options = ["--backend-store-uri", uri, "--tracking-uri", uri, "--run-ids", run_id]
-        with contextlib.redirect_stdout(sys.stderr):
+        with _own_tracking_uri(), contextlib.redirect_stdout(sys.stderr):
             gc.main(options, standalone_mode=False)
+
+
+@contextlib.contextmanager
+def _own_tracking_uri() -> Iterator[None]:
+    """MLflow's commands leave the process, and its children, with the tracking URI that they were given (3.17)."""
+    import mlflow
+
+    before = os.environ.get("MLFLOW_TRACKING_URI")
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(None)
+        if before is not None:
+            os.environ["MLFLOW_TRACKING_URI"] = before
 
 
 def clean() -> int:

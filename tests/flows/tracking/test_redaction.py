@@ -56,7 +56,6 @@ def test_a_store_that_cannot_be_reached_is_named_without_its_password(shape, clo
 
 def test_a_stage_warns_without_the_password(closed_port, tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     monkeypatch.setattr("flows.tracking.run.PATIENCE", 0)
     uri = f"postgresql://owner:p@ss 7Secret@127.0.0.1:{closed_port}/mlflow"
     params = Params(datasets=["digits"], methods=["mmrl"], shots=[16], seeds=[1], tracking={"uri": uri})
