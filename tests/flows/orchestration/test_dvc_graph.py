@@ -187,7 +187,7 @@ def test_independent_stages_run_at_the_same_time(project):
     forget(project, "a-1", "b-1")
     with Lifeline() as lifeline, ThreadPoolExecutor(2) as pool:
         ran = [pool.submit(run_stage, project, f"train@{item}", lifeline) for item in ("a-1", "b-1")]
-        assert all(future.result(timeout=30) for future in ran)
+        assert all(future.result(PATIENCE) for future in ran)
     graph = stage_graph(project)
     assert not stale_stages(project, graph, source_checks(project, graph)) & {"train@a-1", "train@b-1"}
 
@@ -218,9 +218,9 @@ def test_closing_the_lifeline_stops_the_stage_and_all_it_started(project):
             running = pool.submit(run_stage, project, "train@a-1", lifeline)
             wait_until((project / "pid").exists)
         with pytest.raises(StageFailed):
-            running.result(timeout=10)
+            running.result(PATIENCE)
     pid = int((project / "pid").read_text())
-    wait_until(lambda: not alive(pid), 10)  # killed already, but a process takes a moment to die
+    wait_until(lambda: not alive(pid))  # killed already, but a process takes a moment to die
 
 
 def test_a_stage_that_takes_longer_than_it_may_is_stopped_and_says_so(project):

@@ -19,6 +19,7 @@ from flows.tracking.run import tracked_run
 from mmrl_core.config import AdapterConfig
 from mmrl_core.errors import UserError
 from mmrl_core.files import write_json
+from tests.support.processes import PATIENCE
 from tests.support.servers import mlflow_server
 
 ROOT = Path(__file__).parents[3]
@@ -178,7 +179,7 @@ def test_registering_waits_for_whoever_else_registers_the_same_model(project, st
             with pytest.raises(TimeoutError):
                 waiting.result(timeout=4)
             assert versions() == []
-        assert waiting.result(timeout=60).created
+        assert waiting.result(PATIENCE).created
 
 
 REGISTER = """
