@@ -41,6 +41,14 @@ def atomic_output(final: Path, *, merge: bool = False) -> Iterator[Path]:
                     work.parent.rmdir()
 
 
+def remove_leftovers(final: Path) -> None:
+    """Remove what a killed writer of an output left, where the output itself is as it should be."""
+    name = _name(final)
+    with claimed(name) as free:
+        if free:
+            shutil.rmtree(_temporary_folder(final) / name, ignore_errors=True)
+
+
 def _name(final: Path) -> str:
     """Of the lock and the temporary folder of an output."""
     return hashlib.sha256(str(final.absolute()).encode()).hexdigest()[:16]

@@ -11,7 +11,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
-from flows.project.outputs import atomic_output
+from flows.project.outputs import atomic_output, remove_leftovers
 from flows.registry import decisions
 from flows.registry.locked_model import PATIENCE, SHA256, Identity, locked
 from flows.registry.promotion import rollback
@@ -117,7 +117,9 @@ def _build(uri: str, name: str, champion: Identity, folder: Path) -> None:
     check again. Raises Damaged, NotChecked."""
     with contextlib.suppress(Damaged):
         if _bundled(folder) == champion.adapter_sha256:
-            return _check(folder, champion.version)
+            _check(folder, champion.version)
+            remove_leftovers(folder)
+            return
     try:
         with atomic_output(folder) as path:
             _bundle(uri, name, champion, path)

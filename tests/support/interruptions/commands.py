@@ -30,7 +30,9 @@ TAGS = "SELECT version, key, value FROM model_version_tags WHERE name = :name"
 DECISIONS = """SELECT runs.run_uuid, status, key, value FROM runs JOIN tags ON tags.run_uuid = runs.run_uuid
                JOIN experiments ON experiments.experiment_id = runs.experiment_id
                WHERE experiments.name = 'promotions' AND runs.lifecycle_stage = 'active' ORDER BY start_time"""
+# Ids of runs and models; and of experiments: PostgreSQL counts on from one that a killed command did not commit.
 RANDOM = re.compile(r"(?<![0-9a-f])[0-9a-f]{32}(?![0-9a-f])")
+EXPERIMENT = re.compile(r"(?<=/mlruns/)\d+")
 NOT_LITTER = re.compile(r"\.mmrl/locks|mlflow\.db-journal$")  # SQLite's own journal stays until the next write
 TIME = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\+00:00")
 
@@ -184,7 +186,7 @@ def files() -> list[str]:
     """Every path of the project and of the archives, with `*` for random ids; a run's files once, however many such
     runs there are, since MLflow keeps those of runs that are deleted."""
     paths = [path.relative_to(Path.cwd().parent) for path in Path.cwd().parent.rglob("*")]
-    names = [str(path) for path in paths if not NOT_LITTER.search(str(path))]
+    names = [EXPERIMENT.sub("*", str(path)) for path in paths if not NOT_LITTER.search(str(path))]
     of_runs = {RANDOM.sub("*", name) for name in names if RANDOM.search(name) and "/m-" not in name}
     return sorted([*of_runs, *(RANDOM.sub("*", name) for name in names if not RANDOM.search(name) or "/m-" in name)])
 
