@@ -5,11 +5,7 @@ import pytest
 from tests.support.interruptions.scenarios import BUILT, MORE, RACES, SCENARIOS, race, sweep
 
 
-@pytest.mark.parametrize(
-    "scenario",
-    [*SCENARIOS, *(pytest.param(one, marks=pytest.mark.slow) for one in MORE)],
-    ids=lambda one: one.name,
-)
+@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda one: one.name)
 def test_a_command_that_is_killed_and_repeated_leaves_what_one_that_is_not_killed_leaves(
     place, scenario, record_property
 ):

@@ -1,6 +1,7 @@
 """Commands that are killed before each of their changes and repeated, on PostgreSQL."""
 
 import os
+from collections.abc import Sequence
 
 import pytest
 
@@ -8,6 +9,13 @@ from tests.support.interruptions.scenarios import MORE, RACES, SCENARIOS, race, 
 from tests.support.postgres import create_database, program
 
 pytestmark = pytest.mark.slow
+OTHERWISE = ("promote, by force", "backup", "restore, over another state", "promote and promote")  # than on sqlite
+
+
+def sampled(cases: Sequence) -> list:
+    """Where PostgreSQL differs: its lock, its transactions, its own programs. The others are for the long sweeps."""
+    marks = {False: pytest.mark.endurance, True: ()}
+    return [pytest.param(one, id=one.name, marks=marks[one.name in OTHERWISE]) for one in cases]
 
 
 @pytest.fixture(scope="module")
@@ -19,7 +27,7 @@ def place(new_place, postgres_port, mlflow_database):
     )
 
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda one: one.name)
+@pytest.mark.parametrize("scenario", sampled(SCENARIOS))
 def test_a_command_that_is_killed_and_repeated_leaves_what_one_that_is_not_killed_leaves(
     place, scenario, record_property
 ):
@@ -28,7 +36,7 @@ def test_a_command_that_is_killed_and_repeated_leaves_what_one_that_is_not_kille
     assert swept.killed > 0 and swept.wrong == {}
 
 
-@pytest.mark.parametrize("raced", RACES, ids=lambda one: one.name)
+@pytest.mark.parametrize("raced", sampled(RACES))
 def test_the_repeat_of_a_command_that_was_killed_and_another_command_at_once_act_one_after_the_other(
     place, raced, record_property
 ):

@@ -12,7 +12,7 @@ from tests.support.interruptions.scenarios import ADAPTERS, TWO, Place, Step, di
 pytestmark = pytest.mark.slow
 
 NAME = "digits-base-to-novel"
-STORIES, STEPS, BUNDLES = 8, 26, 3
+STORIES, STEPS, BUNDLES = 8, 26, 2
 KILLS = st.lists(st.integers(1, 16), max_size=2)  # before which change a command is killed, and its repeat
 
 
