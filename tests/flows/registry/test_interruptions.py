@@ -15,6 +15,7 @@ def test_a_command_that_is_killed_and_repeated_leaves_what_one_that_is_not_kille
 
 
 @pytest.mark.slow
+@pytest.mark.endurance
 @pytest.mark.parametrize("raced", RACES, ids=lambda one: one.name)
 def test_the_repeat_of_a_command_that_was_killed_and_another_command_at_once_act_one_after_the_other(
     place, raced, record_property

@@ -1,3 +1,5 @@
+"""Releases of a project whose version 2 was promoted in place of 1, and released before."""
+
 import os
 import shutil
 import signal
@@ -13,56 +15,67 @@ from tests.support.hold import Hold
 from tests.support.processes import PATIENCE, wait_until
 from tests.support.registry.promotions import NAME, PARAMS, aliases, promote, register
 
+BEFORE = ["first", "accepted", "released"]  # verdicts of the project's history
 
-def test_a_store_that_does_not_hand_out_the_champion_leaves_it_so_and_once_it_does_it_is_released_once(digits_project):
-    register("bad")
-    promote()
-    register("good")
-    promote()
-    artifacts = digits_project / "mlartifacts"
-    artifacts.rename(digits_project / "away")
+
+def release() -> releases.ReleasedVersion:
+    return releases.release(PARAMS, "digits")
+
+
+def unname_released() -> None:
+    """As if another version had been released meanwhile; its bundle stays."""
+    store.connect(store.store_uri(PARAMS)).delete_registered_model_alias(NAME, releases.RELEASED)
+
+
+def verdicts() -> list[str]:
+    return [past.verdict for past in promotion.history(PARAMS, "digits")]
+
+
+def test_a_store_that_does_not_hand_out_the_champion_leaves_it_so_and_once_it_does_it_is_released_once(
+    released_project,
+):
+    register("better")
+    promote(force="test")
+    artifacts = released_project / "mlartifacts"
+    artifacts.rename(released_project / "away")
     with pytest.raises(store.StoreFailed, match="cannot be used"):
-        releases.release(PARAMS, "digits")
-    assert aliases() == {"champion": 2, "previous": 1}
+        release()
+    assert aliases() == {"champion": 3, "previous": 2, "released": 2}
     shutil.rmtree(artifacts, ignore_errors=True)  # MLflow may have made it anew
-    (digits_project / "away").rename(artifacts)
+    (released_project / "away").rename(artifacts)
     with ThreadPoolExecutor(2) as pool:  # an event and a webhook
-        found = list(pool.map(lambda _: releases.release(PARAMS, "digits"), range(2)))
-    assert sorted(one.created for one in found) == [False, True]
-    assert aliases() == {"champion": 2, "previous": 1, "released": 2}
-    card = (digits_project / found[0].folder / "README.md").read_text()
-    assert card.startswith(f"# {NAME}, version 2") and "Apache-2.0 (made by this project" in card
-    assert [one.verdict for one in promotion.history(PARAMS, "digits")] == ["first", "accepted", "released"]
+        done = list(pool.map(lambda _: release(), range(2)))
+    assert sorted(one.created for one in done) == [False, True]
+    assert aliases() == {"champion": 3, "previous": 2, "released": 3}
+    card = (released_project / done[0].folder / "README.md").read_text()
+    assert card.startswith(f"# {NAME}, version 3") and "Apache-2.0 (made by this project" in card
+    assert verdicts() == [*BEFORE, "forced", "released"]
 
 
-def test_a_bundle_that_was_damaged_is_built_anew_and_a_champion_that_fails_its_check_is_rolled_back(digits_project):
-    folder = digits_project / "releases" / NAME / "1"
-    register("bad")
-    promote()
-    releases.release(PARAMS, "digits")
-    client = store.connect(store.store_uri(PARAMS))
+def test_a_bundle_that_was_damaged_is_built_anew_and_a_champion_that_fails_its_check_is_rolled_back(released_project):
+    folder = released_project / "releases" / NAME / "2"
     built = (folder / "SHA256SUMS").stat().st_mtime_ns
     for damage in (False, True):
-        client.delete_registered_model_alias(NAME, releases.RELEASED)  # as if another had been released meanwhile
+        unname_released()
         if damage:
             (folder / "README.md").write_text("another card")
-        releases.release(PARAMS, "digits")
+        release()
         assert ((folder / "SHA256SUMS").stat().st_mtime_ns == built) is not damage
-    assert (folder / "README.md").read_text().startswith(f"# {NAME}, version 1")
+    assert (folder / "README.md").read_text().startswith(f"# {NAME}, version 2")
 
-    register("good")
-    promote()
+    register("better")
+    promote(force="test")
     stored = max(
-        (digits_project / "mlartifacts/digits").rglob("adapter.safetensors"), key=lambda path: path.stat().st_mtime
+        (released_project / "mlartifacts/digits").rglob("adapter.safetensors"), key=lambda path: path.stat().st_mtime
     )
     stored.write_bytes(stored.read_bytes()[:-1] + b"\1")
     with pytest.raises(
-        releases.ReleaseFailed, match="release of version 2 failed: .*altered.*; version 1 is the champion"
+        releases.ReleaseFailed, match="release of version 3 failed: .*altered.*; version 2 is the champion"
     ):
-        releases.release(PARAMS, "digits")
-    assert aliases() == {"champion": 1, "released": 1}
-    assert not (digits_project / "releases" / NAME / "2").exists()
-    assert promote(version=2) == (2, "refused")
+        release()
+    assert aliases() == {"champion": 2, "previous": 1, "released": 2}
+    assert not (released_project / "releases" / NAME / "3").exists()
+    assert promote(version=3) == (3, "refused")
 
 
 @pytest.fixture
@@ -76,16 +89,13 @@ def hold(tmp_path, monkeypatch):
 
 
 def release_until_held(pool: ThreadPoolExecutor, hold: Hold) -> Future:
-    releasing = pool.submit(releases.release, PARAMS, "digits")
+    releasing = pool.submit(release)
     wait_until(lambda: hold.held.exists() or releasing.done(), PATIENCE, lambda: "the check of the bundle")
     return releasing
 
 
-def test_a_check_that_is_killed_says_nothing_about_the_champion(digits_project, hold):
-    register("bad")
-    promote()
-    register("good")
-    promote()
+def test_a_check_that_is_killed_says_nothing_about_the_champion(released_project, hold):
+    unname_released()
     with ThreadPoolExecutor() as pool:
         releasing = release_until_held(pool, hold)
         os.kill(int(hold.held.read_text()), signal.SIGKILL)
@@ -93,47 +103,49 @@ def test_a_check_that_is_killed_says_nothing_about_the_champion(digits_project, 
             releases.NotChecked, match="the check of version 2 ended by signal 9 .* nothing was changed"
         ):
             releasing.result()
-        assert aliases() == {"champion": 2, "previous": 1}
-        assert len(promotion.history(PARAMS, "digits")) == 2
+        assert aliases() == {"champion": 2, "previous": 1} and verdicts() == BEFORE
         hold.go()
-        assert releases.release(PARAMS, "digits").created
+        assert release().created
     assert aliases() == {"champion": 2, "previous": 1, "released": 2}
 
 
-@pytest.mark.parametrize("damaged", [True, False])
-def test_a_release_acts_on_the_version_that_it_checked_and_names_what_is_the_champion_then(
-    digits_project, hold, damaged
+def test_a_version_that_is_replaced_while_it_is_checked_is_not_released_but_the_one_that_replaced_it(
+    released_project, hold
 ):
-    for quality in ("bad", "good"):
-        register(quality)
-        promote(force="test")
+    unname_released()
     register("better")
     with ThreadPoolExecutor() as pool:
         releasing = release_until_held(pool, hold)  # of version 2
         promote(version=3, force="meanwhile")
-        if damaged:
-            [card] = Path(".mmrl/aside").rglob("README.md")
-            card.write_text("another card")
         hold.go()
-        if damaged:
-            with pytest.raises(releases.ReleaseFailed, match="release of version 2 failed: .* no longer the champion"):
-                releasing.result()
-        else:
-            assert releasing.result().version == 3
-    assert aliases() == {"champion": 3, "previous": 2} | ({} if damaged else {"released": 3})
+        assert releasing.result().version == 3
+    assert aliases() == {"champion": 3, "previous": 2, "released": 3}
 
 
-def test_the_bundle_of_another_adapter_of_the_same_number_is_not_taken_for_this_one(digits_project):
-    register("bad")
-    promote()
-    first = releases.release(PARAMS, "digits")
+def test_a_version_that_is_replaced_while_it_fails_its_check_takes_nobody_with_it(released_project, hold):
+    register("better")
+    promote(force="test")
+    register("worse")
+    with ThreadPoolExecutor() as pool:
+        releasing = release_until_held(pool, hold)  # of version 3
+        promote(version=4, force="meanwhile")
+        [card] = Path(".mmrl/aside").rglob("README.md")
+        card.write_text("another card")
+        hold.go()
+        with pytest.raises(releases.ReleaseFailed, match="release of version 3 failed: .* no longer the champion"):
+            releasing.result()
+    assert aliases() == {"champion": 4, "previous": 3, "released": 2}
+
+
+def test_the_bundle_of_another_adapter_of_the_same_number_is_not_taken_for_this_one(released_project):
     store.connect(store.store_uri(PARAMS)).delete_registered_model(NAME)
-    assert register("good") == first.version
-    promote()
-    second = releases.release(PARAMS, "digits")
-    assert (second.folder, second.created) == (first.folder, True)
-    [tags] = versions.tags_by_version(store.connect(store.store_uri(PARAMS)), NAME).values()
-    assert read_card(Path(second.folder, "adapter"))["sha256"] == tags["adapter_sha256"]
+    for quality in ("good", "better"):
+        register(quality)
+    promote(version=2)
+    made = release()
+    assert (made.version, made.created) == (2, True)
+    tags = versions.tags_by_version(store.connect(store.store_uri(PARAMS)), NAME)[2]
+    assert read_card(Path(made.folder, "adapter"))["sha256"] == tags["adapter_sha256"]
 
 
 def test_a_full_disk_is_told_and_changes_nothing(digits_project):
@@ -141,5 +153,5 @@ def test_a_full_disk_is_told_and_changes_nothing(digits_project):
     promote()
     Path(".mmrl/aside").write_text("a file where the folder should be")
     with pytest.raises(releases.NotChecked, match="releases/.* could not be written .*; nothing was changed"):
-        releases.release(PARAMS, "digits")
+        release()
     assert aliases() == {"champion": 1} and not Path("releases").exists()

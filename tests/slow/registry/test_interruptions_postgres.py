@@ -9,7 +9,7 @@ from tests.support.interruptions.scenarios import MORE, RACES, SCENARIOS, race, 
 from tests.support.postgres import create_database, program
 
 pytestmark = pytest.mark.slow
-OTHERWISE = ("promote, by force", "backup", "restore, over another state", "promote and promote")  # than on sqlite
+OTHERWISE = ("promote, by force", "restore, over another state", "promote and promote")  # than on sqlite
 
 
 def sampled(cases: Sequence) -> list:
