@@ -17,6 +17,7 @@ class AdapterModel(PythonModel):
         from mmrl_core.predict import Predictor
 
         self._predictor = Predictor.load(context.artifacts["adapter"])
+        self._predictor.check_answers()
 
     def predict(
         self, context: PythonModelContext, model_input: pd.DataFrame, params: dict[str, Any] | None = None

@@ -17,8 +17,9 @@ from flows.settings.params import Params
 from flows.tracking import store as tracking
 from flows.tracking.run import tracked_run
 from mmrl_core.config import AdapterConfig
-from mmrl_core.errors import UserError
+from mmrl_core.errors import Damaged, UserError
 from mmrl_core.files import write_json
+from tests.support import serving
 from tests.support.processes import PATIENCE
 from tests.support.servers import mlflow_server
 
@@ -148,6 +149,15 @@ def test_a_changed_adapter_becomes_a_second_version_and_an_old_one_can_be_the_ne
     add_run(KEY, make_adapter(0))
     assert registry.register(params(), KEY) == first._replace(created=False)
     assert promotion.promote(params(), "digits").version == first.version
+
+
+def test_mlflow_loads_no_model_whose_first_prediction_is_no_number(store, monkeypatch):
+    from mlflow import pyfunc
+
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "sqlite:///mlflow.db")
+    number = serving.register(1, std=1e37)  # every weight is finite
+    with pytest.raises(Damaged, match="answers with what is no number"):
+        pyfunc.load_model(f"models:/{NAME}/{number}")
 
 
 def test_results_of_another_adapter_are_not_registered(project, store, make_adapter):
