@@ -100,6 +100,17 @@ def place(new_place):
     return new_place()
 
 
+@pytest.fixture
+def counted(record_property) -> Callable[..., None]:
+    """Has the log show how often a command was killed; fails where anything ended otherwise."""
+
+    def count(name: str, swept) -> None:
+        record_property(COUNTED, f"{name}: {swept.told}")
+        assert swept.killed > 0 and swept.wrong == {}
+
+    return count
+
+
 @pytest.fixture(scope="session")
 def postgres_port() -> Iterator[int]:
     """Where the one PostgreSQL server of this process's tests listens; each test makes databases of its own in it."""

@@ -6,29 +6,23 @@ from tests.support.interruptions.scenarios import BUILT, MORE, RACES, SCENARIOS,
 
 
 @pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda one: one.name)
-def test_a_command_that_is_killed_and_repeated_leaves_what_one_that_is_not_killed_leaves(
-    place, scenario, record_property
-):
-    swept = sweep(place, scenario, every=False)
-    record_property("killed and repeated", f"{scenario.name}: {swept.told}")
-    assert swept.killed > 0 and swept.wrong == {}
+def test_a_command_that_is_killed_and_repeated_leaves_what_one_that_is_not_killed_leaves(place, scenario, counted):
+    counted(scenario.name, sweep(place, scenario, every=False))
 
 
 @pytest.mark.slow
 @pytest.mark.endurance
 @pytest.mark.parametrize("raced", RACES, ids=lambda one: one.name)
 def test_the_repeat_of_a_command_that_was_killed_and_another_command_at_once_act_one_after_the_other(
-    place, raced, record_property
+    place, raced, counted
 ):
-    swept = race(place, raced)
-    record_property("killed and repeated", f"{raced.name} at once: {swept.told}")
-    assert swept.killed > 0 and swept.wrong == {}
+    counted(f"{raced.name} at once", race(place, raced))
 
 
 @pytest.mark.slow
 @pytest.mark.endurance
 @pytest.mark.parametrize("scenario", [*SCENARIOS, *MORE, BUILT], ids=lambda one: one.name)
-def test_that_is_so_before_every_one_of_its_changes(place, scenario, record_property):
+def test_that_is_so_before_every_one_of_its_changes(place, scenario, counted):
     swept = sweep(place, scenario)
-    record_property("killed and repeated", f"{scenario.name}: {swept.told}")
-    assert swept.killed == swept.changes > 0 and swept.wrong == {}
+    counted(scenario.name, swept)
+    assert swept.killed == swept.changes

@@ -28,26 +28,20 @@ def place(new_place, postgres_port, mlflow_database):
 
 
 @pytest.mark.parametrize("scenario", sampled(SCENARIOS))
-def test_a_command_that_is_killed_and_repeated_leaves_what_one_that_is_not_killed_leaves(
-    place, scenario, record_property
-):
-    swept = sweep(place, scenario, every=False)
-    record_property("killed and repeated", f"PostgreSQL, {scenario.name}: {swept.told}")
-    assert swept.killed > 0 and swept.wrong == {}
+def test_a_command_that_is_killed_and_repeated_leaves_what_one_that_is_not_killed_leaves(place, scenario, counted):
+    counted(f"PostgreSQL, {scenario.name}", sweep(place, scenario, every=False))
 
 
 @pytest.mark.parametrize("raced", sampled(RACES))
 def test_the_repeat_of_a_command_that_was_killed_and_another_command_at_once_act_one_after_the_other(
-    place, raced, record_property
+    place, raced, counted
 ):
-    swept = race(place, raced)
-    record_property("killed and repeated", f"PostgreSQL, {raced.name} at once: {swept.told}")
-    assert swept.killed > 0 and swept.wrong == {}
+    counted(f"PostgreSQL, {raced.name} at once", race(place, raced))
 
 
 @pytest.mark.endurance
 @pytest.mark.parametrize("scenario", [*SCENARIOS, *MORE], ids=lambda one: one.name)
-def test_that_is_so_before_every_one_of_its_changes(place, scenario, record_property):
+def test_that_is_so_before_every_one_of_its_changes(place, scenario, counted):
     swept = sweep(place, scenario)
-    record_property("killed and repeated", f"PostgreSQL, {scenario.name}: {swept.told}")
-    assert swept.killed == swept.changes > 0 and swept.wrong == {}
+    counted(f"PostgreSQL, {scenario.name}", swept)
+    assert swept.killed == swept.changes
