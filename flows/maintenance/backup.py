@@ -30,12 +30,12 @@ def backup(uri: str, file: Path) -> dict[str, Any]:
     with told(f"the archive {file} could not be written"), staging(file.absolute().parent) as folder:
         content = folder / "content"
         content.mkdir()
-        found = dump(uri, content / archive.DATABASE)
-        _copy_versions(uri, found.versions, content)
-        archive.pack(content, folder / "archive", kind, found.revision, found.versions)
+        saved = dump(uri, content / archive.DATABASE)
+        _copy_versions(uri, saved.versions, content)
+        archive.pack(content, folder / "archive", kind, saved.revision, saved.versions)
         _check_is_new(file)  # another backup may have been faster
         os.replace(folder / "archive", file)
-    return {"versions": len(found.versions), "bytes": file.stat().st_size}
+    return {"versions": len(saved.versions), "bytes": file.stat().st_size}
 
 
 def _check_is_new(file: Path) -> None:

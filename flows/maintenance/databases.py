@@ -105,9 +105,7 @@ def is_same(uri: str, path: Path) -> bool:
     if database := database_file(uri):
         with _reading(database) as one, _reading(path) as other:
             return all(mine == its for mine, its in itertools.zip_longest(one.iterdump(), other.iterdump()))
-    there = postgres.on_database(
-        "pg_dump", uri, "--data-only", "--no-owner", f"--lock-wait-timeout={postgres.PATIENCE * 1000}"
-    )
+    there = postgres.on_database("pg_dump", uri, "--data-only", "--no-owner", _patience())
     return postgres.copied(there) == postgres.copied(postgres.run(["pg_restore", "--data-only", "--file=-", str(path)]))
 
 

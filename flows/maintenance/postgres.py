@@ -48,7 +48,6 @@ def wait_for_transactions(uri: str) -> None:
         quoted = connection.dialect.identifier_preparer.quote
         tables = ", ".join(map(quoted, sqlalchemy.inspect(connection).get_table_names()))
         try:
-            connection.execute(text(f"SET LOCAL lock_timeout = {PATIENCE * 1000}"))
             if tables:
                 connection.execute(text(f"LOCK TABLE {tables} IN ACCESS EXCLUSIVE MODE"))
         except OperationalError as error:

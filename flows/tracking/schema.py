@@ -25,31 +25,31 @@ UNKNOWN = ""  # the revision of a database that has tables and names none
 def check_schema(uri: str) -> None:
     """Raises UserError for a database that MLflow would migrate or could not read; makes the tables of a sqlite store
     that has none, wholly or not at all. An empty one of another kind is left to MLflow."""
-    found, database = revision(uri), database_file(uri)
-    if found is None:
+    present, database = revision(uri), database_file(uri)
+    if present is None:
         if database:
             _migrate_sqlite(database)
         return
-    if found != head():
-        raise UserError(f"the MLflow store {printable(uri)} {_difference(found)}; nothing was changed")
+    if present != head():
+        raise UserError(f"the MLflow store {printable(uri)} {_difference(present)}; nothing was changed")
 
 
-def _difference(found: str) -> str:
+def _difference(present: str) -> str:
     from mlflow.version import VERSION
 
     ours = f"MLflow {VERSION}, installed here, has revision {head()}"
-    if found == UNKNOWN:
+    if present == UNKNOWN:
         return (
             f"has tables without a revision of MLflow's ({ours}): another program's, or of an MLflow that was killed "
             "as it made them; name an empty database in tracking.uri"
         )
-    if known(found):
+    if known(present):
         return (
             f"was made by an older MLflow, which could not use it any more once it is upgraded: its tables have "
-            f"revision {found} ({ours}); run `mmrl backup FILE --upgrade-store`, or install the MLflow that made it"
+            f"revision {present} ({ours}); run `mmrl backup FILE --upgrade-store`, or install the MLflow that made it"
         )
     return (
-        f"is not known to this MLflow: its tables have revision {found}, of a newer MLflow or another program "
+        f"is not known to this MLflow: its tables have revision {present}, of a newer MLflow or another program "
         f"({ours}); install the MLflow that made it, or name another database in tracking.uri"
     )
 
@@ -94,8 +94,8 @@ def upgrade(uri: str) -> None:
     """
     database = database_file(uri)
     with exclusive(uri, "schema"), store_errors(uri):
-        found = revision(uri)
-        if found is not None and not known(found):
+        present = revision(uri)
+        if present is not None and not known(present):
             check_schema(uri)  # which says what it is
         if database:
             _migrate_sqlite(database)
