@@ -1,6 +1,7 @@
 """What a folder, a table and shards of the user's have in common: labelled paths, and rules for names and files."""
 
 import os
+import re
 import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
@@ -10,9 +11,14 @@ from typing import Any, NamedTuple
 
 from mmrl_core.data.source import IMAGE_EXTENSIONS
 from mmrl_core.data.splits import Item
-from mmrl_core.errors import UserError
+from mmrl_core.errors import UserError, refuse_all
 
-SPLIT_NAMES = {"train": "train", "val": "val", "valid": "val", "validation": "val", "test": "test"}
+SPLIT_NAMES = {
+    **dict.fromkeys(("train", "training", "trainval"), "train"),
+    **dict.fromkeys(("val", "valid", "validation", "dev"), "val"),
+    **dict.fromkeys(("test", "testing", "eval", "evaluation"), "test"),
+}
+WORD = re.compile(r"[A-Z]?[^\W\d_A-Z]+|[A-Z]+")  # trainImages and train_images have the same words
 CLUTTER = {"thumbs.db", "desktop.ini", "__macosx"}  # what Windows and macOS leave in folders and archives
 
 
@@ -71,6 +77,19 @@ def check_file(root: Path, path: str, where: str) -> None:
         raise UserError(f"{where}: {path} is no regular file; remove it or put the file itself there")
 
 
+def check_files(root: Path, paths: Iterable[str], where: str) -> None:
+    """`check_file` of each; the UserError names all that fail."""
+    refuse_all("files", [problem for path in paths if (problem := _file_problem(root, path, where))])
+
+
+def _file_problem(root: Path, path: str, where: str) -> str | None:
+    try:
+        check_file(root, path, where)
+    except UserError as error:
+        return str(error)
+    return None
+
+
 def as_text(value: Any) -> str | None:
     """Text or a whole number as text; None for anything else. A column of integers with gaps comes as floats."""
     if isinstance(value, float) and value.is_integer():
@@ -79,8 +98,21 @@ def as_text(value: Any) -> str | None:
 
 
 def split_named(name: str) -> str | None:
-    """ "train", "val" or "test", in any case and with the usual longer names of val; None for another word."""
+    """ "train", "val" or "test", in any case and by the usual other names (SPLIT_NAMES); None for another word."""
     return SPLIT_NAMES.get(name.strip().lower())
+
+
+def words_of(name: str) -> list[str]:
+    """The words in the name of a file or folder, in lower case and without numbers; of "trainset" the word is train."""
+    words = [word.lower() for word in WORD.findall(name)]
+    return [short if split_named(short := word.removesuffix("set")) else word for word in words]
+
+
+def split_in(name: str) -> tuple[str | None, tuple[str, ...]]:
+    """The split that one word of the name is, and the other words; None where no word is a split, or several are."""
+    words = words_of(name)
+    splits = [split for word in words if (split := split_named(word))]
+    return splits[0] if len(splits) == 1 else None, tuple(word for word in words if not split_named(word))
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:

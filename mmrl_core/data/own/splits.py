@@ -19,21 +19,33 @@ class Content(NamedTuple):
 
 def splits_of(where: str, records: list[Record], digests: list[str], spec: OwnSection) -> list[str]:
     """The split of each record: the one it names; drawn by the shares of `spec` where none does; val drawn from train
-    where only train and test are named. Raises UserError when train or test is missing among named splits."""
+    where only one other is named, which tests. Raises UserError when train is alone or missing among named splits."""
     named = [record.split for record in records if record.split is not None]
     contents = [Content(record.label, digest) for record, digest in zip(records, digests, strict=True)]
     if not named:
         drawn = draw(contents, {"test": spec.test_share, "val": spec.val_share}, spec.split_seed)
         return [drawn[content] for content in contents]
-    for split in ("train", "test"):
-        if split not in named:
-            raise UserError(f"{where} names splits but no {split} split; add one, or name no splits at all")
-    if "val" in named:
+    _check_named(where, set(named))
+    if len(set(named)) == 3:
         return named
     pairs = list(zip(named, contents, strict=True))
     training = [content for split, content in pairs if split == "train"]
     drawn = draw(training, {"val": spec.val_share}, spec.split_seed)
-    return [drawn[content] if split == "train" else split for split, content in pairs]
+    return [drawn[content] if split == "train" else "test" for split, content in pairs]
+
+
+def _check_named(where: str, named: set[str]) -> None:
+    lacking = "train" if "train" not in named else "test" if len(named) == 1 else None
+    if lacking:
+        raise UserError(f"{where} names splits but no {lacking} split; add one, or name no splits at all")
+
+
+def untested(records: list[Record]) -> list[str]:
+    """A note where the data name train and val alone."""
+    named = {record.split for record in records}
+    if named != {"train", "val"}:
+        return []
+    return ["there is no test split: the images of val are the test images, and those of val are drawn from train"]
 
 
 def draw(contents: Iterable[Content], shares: dict[str, float], seed: int) -> dict[Content, str]:

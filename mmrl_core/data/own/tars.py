@@ -4,8 +4,11 @@ import glob
 import json
 import re
 import tarfile
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from functools import reduce
 from itertools import groupby
+from operator import and_
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -14,11 +17,13 @@ from mmrl_core.data.own.records import (
     Gathered,
     Record,
     as_text,
-    check_file,
+    check_files,
     check_name,
     is_hidden,
     is_image,
+    some,
     split_named,
+    words_of,
 )
 from mmrl_core.errors import UserError
 
@@ -60,39 +65,53 @@ def gather(shards: str) -> Gathered:
     A path is the tar's, a slash, and the member's. Raises UserError on a tar that is damaged or cut short, and on a
     sample without exactly one image and a label.
     """
-    root, names = _tar_files(shards)
+    root, names, others = _tar_files(shards)
     splits = _splits(shards, names)
     samples = {name: list(_samples(root / name, name)) for name in names}
     records = [Record(sample.path, sample.label, splits.get(name)) for name in names for sample in samples[name]]
     places = {sample.path: sample.image for name in names for sample in samples[name]}
     readable = _names(shards, [sample for name in names for sample in samples[name]])
     files = [root / name for name in names]
-    return Gathered(shards, sorted(records), files, lambda item: places[item.path].read(), readable)
+    notes = [f"{len(others)} files that are no .tar files were left out: {some(others)}"] if others else []
+    return Gathered(shards, sorted(records), files, lambda item: places[item.path].read(), readable, notes)
 
 
-def _tar_files(shards: str) -> tuple[Path, list[str]]:
-    """The folder that holds the tar files, and their paths below it."""
+def _tar_files(shards: str) -> tuple[Path, list[str], list[str]]:
+    """The folder that holds the tar files, their paths below it, and those of other files."""
     if Path(shards).is_dir():
         root, files = Path(shards), [path for path, _ in coop.walk(Path(shards))]
     else:
         root = Path(re.split(r"[*?\[]", shards)[0] + "x").parent  # the folders before the first wildcard
         files = [str(Path(path).relative_to(root)) for path in glob.glob(shards, recursive=True)]
-    names = sorted(name for name in files if name.lower().endswith(".tar") and not is_hidden(name))
+    files = sorted(name for name in files if not is_hidden(name))
+    names = [name for name in files if name.lower().endswith(".tar")]
     if not names:
         raise UserError(f"there is no .tar file at {shards}; name a folder of tar files, or a pattern such as a/*.tar")
-    for name in names:
-        check_file(root, name, shards)
-    return root, names
+    check_files(root, names, shards)
+    return root, names, [name for name in files if name not in names]
 
 
 def _splits(shards: str, names: list[str]) -> dict[str, str]:
-    """Tar -> split where every tar's folder or the first word of its name is one; empty where none is."""
-    words = {name: [PurePosixPath(name).parent.name, re.split(r"[^a-zA-Z]", Path(name).name)[0]] for name in names}
-    splits = {name: split for name in names for word in words[name] if (split := split_named(word))}
-    if splits and len(splits) < len(names):
-        other = next(name for name in names if name not in splits)
-        raise UserError(f"{shards}: {next(iter(splits))} names a split, {other} does not; name all tar files alike")
+    """Tar -> split where a word in every tar's name or folders is one; empty where none is.
+
+    A word that all of them have says nothing, as of crash-test-train-0.tar and crash-test-val-0.tar.
+    """
+    words = {name: Counter(words_of(str(PurePosixPath(name).with_suffix("")))) for name in names}
+    same = reduce(and_, words.values())
+    named = {name: _named(words[name] - same) for name in names}
+    if not any(named.values()):
+        named = {name: _named(words[name]) for name in names}
+    splits = {name: next(iter(splits)) for name, splits in named.items() if splits}
+    for name in names:
+        if len(named[name]) > 1:
+            raise UserError(f"{shards}: {name} names {' and '.join(sorted(named[name]))}; leave one of the words")
+        if splits and name not in splits:
+            raise UserError(f"{shards}: {next(iter(splits))} names a split, {name} does not; name all tar files alike")
     return splits
+
+
+def _named(words: Iterable[str]) -> set[str]:
+    return {split for word in words if (split := split_named(word))}
 
 
 def _names(shards: str, samples: list[Sample]) -> dict[str, str]:

@@ -85,7 +85,7 @@ def test_clutter_is_ignored_and_other_files_are_counted(own_pets):
     own_pets.add("cat/readme.txt", b"").add("LICENSE", b"")
     assert own_pets.open().notes == [
         "2 files that are no images were left out, the first LICENSE",
-        "1 class folders without an image were left out: empty",
+        "1 folders without an image were left out: empty",
     ]
 
 

@@ -95,8 +95,21 @@ def test_val_is_drawn_from_train_where_only_test_is_given(folder):
     assert all(path.startswith("test") == (split == "test") for path, split in where(source).items())
 
 
+@pytest.mark.parametrize("val", ["val", "dev"])
+def test_val_is_the_test_split_where_there_is_no_other_and_that_is_noted(folder, val):
+    folder.fill("train/cat", 10).fill("train/dog", 10).fill(f"{val}/cat", 4).fill(f"{val}/dog", 4)
+    source = folder.open()
+    assert [counts(source, label) for label in (0, 1)] == [(8, 2, 4)] * 2
+    assert {path for path, split in where(source).items() if split == "test"} == {
+        f"{val}/{name}/{number:03d}.png" for name in ("cat", "dog") for number in range(4)
+    }
+    assert source.notes == [
+        "there is no test split: the images of val are the test images, and those of val are drawn from train"
+    ]
+
+
 @pytest.mark.parametrize(("folders", "message"), [
-    (["train", "val"], "no test split; add one"), (["train"], "no test split"), (["val", "test"], "no train split"),
+    (["train"], "no test split"), (["val", "test"], "no train split"),
     (["train", "test", "extra"], "holds extra beside train and test"),
     (["train", "test", "val", "valid"], "name one split"),
 ])  # fmt: skip

@@ -115,7 +115,9 @@ def test_val_is_drawn_from_train_where_the_table_names_none(folder):
     source = opened(write(folder, split_rows(["train", "train", "train", "test"] * 2)), val_share=0.34)
     assert [counts(source, label) for label in (0, 1)] == [(2, 1, 1)] * 2
     with pytest.raises(UserError, match=r"table.csv names splits but no test split; add one, or name no splits"):
-        opened(write(folder, split_rows(["train", "train", "val", "val"] * 2)))
+        opened(write(folder, split_rows(["train"] * 8)))
+    source = opened(write(folder, split_rows(["Training", "train", "dev", "val"] * 2)), val_share=0.34)
+    assert [counts(source, label) for label in (0, 1)] == [(1, 1, 2)] * 2 and noted(source, "there is no test split")
 
 
 def test_identical_images_across_splits_are_noted(folder):

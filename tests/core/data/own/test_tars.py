@@ -231,3 +231,35 @@ def test_the_fingerprint_changes_with_a_tar(tmp_path):
     assert (before, before["counts"]) == (dataset.fingerprint("mine", spec), {"images": 4, "classes": 2, "files": 1})
     write(tmp_path / "a.tar", samples(range(6)))
     assert dataset.fingerprint("mine", spec)["digest"] != before["digest"]
+
+
+@pytest.mark.parametrize("names", [
+    ("birds-train-000.tar", "birds-val-000.tar", "birds-test-000.tar"),
+    ("000_train.tar", "001_validation.tar", "002_test.tar"),
+    ("a/Training/0.tar", "a/Valid/0.tar", "a/Testing/0.tar"), ("trainset.tar", "devset.tar", "evalset.tar"),
+    ("crash-test-train-0.tar", "crash-test-val-0.tar", "crash-test-test2-0.tar"),
+    ("train/images-0.tar", "val/images-0.tar", "test/images-0.tar"),
+])  # fmt: skip
+def test_tars_name_their_split_in_any_word_of_their_path(tmp_path, names):
+    for number, name in enumerate(names):
+        write(tmp_path / "a" / name, samples(range(4 * number, 4 * number + 4)))
+    splits = {path[: path.index(".tar") + 4]: split for path, split in where(opened(tmp_path / "a")).items()}
+    assert splits == dict(zip(names, ("train", "val", "test"), strict=True))
+
+
+@pytest.mark.parametrize(("names", "message"), [
+    (("birds-train-0.tar", "birds-1.tar"), "birds-train-0.tar names a split, birds-1.tar does not; name all tar files"),
+    (("train/val-0.tar", "test/0.tar"), "train/val-0.tar names train and val; leave one of the words"),
+    (("birds-test-0.tar", "birds-test-1.tar"), "names splits but no train split"),
+])  # fmt: skip
+def test_tars_whose_names_leave_their_split_open_are_refused(tmp_path, names, message):
+    for number, name in enumerate(names):
+        write(tmp_path / "a" / name, samples(range(4 * number, 4 * number + 4)))
+    with pytest.raises(UserError, match=message):
+        opened(tmp_path / "a")
+
+
+def test_files_beside_the_tars_are_noted(tmp_path):
+    write(tmp_path / "a/00.tar", samples(range(10)))
+    (tmp_path / "a/01.tar.gz").write_bytes(b"")
+    assert "1 files that are no .tar files were left out: 01.tar.gz" in opened(tmp_path / "a").notes
