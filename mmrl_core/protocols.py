@@ -58,6 +58,8 @@ PROTOCOLS = {
     "domain-generalization": Protocol(HALVES, (ALL,), has_targets=True),
 }
 
+ON_TARGET = Protocol((), (ALL,))  # what is asked of a dataset among the settings' `targets`
+
 
 def labels_of(labels: LabelsByHalf, halves: Iterable[Half]) -> list[int]:
     """The labels of these halves of a dataset, in order; a prepared dataset's manifest holds those of both."""

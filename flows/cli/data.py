@@ -1,19 +1,24 @@
 """The datasets: which there are, and whether what they need is in place."""
 
 import json
+import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+import yaml
 
 from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile, show, text_table
 from flows.project import paths
+from flows.project.progress import progress
 from flows.settings.params import Params, load_params
 from flows.settings.sections import DataSection
 from mmrl_core.data.own.settings import OwnSection
 from mmrl_core.errors import UserError
 
 SPLITS = ("train", "val", "test")
+PROBLEMS = 20  # printed of a dataset; --json has all
 
 
 def datasets(params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False) -> None:
@@ -34,15 +39,25 @@ def check(
     keys: Annotated[list[str] | None, typer.Option("--dataset", help="Only this one. Repeatable.")] = None,
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
 ) -> None:  # fmt: skip
-    """See which datasets are complete below a folder; exit 2 unless those asked for are, or any."""
-    settings = _settings(params, set_)
-    rows = _check_all(root or Path(settings.root), settings.own, keys)
+    """See which datasets are complete below a folder; exit 2 unless those asked for are, or any.
+
+    Every image of one's own data is opened. A FOLDER of class folders is checked as such data, whether it is named
+    under data.own or not.
+    """
+    settings = _params(params, set_)
+    data = settings.data if settings else DataSection()
+    found = _own_folder(root, data.own) if root and not keys else None
+    if found:
+        rows = [_check_own(found[0], data.own | dict([found]), settings)]
+        rows[0]["settings"] = _lines_for(*found) if found[0] not in data.own else None
+    else:
+        rows = _check_all(root or Path(data.root), data.own, keys, settings)
     if json_:
         print(json.dumps({"datasets": rows}))
     else:
         print(text_table(["dataset", "state", "found", "published"], map(_checked, rows)))
-        print("".join(f"{row['dataset']}: {problem}\n" for row in rows for problem in row["problems"]), end="")
-    _refuse(rows, bool(keys), root or settings.root)
+        print("".join(f"{line}\n" for row in rows for line in _said(row)), end="")
+    _refuse(rows, bool(keys or found), root or data.root)
 
 
 def clean(
@@ -86,9 +101,36 @@ def _clean_old(settings: Params, older_than: str, dry_run: bool, as_json: bool) 
 
 def _settings(params: Path, overrides: list[str]) -> DataSection:
     """The section `data`; its defaults in a folder without settings."""
+    settings = _params(params, overrides)
+    return settings.data if settings else DataSection()
+
+
+def _params(params: Path, overrides: list[str]) -> Params | None:
+    """The settings; None in a folder without."""
     if params == DEFAULT_PARAMS and not params.exists() and not overrides:
-        return DataSection()
-    return load_params(params, overrides).data
+        return None
+    return load_params(params, overrides)
+
+
+def _own_folder(folder: Path, own: dict[str, OwnSection]) -> tuple[str, OwnSection] | None:
+    """The user's own data that lie in a folder, as the settings name them or with a name made of the folder's."""
+    from mmrl_core.data.catalog import ALIASES, known_keys
+    from mmrl_core.data.check import holds_own
+
+    if not folder.is_dir() or not holds_own(folder):
+        return None
+    for key, spec in own.items():
+        if spec.images and not spec.table and Path(spec.images).resolve() == folder.resolve():
+            return key, spec
+    key = re.sub(r"[^A-Za-z0-9]+", "-", folder.resolve().name).strip("-") or "mine"
+    while key in {*known_keys(own), *ALIASES}:
+        key = f"my-{key}"
+    return key, OwnSection(images=str(folder))
+
+
+def _lines_for(key: str, spec: OwnSection) -> dict[str, Any]:
+    """What params.yaml needs to say of the data."""
+    return {"datasets": [key], "data": {"own": {key: {"images": spec.images}}}}
 
 
 def _describe_own(key: str, spec: OwnSection) -> dict[str, Any]:
@@ -104,31 +146,48 @@ def _checked(row: dict[str, Any]) -> list[str]:
     return [row["dataset"], row["state"], _counts(row["found"]), _counts(row["expected"])]
 
 
+def _said(row: dict[str, Any]) -> Iterator[str]:
+    """Lines on a dataset: its classes, what makes it incomplete, what else should be known, how to name it."""
+    from mmrl_core.data.own.records import some
+
+    problems = row["problems"]
+    if names := row.get("class_names"):
+        yield f"{row['dataset']}: {len(names)} classes: {some(names, 10)}"
+    yield from (f"{row['dataset']}: {problem}" for problem in problems[:PROBLEMS])
+    if len(problems) > PROBLEMS:
+        yield f"{row['dataset']}: and {len(problems) - PROBLEMS} more; --json lists them all"
+    yield from (f"{row['dataset']}: note: {note}" for note in row.get("notes", []))
+    if row.get("settings"):
+        lines = yaml.safe_dump(row["settings"], sort_keys=False, allow_unicode=True).splitlines()
+        yield from ("to use it, let params.yaml say:", *(f"    {line}" for line in lines))
+
+
 def _counts(counts: dict[str, int] | None) -> str:
     return "/".join(str(counts.get(split, "-")) for split in SPLITS) if counts else "-"
 
 
-def _check_all(root: Path, own: dict[str, OwnSection], keys: list[str] | None) -> list[dict[str, Any]]:
+def _check_all(
+    root: Path, own: dict[str, OwnSection], keys: list[str] | None, settings: Params | None
+) -> list[dict[str, Any]]:
     from mmrl_core.data.catalog import canonical_key
     from mmrl_core.data.check import check as check_shipped
 
     asked = [canonical_key(key, own) for key in keys or []]
     shipped = [key for key in asked if key not in own]
     rows = check_shipped(root, shipped or None) if shipped or not asked else []
-    return rows + [_check_own(key, own) for key in own if key in asked or not asked]
+    return rows + [_check_own(key, own, settings) for key in own if key in asked or not asked]
 
 
-def _check_own(key: str, own: dict[str, OwnSection]) -> dict[str, Any]:
-    """A dataset of the user's own is complete when it opens; its problems are the notes of its source."""
-    from mmrl_core.data.catalog import open_source
+def _check_own(key: str, own: dict[str, OwnSection], settings: Params | None) -> dict[str, Any]:
+    """A dataset of the user's own, as the settings' protocol and shots ask for it."""
+    from mmrl_core.data.check import check_own
+    from mmrl_core.protocols import ON_TARGET, PROTOCOLS
 
-    row = {"dataset": key, "found": None, "expected": None, "missing": 0}
-    try:
-        source = open_source(key, "", own)
-    except UserError as error:
-        return row | {"state": "incomplete", "problems": [str(error)]}
-    counts = {split: len(source.items(split)) for split in SPLITS}
-    return row | {"state": "complete", "found": counts, "problems": source.notes}
+    data, shots = (settings.data, max(settings.shots)) if settings else (DataSection(), 1)
+    with progress(f"check {key}", unit="images") as report:
+        if settings and key in settings.targets:
+            return check_own(key, own, ON_TARGET, None, shots, report)
+        return check_own(key, own, PROTOCOLS[data.protocol], data.base_classes, shots, report)
 
 
 def _refuse(rows: list[dict[str, Any]], asked: bool, root: Path | str) -> None:

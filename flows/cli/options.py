@@ -25,14 +25,17 @@ Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of sampling, init
 
 
 def show(result: dict[str, Any], as_json: bool, title: str) -> None:
-    """One JSON object, or a short line for people."""
+    """One JSON object, or a short line for people, and one for each of the notes."""
     if as_json:
         print(json.dumps(result, default=str))
         return
     if "table" in result:
         print(result["table"])
-    values = ", ".join(f"{name} {_short(value)}" for name, value in result.items() if name != "table" and value != [])
+    apart = ("table", "notes")
+    values = ", ".join(f"{name} {_short(value)}" for name, value in result.items() if name not in apart and value != [])
     print(f"{title}: {values}" if values else title)
+    for note in result.get("notes", []):
+        print(f"{title}: {note}")
 
 
 def show_each(results: dict[str, Any], as_json: bool, title: Callable[[Any], str]) -> None:

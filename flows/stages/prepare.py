@@ -6,10 +6,11 @@ from typing import TYPE_CHECKING, Any
 from flows.project.progress import progress
 from flows.settings.params import Params
 from mmrl_core.files import write_json
-from mmrl_core.protocols import PROTOCOLS
+from mmrl_core.protocols import ON_TARGET, PROTOCOLS
 
 if TYPE_CHECKING:
     from mmrl_core.data.shards import Manifest
+    from mmrl_core.data.source import Source
 
 
 def fingerprint(params: Params, dataset: str, out: Path) -> dict[str, Any]:
@@ -30,15 +31,31 @@ def fingerprint_training(params: Params, out: Path) -> dict[str, Any]:
 
 def prepare_pool(params: Params, dataset: str, out: Path) -> dict[str, Any]:
     """Val and test shards of a dataset."""
-    from mmrl_core.data.catalog import open_source
     from mmrl_core.data.shards import write_pool
 
     out.mkdir()
     with progress(f"prepare {dataset}", unit="images") as report:
-        source = open_source(dataset, params.data.root, params.data.own)
-        n_base = None if dataset in params.targets else params.data.base_classes  # a target is not divided
+        source, n_base = _source(params, dataset)
         manifest = write_pool(source, out, report, n_base=n_base)
-    return {"digest": manifest["digest"], **manifest["counts"], **_notes(manifest)}
+    return {**_facts(manifest), **_notes(manifest)}
+
+
+def _source(params: Params, dataset: str) -> tuple["Source", int | None]:
+    """The dataset and its number of base classes. Raises UserError where some class cannot be trained on or tested."""
+    from mmrl_core.data.catalog import open_source
+    from mmrl_core.data.lacking import refuse_lacking
+
+    source, is_target = open_source(dataset, params.data.root, params.data.own), dataset in params.targets
+    n_base = None if is_target else params.data.base_classes  # a target is not divided
+    refuse_lacking(source, n_base, ON_TARGET if is_target else PROTOCOLS[params.data.protocol])
+    return source, n_base
+
+
+def _facts(manifest: "Manifest") -> dict[str, Any]:
+    from mmrl_core.data.own.records import some
+
+    names = manifest["class_names"]
+    return {"digest": manifest["digest"], **manifest["counts"], "classes": f"{len(names)} ({some(names)})"}
 
 
 def _notes(manifest: "Manifest") -> dict[str, list[str]]:
@@ -47,12 +64,11 @@ def _notes(manifest: "Manifest") -> dict[str, list[str]]:
 
 def prepare_few_shot(params: Params, dataset: str, shots: int, seed: int, out: Path) -> dict[str, Any]:
     """Few-shot train and val shards of one sampling seed."""
-    from mmrl_core.data.catalog import open_source
     from mmrl_core.data.shards import write_few_shot
 
     out.mkdir()
-    source, n_base = open_source(dataset, params.data.root, params.data.own), params.data.base_classes
+    source, n_base = _source(params, dataset)
     with progress(f"prepare {dataset} {shots}-shot seed {seed}", unit="images") as report:
         manifest = write_few_shot(source, shots, seed, out, report, n_base=n_base)
     short = {"classes_with_fewer_items": manifest["short_classes"]} if manifest["short_classes"] else {}
-    return {"digest": manifest["digest"], **manifest["counts"], **short, **_notes(manifest)}
+    return {**_facts(manifest), **short, **_notes(manifest)}

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 
 from flows.project import paths
 from flows.settings.params import Params
+from mmrl_core.data.lacking import check_trained
 from mmrl_core.data.shards import Example, read_examples, read_manifest
 from mmrl_core.evaluation.gate import is_gate_image
 from mmrl_core.protocols import PROTOCOLS, labels_of
@@ -30,6 +31,7 @@ def search_data(params: Params, dataset: str) -> tuple[SearchData, list[str]]:
         val = [_read(folder, "val", protocol.trains_on) for folder in folders]
     digests = {example.path: sha256(example.image).hexdigest() for part in [*train, *val] for example in part}
     manifest = read_manifest(folders[0])
+    check_trained(manifest, protocol.trains_on)
     names, templates = manifest["class_names"], manifest["templates"]
     base = labels_of(manifest, protocol.trains_on)
     return SearchData(names, templates[0], base, params.seeds, train, val, protocol.new_classes, digests), templates

@@ -1,11 +1,20 @@
-"""Which datasets there are, what each needs, and which of them are complete below a folder."""
+"""Which datasets there are, what each needs, and which of them are complete: below a folder, or of the user's own."""
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from mmrl_core.data.catalog import BENCHMARK, EMBEDDED, canonical_key, open_source
-from mmrl_core.errors import UserError
+from mmrl_core.data.benchmark import coop
+from mmrl_core.data.catalog import BENCHMARK, EMBEDDED, Own, canonical_key, open_source
+from mmrl_core.data.lacking import lacking
+from mmrl_core.data.own.records import is_hidden, is_image, some
+from mmrl_core.data.parallel import map_in_order
+from mmrl_core.data.shards import Report, check_image, halves_of
+from mmrl_core.data.source import Source
+from mmrl_core.data.splits import Item
+from mmrl_core.errors import Several, UserError
+from mmrl_core.protocols import LabelsByHalf, Protocol, labels_of
 
 SPLITS = ("train", "val", "test")
 # Published counts of images: train, val, test. Where a split file has them, they are what published figures rest on.
@@ -43,7 +52,7 @@ def _expected(key: str) -> dict[str, int]:
 
 def check(root: str | Path, keys: Sequence[str] | None = None) -> list[dict[str, Any]]:
     """One row a dataset, by default every benchmark one: "state" complete, incomplete or absent, counts "found" on disk
-    and "expected", how many named images are "missing", and "problems", a line each.
+    and "expected", how many named images are "missing", and "problems", a line each. No image is opened.
 
     Raises UserError on an unknown key; a broken dataset is a row, not an error.
     """
@@ -79,3 +88,67 @@ def _problems(found: dict[str, int], expected: dict[str, int], missing: list[str
         f"{split} has {found[split]} images, published are {expected[split]}"
         for split in SPLITS if found[split] != expected[split]
     ]  # fmt: skip
+
+
+def holds_own(folder: Path) -> bool:
+    """Whether folders of images lie there and none of the benchmark datasets."""
+    if any((folder / module.needs(key).partition("/")[0]).is_dir() for key, module in BENCHMARK.items()):
+        return False
+    return any("/" in path and is_image(path) and not is_hidden(path) for path, _ in coop.walk(folder))
+
+
+def check_own(
+    key: str, own: Own, protocol: Protocol, n_base: int | None, shots: int, report: Report | None = None
+) -> dict[str, Any]:
+    """A row as `check`'s for a dataset of the user's own, every image opened as preparing does; "missing" counts those
+    that cannot be used. Besides it has the "class_names", and "notes": what does not keep the dataset from being used.
+
+    Calls `report(done, total)` after every image.
+    """
+    row: dict[str, Any] = {"dataset": key, "found": None, "expected": None, "missing": 0}
+    row |= {"class_names": [], "notes": []}
+    try:
+        source = open_source(key, "", own)
+        problems = lacking(source, n_base, protocol)
+    except Several as error:
+        return {**row, "state": "incomplete", "problems": error.problems}
+    except UserError as error:
+        return {**row, "state": "incomplete", "problems": [str(error)]}
+    broken = _broken_images(source, report)
+    return {
+        **row, "found": {split: len(source.items(split)) for split in SPLITS}, "missing": len(broken),
+        "state": "incomplete" if broken or problems else "complete", "problems": [*broken, *problems],
+        "class_names": source.class_names, "notes": [*source.notes, *_few(source, protocol, n_base, shots)],
+    }  # fmt: skip
+
+
+def _broken_images(source: Source, report: Report | None) -> list[str]:
+    """A line for each image that cannot be used."""
+    items = [item for split in SPLITS for item in source.items(split)]
+
+    def problem(item: Item) -> str | None:
+        try:
+            check_image(source, item)
+        except UserError as error:
+            return str(error)
+        return None
+
+    problems = []
+    for number, line in enumerate(map_in_order(problem, items), start=1):
+        problems += [line] if line else []
+        if report:
+            report(number, len(items))
+    return problems
+
+
+def _few(source: Source, protocol: Protocol, n_base: int | None, shots: int) -> list[str]:
+    """Notes on classes with fewer images than shots, and on those that are tested among no others."""
+    base, novel = halves_of(source, n_base)
+    halves, names = LabelsByHalf(base=base, novel=novel), source.class_names
+    counts, trained = Counter(item.label for item in source.train), labels_of(halves, protocol.trains_on)
+    few = [names[label] for label in trained if counts[label] < shots]
+    alone = [names[labels[0]] for test in protocol.tests if len(labels := labels_of(halves, test.classes)) == 1]
+    return [
+        *([f"classes with fewer than {shots} training images: {len(few)} of {len(trained)} ({some(few)})"] * bool(few)),
+        *(f"{name} is tested among no other classes, so that every answer is right" for name in alone),
+    ]

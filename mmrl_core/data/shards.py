@@ -18,8 +18,8 @@ from typing import Any, Literal, NotRequired, TypedDict, cast
 from mmrl_core.data.images import decode
 from mmrl_core.data.parallel import map_in_order
 from mmrl_core.data.source import Source
-from mmrl_core.data.splits import base_novel, sample_few_shot
-from mmrl_core.errors import UserError
+from mmrl_core.data.splits import Item, base_novel, sample_few_shot
+from mmrl_core.errors import UserError, refuse_all
 from mmrl_core.files import canonical_json, read_json, sha256_file, write_json
 from mmrl_core.protocols import HALVES, Half, LabelsByHalf
 
@@ -77,7 +77,7 @@ def write_pool(source: Source, out: Path, report: Report | None = None, *, n_bas
     """Write all val and test items into the empty folder `out`; returns the manifest written there.
 
     The first `n_base` classes (by default half of them) are base. Calls `report(done, total)` after every item. Raises
-    UserError naming the first image that cannot be decoded.
+    UserError naming the images that cannot be decoded.
     """
     chosen = {split: range(len(source.items(split))) for split in ("val", "test")}
     return _write(source, chosen, {"kind": "pool"}, Path(out), report, n_base)
@@ -112,14 +112,15 @@ def _write(
     source: Source, chosen: Mapping[str, Sequence[int]], selection: Selection, out: Path, report: Report | None,
     n_base: int | None,
 ) -> Manifest:  # fmt: skip
-    base, novel = _halves(source, n_base)
+    base, novel = halves_of(source, n_base)
     counts = {split: len(indices) for split, indices in chosen.items()}
-    tick = _ticker(sum(counts.values()), report)
+    tick, problems = _ticker(sum(counts.values()), report), list[str]()
     shards: list[ShardEntry] = []
     for split, indices in chosen.items():
         for half, labels in zip(HALVES, (set(base), set(novel)), strict=True):
             members = [index for index in indices if source.items(split)[index].label in labels]
-            shards += _write_shards(source, split, half, members, out, tick)
+            shards += _write_shards(source, split, half, members, out, tick, problems)
+    refuse_all("images cannot be used", problems)
     manifest: Manifest = {
         "dataset": source.key, "templates": source.templates, "class_names": source.class_names,
         "base": base, "novel": novel, "notes": source.notes, **selection, "counts": counts, "shards": shards,
@@ -130,7 +131,8 @@ def _write(
     return manifest
 
 
-def _halves(source: Source, n_base: int | None) -> tuple[list[int], list[int]]:
+def halves_of(source: Source, n_base: int | None) -> tuple[list[int], list[int]]:
+    """The labels of the base and of the novel classes: those that the source names, else `base_novel`'s."""
     labels = range(len(source.class_names))
     if source.base is None:
         return base_novel(labels, n_base)
@@ -143,15 +145,20 @@ def _ticker(total: int, report: Report | None) -> Callable[[], None]:
 
 
 def _write_shards(
-    source: Source, split: str, half: Half, indices: Sequence[int], out: Path, tick: Callable[[], None]
-) -> list[ShardEntry]:
-    """Write the items at `indices`, in that order; returns one manifest entry a shard, none for no items."""
+    source: Source, split: str, half: Half, indices: Sequence[int], out: Path, tick: Callable[[], None],
+    problems: list[str],
+) -> list[ShardEntry]:  # fmt: skip
+    """Write the items at `indices`, in that order; returns one manifest entry a shard, none for no items. Images that
+    cannot be used become `problems`."""
     entries: list[ShardEntry] = []
     for number, start in enumerate(range(0, len(indices), SHARD_ITEMS)):
         name, members = f"{split}-{half}-{number:06d}.tar", indices[start : start + SHARD_ITEMS]
         with tarfile.open(out / name, "x", format=tarfile.USTAR_FORMAT) as tar:
             for sample in map_in_order(partial(_sample, source, split), members):
-                _add(tar, sample)
+                if isinstance(sample, UserError):
+                    problems.append(str(sample))
+                else:
+                    _add(tar, sample)
                 tick()
         sha256 = sha256_file(out / name)
         entries.append({"file": name, "split": split, "half": half, "count": len(members), "sha256": sha256})
@@ -166,15 +173,21 @@ def _add(tar: tarfile.TarFile, sample: dict[str, Any]) -> None:
         tar.addfile(member, io.BytesIO(sample[extension]))
 
 
-def _sample(source: Source, split: str, index: int) -> dict[str, Any]:
+def _sample(source: Source, split: str, index: int) -> dict[str, Any] | UserError:
     item = source.items(split)[index]
+    try:
+        image = check_image(source, item)  # here, not hours into training
+        extension = source.image_extension(item)
+    except UserError as error:
+        return error
+    return {"__key__": f"{split}-{index:08d}", extension: image, "json": canonical_json(item._asdict())}
+
+
+def check_image(source: Source, item: Item) -> bytes:
+    """The image's bytes. Raises UserError when they cannot be read or decoded."""
     image = source.read(item)
-    decode(image, f"{item.path} of {source.key}")  # a damaged image must be found here, not hours into training
-    return {
-        "__key__": f"{split}-{index:08d}",
-        source.image_extension(item): image,
-        "json": canonical_json(item._asdict()),
-    }
+    decode(image, f"{item.path} of {source.key}")
+    return image
 
 
 def _digest(manifest: Manifest) -> str:

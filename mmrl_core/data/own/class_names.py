@@ -1,11 +1,15 @@
 """Labels of the user's own data: their order, their readable names, and which of them are base."""
 
+import html
+import re
 import unicodedata
 from pathlib import Path
 
 from mmrl_core.data.own.records import Gathered, as_text, did_you_mean, some
 from mmrl_core.data.own.table import read_rows
 from mmrl_core.errors import UserError
+
+WORD = re.compile(r"'(?:s|t|re|ve|m|ll|d)|[^\W\d_]+|\d|(?:[^\s\w]|_)+")  # what the tokenizer reads apart, spaced or not
 
 
 def ordered_labels(gathered: Gathered) -> list[str]:
@@ -44,12 +48,20 @@ def _read_classes(classes: Path) -> dict[str, str]:
 def _check_distinct(names: list[str], where: str) -> None:
     first: dict[str, str] = {}  # name as the tokenizer reads it -> as it is written
     for name in names:
-        spelled = " ".join(name.replace("_", " ").lower().split())  # as the tokenizer reads it
+        spelled = _as_read(name)
         if not spelled:
             raise UserError(f"{where}: the class name {name!r} is empty; give the class a name")
         if spelled in first:
             raise UserError(f"{where}: classes {first[spelled]!r} and {name!r} make the same prompt; rename one")
         first[spelled] = name
+
+
+def _as_read(name: str) -> str:
+    """The name as CLIP's tokenizer reads it: cleaned as open_clip does it (which would import torch), and in words."""
+    import ftfy
+
+    plain = html.unescape(html.unescape(ftfy.fix_text(name.replace("_", " "))))
+    return " ".join(WORD.findall(plain.lower()))
 
 
 def base_labels(chosen: list[str] | None, labels: list[str], names: list[str], where: str) -> list[int] | None:

@@ -3,18 +3,19 @@
 import hashlib
 import json
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mmrl_core.data.own import folder, table, tars
 from mmrl_core.data.own.class_names import bare_numbers, base_labels, ordered_labels, readable_names
-from mmrl_core.data.own.findings import Placed, findings
-from mmrl_core.data.own.records import Gathered
+from mmrl_core.data.own.findings import Placed, findings, same_images
+from mmrl_core.data.own.records import Gathered, Record
 from mmrl_core.data.own.settings import OwnSection
 from mmrl_core.data.own.splits import splits_of, untested
 from mmrl_core.data.source import Source
 from mmrl_core.data.splits import Item
-from mmrl_core.errors import UserError
+from mmrl_core.errors import UserError, refuse_all
 from mmrl_core.files import canonical_json
 
 READERS = 8  # threads that read and hash images
@@ -34,6 +35,7 @@ def open_source(key: str, spec: OwnSection) -> Source:
     digests = _digests(gathered)
     splits = splits_of(gathered.where, gathered.records, digests, spec)
     placed = [Placed(item.path, item.class_name, *pair) for item, *pair in zip(items, splits, digests, strict=True)]
+    refuse_all("classes", [f"{gathered.where}: {problem}" for problem in same_images(placed)])
 
     def of_split(name: str) -> list[Item]:
         return sorted((item for item, split in zip(items, splits, strict=True) if split == name), key=_by_label)
@@ -81,8 +83,18 @@ def _by_label(item: Item) -> tuple[int, str]:
 
 
 def _digests(gathered: Gathered) -> list[str]:
+    """The hash of each image's bytes. Raises UserError naming all that cannot be read."""
     with ThreadPoolExecutor(READERS) as pool:
-        return list(pool.map(lambda record: hashlib.sha256(gathered.reader(record)).hexdigest(), gathered.records))
+        digests = list(pool.map(partial(_digest, gathered), gathered.records))
+    refuse_all("files", [str(digest) for digest in digests if isinstance(digest, UserError)])
+    return [digest for digest in digests if isinstance(digest, str)]
+
+
+def _digest(gathered: Gathered, record: Record) -> str | UserError:
+    try:
+        return hashlib.sha256(gathered.reader(record)).hexdigest()
+    except UserError as error:
+        return error
 
 
 def _stat(path: Path) -> list[str | int]:

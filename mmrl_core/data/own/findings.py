@@ -23,6 +23,19 @@ def findings(images: list[Placed]) -> list[str]:
     return [*_short_classes(images), *_repeated(images), *_under_two_classes(images), *_across_splits(images)]
 
 
+def same_images(images: list[Placed]) -> list[str]:
+    """A line for each class that holds the very images of another, which nothing can tell apart."""
+    held = defaultdict(set)
+    for image in images:
+        held[image.class_name].add(image.sha256)
+    first: dict[frozenset[str], str] = {}
+    pairs = [(first.setdefault(frozenset(digests), name), name) for name, digests in held.items()]
+    return [
+        f"classes {one!r} and {other!r} hold the same images; give each its own, or leave one out"
+        for one, other in pairs if one != other
+    ]  # fmt: skip
+
+
 def _short_classes(images: list[Placed]) -> Iterable[str]:
     counts = Counter(image.class_name for image in images)
     filled = Counter((image.class_name, image.split) for image in images)

@@ -3,6 +3,7 @@
 import json
 
 import pytest
+import yaml
 
 from mmrl_core.data import catalog
 from tests.core.test_predict import noise
@@ -72,6 +73,65 @@ def test_ones_own_dataset_is_complete_when_it_opens(own, mmrl):
 def test_ones_own_dataset_that_does_not_open_says_why(own, mmrl):
     error = mmrl("check", "--dataset", "lost", code=2)
     assert error.startswith("mmrl: lost: not complete") and error.count("\n") == 1
+
+
+def fill(folder, numbers):
+    folder.mkdir(parents=True)
+    for number in numbers:
+        (folder / f"{number}.png").write_bytes(noise(number))
+
+
+def test_a_folder_of_class_folders_is_checked_as_ones_own_and_says_how_to_name_it(folder, mmrl):
+    for split, number in (("Training", 0), ("Testing", 50)):
+        for name in ("birch", "oak", "pine"):
+            number += 4
+            fill(folder / "My trees/set" / split / name, range(number, number + 4))
+    said = mmrl("check", "My trees")
+    assert said.splitlines()[1].split() == ["My-trees", "complete", "9/3/12", "-"]
+    assert "My-trees: 3 classes: birch, oak, pine\n" in said
+    _, lines = said.split("to use it, let params.yaml say:\n")
+    write_params(folder, **yaml.safe_load(lines))
+    row = by_key(mmrl("check", "--dataset", "My-trees", "--json"))["My-trees"]
+    assert (row["state"], row["class_names"]) == ("complete", ["birch", "oak", "pine"])
+    assert list(by_key(mmrl("check", "My trees", "--json"))) == ["My-trees"]
+    assert "to use it" not in mmrl("check", "My trees")
+
+
+def test_a_folder_named_as_a_dataset_gets_another_name_and_one_with_a_benchmark_stays_as_it_is(folder, mmrl):
+    fill(folder / "dtd/oak", range(4))
+    fill(folder / "dtd/pine", range(4, 8))
+    assert list(by_key(mmrl("check", "dtd", "--json"))) == ["my-dtd"]
+    mmrl("check", ".", code=2)
+    assert "dtd" in mmrl.out and "caltech101" in mmrl.out
+
+
+def test_of_many_images_that_cannot_be_used_the_first_are_printed_and_all_are_in_the_json(own, mmrl):
+    for number in range(30):
+        (own / "pets/cat" / f"bad {number}.png").write_bytes(b"no image %d" % number)
+    assert mmrl("check", "--dataset", "pets", code=2).count("\n") == 1
+    lines = [line for line in mmrl.out.splitlines() if line.startswith("pets: ")]
+    assert sum("is not an image of a known format" in line for line in lines) == 20
+    assert "pets: and 10 more; --json lists them all" in lines
+    mmrl("check", "--dataset", "pets", "--json", code=2)
+    assert len(by_key(mmrl.out)["pets"]["problems"]) == 30
+
+
+@pytest.mark.parametrize("more", [[], ["--shots", "2", "--seed", "1"]])
+def test_classes_that_could_not_be_tested_are_refused_when_data_are_prepared(own, mmrl, more):
+    fill(own / "pets/axolotl", range(30, 40))
+    fill(own / "pets/newt", [40])
+    error = mmrl("prepare", "--dataset", "pets", *more, code=2)
+    assert error == (
+        "mmrl: pets: 1 of 2 novel classes have no test image (newt); give each more images, or leave the class out\n"
+    )
+    assert not (own / "data").exists()
+
+
+def test_prepare_prints_classes_counts_and_what_was_left_out(own, mmrl):
+    (own / "pets/readme.txt").touch()
+    first, second = mmrl("prepare", "--dataset", "pets").splitlines()
+    assert first.endswith(", val 4, test 6, classes 2 (cat, dog)")
+    assert second == "data/pets/pool: 1 files that are no images were left out, the first readme.txt"
 
 
 def test_training_with_the_feature_store_gives_the_same_adapter_and_clean_removes_the_store_alone(project, mmrl):

@@ -190,10 +190,21 @@ def test_base_classes_that_do_not_fit_are_refused(own_pets, base, message):
 
 
 def test_a_damaged_image_is_named_when_the_data_are_prepared(own_pets, tmp_path):
-    own_pets.add("cat/000.png", encoded_half()).add("dog/000.png", encoded_half())
+    own_pets.add("cat/000.png", encoded_half())
     (tmp_path / "few").mkdir()
-    with pytest.raises(UserError, match=r"(cat|dog)/000.png of pets"):
+    with pytest.raises(UserError, match=r"^cannot read the image cat/000.png of pets"):
         write_few_shot(own_pets.open(test_share=0.01, val_share=0), 10, 1, tmp_path / "few")
+
+
+def test_all_damaged_images_are_found_when_the_data_are_prepared_and_the_first_few_named(own_pets, tmp_path):
+    for number in range(8):
+        own_pets.add(f"dog/{number:03d}.png", encoded_half() + bytes([number]))
+    (tmp_path / "few").mkdir()
+    with pytest.raises(
+        UserError, match=r"^\d images cannot be used: .*dog/00\d.png of pets.*; and \d more$"
+    ) as refused:
+        write_few_shot(own_pets.open(test_share=0.01, val_share=0), 10, 1, tmp_path / "few")
+    assert len(refused.value.problems) == len({line.split()[4] for line in refused.value.problems}) >= 7
 
 
 def encoded_half():
