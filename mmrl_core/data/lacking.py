@@ -11,12 +11,16 @@ from mmrl_core.protocols import HALVES, Half, LabelsByHalf, Protocol, labels_of
 
 def lacking(source: Source, n_base: int | None, protocol: Protocol) -> list[str]:
     """A line for each half of the classes of which some have no test image, or no training image though they are to be
-    trained on. Every protocol tests all classes. Raises UserError where `n_base` leaves a half without a class."""
+    trained on, and one where a single class is to be trained on. Every protocol tests all classes.
+
+    Raises UserError where `n_base` leaves a half without a class.
+    """
     base, novel = halves_of(source, n_base)
     halves = LabelsByHalf(base=base, novel=novel)
     of_test = [_without(source, "test", halves[half], half) for half in HALVES]
     of_train = [_without(source, "train", halves[half], half) for half in protocol.trains_on]
-    return [line for line in (*of_test, *of_train) if line]
+    alone = _alone(source.class_names, labels_of(halves, protocol.trains_on))
+    return [line for line in (*of_test, *of_train, alone) if line]
 
 
 def refuse_lacking(source: Source, n_base: int | None, protocol: Protocol) -> None:
@@ -25,7 +29,9 @@ def refuse_lacking(source: Source, n_base: int | None, protocol: Protocol) -> No
 
 
 def check_trained(manifest: Manifest, halves: Iterable[Half]) -> None:
-    """Raises UserError where a few-shot set has no image of a class that is to be trained on."""
+    """Raises UserError where a few-shot set has no image of a class that is to be trained on, or but one such class."""
+    if alone := _alone(manifest["class_names"], labels_of(manifest, halves)):
+        raise UserError(f"{manifest['dataset']}: {alone}")
     none = {name for name, number in manifest.get("short_classes", {}).items() if not number}
     names = [name for label in labels_of(manifest, halves) if (name := manifest["class_names"][label]) in none]
     if names:
@@ -33,6 +39,15 @@ def check_trained(manifest: Manifest, halves: Iterable[Half]) -> None:
             f"{manifest['dataset']}: {len(names)} classes to be trained on have no training image ({some(names)}); "
             "give each some, or leave the class out"
         )
+
+
+def _alone(class_names: list[str], trained: list[int]) -> str | None:
+    if len(trained) != 1:
+        return None
+    return (
+        f"{class_names[trained[0]]} is the one class to be trained on, where 2 are the least; add classes, "
+        "make more of them base classes, or set data.protocol: few-shot"
+    )
 
 
 def _without(source: Source, split: str, labels: list[int], half: Half) -> str | None:

@@ -12,7 +12,7 @@ from mmrl_core.data.own.class_names import bare_numbers, base_labels, ordered_la
 from mmrl_core.data.own.findings import Placed, findings, same_images
 from mmrl_core.data.own.records import Gathered, Record
 from mmrl_core.data.own.settings import OwnSection
-from mmrl_core.data.own.splits import splits_of, untested
+from mmrl_core.data.own.splits import notes_on_splits, splits_of
 from mmrl_core.data.source import Source
 from mmrl_core.data.splits import Item
 from mmrl_core.errors import UserError, refuse_all
@@ -41,7 +41,7 @@ def open_source(key: str, spec: OwnSection) -> Source:
         return sorted((item for item, split in zip(items, splits, strict=True) if split == name), key=_by_label)
 
     lists = of_split("train"), of_split("val"), of_split("test")
-    notes = [*gathered.notes, *untested(gathered.records), *bare_numbers(names), *findings(placed)]
+    notes = [*gathered.notes, *notes_on_splits(gathered.records), *bare_numbers(names), *findings(placed)]
     return Source(key, [spec.template], names, *lists, reader=gathered.reader, base=base, notes=notes)
 
 

@@ -4,8 +4,8 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from mmrl_core.data.benchmark import coop
-from mmrl_core.data.own.layout import Layout, is_split, layout_of
-from mmrl_core.data.own.records import Gathered, Record, check_files, check_name, is_hidden, is_image, some
+from mmrl_core.data.own.layout import Layout, layout_of
+from mmrl_core.data.own.records import Gathered, Record, check_files, check_name, is_hidden, is_image, is_split, some
 from mmrl_core.errors import UserError
 
 

@@ -4,16 +4,10 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
-from mmrl_core.data.own.records import some, split_in
+from mmrl_core.data.own.records import is_split, some, split_in
 from mmrl_core.errors import UserError, refuse_all
 
 Folders = tuple[str, ...]  # those above an image, from the outermost
-
-
-def is_split(name: str) -> bool:
-    """Whether the folder's name is the word for a split and nothing else but numbers."""
-    split, others = split_in(name)
-    return bool(split) and not others
 
 
 class Layout(NamedTuple):

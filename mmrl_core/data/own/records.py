@@ -115,6 +115,12 @@ def split_in(name: str) -> tuple[str | None, tuple[str, ...]]:
     return splits[0] if len(splits) == 1 else None, tuple(word for word in words if not split_named(word))
 
 
+def is_split(name: str) -> bool:
+    """Whether the folder's name is the word for a split and nothing else but numbers."""
+    split, others = split_in(name)
+    return bool(split) and not others
+
+
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """ "did you mean ...?", or the known words where none is near."""
     known = list(known)

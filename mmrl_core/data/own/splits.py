@@ -5,7 +5,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from mmrl_core.data.own.records import Record
+from mmrl_core.data.own.records import Record, is_split, some, split_in
 from mmrl_core.data.own.settings import OwnSection
 from mmrl_core.errors import UserError
 
@@ -40,12 +40,15 @@ def _check_named(where: str, named: set[str]) -> None:
         raise UserError(f"{where} names splits but no {lacking} split; add one, or name no splits at all")
 
 
-def untested(records: list[Record]) -> list[str]:
-    """A note where the data name train and val alone."""
+def notes_on_splits(records: list[Record]) -> list[str]:
+    """What should be known where the data name train and val alone, or no split though their folders are called so."""
     named = {record.split for record in records}
-    if named != {"train", "val"}:
-        return []
-    return ["there is no test split: the images of val are the test images, and those of val are drawn from train"]
+    if named == {"train", "val"}:
+        return ["there is no test split: the images of val are the test images, and those of val are drawn from train"]
+    folders = {folder for record in records for folder in record.path.split("/")[:-1] if is_split(folder)}
+    if named == {None} and len({split_in(folder)[0] for folder in folders}) > 1:
+        return [f"paths lie in folders {some(sorted(folders))}, but no split is named: one was drawn"]
+    return []
 
 
 def draw(contents: Iterable[Content], shares: dict[str, float], seed: int) -> dict[Content, str]:

@@ -25,7 +25,7 @@ from mmrl_core.data.own.records import (
     split_named,
     words_of,
 )
-from mmrl_core.errors import UserError
+from mmrl_core.errors import UserError, refuse_all
 
 REPLACE = "replace the tar file"
 
@@ -67,7 +67,7 @@ def gather(shards: str) -> Gathered:
     """
     root, names, others = _tar_files(shards)
     splits = _splits(shards, names)
-    samples = {name: list(_samples(root / name, name)) for name in names}
+    samples = _all_samples(root, names)
     records = [Record(sample.path, sample.label, splits.get(name)) for name in names for sample in samples[name]]
     places = {sample.path: sample.image for name in names for sample in samples[name]}
     readable = _names(shards, [sample for name in names for sample in samples[name]])
@@ -121,6 +121,18 @@ def _names(shards: str, samples: list[Sample]) -> dict[str, str]:
             names = f"{named[sample.label]!r} and {sample.name!r}"
             raise UserError(f"{shards}: label {sample.label} is named {names} ({sample.path}); correct one of them")
     return named
+
+
+def _all_samples(root: Path, names: list[str]) -> dict[str, list[Sample]]:
+    """The samples of each tar. Raises UserError naming the first thing wrong with each."""
+    samples, problems = {}, []
+    for name in names:
+        try:
+            samples[name] = list(_samples(root / name, name))
+        except UserError as error:
+            problems.append(str(error))
+    refuse_all("tar files", problems)
+    return samples
 
 
 def _samples(tar: Path, name: str) -> Iterator[Sample]:

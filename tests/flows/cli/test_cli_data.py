@@ -20,9 +20,9 @@ def folder(tmp_path, monkeypatch):
 
 @pytest.fixture
 def own(folder):
-    """Settings that name the user's own dataset of two classes with ten images each."""
-    for seed in range(20):
-        path = folder / "pets" / ("cat" if seed % 2 else "dog") / f"{seed}.png"
+    """Settings that name the user's own dataset of three classes with ten images each."""
+    for seed in range(30):
+        path = folder / "pets" / ("cat", "dog", "newt")[seed % 3] / f"{seed}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(noise(seed))
     write_params(folder, data={"own": {"pets": {"images": "pets"}, "lost": {"images": "nowhere"}}})
@@ -66,7 +66,7 @@ def test_what_is_asked_for_must_be_complete(folder, mmrl):
 def test_ones_own_dataset_is_complete_when_it_opens(own, mmrl):
     row = by_key(mmrl("check", "--dataset", "pets", "--json"))["pets"]
     assert row["state"] == "complete"
-    assert sum(row["found"].values()) == 20
+    assert sum(row["found"].values()) == 30
     assert "pets" in mmrl("check")
 
 
@@ -100,6 +100,7 @@ def test_a_folder_of_class_folders_is_checked_as_ones_own_and_says_how_to_name_i
 def test_a_folder_named_as_a_dataset_gets_another_name_and_one_with_a_benchmark_stays_as_it_is(folder, mmrl):
     fill(folder / "dtd/oak", range(4))
     fill(folder / "dtd/pine", range(4, 8))
+    fill(folder / "dtd/yew", range(8, 12))
     assert list(by_key(mmrl("check", "dtd", "--json"))) == ["my-dtd"]
     mmrl("check", ".", code=2)
     assert "dtd" in mmrl.out and "caltech101" in mmrl.out
@@ -119,18 +120,27 @@ def test_of_many_images_that_cannot_be_used_the_first_are_printed_and_all_are_in
 @pytest.mark.parametrize("more", [[], ["--shots", "2", "--seed", "1"]])
 def test_classes_that_could_not_be_tested_are_refused_when_data_are_prepared(own, mmrl, more):
     fill(own / "pets/axolotl", range(30, 40))
-    fill(own / "pets/newt", [40])
+    fill(own / "pets/oak", [40])
     error = mmrl("prepare", "--dataset", "pets", *more, code=2)
     assert error == (
-        "mmrl: pets: 1 of 2 novel classes have no test image (newt); give each more images, or leave the class out\n"
+        "mmrl: pets: 1 of 2 novel classes have no test image (oak); give each more images, or leave the class out\n"
     )
     assert not (own / "data").exists()
+
+
+def test_one_class_alone_to_be_trained_on_is_refused_when_data_are_prepared(own, mmrl):
+    error = mmrl("prepare", "--dataset", "pets", "--set", "data.base_classes=1", "--out", "pool", code=2)
+    assert error.startswith("mmrl: pets: cat is the one class to be trained on, where 2 are the least; add classes, ")
+    mmrl("check", "--dataset", "pets", "--set", "data.base_classes=1", code=2)
+    assert "pets: cat is the one class to be trained on" in mmrl.out
+    few = ["--set", "data.base_classes=1", "--set", "data.protocol=few-shot"]
+    mmrl("prepare", "--dataset", "pets", *few, "--out", "pool")
 
 
 def test_prepare_prints_classes_counts_and_what_was_left_out(own, mmrl):
     (own / "pets/readme.txt").touch()
     first, second = mmrl("prepare", "--dataset", "pets").splitlines()
-    assert first.endswith(", val 4, test 6, classes 2 (cat, dog)")
+    assert first.endswith(", val 6, test 9, classes 3 (cat, dog, newt)")
     assert second == "data/pets/pool: 1 files that are no images were left out, the first readme.txt"
 
 

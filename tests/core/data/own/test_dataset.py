@@ -153,7 +153,7 @@ def test_a_missing_folder_is_named(tmp_path):
         dataset.open_source("pets", OwnSection(images=str(tmp_path / "nowhere")))
 
 
-@pytest.mark.parametrize("twin", ["sea_lion", "Sea lion", "sea  lion"])
+@pytest.mark.parametrize("twin", ["sea_lion", "Sea lion", "sea  lion", "Sea&nbsp;lion", "&#83;ea lion", "ｓｅａ lion"])
 def test_names_that_make_the_same_prompt_are_refused(folder, twin):
     folder.fill("sea lion", 2).fill(twin, 2)
     with pytest.raises(UserError, match="'sea lion' and .*|.* and 'sea lion' make the same prompt; rename one"):

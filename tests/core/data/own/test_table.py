@@ -120,6 +120,14 @@ def test_val_is_drawn_from_train_where_the_table_names_none(folder):
     assert [counts(source, label) for label in (0, 1)] == [(1, 1, 2)] * 2 and noted(source, "there is no test split")
 
 
+def test_a_table_that_leaves_out_the_splits_its_paths_name_is_noted(folder):
+    rows = [{**row, "path": row["path"].replace("img/", name)} for row in ROWS for name in ("Training/", "test/")]
+    for number, row in enumerate(rows):
+        folder.add(row["path"], png(100 + number))
+    source = opened(write(folder, rows))
+    assert noted(source, "no split") == "paths lie in folders Training, test, but no split is named: one was drawn"
+
+
 def test_identical_images_across_splits_are_noted(folder):
     (folder.root / ROWS[3]["path"]).write_bytes((folder.root / ROWS[0]["path"]).read_bytes())
     note = noted(opened(write(folder, split_rows())), "test that are in train too")

@@ -259,6 +259,14 @@ def test_tars_whose_names_leave_their_split_open_are_refused(tmp_path, names, me
         opened(tmp_path / "a")
 
 
+def test_every_tar_with_something_wrong_is_named_at_once(tmp_path):
+    write(tmp_path / "a/whole.tar", samples(range(4)))
+    write(tmp_path / "a/bare.tar", [("0.png", png(0))])
+    (tmp_path / "a/cut.tar").write_bytes((tmp_path / "a/whole.tar").read_bytes()[:700])
+    with pytest.raises(UserError, match=r"^2 tar files: .*bare.tar, sample 0 has no cls.*; cannot read the .*cut.tar"):
+        opened(tmp_path / "a")
+
+
 def test_files_beside_the_tars_are_noted(tmp_path):
     write(tmp_path / "a/00.tar", samples(range(10)))
     (tmp_path / "a/01.tar.gz").write_bytes(b"")
