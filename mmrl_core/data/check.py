@@ -1,7 +1,7 @@
 """Which datasets there are, what each needs, and which of them are complete: below a folder, or of the user's own."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -141,14 +141,15 @@ def _broken_images(source: Source, report: Report | None) -> list[str]:
     return problems
 
 
-def _few(source: Source, protocol: Protocol, n_base: int | None, shots: int) -> list[str]:
-    """Notes on classes with fewer images than shots, and on those that are tested among no others."""
+def _few(source: Source, protocol: Protocol, n_base: int | None, shots: int) -> Iterator[str]:
+    """Notes on too few images to train on or to validate with, and on classes that are tested among no others."""
     base, novel = halves_of(source, n_base)
     halves, names = LabelsByHalf(base=base, novel=novel), source.class_names
     counts, trained = Counter(item.label for item in source.train), labels_of(halves, protocol.trains_on)
-    few = [names[label] for label in trained if counts[label] < shots]
-    alone = [names[labels[0]] for test in protocol.tests if len(labels := labels_of(halves, test.classes)) == 1]
-    return [
-        *([f"classes with fewer than {shots} training images: {len(few)} of {len(trained)} ({some(few)})"] * bool(few)),
-        *(f"{name} is tested among no other classes, so that every answer is right" for name in alone),
-    ]
+    if few := [names[label] for label in trained if counts[label] < shots]:
+        yield f"classes with fewer than {shots} training images: {len(few)} of {len(trained)} ({some(few)})"
+    if trained and not {item.label for item in source.val} & set(trained):
+        yield "no validation image of a class that is trained on, which a search needs"
+    for labels in (labels_of(halves, test.classes) for test in protocol.tests):
+        if len(labels) == 1:
+            yield f"{names[labels[0]]} is tested among no other classes, so that every answer is right"

@@ -122,6 +122,8 @@ def test_fewer_images_than_shots_and_a_class_tested_alone_are_noted(own_pets):
         "newt is tested among no other classes, so that every answer is right",
     ])  # fmt: skip
     assert checked(own_pets, PROTOCOLS["joint"], shots=5)["notes"] == []
+    note = "no validation image of a class that is trained on, which a search needs"
+    assert checked(own_pets, PROTOCOLS["joint"], val_share=0)["notes"] == [note]
 
 
 def test_data_that_do_not_open_list_everything_in_the_way(own_pets):
