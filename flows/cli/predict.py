@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli import predict_output
-from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile, show
+from flows.cli.options import DEFAULT_PARAMS, PATH, AsJson, Overrides, ParamsFile, show
 from flows.cli.predict_images import count_images, find_images
 from flows.project.progress import ProgressReport, progress
 from flows.settings.params import load_params
@@ -22,10 +22,12 @@ if TYPE_CHECKING:
 
 
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="Image files, folders of them, CSV or Parquet with `path`.")],
+    images: Annotated[
+        list[Path], typer.Argument(help="Image files, folders of them, CSV or Parquet that name them.", **PATH)
+    ],
     model: Annotated[str | None, typer.Option(help="Adapter folder or models:/NAME@ALIAS; default: champion.")] = None,
     class_names: Annotated[list[str] | None, typer.Option("--class", help="Class to choose. Repeatable.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Write a table: FILE.csv or FILE.parquet.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write a table: FILE.csv or FILE.parquet.", **PATH)] = None,
     all_: Annotated[bool, typer.Option("--all", help="A column of the table for every class's probability.")] = False,
     abstain: Annotated[bool, typer.Option("--abstain", help='Say "none of these" below a confidence.')] = False,
     threshold: Annotated[

@@ -2,19 +2,19 @@
 
 from pydantic import field_validator, model_validator
 
-from mmrl_core.config import Fraction, Section, Seed
+from mmrl_core.config import Fraction, LocalPath, Section, Seed
 
 
 class OwnSection(Section):
     """A dataset of the user's own: exactly one of `images`, `table`, `shards` says where it lies.
 
-    Relative paths start at the working directory.
+    Relative paths start at the working directory, and ~ is the home folder.
     """
 
-    images: str | None = None  # a folder of class folders; also what the paths of `table` are relative to
-    table: str | None = None  # a CSV or Parquet file with the columns path, label and, if wanted, split
-    shards: str | None = None  # a folder of WebDataset .tar files, or a pattern of such files
-    classes: str | None = None  # a CSV with the columns class and name: readable names
+    images: LocalPath | None = None  # a folder of class folders; also what the paths of `table` are relative to
+    table: LocalPath | None = None  # a CSV or Parquet file with the columns path, label and, if wanted, split
+    shards: LocalPath | None = None  # a folder of WebDataset .tar files, or a pattern of such files
+    classes: LocalPath | None = None  # a CSV with the columns class and name: readable names
     template: str = "a photo of a {}."
     base_classes: list[str] | None = None  # names; the others are novel
     val_share: Fraction = 0.2  # of a class's images, where the data names no split
