@@ -55,9 +55,14 @@ def choice(label: str, where: str) -> str:
         return label
     value = _only(value)
     value = _only(value.get("choices")) if isinstance(value, dict) else value
-    if not isinstance(value, str) or not value.strip():
+    if not _is_text(value):
         raise UserError(f"{where}: {label[:100]} is not one choice; put one class there, or leave the row out")
     return value.strip()
+
+
+def _is_text(value: Any) -> bool:
+    """Whether it is text that files can hold: JSON may spell half of a surrogate pair."""
+    return isinstance(value, str) and bool(value.strip()) and value == value.encode(errors="ignore").decode()
 
 
 def _only(value: Any) -> Any:

@@ -163,6 +163,8 @@ def test_annotations_without_a_choice_are_left_out_and_counted(folder):
     ("s3://bucket/a.png", "cat", "s3://bucket/a.png is a URL; copy the images here and give paths below .*mine"),
     (f"/data/upload/3/{NAMES[0]}", '{"choices": ["cat", "dog"]}', "is not one choice; put one class there"),
     (f"/data/upload/3/{NAMES[0]}", '[{"x": 1, "rectanglelabels": ["cat"]}]', "is not one choice"),
+    (f"/data/upload/3/{NAMES[0]}", r'{"choices": ["cat\ud800"]}', "is not one choice"),
+    (f"/data/upload/3/{NAMES[0]}", '["cat", "dog"]', "is not one choice"),
     (f"/data/upload/3/{NAMES[1]}", "cat", f"names {NAMES[1]} again, after .*line 2; leave one of the two"),
 ])  # fmt: skip
 def test_a_row_of_an_export_that_cannot_be_used_is_named(folder, image, choice, message):
