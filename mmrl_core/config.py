@@ -6,9 +6,10 @@ Unknown keys, wrong types and impossible values raise UserError with one line.
 import difflib
 from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from mmrl_core.errors import UserError
+from mmrl_core.files import local_path
 
 Method = Literal["mmrl", "mmrlpp"]
 Precision = Literal["auto", "float32", "bf16", "fp16"]
@@ -37,6 +38,7 @@ Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
 PositiveFloat = Annotated[Number, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[Number, Field(ge=0, le=1)]
 NonNegative = Annotated[Number, Field(ge=0, allow_inf_nan=False)]
+LocalPath = Annotated[str, AfterValidator(local_path)]
 
 
 class Section(BaseModel):

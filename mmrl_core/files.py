@@ -13,6 +13,23 @@ from mmrl_core.errors import Damaged, UserError
 SCHEMA_VERSION = 1
 
 
+def local_path(text: str) -> str:
+    """The path with a leading ~ or ~NAME as that home folder. Raises ValueError for a URL: only files are read and
+    written."""
+    if "://" in text:
+        raise ValueError("a URL is no path; copy what it names here, as `dvc get-url URL PATH` does, and give the path")
+    return os.path.expanduser(text)
+
+
+def path_of(text: str | Path) -> Path:
+    """`local_path` of what was typed on a command line, where shells leave the ~ of `--out=~/x` alone. Raises UserError
+    for a URL."""
+    try:
+        return Path(local_path(str(text)))
+    except ValueError as error:
+        raise UserError(f"{text}: {error}") from None
+
+
 def sha256_file(path: str | Path) -> str:
     """Hex sha256 of a file's bytes."""
     with open(path, "rb") as file:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 import typer
 import yaml
 
-from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile, show, text_table
+from flows.cli.options import DEFAULT_PARAMS, PATH, AsJson, Overrides, ParamsFile, show, text_table
 from flows.project import paths
 from flows.project.progress import progress
 from flows.settings.params import Params, load_params
@@ -35,7 +35,7 @@ def datasets(params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: A
 
 
 def check(
-    root: Annotated[Path | None, typer.Argument(help="Folder of the datasets; default: data.root.")] = None,
+    root: Annotated[Path | None, typer.Argument(help="Folder of the datasets; default: data.root.", **PATH)] = None,
     keys: Annotated[list[str] | None, typer.Option("--dataset", help="Only this one. Repeatable.")] = None,
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
 ) -> None:  # fmt: skip

@@ -5,14 +5,14 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile, show
+from flows.cli.options import DEFAULT_PARAMS, PATH, AsJson, Overrides, ParamsFile, show
 from flows.project.outputs import atomic_output, check_out_path
 from flows.project.progress import progress
 from flows.settings.params import load_params
 
 
 def export(
-    out: Annotated[Path, typer.Option("--out", help="Folder for model.onnx and model.json.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for model.onnx and model.json.", **PATH)],
     model: Annotated[str | None, typer.Option(help="Adapter folder or models:/NAME@ALIAS; default: champion.")] = None,
     class_names: Annotated[
         list[str] | None, typer.Option("--class", help="Class to choose; default: the trained ones. Repeatable.")

@@ -1,16 +1,17 @@
 """`mmrl backup` and `mmrl restore`: the registry in one file."""
 
+from os.path import expanduser
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile, show
+from flows.cli.options import DEFAULT_PARAMS, PATH, AsJson, Overrides, ParamsFile, show
 from flows.settings.params import load_params
 
 
 def backup(
-    file: Annotated[Path, typer.Argument(help="The archive to write.")],
+    file: Annotated[Path, typer.Argument(help="The archive to write.", **PATH)],
     upgrade_store: Annotated[
         bool, typer.Option("--upgrade-store", help="Then upgrade the store to the installed MLflow's schema.")
     ] = False,
@@ -31,7 +32,7 @@ def backup(
 
 
 def restore(
-    file: Annotated[Path, typer.Argument(help="An archive that `mmrl backup` wrote.")],
+    file: Annotated[Path, typer.Argument(help="An archive that `mmrl backup` wrote.", **PATH)],
     overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace what the store holds.")] = False,
     artifacts: Annotated[
         list[str], typer.Option("--artifacts", metavar="LOCATION", help="Files may be written below it. Repeatable.")
@@ -42,5 +43,5 @@ def restore(
     from flows.maintenance.restore import restore as bring_back
     from flows.tracking.store import store_uri
 
-    uri = store_uri(load_params(params, set_))
-    show(bring_back(file, uri, overwrite=overwrite, artifacts=artifacts), json_, f"restored {file}")
+    uri, places = store_uri(load_params(params, set_)), [expanduser(each) for each in artifacts]
+    show(bring_back(file, uri, overwrite=overwrite, artifacts=places), json_, f"restored {file}")

@@ -11,13 +11,15 @@ from flows.project.outputs import atomic_output, check_out_path
 from flows.project.progress import progress
 from flows.settings.params import Params, load_params
 from mmrl_core.config import Method
+from mmrl_core.files import path_of
 
 DEFAULT_PARAMS = Path("params.yaml")
 
-ParamsFile = Annotated[Path, typer.Option("--params", help="Settings file.")]
+PATH: dict[str, Any] = {"parser": path_of, "metavar": "PATH"}  # of every option and argument that is a path
+ParamsFile = Annotated[Path, typer.Option("--params", help="Settings file.", **PATH)]
 Overrides = Annotated[list[str], typer.Option("--set", help="Override a setting: key.path=value. Repeatable.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
-Out = Annotated[Path | None, typer.Option("--out", help="Write here instead of the tracked path.")]
+Out = Annotated[Path | None, typer.Option("--out", help="Write here instead of the tracked path.", **PATH)]
 Dataset = Annotated[str, typer.Option("--dataset", help="Dataset key.")]
 MethodOption = Annotated[Method, typer.Option("--method", help="Method.")]
 Shots = Annotated[int, typer.Option("--shots", min=1, help="Labelled images a class.")]

@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Iterable
 from contextlib import AbstractContextManager, nullcontext
 from itertools import tee
 from pathlib import Path
@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli import predict_output
-from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile, show
-from flows.cli.predict_images import count_images, find_images
+from flows.cli.options import DEFAULT_PARAMS, PATH, AsJson, Overrides, ParamsFile, show
+from flows.cli.predict_images import Tables, count_images, find_images
 from flows.project.progress import ProgressReport, progress
 from flows.settings.params import load_params
 from mmrl_core.errors import UserError
@@ -22,23 +22,28 @@ if TYPE_CHECKING:
 
 
 def predict(
-    images: Annotated[list[Path], typer.Argument(help="Image files, folders of them, CSV or Parquet with `path`.")],
+    images: Annotated[
+        list[Path], typer.Argument(help="Image files, folders of them, CSV or Parquet that name them.", **PATH)
+    ],
     model: Annotated[str | None, typer.Option(help="Adapter folder or models:/NAME@ALIAS; default: champion.")] = None,
     class_names: Annotated[list[str] | None, typer.Option("--class", help="Class to choose. Repeatable.")] = None,
-    out: Annotated[Path | None, typer.Option("--out", help="Write a table: FILE.csv or FILE.parquet.")] = None,
+    out: Annotated[Path | None, typer.Option("--out", help="Write a table: FILE.csv or FILE.parquet.", **PATH)] = None,
     all_: Annotated[bool, typer.Option("--all", help="A column of the table for every class's probability.")] = False,
     abstain: Annotated[bool, typer.Option("--abstain", help='Say "none of these" below a confidence.')] = False,
     threshold: Annotated[
         float | None, typer.Option(min=-1, max=1, help="Abstain below this confidence; default: the adapter's.")
     ] = None,
     skip_damaged: Annotated[bool, typer.Option("--skip-damaged", help="Go on where an image cannot be read.")] = False,
+    column: Annotated[str | None, typer.Option("--column", help="What a table calls the paths.")] = None,
+    root: Annotated[Path | None, typer.Option("--images", help="What a table's paths start at.", **PATH)] = None,
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
 ) -> None:  # fmt: skip
     """Label images, with probabilities."""
     from flows.registry import versions
 
     _check_table_options(out, all_)
-    total = count_images(images)  # what is wrong with a folder or table shows before the model is loaded
+    how = Tables(column, root, absent_ok=skip_damaged)
+    total = count_images(images, how)  # what is wrong with a folder or table shows before the model is loaded
     predictor = versions.open_predictor(load_params(params, set_), model)
     threshold = _threshold(predictor, abstain, threshold)
     columns = (class_names or predictor.class_names) if all_ else []
@@ -46,7 +51,8 @@ def predict(
         _opened(out, json_, threshold is not None, columns) as put,
         progress("predict", total, unit="images") if out or json_ else nullcontext(_no_progress) as bar,
     ):
-        counts = _label(predictor, images, class_names, skip_damaged, threshold, put, bar)
+        found = find_images(images, how)
+        counts = _label(predictor, found, class_names, skip_damaged, threshold, put, bar)
     _report(counts, out, json_, threshold is not None)
 
 
@@ -77,11 +83,11 @@ def _opened(
 
 
 def _label(
-    predictor: "Predictor", images: Sequence[Path], class_names: list[str] | None, skip_damaged: bool,
+    predictor: "Predictor", images: Iterable[Path], class_names: list[str] | None, skip_damaged: bool,
     threshold: float | None, put: predict_output.Put, bar: ProgressReport,
 ) -> Counter[str]:  # fmt: skip
     """Put every image's row; returns how many images there were, were unreadable, and got no label (`abstained`)."""
-    paths, ahead = tee(find_images(images))
+    paths, ahead = tee(images)
     counts = Counter(images=0, unreadable=0, abstained=0)
     predictions = predictor.stream(ahead, class_names, skip_damaged=skip_damaged)
     for path, prediction in zip(paths, predictions, strict=True):

@@ -3,36 +3,54 @@
 A table's paths, and links in a folder or table, must stay inside that folder: both may come from somebody else.
 """
 
-import csv
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import NamedTuple
 
-from mmrl_core.data.own.records import check_name, is_hidden, is_image
+from mmrl_core.data.own.listed import image_path
+from mmrl_core.data.own.records import is_hidden, is_image
+from mmrl_core.data.own.table import KINDS, Wanted, each_row
 from mmrl_core.data.source import IMAGE_EXTENSIONS
 from mmrl_core.errors import UserError
 
-TABLES = (".csv", ".parquet")
+
+class Tables(NamedTuple):
+    """How tables are read: the column of the paths, None for one of the usual names; the folder that paths start at,
+    None for the table's own; whether images may be absent."""
+
+    column: str | None = None
+    images: Path | None = None
+    absent_ok: bool = False
 
 
-def count_images(arguments: Sequence[Path]) -> int:
-    """How many images `find_images` gives. Raises UserError where there is none, and as `find_images` does."""
-    if total := sum(1 for _ in find_images(arguments)):
+PLAIN = Tables()
+
+
+def count_images(arguments: Sequence[Path], how: Tables = PLAIN) -> int:
+    """How many images `find_images` gives. Raises UserError where there is none, where `how` is of no use, and as
+    `find_images` does."""
+    if (how.column or how.images) and not any(argument.suffix.lower() in KINDS for argument in arguments):
+        raise UserError(
+            f"--column and --images are of tables; give one that ends in {' or '.join(KINDS)}, or leave them"
+        )
+    if total := sum(1 for _ in find_images(arguments, how)):
         return total
     known = ", ".join(sorted(IMAGE_EXTENSIONS))
     raise UserError(f"{', '.join(map(str, arguments))}: no image is there; an image file ends in one of {known}")
 
 
-def find_images(arguments: Sequence[Path]) -> Iterator[Path]:
-    """The image files of every argument in turn: a file itself, a folder's in sorted order, a table's row by row.
+def find_images(arguments: Sequence[Path], how: Tables = PLAIN) -> Iterator[Path]:
+    """The image files of every argument in turn: a file itself, a folder's in sorted order, a table's row by row, by
+    the rules of the tables that are trained on, except that one image may be in several rows.
 
     Raises UserError naming a folder or table that cannot be read, and a path that leaves it.
     """
     for argument in arguments:
         if os.path.isdir(argument):  # Path.is_dir raises where it may not look
             yield from _in_folder(argument, argument)
-        elif argument.suffix.lower() in TABLES:
-            yield from _in_table(argument)
+        elif argument.suffix.lower() in KINDS:
+            yield from _in_table(argument, how)
         else:
             yield argument
 
@@ -54,40 +72,13 @@ def _in_folder(folder: Path, root: Path) -> Iterator[Path]:
             yield path
 
 
-def _in_table(table: Path) -> Iterator[Path]:
-    for number, name in enumerate(_names(table), start=1):
-        if not isinstance(name, str) or not name:
-            raise UserError(f"{table}, image {number} has no path; fill in the column path")
-        check_name(name, f"{table}, image {number}")
-        path = table.parent / name
-        _check_inside(path, table.parent)
-        yield path
-
-
-def _names(table: Path) -> Iterator[object]:
-    """The column `path`, row by row."""
-    import pyarrow
-
-    try:
-        yield from (_csv_names if table.suffix.lower() == ".csv" else _parquet_names)(table)
-    except KeyError:
-        raise UserError(f"{table} has no column path; name the images' column so") from None
-    except (OSError, ValueError, csv.Error, pyarrow.ArrowException) as error:
-        raise UserError(f"{table} cannot be read as {table.suffix[1:].lower()} ({error}); check the file") from None
-
-
-def _csv_names(table: Path) -> Iterator[str | None]:
-    with open(table, newline="", encoding="utf-8-sig") as file:
-        for row in csv.DictReader(file):
-            yield row["path"]
-
-
-def _parquet_names(table: Path) -> Iterator[object]:
-    import pyarrow.parquet
-
-    with pyarrow.parquet.ParquetFile(table) as file:
-        for batch in file.iter_batches(columns=["path"]):
-            yield from batch.column("path").to_pylist()
+def _in_table(table: Path, how: Tables) -> Iterator[Path]:
+    root = how.images or table.parent
+    if not root.is_dir():
+        raise UserError(f"the images folder {root} is not there; correct --images or put it there")
+    wanted = Wanted(("path",), named={"path": how.column} if how.column else {}, by="--column {name}")
+    for row in each_row(table, wanted):
+        yield root / image_path(root, row, absent_ok=how.absent_ok)
 
 
 def _check_inside(path: Path, folder: Path) -> None:

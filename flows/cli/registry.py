@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile, show, show_each, text_table
+from flows.cli.options import DEFAULT_PARAMS, PATH, AsJson, Overrides, ParamsFile, show, show_each, text_table
 from flows.project.outputs import atomic_output, check_out_path
 from flows.settings.params import load_params
 
@@ -100,7 +100,7 @@ def history(
 
 def reproduce(
     model: Annotated[str, typer.Argument(help="NAME@ALIAS or NAME/VERSION of the registry.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for the adapter.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the adapter.", **PATH)],
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
 ) -> None:  # fmt: skip
     """Train a registered adapter again from what its version recorded; exit 1 if it comes out otherwise."""
@@ -120,8 +120,8 @@ def _when(milliseconds: int) -> str:
 
 
 def import_(
-    checkpoint: Annotated[Path, typer.Argument(help="A .pth.tar of the authors' code.")],
-    out: Annotated[Path, typer.Option("--out", help="Folder for the adapter.")],
+    checkpoint: Annotated[Path, typer.Argument(help="A .pth.tar of the authors' code.", **PATH)],
+    out: Annotated[Path, typer.Option("--out", help="Folder for the adapter.", **PATH)],
     class_names: Annotated[list[str], typer.Option("--class", help="Classes in training order. Repeatable.")],
     template: Annotated[str, typer.Option(help="Prompt template.")] = "a photo of a {}.",
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
@@ -137,7 +137,7 @@ def import_(
 
 
 def pretrain(
-    out: Annotated[Path, typer.Option("--out", help="Folder for tiny.safetensors and tiny.json.")],
+    out: Annotated[Path, typer.Option("--out", help="Folder for tiny.safetensors and tiny.json.", **PATH)],
     steps: Annotated[int | None, typer.Option(min=1, help="By default what the shipped weights took.")] = None,
     seed: Annotated[int, typer.Option(min=0)] = 0,
     json_: AsJson = False,

@@ -19,7 +19,7 @@ from flows.tracking.locks import exclusive
 from flows.tracking.run import git_commit
 from flows.tracking.store import absolute, connect, experiment_id, store_errors, store_uri
 from mmrl_core.errors import UserError
-from mmrl_core.files import read_json, sha256_file
+from mmrl_core.files import path_of, read_json, sha256_file
 from mmrl_core.method.adapter_card import CARD, TENSORS, read_unverified_card
 
 if TYPE_CHECKING:
@@ -233,7 +233,7 @@ def open_predictor(params: Params, model: str | None = None) -> "Predictor":
     if model is None and len(params.datasets) > 1:
         raise UserError(f"the settings name the datasets {params.datasets}; say which with --model models:/NAME@ALIAS")
     model = model or f"models:/{registered_name(params.datasets[0], params.data.protocol)}@{params.registry.alias}"
-    return load(model, store_uri(params)) if model.startswith("models:") else Predictor.load(model)
+    return load(model, store_uri(params)) if model.startswith("models:") else Predictor.load(path_of(model))
 
 
 def load(uri: str, tracking_uri: str | None = None) -> "Predictor":

@@ -5,24 +5,26 @@ A null under `adapter` or `train` means "the search's choice, else the preset"; 
 
 import math
 import re
+from os.path import expanduser
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
 
-from mmrl_core.config import Fraction, NonNegative, PositiveFloat, PositiveInt, Precision, Section, Seed
+from mmrl_core.config import Fraction, LocalPath, NonNegative, PositiveFloat, PositiveInt, Precision, Section, Seed
 from mmrl_core.data.own.settings import OwnSection
 
 WHOLE_NUMBERS = ("insertion_depth", "n_tokens", "rep_dim", "residual_rank", "projection_rank",
                  "epochs", "batch_size", "warmup_epochs")  # fmt: skip
 
 
+PathOrURL = Annotated[str, AfterValidator(expanduser)]
 Distribution = dict[str, list[int | float]]  # choice, uniform or loguniform -> its values
 Space = dict[str, Distribution]  # dimensions of a search, by dotted key
 
 
 class DataSection(Section):
-    root: str = "data/raw"
+    root: LocalPath = "data/raw"
     protocol: Literal["base-to-novel", "few-shot", "cross-dataset", "domain-generalization", "joint"] = "base-to-novel"
     base_classes: PositiveInt | None = None
     own: dict[str, OwnSection] = {}
@@ -38,7 +40,7 @@ class DataSection(Section):
 
 class BackboneSection(Section):
     name: str = "tiny"
-    weights: str | None = None
+    weights: LocalPath | None = None
 
 
 class AdapterSection(Section):
@@ -137,8 +139,8 @@ class ClusterSection(Section):
     workers: Annotated[WorkerRange, BeforeValidator(_as_range)] = WorkerRange(min=1, max=1)
     cpus_per_worker: PositiveFloat = 1
     gpus_per_worker: NonNegative = 0
-    storage: str | None = None
-    data: str | None = None
+    storage: PathOrURL | None = None
+    data: PathOrURL | None = None
 
     @property
     def is_distributed(self) -> bool:

@@ -57,7 +57,7 @@ def absolute(uri: str) -> str:
 def database_file(uri: str) -> Path | None:
     """The file of a sqlite store; None for every other kind."""
     prefix, separator, path = uri.partition(":///")
-    return Path(path).absolute() if separator and prefix.startswith("sqlite") and path else None
+    return Path(os.path.expanduser(path)).absolute() if separator and prefix.startswith("sqlite") and path else None
 
 
 def lock(uri: str, name: str) -> FileLock:

@@ -7,11 +7,11 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from mmrl_core.data.own import folder, table, tars
+from mmrl_core.data.own import folder, listed, tars
 from mmrl_core.data.own.class_names import bare_numbers, base_labels, ordered_labels, readable_names
 from mmrl_core.data.own.findings import Placed, findings, same_images
 from mmrl_core.data.own.records import Gathered, Record
-from mmrl_core.data.own.settings import OwnSection
+from mmrl_core.data.own.settings import ColumnsSection, OwnSection
 from mmrl_core.data.own.splits import notes_on_splits, splits_of
 from mmrl_core.data.source import Source
 from mmrl_core.data.splits import Item
@@ -51,7 +51,7 @@ def fingerprint(key: str, spec: OwnSection) -> dict[str, Any]:
     files = sorted({*gathered.files, *filter(None, [_path(spec.classes)])})
     facts = {
         "dataset": key,
-        "spec": spec.model_dump(),
+        "spec": spec.model_dump(exclude=None if spec.columns != ColumnsSection() else {"columns"}),
         "files_sha256": hashlib.sha256(json.dumps([_stat(file) for file in files]).encode()).hexdigest(),
         "counts": {"images": len(gathered.records), "classes": len(ordered_labels(gathered)), "files": len(files)},
     }
@@ -63,7 +63,7 @@ def _gather(spec: OwnSection) -> Gathered:
         return tars.gather(spec.shards)
     images = _path(spec.images)
     if spec.table:
-        return table.gather(Path(spec.table), images)
+        return listed.gather(Path(spec.table), images, spec.columns.model_dump(exclude_none=True))
     assert images  # OwnSection names one of the three
     return folder.gather(images)
 

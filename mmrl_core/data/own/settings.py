@@ -2,19 +2,28 @@
 
 from pydantic import field_validator, model_validator
 
-from mmrl_core.config import Fraction, Section, Seed
+from mmrl_core.config import Fraction, LocalPath, Section, Seed
+
+
+class ColumnsSection(Section):
+    """What a table calls its columns; null: by one of the names that table.py knows."""
+
+    path: str | None = None
+    label: str | None = None
+    split: str | None = None
 
 
 class OwnSection(Section):
     """A dataset of the user's own: exactly one of `images`, `table`, `shards` says where it lies.
 
-    Relative paths start at the working directory.
+    Relative paths start at the working directory, and ~ is the home folder.
     """
 
-    images: str | None = None  # a folder of class folders; also what the paths of `table` are relative to
-    table: str | None = None  # a CSV or Parquet file with the columns path, label and, if wanted, split
-    shards: str | None = None  # a folder of WebDataset .tar files, or a pattern of such files
-    classes: str | None = None  # a CSV with the columns class and name: readable names
+    images: LocalPath | None = None  # a folder of class folders; also what the paths of `table` are relative to
+    table: LocalPath | None = None  # CSV or Parquet: path, label and, if wanted, split; or a folder with metadata.csv
+    columns: ColumnsSection = ColumnsSection()  # what the table calls them
+    shards: LocalPath | None = None  # a folder of WebDataset .tar files, or a pattern of such files
+    classes: LocalPath | None = None  # a CSV with the columns class and name: readable names
     template: str = "a photo of a {}."
     base_classes: list[str] | None = None  # names; the others are novel
     val_share: Fraction = 0.2  # of a class's images, where the data names no split
@@ -32,6 +41,8 @@ class OwnSection(Section):
     def _one_place(self) -> "OwnSection":
         if (self.shards and (self.images or self.table)) or not (self.shards or self.images or self.table):
             raise ValueError("name images (a folder), table (CSV or Parquet) or shards (tar files)")
+        if self.columns != ColumnsSection() and not self.table:
+            raise ValueError("columns names those of a table; name the table as well, or leave columns out")
         if not 0 < self.test_share < 1 or self.val_share + self.test_share >= 1:
             raise ValueError("val_share and test_share must leave something to train on, and test_share be above 0")
         return self

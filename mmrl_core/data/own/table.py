@@ -1,117 +1,131 @@
-"""Images named by a table: CSV or Parquet, with the columns path, label and, if wanted, split."""
+"""Rows of a table, CSV or Parquet: the columns that are asked for, each found by the names that it usually has."""
 
 import csv
-from collections.abc import Iterator
-from functools import partial
-from pathlib import Path, PurePosixPath
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import count
+from pathlib import Path
 from typing import Any, NamedTuple
 
-from mmrl_core.data.benchmark import coop
-from mmrl_core.data.own.records import Gathered, Record, as_text, check_file, did_you_mean, is_image, split_named
+from mmrl_core.data.own.records import did_you_mean
 from mmrl_core.errors import UserError
 
 KINDS = (".csv", ".parquet")
+# What a column may be called besides by what it is, in upper or lower case.
+ALSO = {"path": ("image", "file_name", "filename", "file"), "label": ("choice", "class", "category")}
+BY_SETTING = "columns: {{{column}: {name}}}"  # how `columns` of data.own says which column is meant
 
 
 class Row(NamedTuple):
-    """A row's values by column, and what to call it in a message."""
+    """A row's values by what was asked for, and what to call it in a message."""
 
     where: str
     values: dict[str, Any]
 
 
-def gather(table: Path, images: Path | None = None) -> Gathered:
-    """The images that the rows name, below `images` or the table's own folder, by path.
+class Wanted(NamedTuple):
+    """Columns to read: those `needed`, those read where they are there, the names of those that the user has `named`,
+    and how a message tells the user to name one."""
 
-    Raises UserError naming the first row whose path, label or split cannot be used.
+    needed: Sequence[str]
+    optional: Sequence[str] = ()
+    named: Mapping[str, str] = {}
+    by: str = BY_SETTING
+
+
+def read_rows(table: Path, needed: Sequence[str]) -> list[Row]:
+    """All rows of a table, as `each_row` gives them."""
+    return list(each_row(table, Wanted(needed)))
+
+
+def each_row(table: Path, wanted: Wanted) -> Iterator[Row]:
+    """The rows of a CSV or Parquet file, one at a time; only a part of the file is in memory at once.
+
+    Raises UserError when it cannot be read, has no rows, lacks a column that is needed, or has two that may be it.
     """
-    root = images or table.parent
-    if not root.is_dir():
-        raise UserError(f"the images folder {root} is not there; correct `images` or put it there")
-    rows = read_rows(table, ("path", "label"))
-    with_split = any(as_text(row.values.get("split")) for row in rows)
-    records = [_record(root, row, with_split) for row in rows]
-    _check_once(rows, records)
-    files = [table, *(root / record.path for record in records)]
-    return Gathered(str(table), sorted(records), files, partial(coop.read_image, root))
-
-
-def read_rows(table: Path, needed: tuple[str, ...]) -> list[Row]:
-    """The rows of a CSV or Parquet file. Raises UserError when it cannot be read or lacks one of the columns."""
     if table.suffix.lower() not in KINDS:
         raise UserError(f"{table} is no table that can be read; give one of {', '.join(KINDS)}")
     if not table.is_file():
         raise UserError(f"the table {table} is not there; correct its path or put it there")
+    rows = _csv_rows(table, wanted) if table.suffix.lower() == ".csv" else _parquet_rows(table, wanted)
+    row = None
     try:
-        rows = list(_csv_rows(table, needed) if table.suffix.lower() == ".csv" else _parquet_rows(table, needed))
-    except (OSError, ValueError, csv.Error) as error:  # UnicodeDecodeError and pyarrow's errors are ValueErrors
+        for row in rows:
+            yield row
+    except (OSError, ValueError, OverflowError, csv.Error) as error:  # UnicodeDecodeError is a ValueError
         raise UserError(f"cannot read the table {table} ({error}); save it again, a CSV as UTF-8") from None
-    if not rows:
+    if row is None:
         raise UserError(f"the table {table} has no rows; add some")
-    return rows
 
 
-def _csv_rows(table: Path, needed: tuple[str, ...]) -> Iterator[Row]:
+def _csv_rows(table: Path, wanted: Wanted) -> Iterator[Row]:
     with open(table, encoding="utf-8-sig", newline="") as file:  # Excel begins UTF-8 with a byte order mark
         reader = csv.reader(file, strict=True)
         header = [name.strip() for name in next(reader, [])]
-        _check_columns(table, header, needed)
+        places = {column: header.index(name) for column, name in _columns(table, header, wanted).items()}
         for cells in reader:
             where = f"{table}, line {reader.line_num}"
             if cells and len(cells) != len(header):
                 raise UserError(f"{where} has {len(cells)} columns, the header {len(header)}; quote commas in values")
             if cells:
-                yield Row(where, dict(zip(header, cells, strict=True)))
+                yield Row(where, {column: cells[place] for column, place in places.items()})
 
 
-def _parquet_rows(table: Path, needed: tuple[str, ...]) -> Iterator[Row]:
+def _parquet_rows(table: Path, wanted: Wanted) -> Iterator[Row]:
     import pyarrow
     import pyarrow.parquet
 
+    numbers = count(1)
     try:
         with pyarrow.parquet.ParquetFile(table) as file:
-            header = file.schema_arrow.names
-            _check_columns(table, header, needed)
-            rows = file.read(columns=[name for name in (*needed, "split") if name in header]).to_pylist()
+            columns = _columns(table, file.schema_arrow.names, wanted)
+            for name in columns.values():
+                _check_plain(table, name, file.schema_arrow.field(name).type)
+            for batch in file.iter_batches(columns=list(columns.values())):
+                values = [batch.column(name).to_pylist() for name in columns.values()]
+                for row in zip(*values, strict=True):
+                    yield Row(f"{table}, row {next(numbers)}", dict(zip(columns, row, strict=True)))
     except pyarrow.ArrowException as error:
         raise ValueError(str(error)) from None
-    return (Row(f"{table}, row {number}", values) for number, values in enumerate(rows, start=1))
 
 
-def _check_columns(table: Path, header: list[str], needed: tuple[str, ...]) -> None:
-    for name in needed:
-        if header.count(name) != 1:
-            number = "more than one column" if name in header else "no column"
-            columns = ", ".join(map(repr, header)) or "nothing"
-            raise UserError(f"{table} has {number} {name!r}; its header must name it once, and holds {columns}")
+def _check_plain(table: Path, name: str, kind: Any) -> None:
+    import pyarrow
+
+    if pyarrow.types.is_nested(kind):  # such as the bytes of images, as Hugging Face keeps them in Parquet
+        raise UserError(f"{table}: a value of its column {name!r} has parts; text is needed, such as an image's path")
 
 
-def _record(root: Path, row: Row, with_split: bool) -> Record:
-    path, label = (_needed(row, column) for column in ("path", "label"))
-    check_file(root, path, row.where)
-    if not is_image(path):
-        raise UserError(f"{row.where}: {path} is no image by its extension; correct the row or leave it out")
-    return Record(str(PurePosixPath(path)), label, _split(row) if with_split else None)
+def _columns(table: Path, header: list[str], wanted: Wanted) -> dict[str, str]:
+    """The names in the header of the columns that are wanted and there, by what they are."""
+    chosen = {column: _name_of(table, header, column, wanted) for column in (*wanted.needed, *wanted.optional)}
+    return {column: name for column, name in chosen.items() if name is not None}
 
 
-def _needed(row: Row, column: str) -> str:
-    text = as_text(row.values[column])
-    if not text:
-        raise UserError(f"{row.where}: {column} is {row.values[column]!r}, not text or a whole number; fill it in")
-    return text
+def _name_of(table: Path, header: list[str], column: str, wanted: Wanted) -> str | None:
+    """The one name in the header that a column has; None for an optional one that is not there."""
+    named, usual = wanted.named.get(column), (column, *ALSO.get(column, ()))
+    names = [name for name in header if (name == named if named else name.lower() in usual)]
+    if len(names) == 1:
+        return names[0]
+    if names:
+        raise UserError(f"{table}: {_several(column, names, wanted)}")
+    if named:
+        raise UserError(f"{table} has no column {named!r}; {did_you_mean(named, header)}")
+    if column in wanted.needed:
+        holds = ", ".join(map(repr, header)) or "nothing"
+        raise UserError(f"{table} has no column {column!r}; its header holds {holds}; {_how(usual, wanted)}")
+    return None
 
 
-def _split(row: Row) -> str:
-    name = as_text(row.values["split"]) or ""
-    split = split_named(name)
-    if split is None:
-        raise UserError(f"{row.where}: split is {name!r}; {did_you_mean(name.lower(), ('train', 'val', 'test'))}")
-    return split
+def _several(column: str, names: list[str], wanted: Wanted) -> str:
+    if len(set(names)) < len(names):
+        return f"its header names more than one column {names[0]!r}; rename one"
+    by = wanted.by.format(column=column, name=names[0])
+    return f"each of its columns {' and '.join(map(repr, names))} may be the {column}; say which, such as `{by}`"
 
 
-def _check_once(rows: list[Row], records: list[Record]) -> None:
-    first: dict[str, str] = {}  # path -> the row that names it first
-    for row, record in zip(rows, records, strict=True):
-        other = first.setdefault(record.path, row.where)
-        if other != row.where:
-            raise UserError(f"{row.where} names {record.path} again, after {other}; leave one of the two")
+def _how(usual: Sequence[str], wanted: Wanted) -> str:
+    if len(usual) == 1:
+        return f"call one {usual[0]}"
+    by = wanted.by.format(column=usual[0], name="NAME")
+    return f"call one {', '.join(usual[:-1])} or {usual[-1]}, or say which it is: `{by}`"

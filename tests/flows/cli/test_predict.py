@@ -3,15 +3,20 @@
 import csv
 import json
 import os
+import tracemalloc
 from pathlib import Path
 
 import pyarrow
+import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
 from flows.cli import predict_output
 from flows.cli.predict_images import find_images
+from mmrl_core.data.own.dataset import open_source
+from mmrl_core.data.own.settings import OwnSection
 from mmrl_core.data.shards import read_examples
+from mmrl_core.errors import UserError
 from tests.core.test_predict import TRAINED, noise, save_small
 from tests.support.workspace import write_params
 
@@ -103,8 +108,8 @@ def test_a_long_table_is_written_in_parts(folder, predict, monkeypatch):
         ("../secret.png", "does not stay inside its folder"),
         ("a/../../secret.png", "does not stay inside its folder"),
         ("/etc/passwd", "does not stay inside its folder"),
-        ("link.png", "leads out of images"),
-        ("out/secret.png", "leads out of images"),
+        ("link.png", "link.png is a link out of images"),
+        ("out/secret.png", "out/secret.png is a link out of images"),
     ],
 )
 def test_a_path_that_leaves_the_tables_folder_is_refused(folder, predict, name, path, message):
@@ -114,6 +119,75 @@ def test_a_path_that_leaves_the_tables_folder_is_refused(folder, predict, name, 
     write_table(folder / "images" / name, ["b.png", path])
     error = predict(f"images/{name}", "--skip-damaged", code=2)
     assert message in error and error.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["path", "gone.png"], "line 2: cannot find images/gone.png"),
+        (["path", "notes.txt"], "line 2: notes.txt is no image by its extension"),
+        (["path", "a"], "line 2: a is no regular file"),
+        (["path,label", "b.png"], "line 2 has 1 columns, the header 2"),
+        (["path", '"b.png'], "cannot read the table"),
+        (["path,path", "b.png,b.png"], "more than one column 'path'"),
+        (["path", "s3://bucket/b.png"], "line 2: s3://bucket/b.png is a URL; copy the images here"),
+        (["path"], "has no rows"),
+    ],
+)
+def test_a_table_that_training_refuses_is_refused_before_the_model_is_loaded(folder, mmrl, rows, message):
+    (folder / "images" / "list.csv").write_text("".join(f"{row}\n" for row in rows))
+    error = mmrl("predict", "images/list.csv", "--model", "nowhere", code=2)
+    assert message in error and error.count("\n") == 1
+    with pytest.raises(UserError) as training:
+        open_source("mine", OwnSection(table="images/list.csv", columns={"label": "path"}))
+    assert error == f"mmrl: {training.value}\n"
+
+
+def test_a_table_is_read_as_training_reads_it(folder, predict):
+    """Byte order mark, line ends of Windows, spaces around names, another name of the column."""
+    (folder / "images" / "list.csv").write_bytes(
+        b"\xef\xbb\xbf FILE_name ,size\r\n b.png,big\r\n\r\na//c.JPG,small\r\n"
+    )
+    assert list(json.loads(predict("images/list.csv", "--json"))) == ["images/b.png", "images/a/c.JPG"]
+
+
+@pytest.mark.parametrize("name", ["list.csv", "list.parquet"])
+def test_a_column_and_a_folder_may_be_named(folder, predict, name):
+    rows = {"path": ["1", "2"], "photo": ["b.png", "a/c.JPG"], "note": ["x" * 9, "y"]}
+    if name.endswith("parquet"):
+        pyarrow.parquet.write_table(pyarrow.table(rows), folder / name)
+    else:
+        lines = [",".join(rows), *map(",".join, zip(*rows.values(), strict=True))]
+        (folder / name).write_text("\n".join(lines))
+    found = json.loads(predict(name, "--column", "photo", "--images", "images", "--json"))
+    assert list(found) == ["images/b.png", "images/a/c.JPG"]
+
+
+def test_an_export_of_label_studio_is_predicted_choices_or_not(folder, predict):
+    (folder / "images" / "project.csv").write_text(
+        'annotation_id,annotator,choice,image\n1,1,"cat",/data/upload/7/b.png\n2,1,,/data/local-files/?d=a/c.JPG\n'
+    )
+    assert list(json.loads(predict("images/project.csv", "--json"))) == ["images/b.png", "images/a/c.JPG"]
+
+
+def test_an_image_that_a_table_names_and_that_is_gone_is_listed_if_asked(folder, predict):
+    write_table(folder / "images" / "list.csv", ["gone.png", "b.png"])
+    lines = predict("images/list.csv", "--skip-damaged").splitlines()
+    assert lines[0] == "images/gone.png: cannot be read" and lines[1].startswith("images/b.png: ")
+
+
+@pytest.mark.parametrize("name", ["list.csv", "list.parquet"])
+def test_of_a_long_wide_table_only_the_paths_come_into_memory(folder, name):
+    """Three million bytes of text beside three thousand paths, which come one at a time."""
+    rows = {"path": ["b.png"] * 3000, **{f"text {number}": ["x" * 100] * 3000 for number in range(10)}}
+    write = pyarrow.parquet.write_table if name.endswith("parquet") else pyarrow.csv.write_csv
+    write(pyarrow.table(rows), folder / "images" / name)
+    tracemalloc.start()
+    try:
+        assert sum(1 for _ in find_images([Path("images", name)])) == 3000
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
 
 
 @pytest.mark.parametrize("target", ["secret.png", "secrets", "nowhere.png"])
@@ -187,16 +261,26 @@ def test_a_threshold_of_ones_own_overrides_the_adapters(folder, predict):
         (["images", "--all"], "give --out FILE.csv"),
         (["images", "--threshold", "2"], "less than or equal to 1"),
         (["empty"], "empty: no image is there"),
-        (["nowhere.csv"], "nowhere.csv cannot be read as csv"),
-        (["images/list.csv"], "list.csv has no column path"),
-        (["images/list.parquet"], "list.parquet cannot be read as parquet"),
-        (["images/gaps.csv"], "gaps.csv, image 2 has no path"),
+        (["nowhere.csv"], "the table nowhere.csv is not there"),
+        (["images/list.csv"], "list.csv has no column 'path'; its header holds 'where', 'what'; call one path, image,"),
+        (["images/list.csv"], "or say which it is: `--column NAME`"),
+        (["images/list.csv", "--column", "wher"], "list.csv has no column 'wher'; did you mean 'where'?"),
+        (["images/list.csv", "--column", "where", "--images", "empty"], "list.csv, line 2: cannot find empty/b.png"),
+        (["images/list.csv", "--column", "where", "--images", "gone"], "the images folder gone is not there; correct"),
+        (
+            ["images", "--column", "where"],
+            "--column and --images are of tables; give one that ends in .csv or .parquet",
+        ),
+        (["images/list.parquet"], "cannot read the table images/list.parquet"),
+        (["images/gaps.csv"], "gaps.csv, line 3: path is ''"),
+        (["images/two.csv"], "its columns 'image' and 'File' may be the path; say which, such as `--column image`"),
         (["images", "--class", "cat", "--class", "cat"], "make the same prompt"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(folder, predict, arguments, message):
     (folder / "empty").mkdir()
-    (folder / "images" / "list.csv").write_text("file\nb.png\n")
+    (folder / "images" / "list.csv").write_text("where,what\nb.png,x\n")
+    (folder / "images" / "two.csv").write_text("image,File\nb.png,b.png\n")
     (folder / "images" / "list.parquet").write_text("file\nb.png\n")
     (folder / "images" / "gaps.csv").write_text('path,note\nb.png,x\n"",y\n')
     error = predict(*arguments, code=2)

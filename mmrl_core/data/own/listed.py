@@ -1,0 +1,161 @@
+"""Images that a table lists: a CSV or Parquet file, or a folder as Hugging Face's imagefolder has it, where a
+metadata.csv or metadata.parquet lies beside the images, or in train, val and test each."""
+
+import os
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path, PurePosixPath
+from reprlib import repr as short
+from typing import NamedTuple
+
+from mmrl_core.data.benchmark import coop
+from mmrl_core.data.own import label_studio
+from mmrl_core.data.own.records import (
+    Gathered,
+    Record,
+    as_text,
+    check_file,
+    check_name,
+    did_you_mean,
+    is_image,
+    some,
+    split_named,
+)
+from mmrl_core.data.own.table import Row, Wanted, each_row
+from mmrl_core.errors import UserError
+
+METADATA = ("metadata.csv", "metadata.parquet")
+
+
+class Listing(NamedTuple):
+    """A table, the folder below the root that its paths start at, and the split that this folder is."""
+
+    table: Path
+    below: str = ""
+    split: str | None = None
+
+
+class Entry(NamedTuple):
+    """A row: the image's path below the root, its label, and its split as the data write it, "" for none."""
+
+    where: str
+    path: str
+    label: str
+    split: str
+
+
+def gather(table: Path, images: Path | None = None, columns: Mapping[str, str] = {}) -> Gathered:
+    """The images that the rows name, below `images` or the table's own folder, by path; `columns` says what the table
+    calls path, label and split.
+
+    Raises UserError naming the first row whose path, label or split cannot be used.
+    """
+    root, listings = _listings(table, images)
+    wanted = Wanted(("path", "label"), ("split", *label_studio.COLUMNS), columns)
+    entries: list[Entry] = []
+    left_out: list[str] = []
+    for listing in listings:
+        for row in each_row(listing.table, wanted):
+            entry = _entry(root, listing, row)
+            entries.append(entry) if entry else left_out.append(row.where)
+    _check_once(entries)
+    splits, notes = _splits(table, entries)
+    records = [Record(entry.path, entry.label, split) for entry, split in zip(entries, splits, strict=True)]
+    files = [*(listing.table for listing in listings), *(root / record.path for record in records)]
+    notes += [f"rows without a choice were left out: {len(left_out)}, the first {left_out[0]}"] if left_out else []
+    return Gathered(str(table), sorted(records), files, partial(coop.read_image, root), notes=notes)
+
+
+def image_path(root: Path, row: Row, below: str = "", *, absent_ok: bool = False) -> str:
+    """The path below `root` of the image that a row names by a path below the folder `below` of it.
+
+    Raises UserError on a path that leaves the root, links followed, on one that is no image by its extension, and,
+    unless `absent_ok`, on one that is not there.
+    """
+    value = _needed(row, "path")
+    if "://" in value:
+        raise UserError(
+            f"{row.where}: {value[:100]} is a URL; copy the images here and give paths below {root / below}"
+        )
+    path = label_studio.path_below(root / below, value, row.where)
+    check_name(path, row.where)
+    path = str(PurePosixPath(below, path))
+    if not absent_ok or os.path.exists(root / path):
+        check_file(root, path, row.where)
+    if not is_image(path):
+        raise UserError(f"{row.where}: {path} is no image by its extension; correct the row or leave it out")
+    return path
+
+
+def _listings(table: Path, images: Path | None) -> tuple[Path, list[Listing]]:
+    """What the paths start at, and the tables."""
+    if not table.is_dir():
+        root = images or table.parent
+        if not root.is_dir():
+            raise UserError(f"the images folder {root} is not there; correct `images` or put it there")
+        return root, [Listing(table)]
+    if images:
+        raise UserError(f"the folder {table} has its tables beside their images; leave `images` out")
+    try:
+        folders = sorted(entry.name for entry in table.iterdir() if entry.is_dir() and split_named(entry.name))
+    except OSError as error:
+        raise UserError(f"cannot list the folder {table} ({error.strerror}); make it readable") from None
+    places = [Listing(table), *(Listing(table / name, name, split_named(name)) for name in folders)]
+    listings = [place._replace(table=place.table / name) for place in places for name in METADATA]
+    listings = [listing for listing in listings if listing.table.exists()]
+    if not listings:
+        raise UserError(f"the folder {table} holds no {' or '.join(METADATA)}, itself or in train, val and test")
+    return table, listings
+
+
+def _entry(root: Path, listing: Listing, row: Row) -> Entry | None:
+    """None where the row is of an annotation without a choice."""
+    if label_studio.is_left_out(row.values, as_text(row.values["label"])):
+        return None
+    label = label_studio.choice(_needed(row, "label"), row.where)
+    split = as_text(row.values.get("split")) or ""
+    if listing.split and split_named(split or listing.split) != listing.split:
+        raise UserError(f"{row.where}: split is {split!r} in the folder {listing.below}; correct the row or move it")
+    return Entry(row.where, image_path(root, row, listing.below), label, split or listing.split or "")
+
+
+def _needed(row: Row, column: str) -> str:
+    text = as_text(row.values[column])
+    if not text:
+        value = short(row.values[column])
+        raise UserError(f"{row.where}: {column} is {value}, not text or a whole number; fill it in")
+    return text
+
+
+def _splits(table: Path, entries: list[Entry]) -> tuple[list[str | None], list[str]]:
+    """The split of each entry: the one it names, else the one that its path's folder is called by; and notes."""
+    if any(entry.split for entry in entries):
+        return [_split(entry) for entry in entries], []
+    folders = [PurePosixPath(entry.path).parent for entry in entries]
+    common = len(PurePosixPath(os.path.commonpath(folders)).parts) if folders else 0
+    first = ["".join(folder.parts[common : common + 1]) for folder in folders]
+    splits = [split_named(folder) for folder in first]
+    if not {"train", "test"} <= set(splits):
+        return [None] * len(entries), []
+    if None in splits:
+        others = sorted({folder for folder, split in zip(first, splits, strict=True) if split is None})
+        raise UserError(
+            f"{table} has images in {some(others)} beside train and test; add a column split, or leave them out"
+        )
+    return splits, [f"the splits are the folders that the paths name: {', '.join(sorted(set(first)))}"]
+
+
+def _split(entry: Entry) -> str:
+    split = split_named(entry.split)
+    if split is None:
+        known = did_you_mean(entry.split.lower(), ("train", "val", "test"))
+        raise UserError(f"{entry.where}: split is {entry.split!r}; {known}")
+    return split
+
+
+def _check_once(entries: list[Entry]) -> None:
+    first: dict[str, str] = {}  # path -> the row that names it first
+    for entry in entries:
+        other = first.setdefault(entry.path, entry.where)
+        if other != entry.where:
+            raise UserError(f"{entry.where} names {entry.path} again, after {other}; leave one of the two")
