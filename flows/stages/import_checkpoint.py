@@ -6,6 +6,7 @@ from typing import Any
 from flows.project.resources import backbone_of
 from flows.settings.params import Params
 from mmrl_core import METHOD_VERSION
+from mmrl_core.errors import UserError
 from mmrl_core.method.adapter_card import CardContent
 
 
@@ -19,11 +20,15 @@ def import_published(
     from mmrl_core.method.adapter import Adapter, save_adapter
     from mmrl_core.method.published_checkpoints import implied_settings, read_published
 
-    refuse_repeated(class_names)
+    refuse_one_name(class_names)
     published, backbone = read_published(checkpoint), backbone_of(params.backbone)
     implied = implied_settings(published, backbone.depth)
     explicit = {name: value for name, value in params.adapter.model_dump().items() if value is not None}
     config = parse(AdapterConfig, {**explicit, **implied}, str(checkpoint))
+    if len(class_names) < 2:
+        raise UserError(
+            f"{class_names[0]!r} is one class, which leaves nothing to choose; name all that were trained on"
+        )
     adapter = Adapter(config, backbone)
     adapter.load_published(published)
     backbone.tokenize(class_names, template)  # refuses names or a template that no prompt can be made of

@@ -196,10 +196,12 @@ class Backbone(nn.Module):
         return TextTower(self, class_names, template, n_insert=1).zero_shot()
 
 
-def refuse_repeated(class_names: list[str]) -> None:
-    """UserError when a user's own list names a class twice; benchmark lists may (see `Backbone.tokenize`)."""
-    if repeated := [name for index, name in enumerate(class_names) if name in class_names[:index]]:
-        raise UserError(f"classes {repeated[0]!r} and {repeated[0]!r} make the same prompt; name each once")
+def refuse_one_name(class_names: list[str]) -> None:
+    """UserError when a list holds one name again and again: there is nothing to choose. Of several names each may come
+    more than once (see `Backbone.tokenize`)."""
+    if len(class_names) > 1 and len(set(class_names)) == 1:
+        name = class_names[0]
+        raise UserError(f"classes {name!r} and {name!r} make the same prompt and there is no other; name more classes")
 
 
 def fill_template(class_names: list[str], template: str) -> list[str]:

@@ -64,6 +64,15 @@ def test_other_classes_the_best_few_and_abstaining_are_had_for_the_asking(client
     assert certain["abstained"] is False
 
 
+def test_a_names_probability_is_the_sum_over_its_classes(client, predictor):
+    names = ["missile", "two", "missile", "sunglasses"]
+    answer = client.post("/predict", json={"image": in_base64(picture(1)), "class_names": names, "top_k": 9}).json()
+    assert set(answer["probabilities"]) == set(names) and len(answer["probabilities"]) == 3
+    assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert answer["probabilities"] == pytest.approx(predictor.predict([picture(1)], names)[0].probabilities, abs=1e-5)
+    assert answer["probability"] == answer["probabilities"][answer["label"]]
+
+
 def header_only(width: int, height: int) -> bytes:
     """A PNG that promises so many pixels and holds none."""
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
