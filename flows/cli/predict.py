@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli import predict_output
+from flows.cli.class_list import ClassFile, ClassNames, class_list, say_what_surprises
 from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile, show
 from flows.cli.predict_images import count_images, find_images
 from flows.project.progress import ProgressReport, progress
@@ -24,7 +25,8 @@ if TYPE_CHECKING:
 def predict(
     images: Annotated[list[Path], typer.Argument(help="Image files, folders of them, CSV or Parquet with `path`.")],
     model: Annotated[str | None, typer.Option(help="Adapter folder or models:/NAME@ALIAS; default: champion.")] = None,
-    class_names: Annotated[list[str] | None, typer.Option("--class", help="Class to choose. Repeatable.")] = None,
+    class_names: ClassNames = None,
+    classes: ClassFile = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write a table: FILE.csv or FILE.parquet.")] = None,
     all_: Annotated[bool, typer.Option("--all", help="A column of the table for every class's probability.")] = False,
     abstain: Annotated[bool, typer.Option("--abstain", help='Say "none of these" below a confidence.')] = False,
@@ -38,9 +40,11 @@ def predict(
     from flows.registry import versions
 
     _check_table_options(out, all_)
+    class_names = class_list(class_names, classes)
     total = count_images(images)  # what is wrong with a folder or table shows before the model is loaded
     predictor = versions.open_predictor(load_params(params, set_), model)
     threshold = _threshold(predictor, abstain, threshold)
+    say_what_surprises(predictor, class_names)
     columns = (class_names or predictor.class_names) if all_ else []
     with (
         _opened(out, json_, threshold is not None, columns) as put,
