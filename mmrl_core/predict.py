@@ -30,7 +30,10 @@ ImageInput = str | Path | bytes | bytearray | memoryview | Image  # a file, its 
 
 
 class Prediction(NamedTuple):
-    """The most probable class, its probability, and every class's; `confidence` is what abstain.py compares."""
+    """The most probable name, its probability, and every name's; `confidence` is what abstain.py compares.
+
+    Classes may share a name, as in CLIP's own ImageNet list: its probability is the sum over them.
+    """
 
     label: str
     probability: float
@@ -130,6 +133,11 @@ class Predictor:
     def trained(self, class_names: list[str]) -> Tensor:
         """(C,): true for the classes whose names the adapter was trained on."""
         return torch.tensor([name in self.class_names for name in class_names])
+
+    def cut_note(self, class_names: list[str]) -> str | None:
+        """A line that names those classes, trained ones apart, whose prompts are too long for the backbone; or None."""
+        new = [name for name in class_names if name not in self.class_names]
+        return self.model.backbone.cut_note(new, self.card["template"]) if new else None
 
     @torch.no_grad()
     def text_features(self, class_names: list[str]) -> Tensor:

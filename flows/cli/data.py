@@ -9,7 +9,7 @@ import typer
 from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile, show, text_table
 from flows.project import paths
 from flows.settings.params import Params, load_params
-from flows.settings.sections import DataSection
+from flows.settings.sections import BackboneSection, DataSection
 from mmrl_core.data.own.settings import OwnSection
 from mmrl_core.errors import UserError
 
@@ -36,7 +36,7 @@ def check(
 ) -> None:  # fmt: skip
     """See which datasets are complete below a folder; exit 2 unless those asked for are, or any."""
     settings = _settings(params, set_)
-    rows = _check_all(root or Path(settings.root), settings.own, keys)
+    rows = _check_all(root or Path(settings.root), settings.own, keys, _backbone(params, set_))
     if json_:
         print(json.dumps({"datasets": rows}))
     else:
@@ -91,6 +91,11 @@ def _settings(params: Path, overrides: list[str]) -> DataSection:
     return load_params(params, overrides).data
 
 
+def _backbone(params: Path, overrides: list[str]) -> str:
+    """Its name, which the settings of a folder without settings do not say."""
+    return load_params(params, overrides).backbone.name if params.exists() else BackboneSection().name
+
+
 def _describe_own(key: str, spec: OwnSection) -> dict[str, Any]:
     needs = spec.shards or spec.table or spec.images
     return {"dataset": key, "kind": "own", "needs": needs, "template": spec.template, "published": None}
@@ -108,18 +113,20 @@ def _counts(counts: dict[str, int] | None) -> str:
     return "/".join(str(counts.get(split, "-")) for split in SPLITS) if counts else "-"
 
 
-def _check_all(root: Path, own: dict[str, OwnSection], keys: list[str] | None) -> list[dict[str, Any]]:
+def _check_all(root: Path, own: dict[str, OwnSection], keys: list[str] | None, backbone: str) -> list[dict[str, Any]]:
     from mmrl_core.data.catalog import canonical_key
     from mmrl_core.data.check import check as check_shipped
 
     asked = [canonical_key(key, own) for key in keys or []]
     shipped = [key for key in asked if key not in own]
     rows = check_shipped(root, shipped or None) if shipped or not asked else []
-    return rows + [_check_own(key, own) for key in own if key in asked or not asked]
+    return rows + [_check_own(key, own, backbone) for key in own if key in asked or not asked]
 
 
-def _check_own(key: str, own: dict[str, OwnSection]) -> dict[str, Any]:
-    """A dataset of the user's own is complete when it opens; its problems are the notes of its source."""
+def _check_own(key: str, own: dict[str, OwnSection], backbone: str) -> dict[str, Any]:
+    """A dataset of the user's own is complete when it opens; its problems are the notes of its source, and the names
+    that are too long for the backbone."""
+    from mmrl_core.clip.prompts import cut_notes
     from mmrl_core.data.catalog import open_source
 
     row = {"dataset": key, "found": None, "expected": None, "missing": 0}
@@ -128,7 +135,11 @@ def _check_own(key: str, own: dict[str, OwnSection]) -> dict[str, Any]:
     except UserError as error:
         return row | {"state": "incomplete", "problems": [str(error)]}
     counts = {split: len(source.items(split)) for split in SPLITS}
-    return row | {"state": "complete", "found": counts, "problems": source.notes}
+    return row | {
+        "state": "complete",
+        "found": counts,
+        "problems": [*source.notes, *cut_notes(source.class_names, source.templates, backbone)],
+    }
 
 
 def _refuse(rows: list[dict[str, Any]], asked: bool, root: Path | str) -> None:

@@ -38,11 +38,15 @@ def prepare_pool(params: Params, dataset: str, out: Path) -> dict[str, Any]:
         source = open_source(dataset, params.data.root, params.data.own)
         n_base = None if dataset in params.targets else params.data.base_classes  # a target is not divided
         manifest = write_pool(source, out, report, n_base=n_base)
-    return {"digest": manifest["digest"], **manifest["counts"], **_notes(manifest)}
+    return {"digest": manifest["digest"], **manifest["counts"], **_notes(manifest, params)}
 
 
-def _notes(manifest: "Manifest") -> dict[str, list[str]]:
-    return {"notes": manifest["notes"]} if manifest["notes"] else {}
+def _notes(manifest: "Manifest", params: Params) -> dict[str, list[str]]:
+    """What the manifest notes of the data, and what the settings' backbone would make of the class names."""
+    from mmrl_core.clip.prompts import cut_notes
+
+    notes = [*manifest["notes"], *cut_notes(manifest["class_names"], manifest["templates"], params.backbone.name)]
+    return {"notes": notes} if notes else {}
 
 
 def prepare_few_shot(params: Params, dataset: str, shots: int, seed: int, out: Path) -> dict[str, Any]:
@@ -55,4 +59,4 @@ def prepare_few_shot(params: Params, dataset: str, shots: int, seed: int, out: P
     with progress(f"prepare {dataset} {shots}-shot seed {seed}", unit="images") as report:
         manifest = write_few_shot(source, shots, seed, out, report, n_base=n_base)
     short = {"classes_with_fewer_items": manifest["short_classes"]} if manifest["short_classes"] else {}
-    return {"digest": manifest["digest"], **manifest["counts"], **short, **_notes(manifest)}
+    return {"digest": manifest["digest"], **manifest["counts"], **short, **_notes(manifest, params)}

@@ -96,6 +96,15 @@ def test_classes_that_are_all_of_one_name_leave_nothing_to_choose(predictor):
     assert predictor.predict([noise(0)], ["cat"])[0].probability == 1
 
 
+def test_new_names_that_are_too_long_are_named_and_trained_ones_are_as_they_were_trained(tmp_path):
+    long, longer = " ".join("abcdefgh" * 10), " ".join("ijklmnop" * 10)
+    save_small(tmp_path, class_names=["two", long])
+    predictor = Predictor.load(tmp_path)
+    assert predictor.cut_note(["two", long]) is None
+    note = predictor.cut_note(["two", long, longer])
+    assert "cut at 77 tokens" in note and "has 84 tokens" in note and "i j k l" in note and "a b c d" not in note
+
+
 def test_one_batch_answers_each_image_among_its_own_classes(predictor):
     lists = [None, ["seven", "nine"], None, ["seven", "two"]]
     asked = [predictor.classes(names) for names in lists]

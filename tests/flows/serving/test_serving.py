@@ -105,6 +105,7 @@ GOOD = in_base64(picture(0))
         ({"json": {"image": GOOD, "class_names": []}}, 422, "class_names: list should have at least 1"),
         ({"json": {"image": GOOD, "class_names": ["a", " "]}}, 422, "class_names.1: string should have at least 1"),
         ({"json": {"image": GOOD, "class_names": ["a", "a"]}}, 422, "'a'"),
+        ({"json": {"image": GOOD, "class_names": ["a", " ".join("b" * 80)]}}, 422, "has 87 tokens; shorten"),
         ({"json": {"image": GOOD, "class_names": [str(i) for i in range(11)]}}, 422, "the limit is 10; ask of less"),
         ({"json": {"image": GOOD, "top_k": 0}}, 422, "top_k"),
         ({"json": {"image": GOOD, "top_k": "3"}}, 422, "top_k: input should be a valid integer"),
