@@ -28,6 +28,7 @@ OUTPUTS = ("logits", "probabilities", "image_features")
 OPSET = 18  # the exporter's own: a later one would be made from it by conversion
 BATCH_SIZES = (1, 3)  # compared at these; traced at 2
 TOLERANCE = 1e-4  # of max|onnx - torch| / max|torch|, for each output
+COLUMNS = "column i belongs to class_names[i]; of a name that is there more than once, add the probabilities up"
 STEPS = ("tracing", "writing", "comparing")
 
 
@@ -155,6 +156,7 @@ def _card(predictor: Predictor, names: list[str], folder: Path, opset: int, diff
     """All that a program needs to use the file, and where it came from."""
     return {
         **file_facts(predictor, names, folder),
+        "columns": COLUMNS,
         "opset": opset,
         "largest_relative_difference": difference,
         "compared": {

@@ -13,7 +13,7 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from mmrl_core.clip.backbone import load_backbone, refuse_repeated
+from mmrl_core.clip.backbone import load_backbone, refuse_one_name
 from mmrl_core.data.images import decode
 from mmrl_core.data.views import test_view
 from mmrl_core.errors import Damaged, UserError
@@ -30,7 +30,10 @@ ImageInput = str | Path | bytes | bytearray | memoryview | Image  # a file, its 
 
 
 class Prediction(NamedTuple):
-    """The most probable class, its probability, and every class's; `confidence` is what abstain.py compares."""
+    """The most probable name, its probability, and every name's; `confidence` is what abstain.py compares.
+
+    Classes may share a name, as in CLIP's own ImageNet list: its probability is the sum over them.
+    """
 
     label: str
     probability: float
@@ -128,15 +131,20 @@ class Predictor:
         return [by_row[row] for row in range(len(views))]
 
     def trained(self, class_names: list[str]) -> Tensor:
-        """(C,): true for the classes that the adapter was trained on."""
+        """(C,): true for the classes whose names the adapter was trained on."""
         return torch.tensor([name in self.class_names for name in class_names])
+
+    def cut_note(self, class_names: list[str]) -> str | None:
+        """A line that names those classes, trained ones apart, whose prompts are too long for the backbone; or None."""
+        new = [name for name in class_names if name not in self.class_names]
+        return self.model.backbone.cut_note(new, self.card["template"]) if new else None
 
     @torch.no_grad()
     def text_features(self, class_names: list[str]) -> Tensor:
-        """Class features w (C, E) of any classes. Raises UserError for a list without a class or with one twice."""
+        """Class features w (C, E) of any classes. Raises UserError as `tokenize`, and for a list of one name alone."""
         if class_names == self.class_names:
             return self.model.text_features
-        refuse_repeated(class_names)
+        refuse_one_name(class_names)
         return AdaptedCLIP(self.model.backbone, self._adapter, class_names, self.card["template"]).text_features()
 
     @property
@@ -194,5 +202,8 @@ def _open(image: ImageInput, name: str) -> Image:
 
 
 def _prediction(names: list[str], row: list[float], confidence: float) -> Prediction:
-    best = max(range(len(row)), key=row.__getitem__)
-    return Prediction(names[best], row[best], dict(zip(names, row, strict=True)), confidence)
+    probabilities: dict[str, float] = {}
+    for name, value in zip(names, row, strict=True):
+        probabilities[name] = probabilities.get(name, 0.0) + value
+    label = max(probabilities, key=probabilities.__getitem__)
+    return Prediction(label, probabilities[label], probabilities, confidence)

@@ -13,7 +13,7 @@ from flows.cli.options import DEFAULT_PARAMS, PATH, AsJson, Overrides, ParamsFil
 from flows.project import paths
 from flows.project.progress import progress
 from flows.settings.params import Params, load_params
-from flows.settings.sections import DataSection
+from flows.settings.sections import BackboneSection, DataSection
 from mmrl_core.data.own.settings import OwnSection
 from mmrl_core.errors import UserError
 
@@ -180,14 +180,19 @@ def _check_all(
 
 def _check_own(key: str, own: dict[str, OwnSection], settings: Params | None) -> dict[str, Any]:
     """A dataset of the user's own, as the settings' protocol and shots ask for it."""
+    from mmrl_core.clip.prompts import cut_notes
     from mmrl_core.data.check import check_own
     from mmrl_core.protocols import ON_TARGET, PROTOCOLS
 
     data, shots = (settings.data, max(settings.shots)) if settings else (DataSection(), 1)
     with progress(f"check {key}", unit="images") as report:
         if settings and key in settings.targets:
-            return check_own(key, own, ON_TARGET, None, shots, report)
-        return check_own(key, own, PROTOCOLS[data.protocol], data.base_classes, shots, report)
+            row = check_own(key, own, ON_TARGET, None, shots, report)
+        else:
+            row = check_own(key, own, PROTOCOLS[data.protocol], data.base_classes, shots, report)
+    backbone = settings.backbone if settings else BackboneSection()
+    row["notes"] += cut_notes(row["class_names"], [own[key].template], backbone.name)
+    return row
 
 
 def _refuse(rows: list[dict[str, Any]], asked: bool, root: Path | str) -> None:

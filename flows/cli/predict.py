@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli import predict_output
+from flows.cli.class_list import ClassFile, ClassNames, class_list, say_what_surprises
 from flows.cli.options import DEFAULT_PARAMS, PATH, AsJson, Overrides, ParamsFile, show
 from flows.cli.predict_images import Tables, count_images, find_images
 from flows.project.progress import ProgressReport, progress
@@ -26,7 +27,8 @@ def predict(
         list[Path], typer.Argument(help="Image files, folders of them, CSV or Parquet that name them.", **PATH)
     ],
     model: Annotated[str | None, typer.Option(help="Adapter folder or models:/NAME@ALIAS; default: champion.")] = None,
-    class_names: Annotated[list[str] | None, typer.Option("--class", help="Class to choose. Repeatable.")] = None,
+    class_names: ClassNames = None,
+    classes: ClassFile = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write a table: FILE.csv or FILE.parquet.", **PATH)] = None,
     all_: Annotated[bool, typer.Option("--all", help="A column of the table for every class's probability.")] = False,
     abstain: Annotated[bool, typer.Option("--abstain", help='Say "none of these" below a confidence.')] = False,
@@ -42,10 +44,12 @@ def predict(
     from flows.registry import versions
 
     _check_table_options(out, all_)
+    class_names = class_list(class_names, classes)
     how = Tables(column, root, absent_ok=skip_damaged)
     total = count_images(images, how)  # what is wrong with a folder or table shows before the model is loaded
     predictor = versions.open_predictor(load_params(params, set_), model)
     threshold = _threshold(predictor, abstain, threshold)
+    say_what_surprises(predictor, class_names)
     columns = (class_names or predictor.class_names) if all_ else []
     with (
         _opened(out, json_, threshold is not None, columns) as put,

@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from flows.cli.class_list import ClassFile, ClassNames, class_list
 from flows.cli.options import DEFAULT_PARAMS, PATH, AsJson, Overrides, ParamsFile, show, show_each, text_table
 from flows.project.outputs import atomic_output, check_out_path
 from flows.settings.params import load_params
+from mmrl_core.errors import UserError
 
 if TYPE_CHECKING:
     from flows.registry.promotion import PromotionDecision
@@ -122,17 +124,21 @@ def _when(milliseconds: int) -> str:
 def import_(
     checkpoint: Annotated[Path, typer.Argument(help="A .pth.tar of the authors' code.", **PATH)],
     out: Annotated[Path, typer.Option("--out", help="Folder for the adapter.", **PATH)],
-    class_names: Annotated[list[str], typer.Option("--class", help="Classes in training order. Repeatable.")],
+    class_names: ClassNames = None,
+    classes: ClassFile = None,
     template: Annotated[str, typer.Option(help="Prompt template.")] = "a photo of a {}.",
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
 ) -> None:  # fmt: skip
-    """Turn a checkpoint of the authors' code into an adapter."""
+    """Turn a checkpoint of the authors' code into an adapter; the classes are in the order of its training."""
     from flows.stages.import_checkpoint import import_published
 
     check_out_path(out, changed=True)
+    names = class_list(class_names, classes)
+    if names is None:
+        raise UserError("import needs the classes in training order; give --class NAME for each, or --classes FILE")
     settings = load_params(params, set_)
     with atomic_output(out) as path:
-        result = import_published(settings, checkpoint, class_names, template, path)
+        result = import_published(settings, checkpoint, names, template, path)
     show(result, json_, str(out))
 
 

@@ -2,6 +2,7 @@
 
 import itertools
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +21,7 @@ from mmrl_core.method.adapter import load_adapter
 from mmrl_core.method.adapter_card import read_card
 from mmrl_core.method.model import AdaptedCLIP
 from mmrl_core.predict import Predictor
-from mmrl_core.protocols import HALVES, PROTOCOLS, TestSet, labels_of
+from mmrl_core.protocols import HALVES, PROTOCOLS, Half, Protocol, labels_of
 
 TIMED_IMAGES, ROUNDS = 8, 5  # of the latency's measurement: in each round both models take every image in turn
 
@@ -49,8 +50,8 @@ def compare_versions(
         )
     if (refusal := _class_list_change(champion, challenger)) and not new_classes:
         return Comparison(Decision(REFUSED, [refusal], {}), [])
-    tests, used = PROTOCOLS[params.data.protocol].tests, _used_images(dataset)
-    before, after = (_scores_by_part(version, manifest, dataset, tests, used) for version in (champion, challenger))
+    protocol, used = PROTOCOLS[params.data.protocol], _used_images(dataset)
+    before, after = (_scores_by_part(version, manifest, dataset, protocol, used) for version in (champion, challenger))
     parts = {part: Pair(_is_right(before[part]), _is_right(after[part])) for part in before}
     bounds = Bounds(**params.registry.model_dump(exclude={"alias"}))
     ratio = _latency_ratio(champion, challenger, dataset)
@@ -63,8 +64,9 @@ def _class_list_change(champion: FetchedVersion, challenger: FetchedVersion) -> 
     before, now = (read_card(version.adapter)["class_names"] for version in (champion, challenger))
     if before == now:
         return None
-    gone, new = [name for name in before if name not in now], [name for name in now if name not in before]
+    gone, new = ([*(Counter(one) - Counter(other)).elements()] for one, other in ((before, now), (now, before)))
     changes = f"new: {', '.join(new[:5]) or 'none'}; gone: {', '.join(gone[:5]) or 'none'}"
+    changes = changes if gone or new else "they have another order"
     return f"the classes differ from the champion's ({changes}); allow that with --allow-new-classes"
 
 
@@ -82,20 +84,28 @@ def _gate_images(dataset: str, halves: tuple[str, ...], used: set[str]) -> Itera
 
 
 def _scores_by_part(
-    version: FetchedVersion, manifest: Manifest, dataset: str, tests: Iterable[TestSet], used: set[str]
+    version: FetchedVersion, manifest: Manifest, dataset: str, protocol: Protocol, used: set[str]
 ) -> dict[str, Scores]:
     """The version's scores on the gate's images of each test set, by its part (such as base and novel)."""
     named = read_card(version.adapter)["backbone"]
     backbone = load_backbone(named["name"], named["weights"])
     adapter, card = load_adapter(version.adapter, backbone)
-    scores = {}
-    for test in tests:
+    trained, scores = _trained(manifest, card["class_names"], protocol.trains_on), {}
+    for test in protocol.tests:
         labels = labels_of(manifest, test.classes)
         names = [manifest["class_names"][label] for label in labels]
-        trained = [label for label, name in zip(labels, names, strict=True) if name in card["class_names"]]
         model = AdaptedCLIP(backbone, adapter, names, card["template"])
         scores[test.part] = score(model, _gate_images(dataset, test.images, used), labels, trained)
     return scores
+
+
+def _trained(manifest: Manifest, class_names: list[str], halves: Iterable[Half]) -> list[int]:
+    """The labels that a version was trained on: position by position those of these halves, since a base and a novel
+    class may share a name. Of a version with another list, those whose names it holds."""
+    names, labels = manifest["class_names"], labels_of(manifest, halves)
+    if class_names == [names[label] for label in labels]:
+        return labels
+    return [label for label, name in enumerate(names) if name in class_names]
 
 
 def _is_right(scores: Scores) -> np.ndarray:

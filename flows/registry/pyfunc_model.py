@@ -11,7 +11,8 @@ from mlflow.pyfunc import PythonModel, PythonModelContext
 
 
 class AdapterModel(PythonModel):
-    """Column `image` (encoded bytes) in; `label`, `probability` and `probabilities` (class name -> probability) out."""
+    """Column `image` (encoded bytes) in; `label`, `probability` and `probabilities` (name -> the sum over its
+    classes) out."""
 
     def load_context(self, context: PythonModelContext) -> None:
         from mmrl_core.predict import Predictor

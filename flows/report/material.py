@@ -19,6 +19,7 @@ from flows.report.searches import Search
 from flows.report.tables import METHOD_TITLES
 from flows.settings.params import Params
 from mmrl_core.data.shards import read_manifest, read_member
+from mmrl_core.data.source import told_apart
 from mmrl_core.errors import UserError
 from mmrl_core.files import read_json
 from mmrl_core.method.adapter_card import AdapterCard, read_unverified_card
@@ -72,7 +73,8 @@ def _search(dataset: str, method: str) -> Search | None:
 def _exhibit(keys: list[RunKey], target: str | None) -> Exhibit:
     """The answers of all seeds on one test set."""
     key, folders = keys[0], [key.results(target) for key in keys]
-    names = read_json(folders[0] / "metrics.json", made_by="mmrl evaluate", keys=("class_names",))["class_names"]
+    by_label = read_json(folders[0] / "metrics.json", made_by="mmrl evaluate", keys=("class_names",))["class_names"]
+    names = dict(zip(by_label, told_apart(list(by_label.values())), strict=True))
     answers = pd.concat([_answers(folder) for folder in folders], ignore_index=True)
     labels = sorted({*answers["label"], *answers["prediction"]})  # a class may be predicted and have no image
     won, lost = _shown(target or key.dataset, _answers(folders[0]), names)
@@ -94,7 +96,7 @@ def _confusion(answers: pd.DataFrame, labels: list[int]) -> np.ndarray:
 
 
 def _gains(answers: pd.DataFrame, names: dict[str, str]) -> list[tuple[str, float]]:
-    """Every class's accuracy minus zero-shot's; names may repeat, labels do not."""
+    """Every class's accuracy minus zero-shot's."""
     truth = answers["label"]
     gain = (answers["prediction"] == truth).astype(float) - (answers["zero_shot_prediction"] == truth)
     return [(names[str(label)], value) for label, value in gain.groupby(truth).mean().items()]

@@ -35,9 +35,10 @@ class Version(BaseModel):
 class Answer(BaseModel):
     model_config = ConfigDict(protected_namespaces=())
 
-    label: Annotated[str, Field(description="The most probable class.")]
+    label: Annotated[str, Field(description="The most probable name.")]
     probability: float
-    probabilities: Annotated[dict[str, float], Field(description="Of the top_k most probable classes, in order.")]
+    probabilities: Annotated[dict[str, float], Field(description="Of the top_k most probable names, in order; "
+                                                               "classes of one name are added up.")]  # fmt: skip
     confidence: Annotated[float, Field(description="Cosine of the image with the nearest class; what is compared with "
                                                    "the threshold.")]  # fmt: skip
     abstained: Annotated[bool | None, Field(description="Whether none of the classes fits; there if it was asked.")] = (

@@ -45,16 +45,21 @@ class Live:
 
     def classes(self, class_names: list[str] | None) -> "Classes":
         """The classes with their features, by default the trained ones; those of the KEPT_LISTS lists that were asked
-        for last are kept. Raises UserError."""
+        for last are kept. Raises UserError, of names too long for a prompt too: nobody would see a note."""
         if class_names is None:
             return self.trained
         key = tuple(class_names)
         with self._lock:
-            classes = self._others.pop(key, None) or self.predictor.classes(class_names)
+            classes = self._others.pop(key, None) or self._new_classes(class_names)
             self._others[key] = classes
             if len(self._others) > KEPT_LISTS:
                 self._others.popitem(last=False)
         return classes
+
+    def _new_classes(self, class_names: list[str]) -> "Classes":
+        if cut := self.predictor.cut_note(class_names):
+            raise UserError(cut)
+        return self.predictor.classes(class_names)
 
     def unusual(self, job: "PredictionJob", prediction: "Prediction") -> tuple[bool, float] | None:
         """Whether the prediction's confidence is below the adapter's threshold, and the share of validation images

@@ -33,7 +33,7 @@ class Options(BaseModel):
     class_names: Annotated[
         list[ClassName] | None, Field(min_length=1, description="Classes to choose among; by default the trained ones.")
     ] = None
-    top_k: Annotated[int, Field(ge=1, le=1_000_000, description="How many classes to give probabilities of.")] = 5
+    top_k: Annotated[int, Field(ge=1, le=1_000_000, description="How many names to give probabilities of.")] = 5
     abstain: Annotated[
         bool, Field(description="Say whether the confidence is below the threshold, so that none of the classes fits.")
     ] = False

@@ -37,7 +37,7 @@ def prepare_pool(params: Params, dataset: str, out: Path) -> dict[str, Any]:
     with progress(f"prepare {dataset}", unit="images") as report:
         source, n_base = _source(params, dataset)
         manifest = write_pool(source, out, report, n_base=n_base)
-    return {**_facts(manifest), **_notes(manifest)}
+    return {**_facts(manifest), **_notes(manifest, params)}
 
 
 def _source(params: Params, dataset: str) -> tuple["Source", int | None]:
@@ -58,8 +58,12 @@ def _facts(manifest: "Manifest") -> dict[str, Any]:
     return {"digest": manifest["digest"], **manifest["counts"], "classes": f"{len(names)} ({some(names)})"}
 
 
-def _notes(manifest: "Manifest") -> dict[str, list[str]]:
-    return {"notes": manifest["notes"]} if manifest["notes"] else {}
+def _notes(manifest: "Manifest", params: Params) -> dict[str, list[str]]:
+    """What the manifest notes of the data, and what the settings' backbone would make of the class names."""
+    from mmrl_core.clip.prompts import cut_notes
+
+    notes = [*manifest["notes"], *cut_notes(manifest["class_names"], manifest["templates"], params.backbone.name)]
+    return {"notes": notes} if notes else {}
 
 
 def prepare_few_shot(params: Params, dataset: str, shots: int, seed: int, out: Path) -> dict[str, Any]:
@@ -71,4 +75,4 @@ def prepare_few_shot(params: Params, dataset: str, shots: int, seed: int, out: P
     with progress(f"prepare {dataset} {shots}-shot seed {seed}", unit="images") as report:
         manifest = write_few_shot(source, shots, seed, out, report, n_base=n_base)
     short = {"classes_with_fewer_items": manifest["short_classes"]} if manifest["short_classes"] else {}
-    return {**_facts(manifest), **short, **_notes(manifest)}
+    return {**_facts(manifest), **short, **_notes(manifest, params)}

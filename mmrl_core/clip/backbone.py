@@ -22,6 +22,7 @@ from mmrl_core.clip.openclip import (
     open_clip,
 )
 from mmrl_core.clip.pretrained import TESTED, LoadedCLIP, load_clip
+from mmrl_core.clip.prompts import cut_note, fill_template, same_prompt
 from mmrl_core.clip.towers import ImageTower, TextTower
 from mmrl_core.errors import UserError
 from mmrl_core.files import sha256_file
@@ -56,7 +57,7 @@ class Backbone(nn.Module):
     @classmethod
     def from_clip(cls, clip: CLIP, *, name: str = "custom", tokenizer: Tokenizer | None = None) -> "Backbone":
         """Wrap an open_clip model. Raises UserError naming what is unsupported about its towers."""
-        return cls(clip, name, tokenizer or tokenizer_for(name))
+        return cls(clip, name, tokenizer or tokenizer_for(name, getattr(clip, "context_length", None)))
 
     def train(self, mode: bool = True) -> "Backbone":
         """A frozen CLIP has no training mode: stays in eval mode whatever its parent does."""
@@ -180,9 +181,15 @@ class Backbone(nn.Module):
         for index, row in enumerate(token_ids):
             other = first.setdefault(row.numpy().tobytes(), index)
             if class_names[other] != class_names[index]:
-                names = f"{class_names[other]!r} and {class_names[index]!r}"
-                raise UserError(f"classes {names} make the same prompt; give every class its own name")
+                encode, pair = getattr(self.tokenizer, "encode", None), (class_names[other], class_names[index])
+                raise UserError(same_prompt(*pair, template, encode, token_ids.shape[1]))
         return token_ids.to(self.device)
+
+    def cut_note(self, class_names: list[str], template: str) -> str | None:
+        """A line that names the classes whose prompts the tokenizer cuts; None without one, and where a tokenizer of
+        one's own does not tell."""
+        encode, limit = (getattr(self.tokenizer, name, None) for name in ("encode", "context_length"))
+        return cut_note(class_names, template, encode, limit) if encode and limit else None
 
     @torch.no_grad()
     def encode_image(self, images: Tensor) -> Tensor:
@@ -196,24 +203,17 @@ class Backbone(nn.Module):
         return TextTower(self, class_names, template, n_insert=1).zero_shot()
 
 
-def refuse_repeated(class_names: list[str]) -> None:
-    """UserError when a user's own list names a class twice; benchmark lists may (see `Backbone.tokenize`)."""
-    if repeated := [name for index, name in enumerate(class_names) if name in class_names[:index]]:
-        raise UserError(f"classes {repeated[0]!r} and {repeated[0]!r} make the same prompt; name each once")
+def refuse_one_name(class_names: list[str]) -> None:
+    """UserError when a list holds one name again and again: there is nothing to choose. Of several names each may come
+    more than once (see `Backbone.tokenize`)."""
+    if len(class_names) > 1 and len(set(class_names)) == 1:
+        name = class_names[0]
+        raise UserError(f"classes {name!r} and {name!r} make the same prompt and there is no other; name more classes")
 
 
-def fill_template(class_names: list[str], template: str) -> list[str]:
-    """One prompt a class; '_' in a class name becomes a space."""
-    if "{}" not in template:
-        raise UserError(f"prompt template {template!r} has no {{}} for the class name; add one")
-    if not class_names:
-        raise UserError("the list of class names is empty; name at least one class")
-    return [template.replace("{}", name.replace("_", " ")) for name in class_names]
-
-
-def tokenizer_for(name: str) -> Tokenizer:
-    """The tokenizer of an open_clip model, or CLIP's standard one."""
-    return open_clip.get_tokenizer(name if name in open_clip.list_models() else "ViT-B-16")
+def tokenizer_for(name: str, context_length: int | None = None) -> Tokenizer:
+    """The tokenizer of an open_clip model, or CLIP's standard one; cuts at its own context length or at another."""
+    return open_clip.get_tokenizer(name if name in open_clip.list_models() else "ViT-B-16", context_length)
 
 
 def new_clip(model_cfg: dict[str, Any]) -> CLIP:

@@ -17,7 +17,7 @@ from typing import Any, Literal, NotRequired, TypedDict, cast
 
 from mmrl_core.data.images import decode
 from mmrl_core.data.parallel import map_in_order
-from mmrl_core.data.source import Source
+from mmrl_core.data.source import Source, told_apart
 from mmrl_core.data.splits import Item, base_novel, sample_few_shot
 from mmrl_core.errors import UserError, refuse_all
 from mmrl_core.files import canonical_json, read_json, sha256_file, write_json
@@ -105,7 +105,8 @@ def write_few_shot(
 def _short_classes(source: Source, shots: int) -> dict[str, int]:
     """Class name -> number of train items, for the classes that have fewer than `shots`."""
     counts = Counter(item.label for item in source.train)
-    return {name: counts[label] for label, name in enumerate(source.class_names) if counts[label] < shots}
+    names = told_apart(source.class_names)
+    return {name: counts[label] for label, name in enumerate(names) if counts[label] < shots}
 
 
 def _write(

@@ -1,6 +1,7 @@
 """What every dataset looks like to the rest: names, prompt templates, three lists of items, a way to their bytes."""
 
-from collections.abc import Callable
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
@@ -8,6 +9,12 @@ from mmrl_core.data.splits import Item
 from mmrl_core.errors import UserError
 
 IMAGE_EXTENSIONS = {"bmp", "gif", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp"}
+
+
+def told_apart(class_names: Sequence[str]) -> list[str]:
+    """The names as people are shown them, by label: one that several classes have comes with each one's label."""
+    times = Counter(class_names)
+    return [name if times[name] == 1 else f"{name} (label {label})" for label, name in enumerate(class_names)]
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """A release's check of itself: what it finds, and what it does not take for a verdict."""
 
 import contextlib
+import json
 import random
 import resource
 import shutil
@@ -26,7 +27,7 @@ def bundle(tmp_path_factory):
     folder, backbone = tmp_path_factory.mktemp("release"), load_backbone("tiny")
     torch.manual_seed(0)
     adapter = Adapter(AdapterConfig(method="mmrlpp", insertion_depth=5, rep_dim=16), backbone)
-    card = {"class_names": ["cat", "dog"], "template": "a photo of a {}.", "data": {"digest": "d" * 64}}
+    card = {"class_names": ["cat", "cat", "dog"], "template": "a photo of a {}.", "data": {"digest": "d" * 64}}
     save_adapter(folder / "adapter", adapter, backbone, card)
     write_bundle(folder / "adapter", folder / "bundle", {"model": "pets", "version": 3, "harmonic mean": "81.0"})
     return folder / "bundle"
@@ -203,8 +204,15 @@ def test_its_card_says_what_it_is(bundle):
     assert (
         card.startswith("# pets, version 3")
         and "| harmonic mean | 81.0 |" in card
-        and "| classes | 2: cat, dog |" in card
+        and "| classes | 3: cat, cat, dog |" in card
     )
+
+
+def test_what_it_expects_of_two_classes_of_one_name_is_their_sum(bundle):
+    expected = json.loads((bundle / "examples/expected.json").read_text())["probabilities"]
+    assert all(list(row) == ["cat", "dog"] and sum(row.values()) == pytest.approx(1) for row in expected.values())
+    assert json.loads((bundle / "onnx/model.json").read_text())["class_names"] == ["cat", "cat", "dog"]
+    check_bundle(bundle)
 
 
 @pytest.mark.parametrize("name", ["adapter/adapter.safetensors", "onnx/model.onnx", "README.md", "examples/0.png"])

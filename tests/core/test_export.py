@@ -77,7 +77,7 @@ def relative(found: np.ndarray, expected: torch.Tensor) -> float:
         ("mmrl", {"insertion_depth": 2}, QUICK_GELU, ["six", "two"], [True, True]),
         ("mmrlpp", {"insertion_depth": 1, "beta": 0.6}, PLAIN, ["cat", "two", "dog", "four"], [False, True] * 2),
         ("mmrlpp", {"insertion_depth": 2, "beta": 0.6}, QUICK_GELU, ["cat", "dog"], [False, False]),
-        ("mmrlpp", {"insertion_depth": 2, "beta": 1.0}, UNEVEN, ["two", "cat"], [True, False]),
+        ("mmrlpp", {"insertion_depth": 2, "beta": 1.0}, UNEVEN, ["two", "cat", "two"], [True, False, True]),
         ("mmrlpp", {"insertion_depth": 2, "beta": 0.6, "n_tokens": 1}, PLAIN, ["two"], [True]),
     ],
 )
@@ -93,7 +93,7 @@ def test_a_file_computes_what_the_model_does_at_any_batch_size(tmp_path, method,
         expected = (logits, logits.softmax(-1), output.image_features)
         for found, wanted in zip(run_onnx(tmp_path, images), expected, strict=True):
             assert relative(found, wanted) < TOLERANCE
-    assert card["class_names"] == names
+    assert card["class_names"] == names and "column i belongs to class_names[i]" in card["columns"]
     assert 0 < card["largest_relative_difference"] < TOLERANCE
 
 

@@ -65,6 +65,46 @@ def test_every_class_is_scored_by_the_logits_of_its_kind(predictor, names, train
     assert found.confidence == pytest.approx(float(abstain.confidence(output)), abs=1e-6)
 
 
+@torch.inference_mode()
+def test_a_names_probability_is_the_sum_over_its_classes_and_the_best_name_has_the_largest(predictor):
+    [alone] = predictor.predict([noise(0)], ["seven", "nine"])
+    first, second = sorted(alone.probabilities, key=alone.probabilities.get, reverse=True)
+    often = int(alone.probabilities[first] / alone.probabilities[second]) + 1
+    names = [second, first, *[second] * (often - 1)]
+    [found] = predictor.predict([noise(0)], names)
+    view = predictor.view(noise(0), "noise")[None]
+    by_class = joint_logits(predictor.model(view, predictor.text_features(names)), torch.zeros(len(names)).bool())
+    by_class = by_class.softmax(-1)[0].tolist()
+    assert found.label == second and list(found.probabilities) == [second, first]
+    assert found.probabilities == pytest.approx({first: by_class[1], second: sum(by_class) - by_class[1]}, abs=1e-5)
+    assert found.probability == found.probabilities[second] > max(by_class)
+
+
+def test_an_adapter_may_be_trained_on_two_classes_of_one_name(tmp_path):
+    save_small(tmp_path, class_names=["missile", "sunglasses", "missile", "sunglasses", "crane"])
+    predictor = Predictor.load(tmp_path)
+    [found] = predictor.predict([noise(0)])
+    assert list(found.probabilities) == ["missile", "sunglasses", "crane"]
+    assert sum(found.probabilities.values()) == pytest.approx(1, abs=1e-5)
+    predictor.check_answers()
+    assert predictor.classes(["crane", "missile", "cat"]).trained.tolist() == [True, True, False]
+
+
+def test_classes_that_are_all_of_one_name_leave_nothing_to_choose(predictor):
+    with pytest.raises(UserError, match="'cat' and 'cat' make the same prompt and there is no other"):
+        predictor.classes(["cat", "cat", "cat"])
+    assert predictor.predict([noise(0)], ["cat"])[0].probability == 1
+
+
+def test_new_names_that_are_too_long_are_named_and_trained_ones_are_as_they_were_trained(tmp_path):
+    long, longer = " ".join("abcdefgh" * 10), " ".join("ijklmnop" * 10)
+    save_small(tmp_path, class_names=["two", long])
+    predictor = Predictor.load(tmp_path)
+    assert predictor.cut_note(["two", long]) is None
+    note = predictor.cut_note(["two", long, longer])
+    assert "cut at 77 tokens" in note and "has 84 tokens" in note and "i j k l" in note and "a b c d" not in note
+
+
 def test_one_batch_answers_each_image_among_its_own_classes(predictor):
     lists = [None, ["seven", "nine"], None, ["seven", "two"]]
     asked = [predictor.classes(names) for names in lists]

@@ -93,6 +93,14 @@ def test_a_class_without_a_training_image_is_not_read_to_be_trained_on(pets, tmp
         read_set(folder, "train", ("base", "novel"), "a {}.")
 
 
+def test_of_classes_that_share_a_name_each_is_counted_for_itself(pets, tmp_path):
+    source = replace(pets.open(), class_names=["cat", *["twin"] * 2])
+    folder = written(write_few_shot, source, 100, 1, to=tmp_path / "few")
+    short = read_manifest(folder)["short_classes"]
+    assert list(short) == ["cat", "twin (label 1)", "twin (label 2)"]
+    assert sum(short.values()) == len(source.train)
+
+
 def test_no_shard_is_written_for_an_empty_half(pets, tmp_path):
     pets.save({split: [row for row in rows if row[1] == 0] for split, rows in pets.splits.items()})
     folder = written(write_pool, pets.open(), to=tmp_path / "pool")

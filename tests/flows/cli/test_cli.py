@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow.parquet
 import pytest
 import torch
+from PIL import Image
 
 from mmrl_core.clip.backbone import load_backbone
 from mmrl_core.method.adapter import load_adapter
@@ -100,6 +101,26 @@ def test_a_published_checkpoint_becomes_an_adapter_file(project, mmrl, tmp_path,
     assert (adapter.config.method, adapter.config.insertion_depth) == (method, 4)
     assert card["sources"]["adapter.n_tokens"] == "checkpoint"
     assert Predictor.load(out).class_names == ["cat", "dog"]
+    if method == "mmrl":
+        imports_clips_own_list(mmrl, checkpoint, tmp_path)
+
+
+def imports_clips_own_list(mmrl, checkpoint, folder) -> None:
+    """It names two classes twice; here one is too long for a prompt as well."""
+    names = ["missile", "crane", "missile", " ".join("abcdefgh" * 10)]
+    (folder / "classes.txt").write_text("\n".join(names))
+    arguments = ["import", checkpoint, "--template", "a {}."]
+    listed = ["--classes", folder / "classes.txt"]
+    said = json.loads(mmrl(*arguments, "--out", folder / "twins", *listed, "--json"))
+    assert "has 84 tokens" in said["notes"][0]
+    predictor = Predictor.load(folder / "twins")
+    assert predictor.class_names == names
+    [found] = predictor.predict([Image.new("RGB", (32, 32))])
+    assert list(found.probabilities) == [names[0], names[1], names[3]]
+    assert sum(found.probabilities.values()) == pytest.approx(1, abs=1e-5)
+    assert "give --class NAME for each, or --classes FILE" in mmrl(*arguments, "--out", folder / "none", code=2)
+    alone = [*arguments, "--out", folder / "none", "--class", "cat"]
+    assert "'cat' is one class, which leaves nothing to choose" in mmrl(*alone, code=2)
 
 
 def test_settings_on_the_command_line_write_where_out_says(project, mmrl, tmp_path):

@@ -144,6 +144,21 @@ def test_prepare_prints_classes_counts_and_what_was_left_out(own, mmrl):
     assert second == "data/pets/pool: 1 files that are no images were left out, the first readme.txt"
 
 
+def test_class_names_too_long_for_the_backbones_prompts_are_noted_with_their_tokens(own, mmrl):
+    long = " ".join("abcdefgh" * 10)
+    (own / "pets" / "dog").rename(own / "pets" / long)
+    row = by_key(mmrl("check", "--dataset", "pets", "--json"))["pets"]
+    [note] = [problem for problem in row["notes"] if "tokens" in problem]
+    assert row["state"] == "complete" and "cut at 77 tokens" in note and "has 87 tokens" in note
+    assert note in mmrl("check", "--dataset", "pets")
+    short = by_key(mmrl("check", "--dataset", "pets", "--set", "backbone.name=ViT-B-16-SigLIP", "--json"))["pets"]
+    assert not [problem for problem in short["notes"] if "tokens" in problem]  # no backbone of the method
+    for options in ([], ["--shots", "1", "--seed", "1"]):
+        assert note in json.loads(mmrl("prepare", "--dataset", "pets", *options, "--json"))["notes"]
+    manifest = json.loads((own / "data/pets/pool/manifest.json").read_text())
+    assert not [one for one in manifest["notes"] if "tokens" in one]  # the data are the same for every backbone
+
+
 def test_training_with_the_feature_store_gives_the_same_adapter_and_clean_removes_the_store_alone(project, mmrl):
     before = {path for path in project.rglob("*") if path.is_file()}
     mmrl("train", *RUN, "--set", "features.cache=always", "--out", "elsewhere")

@@ -70,6 +70,7 @@ def contents(folder) -> dict:
         (["--out", "onnx"], "no model 'digits-base-to-novel' is registered"),
         (["--out", "onnx", "--model", "models:/digits"], "not of the form models:/NAME@ALIAS"),
         (["--out", "onnx", "--model", MODEL, "--class", "cat", "--class", "cat"], "make the same prompt"),
+        (["--out", "onnx", "--model", MODEL, "--classes", "none.txt"], "cannot read --classes none.txt"),
         (["--out", "onnx", "--model", MODEL, "--set", "train.speed=1"], "train.speed"),
     ],
 )

@@ -22,6 +22,7 @@ MODEL = ["--model", "models/digits/mmrl-2shot/seed1"]
     ("command", "may"),
     [
         (["prepare", "--dataset", "digits"], set()),
+        (["prepare", "--dataset", "digits", "--set", "backbone.name=ViT-L-14", "--out", "elsewhere"], set()),
         (["train", *RUN], {"open_clip", "torch", *TRACKING}),
         (["evaluate", *RUN], {"open_clip", "torch", "pandas", "pyarrow"}),
         (["predict", "one.png", *MODEL], {"open_clip", "torch"}),

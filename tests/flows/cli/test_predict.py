@@ -94,6 +94,33 @@ def test_a_table_of_labels_says_what_the_json_says(folder, predict, out):
     assert [path.name for path in (folder / "found").iterdir()] == [out.split("/")[1]]
 
 
+def test_classes_from_a_file_may_share_a_name_whose_probability_is_their_sum(folder, mmrl):
+    (folder / "classes.txt").write_bytes("\ufeffmissile\r\n\r\n  crane \nmissile\nsunglasses\n".encode())
+    arguments = ["predict", "images", "--model", "adapter", "--classes", "classes.txt"]
+    said = json.loads(mmrl(*arguments, "--json"))
+    assert mmrl.error.startswith("mmrl: classes share a name (missile 2 times): ")
+    names = ["missile", "crane", "sunglasses"]
+    typed = [argument for name in ("missile", "crane", "missile", "sunglasses") for argument in ("--class", name)]
+    assert json.loads(mmrl("predict", "images", "--model", "adapter", *typed, "--json")) == said
+    for one in said.values():
+        assert list(one["probabilities"]) == names
+        assert sum(one["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert mmrl(*arguments).count("missile") == 3  # once for each image
+    mmrl(*arguments, "--out", "labels.csv", "--all")
+    for row, one in zip(read_csv("labels.csv"), said.values(), strict=True):
+        assert list(row) == ["path", "label", "probability", *(f"probability:{name}" for name in names)]
+        assert float(row["probability:missile"]) == pytest.approx(one["probabilities"]["missile"])
+
+
+def test_a_name_too_long_for_a_prompt_is_said_on_stderr_and_labelled_by_all_the_same(folder, mmrl):
+    long = " ".join("abcdefgh" * 10)
+    found = json.loads(
+        mmrl("predict", "images/b.png", "--model", "adapter", "--class", long, "--class", "cat", "--json")
+    )
+    assert set(found["images/b.png"]["probabilities"]) == {long, "cat"}
+    assert mmrl.error.startswith("mmrl: prompts are cut at 77 tokens, ") and "has 84 tokens" in mmrl.error
+
+
 def test_a_long_table_is_written_in_parts(folder, predict, monkeypatch):
     monkeypatch.setattr(predict_output, "ROWS", 2)
     predict("images", "images", "--out", "labels.parquet")
@@ -275,10 +302,18 @@ def test_a_threshold_of_ones_own_overrides_the_adapters(folder, predict):
         (["images/gaps.csv"], "gaps.csv, line 3: path is ''"),
         (["images/two.csv"], "its columns 'image' and 'File' may be the path; say which, such as `--column image`"),
         (["images", "--class", "cat", "--class", "cat"], "make the same prompt"),
+        (["images", "--class", "cat", "--classes", "no.txt"], "--class and --classes no.txt both name the classes"),
+        (["images", "--classes", "no.txt"], "cannot read --classes no.txt (No such file or directory)"),
+        (["images", "--classes", "images"], "cannot read --classes images (Is a directory)"),
+        (["images", "--classes", "images/b.png"], "b.png is no text in UTF-8"),
+        (["images", "--classes", "blank.txt"], "--classes blank.txt names no class; write a name a line"),
+        (["images", "--class", "cat", "--class", " "], "the class ' ' is empty"),
+        (["images", "--class", "cat", "--class", "\udcff"], "is no text in UTF-8"),
     ],
 )
 def test_what_cannot_be_done_is_said_in_one_line(folder, predict, arguments, message):
     (folder / "empty").mkdir()
+    (folder / "blank.txt").write_text(" \n\n")
     (folder / "images" / "list.csv").write_text("where,what\nb.png,x\n")
     (folder / "images" / "two.csv").write_text("image,File\nb.png,b.png\n")
     (folder / "images" / "list.parquet").write_text("file\nb.png\n")

@@ -7,10 +7,14 @@ import pyarrow.parquet
 import pytest
 
 from flows.registry import promotion
+from flows.registry.contest import _class_list_change, _trained
 from flows.registry.locked_model import locked
+from flows.registry.versions import FetchedVersion
 from flows.tracking import store
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation.gate import Decision
+from mmrl_core.protocols import HALVES
+from tests.core.test_predict import save_small
 from tests.support.processes import PATIENCE
 from tests.support.registry.promotions import NAME, PARAMS, aliases, promote, register
 
@@ -84,6 +88,25 @@ def test_other_classes_are_refused_unless_allowed(digits_project):
     assert promote() == (2, "refused")
     assert "new: four; gone: none" in promotion.history(PARAMS, "digits")[-1].reasons[0]
     assert promote(new_classes=True) == (2, "accepted")
+
+
+def test_class_lists_are_compared_position_by_position(tmp_path):
+    lists = {"champion": ["crane", "cat", "crane"], "challenger": ["crane", "crane", "cat"], "less": ["cat", "crane"]}
+    versions = {}
+    for name, class_names in lists.items():
+        save_small(tmp_path / name, class_names=class_names)
+        versions[name] = FetchedVersion(1, {}, tmp_path / name, tmp_path)
+    champion = versions["champion"]
+    assert _class_list_change(champion, champion) is None
+    assert "(they have another order)" in _class_list_change(champion, versions["challenger"])
+    assert "(new: none; gone: crane)" in _class_list_change(champion, versions["less"])
+
+
+def test_a_novel_class_with_a_base_classs_name_was_not_trained_on():
+    manifest = {"class_names": ["crane", "cat", "crane", "dog"], "base": [0, 1], "novel": [2, 3]}
+    assert _trained(manifest, ["crane", "cat"], ("base",)) == [0, 1]
+    assert _trained(manifest, ["crane", "cat", "crane", "dog"], HALVES) == [0, 1, 2, 3]
+    assert _trained(manifest, ["crane", "hen"], ("base",)) == [0, 2]  # trained on other data: by its name
 
 
 def test_data_that_is_not_what_the_challenger_was_evaluated_on_is_an_error_not_a_verdict(digits_project):

@@ -198,6 +198,15 @@ def test_names_are_no_formulas_and_need_no_font_of_matplotlibs(whole):
     assert page.count(r">$\nope$</text>") == page.count(">猫 $5</text>") + 1 == 3  # both axes, and the one gain
 
 
+def test_classes_that_share_a_name_are_told_apart_by_their_labels(whole):
+    for key, _ in RUNS:
+        rewrite(key.results() / "metrics.json", lambda one: one["class_names"].update({"0": "missile", "1": "missile"}))
+    summarize(whole, Path("reports"))
+    confused = Path("reports/confusion.csv").read_text()
+    assert "missile (label 0),missile (label 1)" in confused and ",missile\n" not in confused
+    assert "missile (label 0); adapter: missile (label 0)" in Path("reports/report.html").read_text()
+
+
 def test_the_users_settings_of_matplotlib_change_nothing(whole):
     summarize(whole, Path("one"))
     with matplotlib.rc_context({"font.size": 20, "axes.facecolor": "red"}):

@@ -64,6 +64,15 @@ def test_other_classes_the_best_few_and_abstaining_are_had_for_the_asking(client
     assert certain["abstained"] is False
 
 
+def test_a_names_probability_is_the_sum_over_its_classes(client, predictor):
+    names = ["missile", "two", "missile", "sunglasses"]
+    answer = client.post("/predict", json={"image": in_base64(picture(1)), "class_names": names, "top_k": 9}).json()
+    assert set(answer["probabilities"]) == set(names) and len(answer["probabilities"]) == 3
+    assert sum(answer["probabilities"].values()) == pytest.approx(1, abs=1e-5)
+    assert answer["probabilities"] == pytest.approx(predictor.predict([picture(1)], names)[0].probabilities, abs=1e-5)
+    assert answer["probability"] == answer["probabilities"][answer["label"]]
+
+
 def header_only(width: int, height: int) -> bytes:
     """A PNG that promises so many pixels and holds none."""
     head = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
@@ -96,6 +105,7 @@ GOOD = in_base64(picture(0))
         ({"json": {"image": GOOD, "class_names": []}}, 422, "class_names: list should have at least 1"),
         ({"json": {"image": GOOD, "class_names": ["a", " "]}}, 422, "class_names.1: string should have at least 1"),
         ({"json": {"image": GOOD, "class_names": ["a", "a"]}}, 422, "'a'"),
+        ({"json": {"image": GOOD, "class_names": ["a", " ".join("b" * 80)]}}, 422, "has 87 tokens; shorten"),
         ({"json": {"image": GOOD, "class_names": [str(i) for i in range(11)]}}, 422, "the limit is 10; ask of less"),
         ({"json": {"image": GOOD, "top_k": 0}}, 422, "top_k"),
         ({"json": {"image": GOOD, "top_k": "3"}}, 422, "top_k: input should be a valid integer"),

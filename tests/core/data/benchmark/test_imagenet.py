@@ -31,6 +31,13 @@ def test_items_are_sorted_by_folder_then_by_file_name(root):
     assert paths == ["train/n1/1.JPEG", "train/n1/2.JPEG", "train/n2/1.JPEG", "train/n2/2.JPEG"]
 
 
+def test_two_classes_may_share_a_name_and_stay_two(root):
+    put(root, "imagenet/classnames.txt", text="n1 crane\nn2 crane\n")
+    source = open_source("imagenet", root)
+    assert source.class_names == ["crane", "crane"]
+    assert [(item.path, item.label) for item in source.test][1:3] == [("val/n1/2.JPEG", 0), ("val/n2/1.JPEG", 1)]
+
+
 def test_hidden_entries_and_folders_named_like_images_are_no_images(root):
     put(root, f"{RENDITION}/n1/._a.jpg", f"{RENDITION}/.cache/b.jpg", f"{RENDITION}/n1/c.jpg/note.txt")
     assert [item.path for item in open_source("imagenet_r", root).test] == ["n1/a.jpg", "n2/a.jpg"]
