@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 from mmrl_core.data.own.records import some
 from mmrl_core.data.shards import Manifest, halves_of
-from mmrl_core.data.source import Source
+from mmrl_core.data.source import Source, told_apart
 from mmrl_core.errors import UserError, refuse_all
 from mmrl_core.protocols import HALVES, Half, LabelsByHalf, Protocol, labels_of
 
@@ -33,7 +33,8 @@ def check_trained(manifest: Manifest, halves: Iterable[Half]) -> None:
     if alone := _alone(manifest["class_names"], labels_of(manifest, halves)):
         raise UserError(f"{manifest['dataset']}: {alone}")
     none = {name for name, number in manifest.get("short_classes", {}).items() if not number}
-    names = [name for label in labels_of(manifest, halves) if (name := manifest["class_names"][label]) in none]
+    shown = told_apart(manifest["class_names"])
+    names = [name for label in labels_of(manifest, halves) if (name := shown[label]) in none]
     if names:
         raise UserError(
             f"{manifest['dataset']}: {len(names)} classes to be trained on have no training image ({some(names)}); "

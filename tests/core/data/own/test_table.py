@@ -121,7 +121,8 @@ def test_val_is_drawn_from_train_where_the_table_names_none(folder):
 
 
 def test_a_table_that_leaves_out_the_splits_its_paths_name_is_noted(folder):
-    rows = [{**row, "path": row["path"].replace("img/", name)} for row in ROWS for name in ("Training/", "test/")]
+    rows = [{**row, "path": row["path"].replace("img/", f"{row['label']}/{name}/")}
+            for row in ROWS for name in ("Training", "test")]  # fmt: skip
     for number, row in enumerate(rows):
         folder.add(row["path"], png(100 + number))
     source = opened(write(folder, rows))
