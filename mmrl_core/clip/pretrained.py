@@ -21,6 +21,7 @@ import torch
 from torch import Tensor
 
 from mmrl_core.clip.openclip import CLIP, open_clip
+from mmrl_core.clip.portable import PortableInit
 from mmrl_core.clip.torchscript import is_torchscript, read_tensors
 from mmrl_core.errors import UserError
 from mmrl_core.files import sha256_file
@@ -86,9 +87,8 @@ def _random_model(name: str, weights: str) -> CLIP:
     _, _, seed = weights.partition(":")
     if seed and not seed.isdigit():
         raise UserError(f"backbone.weights {weights!r}: the seed after `random:` must be a whole number")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(seed or 0))
-        return open_clip.create_model(name, pretrained=None)
+    with PortableInit(int(seed or 0)):
+        return open_clip.create_model(name, load_weights=False)
 
 
 def _plain(name: str) -> str:
