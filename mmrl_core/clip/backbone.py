@@ -20,6 +20,7 @@ from mmrl_core.clip.openclip import (
     open_clip,
 )
 from mmrl_core.clip.pretrained import TESTED, load_clip
+from mmrl_core.clip.supported import refuse_unsupported
 from mmrl_core.clip.towers import ImageTower, TextTower
 from mmrl_core.errors import UserError
 
@@ -42,7 +43,7 @@ class Backbone(nn.Module):
         weights_file_sha256: str | None = None,
     ):  # fmt: skip
         super().__init__()
-        _refuse_unsupported(clip, name)
+        refuse_unsupported(clip, name)
         self.clip = clip.requires_grad_(False)
         self.name, self.weights, self.tokenizer = name, weights, tokenizer
         self.weights_file_sha256 = weights_file_sha256
@@ -246,43 +247,3 @@ def load_backbone(
 def _bundled(tokens: bundled.TokenTable = bundled.tokens_as_drawn) -> Backbone:
     clip, file_sha256 = bundled.bundled_clip(tokens)
     return Backbone(clip, bundled.NAME, tokenizer_for(bundled.NAME), None, file_sha256)
-
-
-def _refuse_unsupported(clip: CLIP, name: str) -> None:
-    problem = _image_tower_problem(clip) or _text_tower_problem(clip)
-    if problem:
-        raise UserError(
-            f"backbone {name} is not supported: {problem}; use a CLIP with a plain ViT and causal text tower"
-        )
-
-
-def _image_tower_problem(clip: CLIP) -> str | None:
-    visual = getattr(clip, "visual", None)
-    if not isinstance(visual, VisionTransformer):
-        return f"its image tower is a {type(visual).__name__}, not a ViT"
-    if visual.attn_pool is not None or visual.pool_type != "tok" or visual.final_ln_after_pool:
-        return "its image tower does not read the class token after ln_post"
-    if not isinstance(visual.patch_dropout, nn.Identity) or visual.proj is None:
-        return "its image tower drops patches or has no projection"
-    if visual.image_size[0] != visual.image_size[1]:
-        return "its images are not square"
-    return _block_problem(visual.transformer.resblocks, "image")
-
-
-def _text_tower_problem(clip: CLIP) -> str | None:
-    if not isinstance(clip, open_clip.CLIP | open_clip.CustomTextCLIP):
-        return f"{type(clip).__name__} is not a CLIP of open_clip"
-    text = getattr(clip, "text", clip)
-    if not hasattr(text, "token_embedding") or not hasattr(text, "transformer"):
-        return f"its text tower is a {type(text).__name__}"
-    pool_type = getattr(text, "text_pool_type", None) or getattr(text, "pool_type", None)
-    if pool_type != "argmax" or text.attn_mask is None or getattr(text, "cls_emb", None) is not None:
-        return "its text tower is not causal or does not read the end-of-text token"
-    if not isinstance(text.text_projection, nn.Parameter):
-        return "its text projection is not a plain matrix"
-    return _block_problem(text.transformer.resblocks, "text")
-
-
-def _block_problem(blocks: nn.ModuleList, tower: str) -> str | None:
-    kinds = {type(block) for block in blocks} - {ResidualAttentionBlock}
-    return f"its {tower} tower has {kinds.pop().__name__} layers" if kinds else None

@@ -64,7 +64,7 @@ def predictions(folder: Path) -> list[dict[str, float]]:
 
 def pictures_digest(dataset: str) -> str:
     source = open_source(dataset, "")
-    items = [item for split in (source.train, source.val, source.test) for item in split[:20]]
+    items = [item for split in (source.train, source.val, source.test) for item in split[:8]]
     return hashlib.sha256(b"".join(map(source.read, items))).hexdigest()
 
 
@@ -126,11 +126,10 @@ def test_an_adapter_of_an_earlier_release_predicts_on_every_cpu_what_it_did(here
             assert now == pytest.approx(then, rel=0, abs=1e-5)
 
 
-@pytest.mark.parametrize("sha256", [WITH_VECTOR_UNIT, WITHOUT])
-def test_todays_backbone_gives_what_an_earlier_one_gave_where_it_was_trained_on_every_word(tmp_path, sha256):
+def test_todays_backbone_gives_what_an_earlier_one_gave_where_it_was_trained_on_every_word(tmp_path):
     names = ["two", "blue star"]
     write_adapter(tmp_path, names)
-    today, then = load_backbone("tiny"), load_backbone("tiny", sha256=sha256)
+    today, then = load_backbone("tiny"), earlier_backbone()
     assert today.weights_sha256 != then.weights_sha256
     (adapter, _), (before, _) = load_adapter(tmp_path, today), load_adapter(tmp_path, then)
     features = [AdaptedCLIP(*pair, names, TEMPLATE).text_features() for pair in ((today, adapter), (then, before))]
@@ -142,10 +141,6 @@ def test_todays_backbone_is_refused_where_an_earlier_one_drew_a_word(here):
         UserError, match=f"was trained on backbone tiny with weights {here[1]['earlier'][:12]}, not on tiny"
     ):
         load_adapter(here[0] / "adapter", load_backbone("tiny"))
-
-
-def test_a_digest_that_is_no_earlier_one_changes_nothing():
-    assert load_backbone("tiny", sha256=64 * "0").weights_sha256 == load_backbone("tiny").weights_sha256
 
 
 def test_draws_have_the_bounds_mean_and_deviation_that_are_asked_for():
