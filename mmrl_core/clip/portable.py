@@ -56,7 +56,8 @@ class PortableInit(TorchDispatchMode):
             return self._draws.spread(1.0, args[0])
         if func not in (aten.normal_.default, aten.uniform_.default):
             return func(*args, **(kwargs or {}))
-        tensor, first, second = (*args, *(0.0, 1.0)[len(args) - 1 :])  # mean and deviation, or bounds
+        tensor, given = args[0], tuple(args[1:])
+        first, second = given + (0.0, 1.0)[len(given) :]  # mean and deviation, or bounds
         if func is aten.normal_.default:
             return tensor.copy_(self._draws.spread(second, tensor.shape, first))
         return tensor.copy_(self._draws.between(first, second, tensor.shape))
