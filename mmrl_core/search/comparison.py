@@ -1,12 +1,12 @@
 """How trials of a search compare: means and standard errors over partitions, the race, the choice. Plain numbers.
 
-Scores that differ by no more than SCORE are equal, and of equals the first counts.
+Of settings whose scores differ by no more than SCORE the first is chosen; a race looks closer.
 """
 
 from statistics import NormalDist, mean, median, stdev, variance
 from typing import cast, get_args
 
-from mmrl_core.rounding import SCORE, at_most, first_of_best
+from mmrl_core.rounding import ROUNDED, SCORE, at_most, first_of_best
 from mmrl_core.search.trial import Cost, Lead, Means, Objective, Record, Scores, Trial, TrialSettings
 
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
@@ -124,7 +124,8 @@ def still_in(trials: list[Trial], objective: Objective) -> list[Trial]:
     Pairs are the partitions. With two of them a trial's own spread says next to nothing, so it is moderated (Smyth,
     2004): mixed, by degrees of freedom, with the median spread of all trials about the best.
     """
-    best, n = _best(trials, objective), len(trials[0]["scores"])
+    best = first_of_best(trials, lambda trial: trial[objective], within=ROUNDED)
+    n = len(trials[0]["scores"])
     others = [trial for trial in trials if trial is not best]
     if n < 2 or not others:
         return trials
@@ -137,7 +138,7 @@ def still_in(trials: list[Trial], objective: Objective) -> list[Trial]:
 def _is_behind(differences: list[float], common: float, prior: int) -> bool:
     own = len(differences) - 1
     moderated = (prior * common + own * variance(differences)) / (prior + own)
-    return not at_most(mean(differences), _t(prior + own) * (moderated / len(differences)) ** 0.5 + SCORE)
+    return mean(differences) > _t(prior + own) * (moderated / len(differences)) ** 0.5 + ROUNDED
 
 
 def _t(freedom: int) -> float:
