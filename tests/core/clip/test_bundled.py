@@ -62,6 +62,14 @@ def predictions(folder: Path) -> list[dict[str, float]]:
     return [prediction.probabilities for prediction in Predictor.load(folder).predict(pictures)]
 
 
+def registered() -> list[dict[str, float]]:
+    """What the adapter of a release before says now of the images that it was asked about then."""
+    source, wanted = open_source("digits", ""), json.loads((REGISTERED / "predictions.json").read_text())
+    paths = {item.path: item for item in source.test}
+    images = [source.read(paths[one["image"]]) for one in wanted]
+    return [one.probabilities for one in Predictor.load(REGISTERED / "model/artifacts/seed1").predict(images)]
+
+
 def pictures_digest(dataset: str) -> str:
     source = open_source(dataset, "")
     items = [item for split in (source.train, source.val, source.test) for item in split[:8]]
@@ -80,6 +88,7 @@ def facts(folder: str) -> dict:
         "pictures": {dataset: pictures_digest(dataset) for dataset in DATASETS},
         "earlier": write_adapter(Path(folder, "adapter"), WORDS),
         "predictions": predictions(Path(folder, "adapter")),
+        "registered": registered(),
     }
 
 
@@ -126,6 +135,12 @@ def test_an_adapter_of_an_earlier_release_predicts_on_every_cpu_what_it_did(here
             assert now == pytest.approx(then, rel=0, abs=1e-5)
 
 
+def test_a_version_registered_by_an_earlier_release_predicts_on_another_cpu_what_it_did(elsewhere):
+    recorded = json.loads((REGISTERED / "predictions.json").read_text())
+    for now, then in zip(elsewhere[1]["registered"], recorded, strict=True):
+        assert now == pytest.approx(then["probabilities"], rel=0, abs=1e-4)
+
+
 def test_todays_backbone_gives_what_an_earlier_one_gave_where_it_was_trained_on_every_word(tmp_path):
     names = ["two", "blue star"]
     write_adapter(tmp_path, names)
@@ -134,6 +149,13 @@ def test_todays_backbone_gives_what_an_earlier_one_gave_where_it_was_trained_on_
     (adapter, _), (before, _) = load_adapter(tmp_path, today), load_adapter(tmp_path, then)
     features = [AdaptedCLIP(*pair, names, TEMPLATE).text_features() for pair in ((today, adapter), (then, before))]
     assert torch.equal(*features)
+
+
+def test_what_is_exported_from_an_adapter_of_another_cpu_names_the_backbone_that_its_card_names(elsewhere, tmp_path):
+    from mmrl_core.export import file_facts
+
+    predictor = Predictor.load(elsewhere[0] / "adapter")
+    assert file_facts(predictor, predictor.class_names, tmp_path)["backbone"] == {"name": "tiny", "sha256": WITHOUT}
 
 
 def test_todays_backbone_is_refused_where_an_earlier_one_drew_a_word(here):
