@@ -180,7 +180,7 @@ def file_facts(predictor: Predictor, names: list[str], folder: Path) -> dict[str
         "preprocessing": preprocessing(backbone.image_size),
         "logit_scale": LOGIT_SCALE,
         "adapter": {"sha256": card["sha256"]},
-        "backbone": {"name": backbone.name, "sha256": backbone.weights_sha256},
+        "backbone": {"name": backbone.name, "sha256": card["backbone"]["sha256"]},
         "files": {path.name: sha256_file(path) for path in sorted(folder.glob(f"{MODEL}*"))},
     }
 

@@ -13,13 +13,13 @@ import torch
 from PIL.Image import Image
 from torch import Tensor
 
-from mmrl_core.clip.backbone import load_backbone, refuse_one_name
+from mmrl_core.clip.backbone import refuse_one_name
 from mmrl_core.data.images import decode
 from mmrl_core.data.views import test_view
 from mmrl_core.errors import Damaged, UserError
 from mmrl_core.evaluation import abstain
 from mmrl_core.evaluation.scores import BATCH_SIZE, batched
-from mmrl_core.method.adapter import load_adapter
+from mmrl_core.method.adapter import backbone_of, load_adapter
 from mmrl_core.method.adapter_card import CARD, AdapterCard, read_card
 from mmrl_core.method.folded import FoldedCLIP
 from mmrl_core.method.joint_logits import joint_logits
@@ -67,7 +67,7 @@ class Predictor:
         and a backbone that is not to be had.
         """
         card = read_card(path)
-        backbone = load_backbone(card["backbone"]["name"], card["backbone"]["weights"], device=device)
+        backbone = backbone_of(card, device=device)
         adapter, card = load_adapter(path, backbone)
         try:
             return cls(AdaptedCLIP(backbone, adapter, card["class_names"], card["template"]), card)

@@ -49,7 +49,7 @@ def pretrain(
     `workers` processes render the pictures (0: this one does) and change nothing but the time.
     `report(step, steps, loss)` is called after each step.
     """
-    from mmrl_core.clip.backbone import expand
+    from mmrl_core.clip.bundled import expand
 
     with _one_thread(seed):
         token_ids, text = _caption_tokens()
@@ -168,20 +168,15 @@ def _caption_tokens() -> tuple[Tensor, Tensor]:
     return torch.unique(tokens[:, :length], return_inverse=True)
 
 
-def _token_table() -> Tensor:
-    """What every token embedding starts from, and the loader's value for tokens that no caption holds."""
-    generator = torch.Generator().manual_seed(TOKEN_SEED)
-    return torch.randn(MODEL_CFG["text_cfg"]["vocab_size"], WIDTH, generator=generator) * 0.02
-
-
 def _compact_clip(token_ids: Tensor, length: int) -> "CLIP":
     """`tiny` with only the tokens and positions of captions. Ids keep their order, so end-of-text stays the largest."""
-    from mmrl_core.clip.backbone import new_clip
+    from mmrl_core.clip.bundled import new_clip, tokens_as_earlier
 
+    shape = (MODEL_CFG["text_cfg"]["vocab_size"], WIDTH)
     text_cfg = {**MODEL_CFG["text_cfg"], "vocab_size": len(token_ids), "context_length": length}
     clip = new_clip({**MODEL_CFG, "text_cfg": text_cfg})
     with torch.no_grad():
-        clip.token_embedding.weight.copy_(_token_table()[token_ids])
+        clip.token_embedding.weight.copy_(tokens_as_earlier(TOKEN_SEED, shape)[token_ids])
     return clip
 
 
@@ -233,7 +228,7 @@ def _preprocess(pictures: Tensor) -> Tensor:
 
 def _state_to_save(clip: "CLIP", token_ids: Tensor) -> dict[str, Tensor]:
     """The whole model in half precision, but of the token embedding only the rows that were trained."""
-    from mmrl_core.clip.backbone import new_clip
+    from mmrl_core.clip.bundled import new_clip
 
     state = clip.state_dict()
     rows, trained = state.pop("token_embedding.weight"), state["positional_embedding"]

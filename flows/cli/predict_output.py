@@ -36,7 +36,9 @@ def describe(path: Path, prediction: "Prediction | None", threshold: float | Non
     row |= prediction._asdict() if prediction else dict.fromkeys(fields)
     if threshold is None:
         return row
-    abstained = prediction.confidence < threshold if prediction else None
+    from mmrl_core.evaluation.abstain import is_below
+
+    abstained = is_below(prediction.confidence, threshold) if prediction else None
     if abstained:
         row |= {"label": NONE_OF_THESE, "probability": None}
     return row | {"abstained": abstained}

@@ -12,12 +12,11 @@ import numpy as np
 from flows.project import paths
 from flows.registry.versions import FetchedVersion
 from flows.settings.params import Params
-from mmrl_core.clip.backbone import load_backbone
 from mmrl_core.data.shards import Example, Manifest, read_manifest, stream_examples
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation.gate import REFUSED, Bounds, Decision, Pair, decide, is_gate_image, latency_ratio
 from mmrl_core.evaluation.scores import Scores, score
-from mmrl_core.method.adapter import load_adapter
+from mmrl_core.method.adapter import backbone_of, load_adapter
 from mmrl_core.method.adapter_card import read_card
 from mmrl_core.method.model import AdaptedCLIP
 from mmrl_core.predict import Predictor
@@ -87,8 +86,7 @@ def _scores_by_part(
     version: FetchedVersion, manifest: Manifest, dataset: str, protocol: Protocol, used: set[str]
 ) -> dict[str, Scores]:
     """The version's scores on the gate's images of each test set, by its part (such as base and novel)."""
-    named = read_card(version.adapter)["backbone"]
-    backbone = load_backbone(named["name"], named["weights"])
+    backbone = backbone_of(read_card(version.adapter))
     adapter, card = load_adapter(version.adapter, backbone)
     trained, scores = _trained(manifest, card["class_names"], protocol.trains_on), {}
     for test in protocol.tests:

@@ -21,6 +21,7 @@ from flows.tracking.store import absolute, connect, experiment_id, store_errors,
 from mmrl_core.errors import UserError
 from mmrl_core.files import path_of, read_json, sha256_file
 from mmrl_core.method.adapter_card import CARD, TENSORS, read_unverified_card
+from mmrl_core.rounding import at_most, first_of_best
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from mmrl_core.predict import Predictor
 
 MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+UNMEASURED = {"accuracy": 0.0, "nll": 0.0}  # without validation images: the order of the lists
 
 
 class RegisteredVersion(NamedTuple):
@@ -65,6 +67,7 @@ def registered_name(dataset: str, protocol: str) -> str:
 def candidate(params: Params, dataset: str) -> RunKey:
     """The run of the matrix that is best on validation: by accuracy, then likelihood, then the order of the lists.
 
+    Likelihoods within SCORE of the best are as good as it.
     Raises UserError naming runs that have no adapter or no metrics yet.
     """
     if dataset not in params.datasets:
@@ -74,14 +77,10 @@ def candidate(params: Params, dataset: str) -> RunKey:
     if missing:
         some = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
         raise UserError(f"{len(missing)} of {len(keys)} runs of {dataset} are missing ({some}); run `dvc repro`")
-    return min(keys, key=_validation_rank)
-
-
-def _validation_rank(key: RunKey) -> tuple[float, float]:
-    metrics = next(iter(_metrics(key)["validation"].values()), None)
-    if not metrics:  # no validation images: the order of the lists
-        return (0.0, 0.0)
-    return (-metrics["accuracy"], metrics["nll"])
+    validation = {key: next(iter(_metrics(key)["validation"].values()), UNMEASURED) for key in keys}
+    best = max(figures["accuracy"] for figures in validation.values())
+    right = [key for key in keys if at_most(best, validation[key]["accuracy"])]
+    return first_of_best(right, lambda key: -validation[key]["nll"])
 
 
 def _metrics_file(key: RunKey) -> Path:

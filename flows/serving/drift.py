@@ -12,6 +12,8 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmrl_core.rounding import at_most
+
 SIGNIFICANCE, FACTOR = 0.001, 2.0
 
 
@@ -56,7 +58,7 @@ def measured(name: str, version: int, rows: list[dict[str, Any]]) -> Drift:
     n, strange = len(rows), sum(row["strange"] for row in rows)
     share = rows[-1]["expected"]
     p_value = float(binomtest(strange, n, share, alternative="greater").pvalue)
-    drifted = p_value < SIGNIFICANCE and strange >= FACTOR * n * share
+    drifted = p_value < SIGNIFICANCE and at_most(FACTOR * n * share, strange)
     return Drift(name, version, n, strange, n * share, p_value, drifted)
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from flows.tracking.redaction import redacted
 from mmrl_core.errors import UserError
-from mmrl_core.evaluation.abstain import CONFIDENCE
+from mmrl_core.evaluation.abstain import CONFIDENCE, is_below
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -66,7 +66,7 @@ class Live:
         whose is; None among other classes than the trained ones, and without a threshold."""
         if self.abstain is None or job.classes is not self.trained:
             return None
-        return prediction.confidence < self.abstain["threshold"], 1 - self.abstain["keep"]
+        return is_below(prediction.confidence, self.abstain["threshold"]), 1 - self.abstain["keep"]
 
 
 class PredictionJob(NamedTuple):

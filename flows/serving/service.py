@@ -13,7 +13,7 @@ from flows.serving.prediction_log import PredictionLog
 from flows.serving.request import Options, PredictRequest
 from flows.settings.sections import ServingSection
 from mmrl_core.errors import UserError
-from mmrl_core.evaluation.abstain import card_threshold
+from mmrl_core.evaluation.abstain import card_threshold, is_below
 from mmrl_core.method.adapter_card import AdapterCard
 
 if TYPE_CHECKING:
@@ -96,4 +96,4 @@ def _described(prediction: "Prediction", top_k: int, threshold: float | None) ->
     best = sorted(prediction.probabilities.items(), key=lambda pair: -pair[1])[:top_k]
     row = {"label": prediction.label, "probability": prediction.probability, "probabilities": dict(best),
            "confidence": prediction.confidence}  # fmt: skip
-    return row if threshold is None else row | {"abstained": prediction.confidence < threshold}
+    return row if threshold is None else row | {"abstained": is_below(prediction.confidence, threshold)}

@@ -28,14 +28,13 @@ def reproduce(params: Params, model: str, out: Path) -> dict[str, Any]:
     one. Returns whether the tensors are the same, and the largest difference between two values. Raises UserError where
     another release, backbone or data would give another adapter.
     """
-    from mmrl_core.clip.backbone import load_backbone
-    from mmrl_core.method.adapter import load_adapter, save_adapter
+    from mmrl_core.method.adapter import backbone_of, load_adapter, save_adapter
 
     with TemporaryDirectory() as folder:
         fetched = fetch(model, store_uri(params), folder)
         card = read_card(fetched.adapter)
         _check_release(card, fetched.tags, model)
-        backbone = load_backbone(card["backbone"]["name"], card["backbone"]["weights"])
+        backbone = backbone_of(card)
         original, _ = load_adapter(fetched.adapter, backbone)  # refuses another backbone
         adapter, history = _train(params, card, backbone, Path(folder))
     kept = {name: card[name] for name in ("method_version", "class_names", "template", "data", "training", "settings",

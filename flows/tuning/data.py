@@ -10,6 +10,7 @@ from mmrl_core.data.lacking import check_trained
 from mmrl_core.data.shards import Example, read_examples, read_manifest
 from mmrl_core.evaluation.gate import is_gate_image
 from mmrl_core.protocols import PROTOCOLS, labels_of
+from mmrl_core.rounding import first_of_best
 from mmrl_core.search.partitions import SearchData
 
 if TYPE_CHECKING:
@@ -52,7 +53,7 @@ def template_accuracies(backbone: "Backbone", data: SearchData, templates: list[
 
 def best_template(accuracies: dict[str, float | None]) -> str:
     """The most accurate prompt template, the first of equals; where none is measured, the first."""
-    return max(accuracies, key=lambda template: accuracies[template] or 0)
+    return first_of_best(accuracies, lambda template: accuracies[template] or 0, within=0)
 
 
 def _read(folder: Path, split: str, halves: tuple[str, ...]) -> list[Example]:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 from mmrl_core.errors import UserError
 from mmrl_core.files import canonical_json, read_json, write_json
+from mmrl_core.rounding import DIGITS
 from mmrl_core.search.trial import Record, Scores, State, TrialSettings
 
 if TYPE_CHECKING:
@@ -20,7 +21,16 @@ KEYS = ("number", "params", "scores", "seconds", "state", "failure")
 
 
 def trial_key(params: TrialSettings) -> str:
-    """The name of a trial's file, and of the trial in MLflow."""
+    """The name of a trial's file, and of the trial in MLflow: by DIGITS digits of each setting, since the same searcher
+    draws others beyond them on another machine."""
+    return _digest({key: _rounded(value) for key, value in params.items()})
+
+
+def _rounded(value: float) -> float:
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+
+
+def _digest(params: TrialSettings) -> str:
     return hashlib.sha256(canonical_json(params)).hexdigest()[:16]
 
 
@@ -34,7 +44,8 @@ class Ledger:
         self.folder = Path(folder)
         self.unwritten: str | None = None
         self.warnings: dict[str, None] = {}
-        self.by_key = {path.stem: record for path in self.folder.glob("*.json") if (record := _read(path))}
+        records = filter(None, map(_read, sorted(self.folder.glob("*.json"))))
+        self.by_key = {trial_key(record["params"]): record for record in records}
 
     def reopen(self) -> None:
         """Let the trials that were lost be tried again."""
@@ -143,10 +154,13 @@ class LedgerActor:
 
 
 def _read(path: Path) -> Record | None:
-    """A whole record; None for a damaged one, whose trial runs again."""
+    """A whole record; None for a damaged one, whose trial runs again. Earlier releases named it by every digit."""
     try:
         record = read_json(path, made_by="mmrl tune", keys=KEYS)
     except UserError:
         return None
+    if not isinstance(record["params"], dict):
+        return None
     whole = {"key": path.stem, **{name: record[name] for name in KEYS}}
-    return cast(Record, whole) if trial_key(record["params"]) == path.stem else None
+    names = trial_key(record["params"]), _digest(record["params"])
+    return cast(Record, whole) if path.stem in names else None

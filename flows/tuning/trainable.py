@@ -4,11 +4,12 @@ import time
 from collections.abc import Iterable
 from pathlib import Path
 from tempfile import gettempdir
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict, cast
 
 from flows.settings.params import Params
 from flows.tuning.ledger import LedgerActor
 from mmrl_core.errors import UserError
+from mmrl_core.rounding import DIGITS
 from mmrl_core.search.comparison import COSTS, OBJECTIVES, ROUND, overall
 from mmrl_core.search.partitions import Partition, SearchData
 from mmrl_core.search.trial import Record, Scores, TrialSettings
@@ -95,7 +96,10 @@ def _report(records: list[Record], seen: int) -> dict[str, Any]:
 
 
 def _one_report(scores: list[Scores]) -> dict[str, Any]:
-    return {**overall(scores), "scores": list(scores), PARTITIONS: len(scores)} if scores else WORST
+    if not scores:
+        return WORST
+    means = {name: round(value, DIGITS) for name, value in cast(dict[str, float], overall(scores)).items()}
+    return {**means, "scores": list(scores), PARTITIONS: len(scores)}  # rounded: searchers go by their order
 
 
 class Settled(NamedTuple):

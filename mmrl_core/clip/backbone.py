@@ -1,19 +1,17 @@
 """Verify and freeze a CLIP. The only user of open_clip's private interfaces."""
 
 import hashlib
-import json
 import warnings
 from collections.abc import Callable
 from functools import cached_property
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from mmrl_core.clip import bundled
 from mmrl_core.clip.blocks import Block, freeze
+from mmrl_core.clip.bundled import new_clip
 from mmrl_core.clip.openclip import (
     CLIP,
     ResidualAttentionBlock,
@@ -21,15 +19,14 @@ from mmrl_core.clip.openclip import (
     VisionTransformer,
     open_clip,
 )
-from mmrl_core.clip.pretrained import TESTED, LoadedCLIP, load_clip
+from mmrl_core.clip.pretrained import TESTED, load_clip
 from mmrl_core.clip.prompts import cut_note, fill_template, same_prompt
+from mmrl_core.clip.supported import refuse_unsupported
 from mmrl_core.clip.towers import ImageTower, TextTower
 from mmrl_core.errors import UserError
-from mmrl_core.files import sha256_file
 
-__all__ = ["TESTED", "Backbone", "expand", "fill_template", "load_backbone", "new_clip", "tokenizer_for"]
+__all__ = ["TESTED", "Backbone", "fill_template", "load_backbone", "new_clip", "tokenizer_for"]
 
-ASSETS = Path(__file__).parent.parent / "assets"
 LOGIT_SCALE = 100.0
 Tokenizer = Callable[[list[str]], Tensor]  # n texts -> ids (n, context length)
 OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
@@ -47,7 +44,7 @@ class Backbone(nn.Module):
         weights_file_sha256: str | None = None,
     ):  # fmt: skip
         super().__init__()
-        _refuse_unsupported(clip, name)
+        refuse_unsupported(clip, name)
         self.clip = clip.requires_grad_(False)
         self.name, self.weights, self.tokenizer = name, weights, tokenizer
         self.weights_file_sha256 = weights_file_sha256
@@ -139,6 +136,15 @@ class Backbone(nn.Module):
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
         return digest.hexdigest()
 
+    def gives_what(self, sha256: str, class_names: list[str], template: str) -> bool:
+        """Whether its features of these classes, and of any image, are those of the weights with that digest: the same
+        weights, or `tiny` as another release or machine drew the tokens that these prompts do not use."""
+        if sha256 == self.weights_sha256:
+            return True
+        if sha256 not in bundled.EARLIER or self.name != bundled.NAME:
+            return False
+        return self.weights_sha256 in bundled.EARLIER or bundled.are_trained(self.tokenize(class_names, template).cpu())
+
     @cached_property
     def identity(self) -> str:
         """Digest of all that settles the image tower's outputs: weights, activation, heads and preprocessing."""
@@ -216,85 +222,28 @@ def tokenizer_for(name: str, context_length: int | None = None) -> Tokenizer:
     return open_clip.get_tokenizer(name if name in open_clip.list_models() else "ViT-B-16", context_length)
 
 
-def new_clip(model_cfg: dict[str, Any]) -> CLIP:
-    """A randomly initialised open_clip CLIP of the given shape (embed_dim, vision_cfg, text_cfg, quick_gelu)."""
-    return open_clip.CLIP(
-        model_cfg["embed_dim"],
-        open_clip.CLIPVisionCfg(**model_cfg["vision_cfg"]),
-        open_clip.CLIPTextCfg(**model_cfg["text_cfg"]),
-        quick_gelu=model_cfg.get("quick_gelu", False),
-    )
-
-
-def load_backbone(name: str, weights: str | None = None, *, device: str | torch.device = "cpu") -> Backbone:
+def load_backbone(
+    name: str, weights: str | None = None, *, device: str | torch.device = "cpu", sha256: str | None = None
+) -> Backbone:
     """Load a frozen CLIP by its open_clip name.
 
     `weights` is a file, a pretrained tag of open_clip, or `random` / `random:SEED`; the bundled `tiny` needs none. The
-    activation is the one that `pretrained.py` finds the weights to need. Raises UserError for an unknown name,
-    tag or file, weights that do not fit, and towers that the method does not cover.
+    activation is the one that `pretrained.py` finds the weights to need. `sha256` is what an adapter's card has as the
+    digest of the weights: `tiny` then is as it was for that adapter (`bundled.py`). Raises UserError for an unknown
+    name, tag or file, weights that do not fit, and towers that the method does not cover.
     """
-    if name == "tiny" and weights is not None:
+    if name != bundled.NAME:
+        clip, file_sha256 = load_clip(name, weights)
+        return Backbone(clip, name, tokenizer_for(name), weights, file_sha256).to(device)
+    if weights is not None:
         raise UserError(f"backbone.weights is {weights!r}, but tiny comes with its own; leave it null")
-    clip, file_sha256 = _bundled_clip(name) if name == "tiny" else load_clip(name, weights)
-    return Backbone(clip, name, tokenizer_for(name), weights, file_sha256).to(device)
+    if sha256 in bundled.EARLIER:
+        earlier = _bundled(bundled.tokens_as_earlier)
+        if earlier.weights_sha256 in bundled.EARLIER:  # else this machine's torch draws others
+            return earlier.to(device)
+    return _bundled().to(device)
 
 
-def _bundled_clip(name: str) -> LoadedCLIP:
-    """The CLIP shipped in assets/: only the token rows it was trained on are stored, the rest follow from a seed."""
-    card = json.loads((ASSETS / f"{name}.json").read_text())
-    path = ASSETS / f"{name}.safetensors"
-    if sha256_file(path) != card["sha256"]:
-        raise UserError(f"{path} does not match the sha256 in {path.with_suffix('.json')}; reinstall the package")
-    return LoadedCLIP(expand(load_file(path), card["model_cfg"], card["token_seed"]), card["sha256"])
-
-
-def expand(state: dict[str, Tensor], model_cfg: dict[str, Any], token_seed: int) -> CLIP:
-    """A CLIP from half-precision weights that hold only some rows of the token table; the others follow from a seed."""
-    clip = new_clip(model_cfg)
-    state = {key: value.float() for key, value in state.items()}
-    ids, rows = state.pop("token_embedding.ids").long(), state.pop("token_embedding.rows")
-    generator = torch.Generator().manual_seed(token_seed)
-    table = torch.randn(clip.vocab_size, rows.shape[1], generator=generator) * 0.02
-    table[ids] = rows
-    clip.load_state_dict({**state, "token_embedding.weight": table})
-    return clip
-
-
-def _refuse_unsupported(clip: CLIP, name: str) -> None:
-    problem = _image_tower_problem(clip) or _text_tower_problem(clip)
-    if problem:
-        raise UserError(
-            f"backbone {name} is not supported: {problem}; use a CLIP with a plain ViT and causal text tower"
-        )
-
-
-def _image_tower_problem(clip: CLIP) -> str | None:
-    visual = getattr(clip, "visual", None)
-    if not isinstance(visual, VisionTransformer):
-        return f"its image tower is a {type(visual).__name__}, not a ViT"
-    if visual.attn_pool is not None or visual.pool_type != "tok" or visual.final_ln_after_pool:
-        return "its image tower does not read the class token after ln_post"
-    if not isinstance(visual.patch_dropout, nn.Identity) or visual.proj is None:
-        return "its image tower drops patches or has no projection"
-    if visual.image_size[0] != visual.image_size[1]:
-        return "its images are not square"
-    return _block_problem(visual.transformer.resblocks, "image")
-
-
-def _text_tower_problem(clip: CLIP) -> str | None:
-    if not isinstance(clip, open_clip.CLIP | open_clip.CustomTextCLIP):
-        return f"{type(clip).__name__} is not a CLIP of open_clip"
-    text = getattr(clip, "text", clip)
-    if not hasattr(text, "token_embedding") or not hasattr(text, "transformer"):
-        return f"its text tower is a {type(text).__name__}"
-    pool_type = getattr(text, "text_pool_type", None) or getattr(text, "pool_type", None)
-    if pool_type != "argmax" or text.attn_mask is None or getattr(text, "cls_emb", None) is not None:
-        return "its text tower is not causal or does not read the end-of-text token"
-    if not isinstance(text.text_projection, nn.Parameter):
-        return "its text projection is not a plain matrix"
-    return _block_problem(text.transformer.resblocks, "text")
-
-
-def _block_problem(blocks: nn.ModuleList, tower: str) -> str | None:
-    kinds = {type(block) for block in blocks} - {ResidualAttentionBlock}
-    return f"its {tower} tower has {kinds.pop().__name__} layers" if kinds else None
+def _bundled(tokens: bundled.TokenTable = bundled.tokens_as_drawn) -> Backbone:
+    clip, file_sha256 = bundled.bundled_clip(tokens)
+    return Backbone(clip, bundled.NAME, tokenizer_for(bundled.NAME), None, file_sha256)

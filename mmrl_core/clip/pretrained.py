@@ -18,9 +18,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 
 from mmrl_core.clip.openclip import CLIP, open_clip
+from mmrl_core.clip.portable import PortableInit
+from mmrl_core.clip.sizes import check_sizes
+from mmrl_core.clip.supported import refuse_by_configuration
 from mmrl_core.clip.torchscript import is_torchscript, read_tensors
 from mmrl_core.errors import UserError
 from mmrl_core.files import sha256_file
@@ -50,9 +54,9 @@ def load_clip(name: str, weights: str | None) -> LoadedCLIP:
     the model or its activation, or are not the file that their name or place says.
     """
     _check_name(name)
+    refuse_by_configuration(name)  # before anything is fetched or read
     if not weights:
         raise UserError(f"backbone.weights is not set for {name}; give a file, an open_clip tag, or `random`")
-    _check_text_tower(name)
     if weights.split(":")[0] == "random":
         return LoadedCLIP(_random_model(name, weights), None)
     known = _tag(name, weights)
@@ -74,21 +78,12 @@ def _check_name(name: str) -> None:
         raise UserError(f"backbone.name {name!r} is not a model of open_clip{hint}")
 
 
-def _check_text_tower(name: str) -> None:
-    text = open_clip.get_model_config(name)["text_cfg"]
-    if any(text.get(key) for key in ("hf_model_name", "hf_tokenizer_name")):
-        raise UserError(
-            f"backbone {name} is not supported: its text tower or tokenizer is not CLIP's; use a plain CLIP"
-        )
-
-
 def _random_model(name: str, weights: str) -> CLIP:
     _, _, seed = weights.partition(":")
     if seed and not seed.isdigit():
         raise UserError(f"backbone.weights {weights!r}: the seed after `random:` must be a whole number")
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(int(seed or 0))
-        return open_clip.create_model(name, pretrained=None)
+    with PortableInit(int(seed or 0)):
+        return open_clip.create_model(name, load_weights=False)
 
 
 def _plain(name: str) -> str:
@@ -121,6 +116,7 @@ def _fetched(name: str, tag: str, known: PretrainedCfg) -> str:
 def _model(name: str, weights: str, path: Path, known: PretrainedCfg | None) -> CLIP:
     try:
         state = openai_state(path)
+        check_sizes(name, weights, _other_state(path) if state is None else state)
         return _from_file(name, weights, path, known) if state is None else _openai_model(name, state)
     except UserError:
         raise
@@ -163,6 +159,15 @@ def openai_state(path: Path) -> dict[str, Tensor] | None:
 
 def _state_dict(path: Path) -> object:
     return torch.load(path, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(path))
+
+
+def _other_state(path: Path) -> Mapping[str, Tensor]:
+    """The weights of a file that is not in OpenAI's format, by the names that open_clip looks for."""
+    if path.suffix in (".npz", ".npy"):  # of big_vision, whose towers are none of the method's
+        return {}
+    state = load_file(path) if path.suffix == ".safetensors" else _state_dict(path)
+    state = state.get("state_dict", state) if isinstance(state, Mapping) else {}
+    return {key.removeprefix("module."): value for key, value in state.items()}
 
 
 def _openai_model(name: str, state: dict[str, Tensor]) -> CLIP:

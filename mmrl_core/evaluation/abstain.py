@@ -25,11 +25,18 @@ from mmrl_core.method.model import AdaptedCLIP, Output
 
 CONFIDENCE = "class_cosine"
 KEEP = 0.95
+ROUNDING = 1e-5  # of a cosine: another machine's sums have another order
 
 
 def confidence(output: Output) -> Tensor:
     """(B,): the largest cosine of f_c with a class, in [-1, 1]."""
     return output.logits_class.amax(dim=-1) / LOGIT_SCALE
+
+
+def is_below(confidence: float, threshold: float) -> bool:
+    """Whether to abstain: below the threshold by more than rounding, for it is the confidence of one of the images that
+    are to be kept, which on another machine, or in another batch, has other last bits."""
+    return confidence < threshold - ROUNDING
 
 
 def threshold(confidence: Sequence[float], keep: float) -> float:

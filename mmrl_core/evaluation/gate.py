@@ -11,6 +11,7 @@ from statistics import NormalDist, fmean
 from typing import TYPE_CHECKING, NamedTuple
 
 from mmrl_core.protocols import harmonic_mean
+from mmrl_core.rounding import at_most
 
 if TYPE_CHECKING:
     import numpy as np
@@ -96,7 +97,7 @@ def decide(parts: Mapping[str, Pair], latency_ratio: float, bounds: Bounds = SHI
 def _mean(parts: Mapping[str, Pair], bounds: Bounds) -> _Finding:
     champion, challenger = _means(parts, 0), _means(parts, 1)
     name = "harmonic mean" if "novel" in parts else "accuracy"
-    enough = challenger >= champion + bounds.margin - 1e-12
+    enough = at_most(champion + bounds.margin, challenger)
     wanted = f"the champion's {champion:.2%} plus {bounds.margin:.2%}"
     reason = f"{name} {challenger:.2%} is {'at least' if enough else 'less than'} {wanted}"
     return _Finding(ACCEPTED if enough else REFUSED, reason, {"champion": champion, "challenger": challenger})
@@ -122,9 +123,9 @@ def _mcnemar(parts: Mapping[str, Pair], bounds: Bounds) -> _Finding:
     better, worse = float(binom.sf(b - 1, b + c, 0.5)), float(binom.sf(c - 1, b + c, 0.5))
     seen = f"of {n} images {b} only by the challenger, {c} only by the champion"
     figures = {"n": n, "only_challenger": b, "only_champion": c, "p_better": better, "p_worse": worse}
-    if better <= bounds.significance:
+    if at_most(better, bounds.significance):
         return _Finding(ACCEPTED, f"better: {seen} (McNemar p = {better:.2g})", figures)
-    if worse <= bounds.significance:
+    if at_most(worse, bounds.significance):
         return _Finding(REFUSED, f"worse: {seen} (McNemar p = {worse:.2g})", figures)
     reason = f"inconclusive: {seen} (McNemar p = {better:.2g}); that is too few to tell, more images could"
     return _Finding(INCONCLUSIVE, reason, figures)
@@ -137,9 +138,9 @@ def _novel(pair: Pair, bounds: Bounds) -> _Finding:
     loss, upper = loss_bound(pair, bounds.significance)
     figures = {"novel_n": n, "novel_loss": loss, "novel_loss_bound": upper}
     seen = f"on {n} novel images the accuracy falls by {loss:.2%}, at most {upper:.2%}"
-    if upper <= bounds.novel_loss:
+    if at_most(upper, bounds.novel_loss):
         return _Finding(ACCEPTED, f"{seen}, within {bounds.novel_loss:.2%}", figures)
-    if loss > bounds.novel_loss:
+    if not at_most(loss, bounds.novel_loss):
         return _Finding(REFUSED, f"{seen}, more than {bounds.novel_loss:.2%}", figures)
     return _Finding(INCONCLUSIVE, f"inconclusive: {seen}, which may be more than {bounds.novel_loss:.2%}", figures)
 
@@ -154,6 +155,6 @@ def loss_bound(pair: Pair, significance: float) -> tuple[float, float]:
 
 
 def _latency(ratio: float, bounds: Bounds) -> _Finding:
-    verdict = ACCEPTED if ratio <= bounds.latency else REFUSED
+    verdict = ACCEPTED if at_most(ratio, bounds.latency) else REFUSED
     word = "within" if verdict == ACCEPTED else "more than"
     return _Finding(verdict, f"an image takes {ratio:.2f} times as long, {word} {bounds.latency:g}", {"latency": ratio})

@@ -7,7 +7,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from mmrl_core.clip.backbone import Backbone
+from mmrl_core.clip.backbone import Backbone, load_backbone
 from mmrl_core.config import AdapterConfig, parse
 from mmrl_core.errors import Damaged, UserError
 from mmrl_core.files import write_bytes, write_json
@@ -160,6 +160,12 @@ def _check_loadable(tensors: dict[str, Tensor], document: AdapterCard) -> None:
         raise UserError(f"the adapter cannot be saved: tensor {broken} has values that are no finite numbers")
 
 
+def backbone_of(card: AdapterCard, *, device: str | torch.device = "cpu") -> Backbone:
+    """The backbone that an adapter was trained on, by its card. Raises UserError when it is not to be had."""
+    named = card["backbone"]
+    return load_backbone(named["name"], named["weights"], device=device, sha256=named["sha256"])
+
+
 def load_adapter(folder: str | Path, backbone: Backbone) -> tuple[Adapter, AdapterCard]:
     """Read an adapter and its card, verifying all that they say before anything is built.
 
@@ -167,7 +173,7 @@ def load_adapter(folder: str | Path, backbone: Backbone) -> tuple[Adapter, Adapt
     backbone.
     """
     folder, card = Path(folder), read_card(folder)
-    if card["backbone"]["sha256"] != backbone.weights_sha256:
+    if not backbone.gives_what(card["backbone"]["sha256"], card["class_names"], card["template"]):
         raise UserError(
             f"{folder} was trained on backbone {card['backbone']['name']} with weights "
             f"{card['backbone']['sha256'][:12]}, not on {backbone.name} with {backbone.weights_sha256[:12]}; "

@@ -1,8 +1,12 @@
-"""How trials of a search compare: means and standard errors over partitions, the race, the choice. Plain numbers."""
+"""How trials of a search compare: means and standard errors over partitions, the race, the choice. Plain numbers.
+
+Of settings whose scores differ by no more than SCORE the first is chosen; a race looks closer.
+"""
 
 from statistics import NormalDist, mean, median, stdev, variance
 from typing import cast, get_args
 
+from mmrl_core.rounding import ROUNDED, SCORE, at_most, first_of_best
 from mmrl_core.search.trial import Cost, Lead, Means, Objective, Record, Scores, Trial, TrialSettings
 
 OBJECTIVES: tuple[Objective, ...] = get_args(Objective)
@@ -38,17 +42,19 @@ def choose(trials: list[Trial], objective: Objective, published: TrialSettings) 
     """The best of the trials that saw every partition, unless one nearer to the published values ties with it.
 
     Two tie when their mean difference over the partitions, which all trials share, is within one standard error of that
-    difference. Nearer: more of `published`'s values. None where no trial saw a partition.
+    difference, or within SCORE. Nearer: more of `published`'s values. None where no trial saw a partition.
     """
     whole = furthest(trials)
     if not whole:
         return None
-    best = max(whole, key=lambda trial: trial[objective])
+    best = _best(whole, objective)
+    tied = [trial for trial in whole if _tied(best, trial, objective)]
+    kept = [sum(trial["params"].get(key) == value for key, value in published.items()) for trial in tied]
+    return _best([trial for trial, count in zip(tied, kept, strict=True) if count == max(kept)], objective)
 
-    def rank(trial: Trial) -> tuple[int, float]:
-        return sum(trial["params"].get(key) == value for key, value in published.items()), trial[objective]
 
-    return max((trial for trial in whole if _tied(best, trial, objective)), key=rank)
+def _best(trials: list[Trial], objective: Objective) -> Trial:
+    return first_of_best(trials, lambda trial: trial[objective])
 
 
 def furthest(trials: list[Trial]) -> list[Trial]:
@@ -66,7 +72,7 @@ def comparisons(
     None where there is no such trial.
     """
     others = [trial for trial in furthest(trials) if trial["params"] != chosen["params"]]
-    runner_up = max(others, key=lambda trial: trial[objective], default=None)
+    runner_up = _best(others, objective) if others else None
     start = next((trial for trial in trials if published and trial["params"] == published and trial["scores"]), None)
     return {
         "published": _ahead(trials, chosen, start, objective),
@@ -83,17 +89,18 @@ def _ahead(trials: list[Trial], chosen: Trial, other: Trial | None, objective: O
 
 def pareto_front(trials: list[Trial], objective: Objective, cost: Cost) -> list[int]:
     """Indices of the trials that no other one beats in both: a higher objective, a lower cost. By ascending cost."""
-    whole = sorted(furthest(trials), key=lambda trial: (trial[cost], -trial[objective]))
+    whole = furthest(trials)
     front: list[Trial] = []
-    for trial in whole:
-        if not front or trial[objective] > front[-1][objective]:
-            front.append(trial)
+    for price in sorted({trial[cost] for trial in whole}):
+        best = _best([trial for trial in whole if trial[cost] == price], objective)
+        if not front or not at_most(best[objective], front[-1][objective] + SCORE):
+            front.append(best)
     return [trials.index(trial) for trial in front]
 
 
 def _tied(best: Trial, other: Trial, objective: Objective) -> bool:
     differences = _differences(best["scores"], other["scores"], objective)
-    return mean(differences) <= standard_error(differences)
+    return at_most(mean(differences), standard_error(differences) + SCORE)
 
 
 def _differences(ahead: list[Scores], behind: list[Scores], objective: Objective) -> list[float]:
@@ -117,7 +124,8 @@ def still_in(trials: list[Trial], objective: Objective) -> list[Trial]:
     Pairs are the partitions. With two of them a trial's own spread says next to nothing, so it is moderated (Smyth,
     2004): mixed, by degrees of freedom, with the median spread of all trials about the best.
     """
-    best, n = max(trials, key=lambda trial: trial[objective]), len(trials[0]["scores"])
+    best = first_of_best(trials, lambda trial: trial[objective], within=ROUNDED)
+    n = len(trials[0]["scores"])
     others = [trial for trial in trials if trial is not best]
     if n < 2 or not others:
         return trials
@@ -130,7 +138,7 @@ def still_in(trials: list[Trial], objective: Objective) -> list[Trial]:
 def _is_behind(differences: list[float], common: float, prior: int) -> bool:
     own = len(differences) - 1
     moderated = (prior * common + own * variance(differences)) / (prior + own)
-    return mean(differences) > _t(prior + own) * (moderated / len(differences)) ** 0.5
+    return mean(differences) > _t(prior + own) * (moderated / len(differences)) ** 0.5 + ROUNDED
 
 
 def _t(freedom: int) -> float:

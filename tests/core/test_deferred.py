@@ -138,7 +138,7 @@ def test_after_the_backbone_timm_torchvision_and_open_clip_are_what_they_are_wit
     assert after == plain
 
 
-def test_a_model_of_timm_is_still_built_and_refused_by_its_kind(tmp_path):
+def test_a_model_of_timm_is_refused_by_its_kind(tmp_path):
     from mmrl_core.clip.backbone import load_backbone
     from mmrl_core.clip.openclip import open_clip
 

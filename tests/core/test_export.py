@@ -32,7 +32,8 @@ UNEVEN = functools.partial(small_backbone, 3, 2)
 
 def make_predictor(backbone: Backbone, method: str, **settings) -> Predictor:
     model = AdaptedCLIP(backbone, small_adapter(backbone, method, **settings), TRAINED, TEMPLATE)
-    return Predictor(model, {"class_names": TRAINED, "template": TEMPLATE, "sha256": "of the adapter"})
+    card = {"class_names": TRAINED, "template": TEMPLATE, "sha256": "of the adapter", "backbone": {"sha256": "its own"}}
+    return Predictor(model, card)
 
 
 @pytest.fixture(scope="module")

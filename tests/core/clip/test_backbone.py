@@ -11,6 +11,7 @@ import pytest
 import torch
 from open_clip.model import convert_weights_to_fp16
 from open_clip.transformer import QuickGELU
+from safetensors.torch import save_file
 
 from mmrl_core.clip import pretrained
 from mmrl_core.clip.backbone import OPENAI_MEAN, TESTED, Backbone, load_backbone, new_clip, tokenizer_for
@@ -198,6 +199,75 @@ def test_weights_of_another_shape_are_refused_in_one_line(openai_file):
     with pytest.raises(UserError, match="does not load into ViT-B-32") as caught:
         load_backbone("ViT-B-32", str(openai_file))
     assert "\n" not in str(caught.value) and len(str(caught.value)) < 500
+
+
+OTHER_SIZES = {
+    "image size is 64, not 32; use backbone.name mmrl-test-ViT-64$": {"vision_cfg": {"image_size": 64}},
+    f"context length is 32, not 77; use weights of {NAME}$": {"text_cfg": {"context_length": 32}},
+    "vocabulary is 500, not 49408; ": {"text_cfg": {"vocab_size": 500}},
+    "patch size is 8, not 16; ": {"vision_cfg": {"patch_size": 8}},
+    "embedding width is 32, not 64; ": {"embed_dim": 32},
+    "number of image layers is 3, not 2; ": {"vision_cfg": {"layers": 3}},
+    "image size is 64, not 32, their context length is 32, not 77; ": {
+        "vision_cfg": {"image_size": 64}, "text_cfg": {"context_length": 32},
+    },
+}  # fmt: skip
+
+
+def of_other_sizes(changes: dict) -> dict[str, torch.Tensor]:
+    shape = {key: {**value, **changes.get(key, {})} if isinstance(value, dict) else changes.get(key, value)
+             for key, value in SHAPE.items()}  # fmt: skip
+    return new_clip(shape).state_dict()
+
+
+@pytest.mark.parametrize(("message", "changes"), OTHER_SIZES.items())
+def test_weights_of_another_size_are_refused_with_both_sizes_and_the_model_that_they_fit(tmp_path, message, changes):
+    (tmp_path / "mmrl-test-ViT-64.json").write_text(
+        json.dumps({**SHAPE, "vision_cfg": {**SHAPE["vision_cfg"], "image_size": 64}})
+    )
+    open_clip.add_model_config(tmp_path)
+    torch.save(of_other_sizes(changes), tmp_path / "weights.pt")
+    with pytest.raises(UserError, match=f"weights.pt' does not load into {NAME}: their {message}"):
+        load_backbone(NAME, str(tmp_path / "weights.pt"))
+
+
+@pytest.mark.parametrize("kind", ["safetensors", "a training checkpoint", "OpenAI's", "a tag"])
+def test_weights_of_another_size_are_refused_in_whatever_form_they_come(monkeypatch, tmp_path, kind):
+    state, path = of_other_sizes({"vision_cfg": {"image_size": 64}}), tmp_path / "weights.pt"
+    if kind == "safetensors":
+        path = tmp_path / "weights.safetensors"
+        save_file(state, path)
+    elif kind == "a training checkpoint":
+        torch.save({"epoch": 3, "state_dict": {f"module.{key}": value for key, value in state.items()}}, path)
+    else:
+        extra = {"input_resolution": 64, "context_length": 77, "vocab_size": 49408} if kind == "OpenAI's" else {}
+        torch.save({**state, **{key: torch.tensor(value) for key, value in extra.items()}}, path)
+        published(monkeypatch, NAME, "other", path)
+    with pytest.raises(UserError, match="does not load into .*: their image size is 64, not 32; "):
+        load_backbone(NAME, "other" if kind == "a tag" else str(path))
+
+
+@pytest.mark.parametrize(
+    ("name", "tag", "problem"),
+    [
+        ("RN50", "openai", "its image tower is a ModifiedResNet, not a ViT"),
+        ("ViT-B-16-SigLIP", "webli", "its text tower or tokenizer is not CLIP's"),
+        ("coca_ViT-B-32", "laion2b_s13b_b90k", "CoCa is not a CLIP"),
+        ("roberta-ViT-B-32", "laion2b_s12b_b32k", "its text tower or tokenizer is not CLIP's"),
+        ("convnext_base", "laion400m_s13b_b51k", "its image tower is a TimmModel"),
+        ("mmrl-test-wide", None, "its images are not square"),
+    ],
+)
+def test_a_model_that_the_method_does_not_cover_is_refused_before_its_weights_are_fetched_or_read(
+    tmp_path, name, tag, problem
+):
+    wide = {**SHAPE, "vision_cfg": {**SHAPE["vision_cfg"], "image_size": [32, 64]}}
+    (tmp_path / "mmrl-test-wide.json").write_text(json.dumps(wide))
+    open_clip.add_model_config(tmp_path)
+    assert tag is None or tag in open_clip.list_pretrained_tags_by_model(name)
+    for weights in (tag, "no-such-file.pt"):
+        with pytest.raises(UserError, match=f"backbone {name} is not supported: {problem}"):
+            load_backbone(name, weights)
 
 
 def test_a_tag_without_a_network_says_that_a_file_will_do(monkeypatch, tmp_path):

@@ -2,6 +2,7 @@
 
 import io
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given
@@ -71,6 +72,15 @@ def test_a_calibrated_threshold_keeps_the_share_of_the_images_it_was_set_on(mode
         found = abstain.confidence(model(views_of(model.backbone, shown)))
     assert int((found >= entry["threshold"] - 1e-7).sum()) == 19
     assert -1 <= found.min() < found.max() <= 1
+
+
+def test_the_image_that_sets_the_threshold_is_kept_whatever_its_last_bits():
+    confidences = [0.31, 0.42, 0.53, 0.64]
+    set_by = abstain.threshold(confidences, 0.75)
+    assert set_by == 0.42
+    for other in (set_by, np.nextafter(np.float32(set_by), np.float32(0)), np.float32(set_by) - 2e-6):
+        assert not abstain.is_below(float(other), set_by)
+    assert abstain.is_below(0.4199, set_by)
 
 
 def test_without_validation_images_there_is_no_threshold(model):

@@ -91,3 +91,22 @@ def test_half_of_the_validation_images_are_the_gates_wherever_the_data_lies():
     kept = [is_gate_image(f"class_{i % 7}/image_{i:04}.png") for i in range(2000)]
     assert 0.45 < np.mean(kept) < 0.55
     assert is_gate_image("three/0012.png") == is_gate_image("three/0012.png")
+
+
+@pytest.mark.parametrize(
+    ("case", "bound", "value", "expected"),
+    [
+        (pair(90, 4, 0, 6), "significance", 1 / 16, "accepted"),  # four of four: p is exactly a sixteenth
+        (pair(90, 0, 4, 6), "significance", 1 / 16, "refused"),
+        (pair(70, 20, 2, 8), "margin", 0.18, "accepted"),  # from 72 to 90 of 100
+    ],
+)
+def test_a_figure_that_meets_its_bound_does_so_whatever_the_last_bits(case, bound, value, expected):
+    for near in (np.nextafter(value, 0), value, np.nextafter(value, 1)):
+        assert decide({"all": case}, 1.0, Bounds(**{bound: float(near)})).verdict == expected
+
+
+def test_the_bound_on_novel_images_is_met_whatever_the_last_bits():
+    _, upper = loss_bound(NO_CHANGE, Bounds().significance)
+    for near in (np.nextafter(upper, 0), upper, np.nextafter(upper, 1)):
+        assert verdict(CLEAR_WIN, NO_CHANGE, novel_loss=float(near)) == "accepted"

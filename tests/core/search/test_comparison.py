@@ -2,6 +2,7 @@
 
 import random
 
+import numpy as np
 import pytest
 
 from mmrl_core.search.comparison import LEVEL, choose, comparisons, looks, overall, pareto_front, still_in
@@ -85,3 +86,36 @@ def test_a_trial_far_behind_is_ended_after_two_partitions_and_the_best_sees_all(
     seen = [race([0.0, *[6.0] * 7], rng) for _ in range(100)]
     assert all(one[0] == 6 for one in seen)
     assert sum(count == 2 for one in seen for count in one[1:]) / (7 * 100) > 0.9
+
+
+def rounded_otherwise(trials: list[dict], rng: random.Random) -> list[dict]:
+    """The same trials on another machine: every likelihood one last bit up, down or the same."""
+    values = [[rng.choice((one, np.nextafter(one, 0), np.nextafter(one, -9))) for one in own]
+              for own in likelihoods(trials)]  # fmt: skip
+    return [trial(old["params"]["cost"], *map(float, own)) for old, own in zip(trials, values, strict=True)]
+
+
+def decisions(trials: list[dict]) -> dict:
+    """All that is decided about the trials, by their places."""
+    chosen, ahead = choose(trials, "log_likelihood", {"cost": 7}), still_in(trials, "log_likelihood")
+    return {
+        "chosen": trials.index(chosen),
+        "unpublished": trials.index(choose(trials, "log_likelihood", {})),
+        "front": pareto_front(trials, "log_likelihood", "cost"),
+        "still in": [trials.index(one) for one in ahead],
+        "runner-up": comparisons(trials, chosen, "log_likelihood", {})["runner_up"]["trial"],
+    }
+
+
+def test_no_decision_hangs_on_the_last_bits_of_scores():
+    """Among equals, among such as are behind by the standard error itself, and among two."""
+    equals = [trial(cost, -0.1, -0.7, -0.3) for cost in (3, 7, 1)]
+    one_error_behind = [trial(1, -0.1, -0.7), trial(7, -0.1, -0.9), trial(2, -0.5, -0.9)]
+    pair = [trial(2, -0.1, -0.7, -0.3), trial(7, -0.1, -0.7, -0.3)]
+    rng = random.Random(0)
+    for trials in (equals, one_error_behind, pair):
+        expected = decisions(trials)
+        assert all(decisions(rounded_otherwise(trials, rng)) == expected for _ in range(30))
+    assert decisions(equals) == {
+        "chosen": 1, "unpublished": 0, "front": [2], "still in": [0, 1, 2], "runner-up": 0,
+    }  # fmt: skip

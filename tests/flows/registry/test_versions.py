@@ -7,6 +7,7 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 from PIL import Image
 
@@ -116,6 +117,15 @@ def test_the_candidate_is_the_best_on_validation_then_the_likeliest_then_the_fir
     other = KEY._replace(method="mmrlpp")
     add_run(other, make_adapter(0), 0.9, 0.6)
     assert registry.candidate(params(methods=["mmrl", "mmrlpp"]), "digits") == other
+
+
+def test_the_candidate_does_not_hang_on_the_last_bits_of_figures(project, make_adapter):
+    """Nor on what another machine trains otherwise: likelihoods within a thousandth are equal."""
+    two = params(seeds=[1, 2])
+    add_run(KEY, make_adapter(0), 0.8, 0.4)
+    for accuracy, nll in [(float(np.nextafter(0.8, 1)), 0.4), (0.8, float(np.nextafter(0.4, 0))), (0.8, 0.3995)]:
+        add_run(KEY._replace(seed=2), make_adapter(0), accuracy, nll)
+        assert registry.candidate(two, "digits").seed == 1
 
 
 def test_missing_runs_are_named_with_the_command_that_makes_them(project):

@@ -159,6 +159,12 @@ def test_drift_is_more_strange_images_than_chance_gives_and_than_matter(n, stran
     assert found.expected == pytest.approx(n / 20)
 
 
+@pytest.mark.parametrize("share", [0.05, 1 - 0.95])
+def test_twice_as_many_as_usual_are_drift_whatever_the_last_bits_of_the_usual_share(share):
+    assert measured(NAME, 3, rows(400, 40, expected=share)).drifted
+    assert not measured(NAME, 3, rows(400, 39, expected=share)).drifted
+
+
 def test_drift_is_told_from_what_the_present_version_answered_of_late(tmp_path):
     lines = [*rows(50, 50, hours_ago=30), *rows(50, 50, version=2, hours_ago=2), *rows(40, 2, hours_ago=1),
              *rows(10, 0, expected=None)]  # fmt: skip

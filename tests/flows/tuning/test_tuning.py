@@ -3,16 +3,19 @@
 import json
 import os
 
+import numpy as np
 import pytest
 
 from flows.project import paths
 from flows.settings.params import Params, load_params
 from flows.settings.sections import ClusterSection, SearchSection
 from flows.tuning import identity
+from flows.tuning.data import best_template
 from flows.tuning.ledger import Ledger, trial_key
 from flows.tuning.search import trial_needs
 from flows.tuning.searchers import searcher
 from flows.tuning.space import first_points, within
+from flows.tuning.trainable import _report
 from mmrl_core.errors import UserError
 from tests.flows.conftest import RUN
 from tests.support.workspace import QUICK, write_params
@@ -37,6 +40,42 @@ def test_a_ledger_is_read_back_as_it_was_and_knows_a_trial_by_its_settings(tmp_p
     found = Ledger(tmp_path)
     assert found.open(dict(reversed(POINT.items())))["scores"] == [SCORES] and len(found.all()) == 1
     assert found.open(PUBLISHED)["number"] == 1 and found.all()[0]["state"] == "complete"
+
+
+def test_a_trial_that_another_machine_drew_with_other_last_bits_is_the_same_one(tmp_path):
+    drawn = {"adapter.reg_weight": 22.385797862648307, "adapter.insertion_depth": 3}
+    here = Ledger(tmp_path)
+    here.open(drawn)
+    here.add(drawn, 0, SCORES, 1.5)
+    for towards in (0, 30):
+        other = {**drawn, "adapter.reg_weight": float(np.nextafter(drawn["adapter.reg_weight"], towards))}
+        assert Ledger(tmp_path).open(other)["scores"] == [SCORES]
+        assert [one["params"] for one in Ledger(tmp_path).records([other])] == [drawn]
+    assert Ledger(tmp_path).open({**drawn, "adapter.reg_weight": 22.385799})["scores"] == []
+
+
+def test_a_record_that_an_earlier_release_named_by_every_digit_goes_on(tmp_path):
+    drawn = {"adapter.reg_weight": 22.385797862648307, "adapter.insertion_depth": 3}
+    Ledger(tmp_path).open(drawn)
+    [path] = tmp_path.glob("*.json")
+    path.rename(tmp_path / "ba7a20fca7ec97cb.json")
+    found = Ledger(tmp_path)
+    assert found.unfinished([drawn]) == [drawn] and found.open(drawn)["number"] == 0
+    found.add(drawn, 0, SCORES, 1.5)
+    assert len(list(tmp_path.glob("*.json"))) == 1 and Ledger(tmp_path).open(drawn)["scores"] == [SCORES]
+
+
+def test_a_searcher_is_told_the_same_of_scores_that_differ_in_the_last_bit(tmp_path):
+    record = filled(tmp_path).all()[0]
+    other = {**record, "scores": [{**SCORES, "log_likelihood": float(np.nextafter(-1.0, 0))}]}
+    told = [_report([one], 1) for one in (record, other)]
+    assert told[0]["log_likelihood"] == told[1]["log_likelihood"] == -1.0
+
+
+def test_the_first_of_equally_accurate_templates_is_taken_whatever_the_last_bits():
+    for accuracy in (0.7, float(np.nextafter(0.7, 1)), float(np.nextafter(0.7, 0))):
+        assert best_template({"a {}.": 0.7, "the {}.": accuracy, "no {}.": 0.6}) == "a {}."
+    assert best_template({"a {}.": None, "the {}.": None}) == "a {}."
 
 
 def test_a_lost_trial_stays_lost_until_the_search_is_started_again(tmp_path):
