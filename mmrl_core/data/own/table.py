@@ -44,7 +44,7 @@ def read_rows(table: Path, needed: tuple[str, ...]) -> list[Row]:
         raise UserError(f"the table {table} is not there; correct its path or put it there")
     try:
         rows = list(_csv_rows(table, needed) if table.suffix.lower() == ".csv" else _parquet_rows(table, needed))
-    except (OSError, ValueError, csv.Error) as error:  # UnicodeDecodeError and pyarrow's errors are ValueErrors
+    except (OSError, ValueError, OverflowError, csv.Error) as error:  # UnicodeDecodeError is a ValueError
         raise UserError(f"cannot read the table {table} ({error}); save it again, a CSV as UTF-8") from None
     if not rows:
         raise UserError(f"the table {table} has no rows; add some")

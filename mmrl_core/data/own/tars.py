@@ -1,7 +1,6 @@
 """Images in WebDataset tar files, known by tar and offset: the bytes stay on disk, nothing is unpacked or unpickled."""
 
 import glob
-import json
 import re
 import tarfile
 from collections.abc import Iterator
@@ -21,6 +20,7 @@ from mmrl_core.data.own.records import (
     split_named,
 )
 from mmrl_core.errors import UserError
+from mmrl_core.parsing import parse_json
 
 REPLACE = "replace the tar file"
 
@@ -146,8 +146,8 @@ def _label(where: str, fields: dict[str, Place]) -> tuple[str, str | None]:
 
 def _json(where: str, place: Place) -> dict[str, Any]:
     try:
-        facts = json.loads(_decoded(where, place))
-    except (ValueError, RecursionError) as error:
+        facts = parse_json(_decoded(where, place))
+    except ValueError as error:
         raise UserError(f"{where}: its json cannot be read ({error}); correct the tar file") from None
     if not isinstance(facts, dict):
         raise UserError(f"{where}: its json is no object with a label; correct the tar file")
