@@ -1,5 +1,6 @@
 """Strategies that damage something whole: its bytes, the values of a JSON text, the columns of a table."""
 
+import contextlib
 import io
 import json
 from collections.abc import Callable, Iterator
@@ -23,6 +24,17 @@ class Reader(NamedTuple):
     inputs: Inputs
     read: Callable[[Path], object]
     share: float = 1.0  # of the usual number of inputs, of a slow one
+    is_dear: bool = False  # made and read in seconds: in the endurance tests alone
+
+
+def inside(read: Callable[[], object]) -> Callable[[Path], object]:
+    """With the folder as the working directory."""
+
+    def run(folder: Path) -> None:
+        with contextlib.chdir(folder):
+            read()
+
+    return run
 
 
 DEEP = "[" * 500 + "]" * 500

@@ -7,12 +7,11 @@ from hypothesis import HealthCheck, Phase, given, note, settings
 from hypothesis import strategies as st
 
 from mmrl_core.errors import Failed, UserError
+from tests.readers import command_line, data, registry, results, serving, weights
 from tests.readers.damage import Reader
-from tests.readers.library import READERS as OF_THE_LIBRARY
-from tests.readers.pipeline import READERS as OF_THE_PIPELINE
 
-READERS = [*OF_THE_LIBRARY, *OF_THE_PIPELINE]
-EVERY = pytest.mark.parametrize("reader", READERS, ids=lambda reader: reader.name)
+LISTS = (data, weights, results, registry, serving, command_line)
+READERS = [reader for module in LISTS for reader in module.READERS]
 FEW, MANY = 30, 1000
 
 
@@ -33,13 +32,17 @@ def reads_or_says_in_one_line(reader: Reader, folder: Path, inputs: int) -> None
     check()
 
 
-@EVERY
+def each(readers: list[Reader]) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("reader", readers, ids=lambda reader: reader.name)
+
+
+@each([reader for reader in READERS if not reader.is_dear])
 def test_a_damaged_file_is_read_or_refused_in_one_line(reader, tmp_path):
     reads_or_says_in_one_line(reader, tmp_path, int(os.environ.get("MMRL_READER_INPUTS", FEW)))
 
 
 @pytest.mark.slow
 @pytest.mark.endurance
-@EVERY
+@each(READERS)
 def test_of_many_damaged_files_none_gets_past_a_reader(reader, tmp_path):
     reads_or_says_in_one_line(reader, tmp_path, int(os.environ.get("MMRL_READER_INPUTS", MANY)))

@@ -1,30 +1,18 @@
-"""What mmrl_core reads."""
+"""Images, datasets, prepared data."""
 
 import csv
-import functools
 import hashlib
 import io
 import json
 import random
-import shutil
 import tarfile
 from collections.abc import Callable
 from pathlib import Path
 
-import open_clip
 import pyarrow
 import pyarrow.parquet
-import pytest
-import safetensors.torch
-import torch
 from PIL import Image
-from torch import nn
 
-from mmrl_core.bundle import check_bundle, write_bundle
-from mmrl_core.clip.backbone import Backbone, load_backbone
-from mmrl_core.clip.feature_store import FeatureStore
-from mmrl_core.clip.pretrained import load_clip
-from mmrl_core.clip.towers import Frozen
 from mmrl_core.data.benchmark import aircraft, coop, imagenet
 from mmrl_core.data.images import decode
 from mmrl_core.data.own import dataset
@@ -32,51 +20,11 @@ from mmrl_core.data.own.settings import OwnSection
 from mmrl_core.data.shards import read_examples, read_manifest, write_few_shot, write_pool
 from mmrl_core.data.source import Source
 from mmrl_core.data.splits import Item
-from mmrl_core.errors import UserError
-from mmrl_core.evaluation.abstain import card_threshold
 from mmrl_core.files import canonical_json, sha256_file
-from mmrl_core.method.adapter import load_adapter, tensor_shapes
-from mmrl_core.method.adapter_card import CARD, TENSORS, card_sha256, read_verified_card
-from mmrl_core.method.model import AdaptedCLIP
-from mmrl_core.method.published_checkpoints import implied_settings, read_published
-from mmrl_core.method.tensor_file import read_tensors
 from mmrl_core.protocols import HALVES, labels_of
-from mmrl_core.training import checkpoints
 from tests.readers.damage import Reader, damaged_bytes, damaged_json, damaged_parquet
-from tests.support.alter import sum_again
 
-ADAPTER = Path(__file__).parents[1] / "golden/registered_before_the_move/model/artifacts/seed1"
 NAMES = ["cat", "dog"]
-
-
-def copy_adapter(folder: Path) -> None:
-    shutil.copytree(ADAPTER, folder, dirs_exist_ok=True)
-
-
-@functools.cache
-def tiny() -> Backbone:
-    return load_backbone("tiny")
-
-
-def seal_card(folder: Path) -> None:
-    """Make the card's digest right, as somebody who alters one on purpose would."""
-    try:
-        card = json.loads((folder / CARD).read_bytes())
-        card["card_sha256"] = card_sha256(card)
-        (folder / CARD).write_text(json.dumps(card))
-    except (ValueError, TypeError, RecursionError, AttributeError):
-        pass  # no card that anybody could seal
-
-
-def load_sealed(folder: Path) -> None:
-    seal_card(folder)
-    adapter, card = load_adapter(folder, tiny())
-    AdaptedCLIP(tiny(), adapter, card["class_names"], card["template"])
-    card_threshold({**card, "abstain": card.get("abstain") or {"confidence": "class_cosine", "threshold": 0.0}})
-
-
-def read_adapter_tensors(folder: Path) -> None:
-    read_tensors(folder / TENSORS, tensor_shapes(load_adapter(ADAPTER, tiny())[0].config, tiny()))
 
 
 def png(number: int, size: int = 8) -> bytes:
@@ -227,126 +175,6 @@ def benchmark(module, key: str) -> Callable[[Path], object]:
     return read
 
 
-# Weights and checkpoints.
-
-
-def make_checkpoints(folder: Path) -> None:
-    state = {"adapter": {"space": torch.zeros(2, 3)}, "epoch": 1}
-    checkpoints.Folder(folder).save(checkpoints.pack(state), 1, 0)
-
-
-def read_checkpoints(folder: Path) -> None:
-    checkpoints.newest(checkpoints.Folder(folder), ("adapter", "epoch"))
-
-
-def make_published(folder: Path, zipped: bool = True) -> None:
-    learner = "representation_learner."
-    state = {learner + "compound_rep_tokens": torch.zeros(2, 4), "image_encoder.proj_rep": torch.zeros(4, 4)}
-    for letter in "vt":
-        for layer in range(2):
-            name = f"{learner}compound_rep_tokens_r2{letter}proj.{layer}."
-            state |= {name + "weight": torch.zeros(4, 4), name + "bias": torch.zeros(4)}
-    content = {"state_dict": state, "epoch": 10}
-    torch.save(content, folder / "model.pth.tar", _use_new_zipfile_serialization=zipped)
-
-
-def read_authors(folder: Path) -> None:
-    implied_settings(read_published(folder / "model.pth.tar"), 4)
-
-
-class Block(nn.Module):
-    def __init__(self):
-        super().__init__()
-        self.layer = nn.Linear(2, 3)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.layer(x)
-
-
-SMALL = "readers-small"
-CONFIG = {
-    "embed_dim": 8,
-    "vision_cfg": {"layers": 1, "width": 16, "head_width": 8, "patch_size": 16, "image_size": 16},
-    "text_cfg": {"width": 8, "heads": 1, "layers": 1, "vocab_size": 20, "context_length": 4},
-}
-
-
-def know_small(folder: Path) -> None:
-    (folder / f"{SMALL}.json").write_text(json.dumps(CONFIG))
-    open_clip.add_model_config(folder / f"{SMALL}.json")
-
-
-def make_state_dict(folder: Path) -> None:
-    know_small(folder)
-    torch.save(open_clip.create_model(SMALL).state_dict(), folder / "weights")
-
-
-def make_safetensors(folder: Path) -> None:
-    know_small(folder)
-    state = {name: tensor.contiguous().clone() for name, tensor in open_clip.create_model(SMALL).state_dict().items()}
-    safetensors.torch.save_file(state, folder / "weights.safetensors")
-
-
-def make_torchscript(folder: Path) -> None:
-    """Of another make than OpenAI's, which is refused when all of it is read."""
-    know_small(folder)
-    torch.jit.trace(Block(), torch.zeros(1, 2)).save(folder / "weights")
-
-
-def weights(name: str = "weights") -> Callable[[Path], object]:
-    return lambda folder: load_clip(SMALL, str(folder / name))
-
-
-def torchscript(folder: Path) -> None:
-    """Refused whole and damaged alike."""
-    with pytest.raises(UserError, match="does not load"):
-        load_clip(SMALL, str(folder / "weights"))
-
-
-SHELF = {"backbone": "small"}
-
-
-def make_features(folder: Path) -> None:
-    shelf = FeatureStore(folder / "features", 1e6).shelf(SHELF)
-    shelf.put("key", Frozen(torch.zeros(2, 3), torch.zeros(4)))
-    shutil.copy(shelf._path("key"), folder / "record")
-    shutil.copy(shelf.folder / "shelf.json", folder / "card")
-
-
-def read_features(folder: Path) -> None:
-    store = FeatureStore(folder / "features", 1e6)
-    shelf = store.shelf(SHELF)
-    shelf._path("key").parent.mkdir(parents=True, exist_ok=True)
-    shutil.copy(folder / "record", shelf._path("key"))
-    shutil.copy(folder / "card", shelf.folder / "shelf.json")
-    shelf.get("key")
-    assert store.used() >= 0
-    assert store.is_full in (True, False)
-    shelf.put("other", Frozen(torch.zeros(2, 3), torch.zeros(4)))
-
-
-# Releases.
-
-
-@functools.cache
-def _bundle(folder: Path) -> Path:
-    write_bundle(ADAPTER, folder, {"model": "pets", "version": 1})
-    return folder
-
-
-def make_bundle(folder: Path) -> None:
-    write_bundle(ADAPTER, folder / "bundle", {"model": "pets", "version": 1})
-
-
-def read_bundle(folder: Path) -> None:
-    check_bundle(folder / "bundle")
-
-
-def read_sealed_bundle(folder: Path) -> None:
-    sum_again(folder / "bundle")
-    check_bundle(folder / "bundle")
-
-
 def image(name: str, content: bytes) -> Reader:
     return Reader(
         f"image, {name}", lambda folder: (folder / "image").write_bytes(content), "image", damaged_bytes,
@@ -355,9 +183,6 @@ def image(name: str, content: bytes) -> Reader:
 
 
 READERS = [
-    Reader("adapter.json", copy_adapter, CARD, damaged_json, read_verified_card),
-    Reader("adapter.json with a right digest", copy_adapter, CARD, damaged_json, load_sealed, share=0.5),
-    Reader("adapter.safetensors", copy_adapter, TENSORS, damaged_bytes, read_adapter_tensors, share=0.5),
     Reader(
         "manifest of prepared data", prepare, "pool/manifest.json", damaged_json, lambda f: read_prepared(f / "pool")
     ),
@@ -416,27 +241,4 @@ READERS = [
     image("PPM", encoded(1, "PPM")),
     image("TIFF", encoded(1, "TIFF")),
     image("WEBP", encoded(1, "WEBP")),
-    Reader(
-        "checkpoint of a training", make_checkpoints, "checkpoint-00000001-00000000.pt", damaged_bytes, read_checkpoints
-    ),
-    Reader("the authors' checkpoint", make_published, "model.pth.tar", damaged_bytes, read_authors),
-    Reader(
-        "the authors' checkpoint, older format",
-        lambda f: make_published(f, zipped=False),
-        "model.pth.tar",
-        damaged_bytes,
-        read_authors,
-    ),
-    Reader("weights, state dict", make_state_dict, "weights", damaged_bytes, weights(), share=0.3),
-    Reader(
-        "weights, safetensors",
-        make_safetensors,
-        "weights.safetensors",
-        damaged_bytes,
-        weights("weights.safetensors"),
-        share=0.3,
-    ),
-    Reader("weights, TorchScript", make_torchscript, "weights", damaged_bytes, torchscript),
-    Reader("record of frozen features", make_features, "record", damaged_bytes, read_features),
-    Reader("card of frozen features", make_features, "card", damaged_json, read_features),
 ]
