@@ -37,7 +37,7 @@ def whole_number(text: str) -> int | None:
 
 def _depth_exceeds(value: Any, most: int) -> bool:
     level = [value]
-    for _ in range(most + 1):
+    for _ in range(most):
         level = [child for parent in level for child in _children(parent)]
         if not level:
             return False

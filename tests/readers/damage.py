@@ -66,7 +66,7 @@ ODD_COLUMNS = [
     pyarrow.array([None, None]),
     pyarrow.array([["x"], []]),
     pyarrow.array([{"x": 1}, None]),
-    pyarrow.array([2**62, -(2**62)], pyarrow.timestamp("s")),
+    pyarrow.array([2**62, -(2**62)], pyarrow.timestamp("us")),
     pyarrow.array([2**31 - 1, 0], pyarrow.date32()),
     pyarrow.array([2**62, 1], pyarrow.duration("s")),
     pyarrow.array(["x", "y"]).dictionary_encode(),
