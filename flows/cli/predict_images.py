@@ -72,7 +72,7 @@ def _names(table: Path) -> Iterator[object]:
         yield from (_csv_names if table.suffix.lower() == ".csv" else _parquet_names)(table)
     except KeyError:
         raise UserError(f"{table} has no column path; name the images' column so") from None
-    except (OSError, ValueError, csv.Error, pyarrow.ArrowException) as error:
+    except (OSError, ValueError, OverflowError, csv.Error, pyarrow.ArrowException) as error:
         raise UserError(f"{table} cannot be read as {table.suffix[1:].lower()} ({error}); check the file") from None
 
 

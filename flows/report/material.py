@@ -56,7 +56,11 @@ def _curves(groups: list[list[RunKey]]) -> dict[str, dict[str, dict[int, list[fl
     for keys in groups:
         name = f"{keys[0].dataset}, {keys[0].shots} shots"
         histories = {key.seed: _card(key).get("history") for key in keys}
-        losses = {seed: [epoch["loss"] for epoch in history] for seed, history in histories.items() if history}
+        losses = {
+            seed: [epoch["loss"] for epoch in history if "loss" in epoch]
+            for seed, history in histories.items()
+            if history
+        }
         if losses:
             curves.setdefault(name, {})[keys[0].method] = losses
     return curves

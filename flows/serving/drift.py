@@ -25,7 +25,7 @@ class Row(BaseModel):
     model_config = ConfigDict(strict=True)
 
     time: AwareDatetime
-    name: str
+    name: Annotated[str, Field(pattern=r"^[^\r\n]+$")]
     version: Annotated[int, Field(ge=0)]
     adapter_sha256: str | None = None
     strange: bool

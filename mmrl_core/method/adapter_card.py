@@ -1,8 +1,8 @@
 """adapter.json, the card beside an adapter's tensors: its keys and how it is read. Imports no PyTorch."""
 
 import hashlib
-import math
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, NotRequired, TypeGuard, cast
@@ -155,8 +155,9 @@ def _is_sha256(value: object) -> bool:
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether it is a finite number; JSON as Python reads it has NaN and infinities too."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value < math.inf
+    """Whether it is a finite number that a float can be; JSON as Python reads it has NaN, infinities and integers
+    without end too."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def read_verified_card(folder: str | Path) -> AdapterCard:

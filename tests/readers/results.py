@@ -127,7 +127,7 @@ def read_done() -> None:
 
 def read_points() -> None:
     for point in tuning._first_points(search_in_folder(), {}):
-        trial_key(point)
+        trial_key(dict(point))
 
 
 def make_facts() -> None:

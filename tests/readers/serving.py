@@ -29,10 +29,11 @@ def asking() -> TestClient:
     app = FastAPI()
     app.exception_handler(HTTPException)(_one_line)
     limits = ServingSection(url_prefixes=["http://127.0.0.1:1/"])
+    fetcher = Fetcher(limits)
 
     @app.post("/predict")
     async def predict(request: Request) -> JSONResponse:
-        return JSONResponse({"bytes": len((await read_request(request, limits, Fetcher(limits))).image)})
+        return JSONResponse({"bytes": len((await read_request(request, limits, fetcher)).image)})
 
     return TestClient(app)
 

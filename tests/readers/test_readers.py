@@ -12,7 +12,7 @@ from tests.readers.damage import Reader
 
 LISTS = (data, weights, results, registry, serving, command_line)
 READERS = [reader for module in LISTS for reader in module.READERS]
-FEW, MANY = 30, 1000
+FEW, MANY = 25, 1000
 
 
 def reads_or_says_in_one_line(reader: Reader, folder: Path, inputs: int) -> None:
