@@ -208,7 +208,7 @@ READERS = [
         "bundle/onnx/model.json",
         damaged_json,
         read_sealed_bundle,
-        0.1,
+        0.05,
         True,
     ),
     Reader(
@@ -217,7 +217,7 @@ READERS = [
         "bundle/examples/expected.json",
         damaged_json,
         read_sealed_bundle,
-        0.1,
+        0.05,
         True,
     ),
     Reader(
