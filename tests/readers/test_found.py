@@ -80,7 +80,7 @@ REFUSED = {
         to(parquet(item=["x"], part=["all"], label=[0], prediction=[0], zero_shot_prediction=[0])),
         "tested on different",
     ),
-    "a time out of range to predict": ("table to predict, Parquet", to(parquet(path=FAR)), "cannot be read"),
+    "a time out of range to predict": ("table to predict, Parquet", to(parquet(path=FAR)), "two.parquet"),
     "a list for an object": ("adapter.json in the report", entry("settings", value=[]), "settings: Input should be"),
     "a choice that is not there": ("a search in the report", entry("chosen", value=7), "it names a trial 7"),
     "a choice of another type": ("a search to train by", entry("choice", value=[1]), "choice: Input should be"),
