@@ -223,6 +223,8 @@ READERS = [
     Reader(
         "classes of a bundle", make_bundle, "bundle/classes.safetensors", damaged_bytes, read_sealed_bundle, 0.05, True
     ),
-    Reader("a picture of a bundle", make_bundle, "bundle/examples/3.png", damaged_bytes, read_sealed_bundle, 0.05, True),
+    Reader(
+        "a picture of a bundle", make_bundle, "bundle/examples/3.png", damaged_bytes, read_sealed_bundle, 0.05, True
+    ),
     Reader("SHA256SUMS of a bundle", make_bundle, "bundle/SHA256SUMS", damaged_bytes, read_bundle, 0.05, True),
 ]
