@@ -1,14 +1,19 @@
 """Files that are either whole or absent: atomic writes, content hashes, versioned JSON."""
 
+import functools
 import hashlib
 import json
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmrl_core.errors import Damaged, UserError
+from mmrl_core.parsing import parse_json
+
+if TYPE_CHECKING:
+    from pydantic import TypeAdapter
 
 SCHEMA_VERSION = 1
 
@@ -72,20 +77,21 @@ def json_document(value: Mapping[str, object]) -> bytes:
     return (json.dumps({"schema_version": SCHEMA_VERSION, **value}, indent=2, ensure_ascii=False) + "\n").encode()
 
 
-def read_json(path: str | Path, *, made_by: str, keys: Iterable[str] = ()) -> dict[str, Any]:
-    """Read a file that `write_json` wrote and that holds `keys`.
+def read_json(path: str | Path, *, made_by: str, keys: Iterable[str] = (), shape: type | None = None) -> dict[str, Any]:
+    """Read a file that `write_json` wrote and that holds `keys`; what it holds of the entries of `shape`, a TypedDict
+    of typing_extensions, is of the types given there.
 
     Raises UserError when it is missing, cannot be read or is of a later schema version, Damaged when it is not JSON, of
-    no schema version that there was, or without one of the keys.
+    no schema version that there was, without one of the keys, or with an entry of another type.
     """
     path = Path(path)
     try:
-        value = json.loads(path.read_bytes())
+        value = parse_json(path.read_bytes())
     except FileNotFoundError:
         raise UserError(f"{path} does not exist; run `{made_by}` first") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); make it readable, then repeat") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise Damaged(f"{path} is not valid JSON ({error}); delete it and run `{made_by}` again") from None
     version = value.get("schema_version") if isinstance(value, dict) else None
     if version != SCHEMA_VERSION:
@@ -96,4 +102,27 @@ def read_json(path: str | Path, *, made_by: str, keys: Iterable[str] = ()) -> di
     missing = [key for key in keys if key not in value]
     if missing:
         raise Damaged(f"{path} has no {missing[0]!r}; run `{made_by}` again")
+    if shape and (problem := wrong_entry(value, shape)):
+        raise Damaged(f"{path}: {problem}; run `{made_by}` again")
     return value
+
+
+def wrong_entry(document: Mapping[str, object], shape: type) -> str | None:
+    """Which entry of a document is not of the type that a TypedDict gives, and why; None where all are. An entry may be
+    missing, one within an entry may not."""
+    from pydantic import ValidationError  # which not everybody who reads a document needs
+
+    try:
+        _type_of(shape).validate_python(document, strict=True)
+    except ValidationError as error:
+        problems = error.errors(include_url=False, include_input=False)
+        wrong = [one for one in problems if one["type"] != "missing" or len(one["loc"]) > 1]
+        return f"{'.'.join(map(str, wrong[0]['loc']))}: {wrong[0]['msg']}" if wrong else None
+    return None
+
+
+@functools.cache
+def _type_of(shape: type) -> "TypeAdapter[Any]":
+    from pydantic import TypeAdapter
+
+    return TypeAdapter(shape)

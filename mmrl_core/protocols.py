@@ -4,7 +4,9 @@ A class that was trained on is scored by the fused logits, any other by the clas
 """
 
 from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple, TypedDict
+from typing import Any, Literal, NamedTuple
+
+from typing_extensions import TypedDict
 
 Half = Literal["base", "novel"]
 HALVES: tuple[Half, ...] = ("base", "novel")

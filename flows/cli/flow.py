@@ -11,6 +11,7 @@ from flows.project import paths
 from flows.project.progress import lines
 from flows.settings.params import load_params
 from mmrl_core.errors import UserError
+from mmrl_core.parsing import whole_number
 
 if TYPE_CHECKING:
     from flows.orchestration.up_to_date import Adapted
@@ -88,9 +89,10 @@ def release(
 
     if listen:
         host, colon, port = listen.rpartition(":")
-        if not colon or not port.isdigit():
+        number = whole_number(port)
+        if not colon or number is None or number >= 2**16:
             raise UserError(f"--listen {listen} is not of the form HOST:PORT, such as 127.0.0.1:8090")
-        flow.listen(str(params), dataset, host, int(port), watch or 300)
+        flow.listen(str(params), dataset, host, number, watch or 300)
         return
     if watch:
         flow.watch(str(params), dataset, watch)

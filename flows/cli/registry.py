@@ -1,5 +1,6 @@
 """Adapters: register, promote, import, and the backbone that they stand on."""
 
+import contextlib
 import json
 import sys
 from collections.abc import Iterable
@@ -118,7 +119,10 @@ def reproduce(
 
 
 def _when(milliseconds: int) -> str:
-    return datetime.fromtimestamp(milliseconds / 1000).isoformat(" ", "seconds")
+    """Local time; the number itself where there is no such time."""
+    with contextlib.suppress(OverflowError, ValueError, OSError):
+        return datetime.fromtimestamp(milliseconds / 1000).isoformat(" ", "seconds")
+    return str(milliseconds)
 
 
 def import_(

@@ -1,11 +1,10 @@
 """The trials of a finished search as a table, from its file."""
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from mmrl_core.errors import UserError
-from mmrl_core.files import read_json
-from mmrl_core.search.trial import Objective, SearchDocument, Trial
+from mmrl_core.search.trial import Objective, SearchDocument, Trial, read_search_file
 
 OBJECTIVES: dict[Objective, str] = {"log_likelihood": "log-likelihood", "harmonic_mean": "harmonic mean"}
 
@@ -14,7 +13,7 @@ def trials_of(path: Path) -> dict[str, Any]:
     """The trials, a table of them, best first, and a line that says what was chosen and how far it is ahead."""
     from flows.cli.options import text_table
 
-    document = cast(SearchDocument, read_json(path, made_by="mmrl tune", keys=("trials", "search", "choice")))
+    document = read_search_file(path, ("trials", "search", "choice", "ahead_of"))
     trials, objective = document["trials"], document["search"]["objective"]
     if not trials:
         raise UserError(f"{path} has no trials: nothing was searched; set search.enabled and search.space")
@@ -40,7 +39,8 @@ def _row(trial: Trial, index: int, keys: list[str], mark: str) -> list[str]:
 
 def _mark(document: SearchDocument, index: int) -> str:
     trial = document["trials"][index]
-    state = trial.get("failure") or ("" if trial["state"] == "complete" else trial["state"])
+    ended = trial.get("state", "complete")
+    state = trial.get("failure") or ("" if ended == "complete" else ended)
     chosen = "chosen" if index == document["chosen"] else ""
     front = "Pareto front" if index in document.get("pareto_front", []) else ""
     return ", ".join(filter(None, [chosen, front, state]))

@@ -82,8 +82,8 @@ def _check_address(address: str) -> None:
         return
     try:
         socket.create_connection((host, int(port)), timeout=5).close()
-    except OSError as error:
-        reason = error.strerror or error
+    except (OSError, OverflowError, ValueError) as error:  # the latter two: a port that is none
+        reason = getattr(error, "strerror", None) or error
         raise UserError(
             f"cluster.address {address!r}: no Ray cluster answers ({reason}); start it or correct it"
         ) from None

@@ -17,6 +17,7 @@ from typing import NamedTuple
 
 from flows.processes.lifeline import Lifeline
 from flows.project import paths
+from mmrl_core.errors import UserError
 
 CORES = os.cpu_count() or 1
 SIDE_BY_SIDE = "PREFECT_TASKS_RUNNER_THREAD_POOL_MAX_WORKERS"
@@ -49,8 +50,15 @@ def is_set_up_otherwise() -> bool:
     home = Path(os.environ.get("PREFECT_HOME", paths.STATE / "prefect"))
     if Path("prefect.toml").exists() or (home / "profiles.toml").exists():
         return True
-    dotenv, pyproject = (path.read_text() if path.exists() else "" for path in (Path(".env"), Path("pyproject.toml")))
-    return "PREFECT" in dotenv.upper() or "prefect" in tomllib.loads(pyproject).get("tool", {})
+    dotenv, pyproject = (path.read_bytes() if path.exists() else b"" for path in (Path(".env"), Path("pyproject.toml")))
+    return b"PREFECT" in dotenv.upper() or _names_prefect(pyproject)
+
+
+def _names_prefect(pyproject: bytes) -> bool:
+    try:
+        return "prefect" in tomllib.loads(pyproject.decode()).get("tool", {})
+    except (ValueError, TypeError, RecursionError) as error:
+        raise UserError(f"pyproject.toml, which Prefect reads, cannot be read as TOML ({error}); correct it") from None
 
 
 class Server(NamedTuple):

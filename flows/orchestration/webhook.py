@@ -6,11 +6,12 @@ A delivery is signed with HMAC-SHA256 over `id.timestamp.body`, base64 behind `v
 import base64
 import hashlib
 import hmac
-import json
 import time
 from collections.abc import Callable, Mapping
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any
+
+from mmrl_core.parsing import parse_json, whole_number
 
 if TYPE_CHECKING:
     from email.message import Message
@@ -35,17 +36,23 @@ class Deliveries:
     def accept(self, headers: "Mapping[str, str] | Message", body: bytes) -> dict[str, Any]:
         """The event of a delivery. Raises Unverified; signatures are compared in constant time."""
         number, stamp, signature = (headers.get(name) or "" for name in (DELIVERY, TIMESTAMP, SIGNATURE))
-        signed = hmac.new(self._secret, f"{number}.{stamp}.".encode() + body, hashlib.sha256).digest()
-        if not hmac.compare_digest(f"v1,{base64.b64encode(signed).decode()}".encode(), signature.encode()):
+        signed = hmac.new(self._secret, _bytes(f"{number}.{stamp}.") + body, hashlib.sha256).digest()
+        if not hmac.compare_digest(f"v1,{base64.b64encode(signed).decode()}".encode(), _bytes(signature)):
             raise Unverified("the signature is not that of the secret")
         now = self._clock()
-        if not stamp.isdigit() or abs(now - int(stamp)) > TOLERANCE:
+        sent = whole_number(stamp)
+        if sent is None or abs(now - sent) > TOLERANCE:
             raise Unverified("the delivery is too old")
         self._seen = {known: at for known, at in self._seen.items() if now - at <= 2 * TOLERANCE}
         if number in self._seen:
             raise Unverified("the delivery came before")
         self._seen[number] = now
-        return json.loads(body)
+        return parse_json(body)
+
+
+def _bytes(header: str) -> bytes:
+    """A header may be any text: one that was not sent by MLflow verifies nothing."""
+    return header.encode(errors="replace")
 
 
 def moved_alias(event: Mapping[str, Any]) -> tuple[str, str] | None:
@@ -73,12 +80,12 @@ def server(host: str, port: int, secret: str, on_move: Callable[[str, str], None
             self.end_headers()
 
         def _status(self) -> int:
-            length = self.headers.get("Content-Length", "")
-            if not length.isdigit() or int(length) > MAX_BYTES:
+            length = whole_number(self.headers.get("Content-Length", ""))
+            if length is None or length > MAX_BYTES:
                 self.close_connection = True
-                return 413 if length.isdigit() else 411
+                return 411 if length is None else 413
             try:
-                event = deliveries.accept(self.headers, self.rfile.read(int(length)))
+                event = deliveries.accept(self.headers, self.rfile.read(length))
                 moved = moved_alias(event)
             except Unverified:
                 return 401

@@ -18,6 +18,10 @@ if TYPE_CHECKING:
     from mmrl_core.evaluation.scores import Scores
 
 TOP_K = 5
+LABELS = ("label", "prediction", "zero_shot_prediction")
+ANSWERS = pyarrow.schema(
+    [("item", pyarrow.string()), ("part", pyarrow.string()), *((name, pyarrow.int64()) for name in LABELS)]
+)
 
 
 def write_predictions(path: Path, scores: dict[str, Scores]) -> None:
@@ -45,16 +49,24 @@ def _rows(part: str, scores: Scores) -> Iterator[dict[str, Any]]:
 
 
 def read_outcomes(path: Path) -> dict[str, Outcomes]:
-    """Each part's outcomes from a run's predictions.parquet. Raises UserError where it is missing, bad or empty."""
-    columns = ["item", "part", "label", "prediction", "zero_shot_prediction"]
+    """Each part's outcomes from a run's predictions.parquet. Raises as `read_answers`, and UserError without one."""
+    rows = read_answers(path)
+    if rows.empty:
+        raise UserError(f"{path} has no image; run `mmrl evaluate` again")
+    return {str(part): _of_part(group) for part, group in rows.groupby("part", sort=False)}
+
+
+def read_answers(path: Path) -> DataFrame:
+    """The columns of ANSWERS, a row an image. Raises UserError where the file is missing, or is not what
+    `write_predictions` writes."""
     try:
-        rows = pyarrow.parquet.read_table(path, columns=columns).to_pandas()
+        rows = pyarrow.parquet.read_table(path, columns=ANSWERS.names)
     except (OSError, pyarrow.ArrowException) as error:
         problem = "is not there" if isinstance(error, FileNotFoundError) else "cannot be read"
         raise UserError(f"{path} {problem}; run `mmrl evaluate` again") from None
-    if rows.empty:
-        raise UserError(f"{path} has no image; run `mmrl evaluate` again")
-    return {part: _of_part(group) for part, group in rows.groupby("part", sort=False)}
+    if not rows.schema.equals(ANSWERS) or any(column.null_count for column in rows.columns):
+        raise UserError(f"{path} has columns of another type, or lacks values; run `mmrl evaluate` again")
+    return rows.to_pandas()
 
 
 def _of_part(rows: DataFrame) -> Outcomes:

@@ -12,10 +12,15 @@ import json
 from collections.abc import Iterator
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, cast
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
+
+from typing_extensions import TypedDict
 
 from flows.tracking.store import experiment_id
+from mmrl_core.errors import UserError
 from mmrl_core.evaluation.gate import Decision
+from mmrl_core.files import wrong_entry
+from mmrl_core.parsing import parse_json
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -104,7 +109,7 @@ def unfinished(client: "MlflowClient", uri: str, name: str) -> Iterator[tuple[Pa
         if written == DRAFT:
             client.delete_run(run.info.run_id)
         else:
-            yield _past_decision(run), cast(Intent, json.loads(written)) if written else None
+            yield _past_decision(run), _intent(run, written) if written else None
 
 
 def is_open(client: "MlflowClient", uri: str, name: str, verdict: str) -> bool:
@@ -122,12 +127,10 @@ def last_champion(client: "MlflowClient", uri: str, name: str, alias: str) -> in
     """The version that the history says the alias of a model was moved to last, since the model was created."""
     since = client.get_registered_model(name).creation_timestamp
     moves = [run for run in _runs(client, uri, name) if run.data.tags.get("moved") == "true"]
-    versions = [
-        int(run.data.tags["version"])
-        for run in moves
-        if run.info.start_time >= since and run.data.tags.get("alias", "champion") == alias
+    of_alias = [
+        run for run in moves if run.info.start_time >= since and run.data.tags.get("alias", "champion") == alias
     ]
-    return versions[-1] if versions else None
+    return _past_decision(of_alias[-1]).version if of_alias else None
 
 
 def shortened(reason: str) -> str:
@@ -147,10 +150,42 @@ def _runs(client: "MlflowClient", uri: str, name: str, more: str = "") -> "list[
 
 
 def _past_decision(run: "Run") -> PastDecision:
+    """Raises UserError where somebody changed its tags to what no decision has."""
     tags = run.data.tags
-    champion = int(tags["champion"]) if tags["champion"] else None
-    return PastDecision(run.info.run_id, run.info.start_time, int(tags["version"]), champion, tags["verdict"],
-                 json.loads(tags["reasons"]), tags.get("moved") == "true")  # fmt: skip
+    try:
+        champion = int(tags["champion"]) if tags["champion"] else None
+        reasons = parse_json(tags["reasons"])
+        return PastDecision(run.info.run_id, run.info.start_time, int(tags["version"]), champion, tags["verdict"],
+                            [*map(_text, reasons)], tags.get("moved") == "true")  # fmt: skip
+    except (LookupError, TypeError, ValueError) as error:
+        raise _altered(run, str(error)) from None
+
+
+def _intent(run: "Run", written: str) -> Intent:
+    """What a decision was to do. Raises as `_past_decision`."""
+    try:
+        intent = parse_json(written)
+        problem = wrong_entry(intent, Intent) or next(
+            (f"no {key}" for key in Intent.__annotations__ if key not in intent), None
+        )
+    except ValueError as error:
+        problem = str(error)
+    if problem:
+        raise _altered(run, problem)
+    return cast(Intent, intent)
+
+
+def _altered(run: "Run", problem: str) -> UserError:
+    return UserError(
+        f"run {run.info.run_id} of the experiment {EXPERIMENT} is not what was written down of a decision ({problem}); "
+        "put its tags right in MLflow, or delete it"
+    )
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise TypeError(f"{value!r} is no text")
+    return value
 
 
 def markdown(title: str, decision: Decision) -> str:

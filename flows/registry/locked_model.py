@@ -12,6 +12,7 @@ from flows.tracking.locks import Held, exclusive
 from flows.tracking.store import connect, store_errors, store_uri
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation.gate import ACCEPTED, Decision
+from mmrl_core.parsing import whole_number
 
 CHALLENGER, PREVIOUS = "challenger", "previous"
 FIRST, FORCED, ROLLED_BACK = "first", "forced", "rolled back"
@@ -96,7 +97,7 @@ class LockedModel:
         aliases: dict[str, int | None] = {}
         if past.verdict in MOVES and past.version == self.champion:
             replaced = self.versions[past.version].get(REPLACED)
-            before = (int(replaced) if replaced else None) if past.verdict == ROLLED_BACK else past.champion
+            before = whole_number(replaced or "") if past.verdict == ROLLED_BACK else past.champion
             aliases = {PREVIOUS: before, self.alias: past.version, CHALLENGER: None}
         nowhere = -1  # no version: not to be carried out
         before = past.champion if aliases else nowhere

@@ -76,11 +76,13 @@ def _adapter_path(model: Path, what: str) -> str:
     try:
         flavors = yaml.safe_load((model / "MLmodel").read_text())["flavors"]
         artifacts = flavors["python_function"].get("artifacts", {})
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, yaml.YAMLError):
+        if "adapter" not in artifacts:
+            raise UserError(f"{what} is not a model that `mmrl register` wrote; name another")
+        path = str(artifacts["adapter"]["path"])
+        (model / path).resolve()  # raises ValueError for what no path may hold
+        return path
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError):
         raise Damaged(f"{what} has no MLmodel that can be read; it was altered, register it again") from None
-    if "adapter" not in artifacts:
-        raise UserError(f"{what} is not a model that `mmrl register` wrote; name another")
-    return str(artifacts["adapter"]["path"])
 
 
 def _requirement(package: str) -> str:

@@ -11,6 +11,8 @@ from datetime import UTC, datetime
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
+from typing_extensions import TypedDict
+
 from flows.registry import decisions
 from flows.registry.decisions import PastDecision, shortened
 from flows.registry.locked_model import (
@@ -31,10 +33,19 @@ from flows.settings.params import Params
 from flows.tracking.store import connect, store_errors, store_uri
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation.gate import INCONCLUSIVE, REFUSED, Decision
+from mmrl_core.files import wrong_entry
+from mmrl_core.parsing import parse_json, whole_number
 
 DECLINED = (REFUSED, INCONCLUSIVE)
 UNCHANGED = "unchanged"
 GATE, WITHDRAWN = "gate", "rolled_back"  # tags of versions
+
+
+class _Verdict(TypedDict):
+    """What is read of the tag GATE, beside the inputs."""
+
+    verdict: str
+    reasons: list[str]
 
 
 class PromotionDecision(NamedTuple):
@@ -110,7 +121,7 @@ def rollback(params: Params, dataset: str, reason: str, of: Identity | None = No
         now = datetime.now(UTC).isoformat(timespec="seconds")
         tags = {champion: {WITHDRAWN: f"{now}: {shortened(reason)}"}} if champion else {}
         replaced, decision = model.versions[before].get(REPLACED), Decision(ROLLED_BACK, [shortened(reason)], {})
-        earlier = int(replaced) if replaced and int(replaced) in model.versions else None
+        earlier = number if (number := whole_number(replaced or "")) in model.versions else None
         model.apply(before, decision, {PREVIOUS: earlier, model.alias: before, CHALLENGER: None}, tags, [])
         return _decided(model, before, decision)
 
@@ -215,7 +226,14 @@ def _gate_inputs(
 def _declined_before(tags: Mapping[str, str], inputs: dict[str, Any]) -> Decision | None:
     """The earlier decision from these inputs where it declined; an accepted version whose alias did not move is decided
     again."""
-    last = json.loads(tags.get(GATE, "{}"))
-    if last.get("verdict") not in DECLINED or any(last.get(key) != value for key, value in inputs.items()):
+    try:
+        last = parse_json(tags.get(GATE, "{}"))
+    except ValueError:
         return None
-    return Decision(last["verdict"], last["reasons"], {})
+    if (
+        wrong_entry(last, _Verdict)
+        or last.get("verdict") not in DECLINED
+        or any(last.get(key) != value for key, value in inputs.items())
+    ):
+        return None
+    return Decision(last["verdict"], last.get("reasons", []), {})

@@ -12,6 +12,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from flows.project.metrics import METRICS, read_metrics
 from flows.project.paths import RunKey
 from flows.registry.model_files import LOCK, SETTINGS, check_model, save_model
 from flows.settings.params import Params
@@ -19,7 +20,7 @@ from flows.tracking.locks import exclusive
 from flows.tracking.run import git_commit
 from flows.tracking.store import absolute, connect, experiment_id, store_errors, store_uri
 from mmrl_core.errors import UserError
-from mmrl_core.files import path_of, read_json, sha256_file
+from mmrl_core.files import path_of, sha256_file
 from mmrl_core.method.adapter_card import CARD, TENSORS, read_unverified_card
 from mmrl_core.rounding import at_most, first_of_best
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
 
     from mmrl_core.predict import Predictor
 
-MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>\d+))")
+MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>[0-9]{1,18}))")
 UNMEASURED = {"accuracy": 0.0, "nll": 0.0}  # without validation images: the order of the lists
 
 
@@ -84,13 +85,12 @@ def candidate(params: Params, dataset: str) -> RunKey:
 
 
 def _metrics_file(key: RunKey) -> Path:
-    return key.results() / "metrics.json"
+    return key.results() / METRICS
 
 
 def _metrics(key: RunKey) -> dict[str, Any]:
-    return read_json(
-        _metrics_file(key), made_by="dvc repro", keys=("validation", "parts", "adapter_sha256", "protocol", "preset")
-    )
+    return read_metrics(key.results(), ("validation", "parts", "adapter_sha256", "protocol", "preset", "data_digest"),
+                        made_by="dvc repro")  # fmt: skip
 
 
 def register(params: Params, key: RunKey) -> RegisteredVersion:
@@ -113,7 +113,10 @@ def register(params: Params, key: RunKey) -> RegisteredVersion:
 def facts(key: RunKey, commit: str | None) -> dict[str, str]:
     """The tags of a version: its run, its digests, and its metrics on the run's own dataset. Raises UserError when the
     run's files do not belong together."""
-    card, metrics = read_unverified_card(key.model, made_by="dvc repro"), _metrics(key)
+    keys = ("sha256", "data", "backbone")
+    card, metrics = read_unverified_card(key.model, made_by="dvc repro", keys=keys), _metrics(key)
+    if not (key.model / TENSORS).is_file():
+        raise UserError(f"{key.model / TENSORS} is missing; run `dvc repro`")
     if sha256_file(key.model / TENSORS) != card["sha256"] or metrics["adapter_sha256"] != card["sha256"]:
         raise UserError(f"{key.model} and {key.results()} hold different adapters; run `dvc repro`")
     values = {

@@ -1,7 +1,6 @@
 """What the report shows beside its tables, from the files of the runs: curves, answers class by class, settings."""
 
 import importlib.metadata
-import json
 import tarfile
 from collections.abc import Iterable, Sequence
 from itertools import groupby, product
@@ -10,23 +9,25 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import pyarrow.parquet
 
 from flows.project import paths
+from flows.project.metrics import METRICS, read_metrics
 from flows.project.paths import RunKey
+from flows.project.predictions import read_answers
 from flows.report.page import Exhibit, Material, Settings
 from flows.report.searches import Search
 from flows.report.tables import METHOD_TITLES
 from flows.settings.params import Params
 from mmrl_core.data.shards import read_manifest, read_member
 from mmrl_core.data.source import told_apart
-from mmrl_core.errors import UserError
-from mmrl_core.files import read_json
+from mmrl_core.errors import Damaged, UserError
 from mmrl_core.method.adapter_card import AdapterCard, read_unverified_card
+from mmrl_core.parsing import parse_json
+from mmrl_core.search.trial import read_search_file
 
+PREDICTIONS = "predictions.parquet"
 SHOWN = 8  # images in a grid
 PACKAGES = ("mmrl-ops", "torch", "open_clip_torch", "ray", "dvc", "mlflow", "prefect", "numpy")
-COLUMNS = ["item", "part", "label", "prediction", "zero_shot_prediction"]
 
 
 def gather(params: Params, runs: Sequence[tuple[RunKey, str | None]]) -> Material:
@@ -46,7 +47,8 @@ def gather(params: Params, runs: Sequence[tuple[RunKey, str | None]]) -> Materia
 
 
 def _card(key: RunKey) -> AdapterCard:
-    return read_unverified_card(key.model, made_by="mmrl train", keys=("settings", "sources", "sha256"))
+    keys = ("settings", "sources", "sha256", "template", "trainable", "data", "backbone")
+    return read_unverified_card(key.model, made_by="mmrl train", keys=keys)
 
 
 def _curves(groups: list[list[RunKey]]) -> dict[str, dict[str, dict[int, list[float]]]]:
@@ -55,7 +57,11 @@ def _curves(groups: list[list[RunKey]]) -> dict[str, dict[str, dict[int, list[fl
     for keys in groups:
         name = f"{keys[0].dataset}, {keys[0].shots} shots"
         histories = {key.seed: _card(key).get("history") for key in keys}
-        losses = {seed: [epoch["loss"] for epoch in history] for seed, history in histories.items() if history}
+        losses = {
+            seed: [epoch["loss"] for epoch in history if "loss" in epoch]
+            for seed, history in histories.items()
+            if history
+        }
         if losses:
             curves.setdefault(name, {})[keys[0].method] = losses
     return curves
@@ -63,7 +69,7 @@ def _curves(groups: list[list[RunKey]]) -> dict[str, dict[str, dict[int, list[fl
 
 def _search(dataset: str, method: str) -> Search | None:
     path = paths.search(dataset, method)
-    document = read_json(path, made_by="mmrl tune", keys=("trials", "search"))
+    document = read_search_file(path, ("trials", "search"))
     if not document["trials"]:
         return None
     name, objective = f"{dataset}, {METHOD_TITLES[method]}", document["search"]["objective"]
@@ -73,11 +79,12 @@ def _search(dataset: str, method: str) -> Search | None:
 def _exhibit(keys: list[RunKey], target: str | None) -> Exhibit:
     """The answers of all seeds on one test set."""
     key, folders = keys[0], [key.results(target) for key in keys]
-    by_label = read_json(folders[0] / "metrics.json", made_by="mmrl evaluate", keys=("class_names",))["class_names"]
+    by_label = read_metrics(folders[0], ("class_names",))["class_names"]
     names = dict(zip(by_label, told_apart(list(by_label.values())), strict=True))
-    answers = pd.concat([_answers(folder) for folder in folders], ignore_index=True)
+    answers = pd.concat([read_answers(folder / PREDICTIONS) for folder in folders], ignore_index=True)
     labels = sorted({*answers["label"], *answers["prediction"]})  # a class may be predicted and have no image
-    won, lost = _shown(target or key.dataset, _answers(folders[0]), names)
+    _check_named(folders[0], {*labels, *answers["zero_shot_prediction"]}, names)
+    won, lost = _shown(target or key.dataset, read_answers(folders[0] / PREDICTIONS), names)
     head = key.dataset if target is None else f"{key.dataset} to {target}"
     pattern = folders[0].parent / "seed*" / "predictions.parquet"
     return Exhibit(
@@ -102,8 +109,9 @@ def _gains(answers: pd.DataFrame, names: dict[str, str]) -> list[tuple[str, floa
     return [(names[str(label)], value) for label, value in gain.groupby(truth).mean().items()]
 
 
-def _answers(folder: Path) -> pd.DataFrame:
-    return pyarrow.parquet.read_table(folder / "predictions.parquet", columns=COLUMNS).to_pandas()
+def _check_named(folder: Path, labels: set[int], names: dict[str, str]) -> None:
+    if unnamed := sorted(label for label in labels if str(label) not in names):
+        raise Damaged(f"{folder / METRICS} names no class {unnamed[0]} of the predictions; run `mmrl evaluate` again")
 
 
 def _shown(dataset: str, answers: pd.DataFrame, names: dict[str, str]) -> list[list[tuple[bytes, str]]]:
@@ -126,7 +134,7 @@ def _images(dataset: str, items: set[str]) -> dict[str, bytes]:
     for shard in (pool / entry["file"] for entry in read_manifest(pool)["shards"] if entry["split"] == "test"):
         try:
             images |= _images_of(shard, items)
-        except (OSError, tarfile.TarError) as error:
+        except (OSError, tarfile.TarError, LookupError, TypeError, ValueError) as error:
             raise UserError(f"cannot read the shard {shard} ({error}); run `mmrl prepare` again") from None
     if missing := sorted(items - images.keys()):
         raise UserError(f"{pool} has no image {missing[0]}; run `mmrl evaluate` again")
@@ -139,7 +147,7 @@ def _images_of(shard: Path, items: set[str]) -> dict[str, bytes]:
     with tarfile.open(shard) as tar:
         for _, members in groupby(tar, key=lambda member: member.name.partition(".")[0]):
             facts, (image,) = _divided(members)
-            path = json.loads(read_member(tar, facts))["path"]
+            path = parse_json(read_member(tar, facts))["path"]
             if path in items:
                 images[path] = read_member(tar, image)
     return images
@@ -172,8 +180,8 @@ def _settings(keys: list[RunKey], targets: list[str]) -> Settings:
 
 def _on_target(key: RunKey, target: str) -> list[tuple[str, Any, str]]:
     """Beta and template of the evaluation on a target, where they may differ from those of training."""
-    path = key.results(target) / "metrics.json"
-    metrics = read_json(path, made_by="mmrl evaluate", keys=("beta", "template"))
+    path = key.results(target) / METRICS
+    metrics = read_metrics(path.parent, ("beta", "template"))
     return [(f"{name} on {target}", metrics[name], str(path)) for name in ("beta", "template")]
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.project import paths
+from flows.project.metrics import read_metrics
 from flows.project.paths import RunKey
 from flows.project.predictions import read_outcomes
 from flows.report.material import gather
@@ -13,8 +14,10 @@ from flows.report.page import Material, page
 from flows.report.published import published
 from flows.report.tables import averages, csv_text, markdown, results_csv, summarise
 from flows.settings.params import Params
+from mmrl_core.errors import UserError
 from mmrl_core.evaluation.bootstrap import paired_gains
-from mmrl_core.files import read_json, write_bytes, write_json
+from mmrl_core.files import write_bytes, write_json
+from mmrl_core.search.trial import Trial, read_search_file
 
 Run = tuple[RunKey, str | None]  # a run and the target it is tested on; None is its own dataset
 METRICS = ("seed", "target", "parts", "zero_shot", "preset")
@@ -68,19 +71,27 @@ def read_rows(runs: Sequence[Run]) -> list[dict]:
     for key, target in runs:
         name = (key.dataset, target or key.dataset, key.shots, key.method)
         groups.setdefault(name, []).append(key.results(target))
-    metrics = {name: [_metrics(folder) for folder in folders] for name, folders in groups.items()}
+    metrics = {name: _same_parts([_metrics(folder) for folder in folders], folders) for name, folders in groups.items()}
     gains = {name: paired_gains([read_outcomes(folder / "predictions.parquet") for folder in folders])
              for name, folders in groups.items()}  # fmt: skip
     return summarise(metrics, gains)
 
 
+def _same_parts(metrics: list[dict[str, Any]], folders: list[Path]) -> list[dict[str, Any]]:
+    """The metrics of several seeds. Raises UserError where they are of other parts, as after a change of protocol."""
+    for one, folder in zip(metrics, folders, strict=True):
+        if one["parts"] != metrics[0]["parts"]:
+            raise UserError(f"{folder} was tested on other parts than {folders[0]}; run `mmrl evaluate` again for all")
+    return metrics
+
+
 def _metrics(folder: Path) -> dict[str, Any]:
-    return read_json(folder / "metrics.json", made_by="mmrl evaluate", keys=METRICS)
+    return read_metrics(folder, METRICS)
 
 
 def _search(dataset: str, method: str) -> dict[str, Any]:
     """The choice and the published setting, each with its scores; the template."""
-    search = read_json(paths.search(dataset, method), made_by="mmrl tune", keys=("trials", "choice", "template"))
+    search = read_search_file(paths.search(dataset, method), ("trials", "choice", "template"))
     row = {"dataset": dataset, "method": method, "template": search["template"], "trials": len(search["trials"])}
     if not search["trials"]:
         return row
@@ -89,8 +100,9 @@ def _search(dataset: str, method: str) -> dict[str, Any]:
     return {**row, "choice": _scores(search["trials"][search["chosen"]]), **others, "ahead_of": ahead}
 
 
-def _scores(trial: dict) -> dict[str, Any]:
-    return {"params": trial["params"], "partitions": len(trial["scores"]), **{name: trial[name] for name in SCORES}}
+def _scores(trial: Trial) -> dict[str, Any]:
+    means: dict[str, Any] = {**trial}
+    return {"params": trial["params"], "partitions": len(trial["scores"]), **{name: means[name] for name in SCORES}}
 
 
 def _plots(summary: dict, material: Material) -> dict[str, str]:

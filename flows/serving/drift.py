@@ -6,15 +6,31 @@ test), and at least twice as many as expected: among thousands of predictions an
 every one matters.
 """
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
+from pydantic import AwareDatetime, BaseModel, ConfigDict, Field, ValidationError
+
+from mmrl_core.errors import UserError
 from mmrl_core.rounding import at_most
 
 SIGNIFICANCE, FACTOR = 0.001, 2.0
+
+
+class Row(BaseModel):
+    """What is read of a line of the log, among the trained classes of an adapter with a threshold."""
+
+    model_config = ConfigDict(strict=True)
+
+    time: AwareDatetime
+    name: Annotated[str, Field(pattern=r"^[^\r\n]+$")]
+    version: Annotated[int, Field(ge=0)]
+    adapter_sha256: str | None = None
+    strange: bool
+    expected: Annotated[float, Field(gt=0, le=1)]
 
 
 class Drift(NamedTuple):
@@ -36,9 +52,13 @@ class Drift(NamedTuple):
 
 
 def drift(folder: Path, hours: float) -> list[Drift]:
-    """One result a model, of its version that answered last, from what was logged in `folder` in the last `hours`."""
-    since = datetime.now(UTC) - timedelta(hours=hours)
-    rows = [row for row in _rows(folder) if row.get("expected") and datetime.fromisoformat(row["time"]) >= since]
+    """One result a model, of its version that answered last, from what was logged in `folder` in the last `hours`.
+    Raises UserError where that is before all time."""
+    try:
+        since = datetime.now(UTC) - timedelta(hours=hours)
+    except (OverflowError, ValueError):
+        raise UserError(f"--hours {hours:g} is before all time; give less") from None
+    rows = [row.model_dump() for row in _rows(folder) if row.time >= since]
     latest = {row["name"]: _identity(row) for row in sorted(rows, key=lambda row: row["time"])}
     return [
         measured(name, identity[1], [row for row in rows if _identity(row) == identity])
@@ -62,15 +82,13 @@ def measured(name: str, version: int, rows: list[dict[str, Any]]) -> Drift:
     return Drift(name, version, n, strange, n * share, p_value, drifted)
 
 
-def _rows(folder: Path) -> Iterator[dict[str, Any]]:
-    """Every whole line of every file; a replica may be writing its last one."""
+def _rows(folder: Path) -> Iterator[Row]:
+    """Every whole line of every file that counts for drift; a replica may be writing its last one."""
     for file in sorted(folder.glob("*.jsonl*")):
         yield from _whole_lines(file.read_text(errors="replace").splitlines())
 
 
-def _whole_lines(lines: Iterable[str]) -> Iterator[dict[str, Any]]:
+def _whole_lines(lines: Iterable[str]) -> Iterator[Row]:
     for line in lines:
-        try:
-            yield json.loads(line)
-        except ValueError:
-            continue
+        with suppress(ValidationError):
+            yield Row.model_validate_json(line)

@@ -6,7 +6,6 @@ Everything wrong with it is an HTTPException with a 4xx status and one line that
 import base64
 import binascii
 import io
-import json
 import warnings
 from typing import Annotated, Any, NamedTuple, TypeVar
 
@@ -19,6 +18,7 @@ from starlette.requests import ClientDisconnect
 from flows.serving.image_urls import Fetcher
 from flows.settings.sections import ServingSection
 from mmrl_core.data.images import FORMATS
+from mmrl_core.parsing import parse_json, whole_number
 
 ENVELOPE = 1_000_000  # bytes of a request besides its image: class names, part headers, JSON
 LONGEST = 100  # of an image: the longer side divided by the shorter one
@@ -85,8 +85,8 @@ async def read_request(request: Request, limits: ServingSection, fetcher: Fetche
 async def _read(request: Request, limit: int) -> bytes:
     """The whole body; refused as soon as more of it is announced or comes."""
     announced = request.headers.get("content-length", "")
-    if announced.isdigit() and int(announced) > limit:
-        raise _too_large(f"the request has {int(announced)} bytes", limit)
+    if (length := whole_number(announced)) is not None and length > limit:
+        raise _too_large(f"the request has {length} bytes", limit)
     body = bytearray()
     try:
         async for part in request.stream():
@@ -104,8 +104,8 @@ def _too_large(what: str, limit: int) -> HTTPException:
 
 async def _of_json(body: bytes, fetcher: Fetcher) -> PredictRequest:
     try:
-        values = json.loads(body)
-    except (ValueError, RecursionError):
+        values = parse_json(body)
+    except ValueError:
         raise HTTPException(400, "the body is not valid JSON; correct it") from None
     if isinstance(values, dict) and "url" in values:
         named = _validated(UrlQuestion, values)

@@ -14,10 +14,11 @@ from flows.settings.params import Params
 from flows.settings.resolve import resolve, settings_by_key
 from mmrl_core import METHOD_VERSION
 from mmrl_core.errors import UserError
-from mmrl_core.files import canonical_json, read_json
+from mmrl_core.files import canonical_json
 from mmrl_core.method.adapter_card import AbstainCard, CardContent
 from mmrl_core.presets import published
 from mmrl_core.protocols import PROTOCOLS, labels_of
+from mmrl_core.search.trial import SearchFile, read_search_file
 
 if TYPE_CHECKING:
     import torch
@@ -130,10 +131,10 @@ def _on_device(settings: "Resolved", device: "torch.device") -> "Resolved":
     return settings._replace(train=settings.train.model_copy(update={"precision": precision}))
 
 
-def read_search(key: RunKey, templates: list[str]) -> dict[str, Any]:
+def read_search(key: RunKey, templates: list[str]) -> SearchFile:
     """The search whose choice a run is trained with. Raises UserError where there is none, or one of something else."""
     path = paths.search(key.dataset, key.method)
-    search = read_json(path, made_by="mmrl tune", keys=("dataset", "method", "choice", "template"))
+    search = read_search_file(path, ("dataset", "method", "choice", "template"))
     fits = set(search["choice"]) <= set(published(key.dataset, key.method, depth=1)) and search["template"] in templates
     if (search["dataset"], search["method"]) != (key.dataset, key.method) or not fits:
         raise UserError(f"{path} is of another search than {key.dataset} {key.method}; run `mmrl tune` again")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from flows.tracking.store import connect, experiment_id, store_errors
 from mmrl_core.errors import UserError
+from mmrl_core.parsing import whole_number
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -108,8 +109,7 @@ class _Queue:
 
 
 def _number(run: "Run") -> int | None:
-    number = run.data.tags.get(NUMBER)
-    return int(number) if number else None
+    return whole_number(run.data.tags.get(NUMBER, ""))
 
 
 def _is_before(run: "Run", ours: "Run") -> bool:

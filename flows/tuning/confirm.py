@@ -1,6 +1,6 @@
 """The search's choice against the published setting, on seeds and divisions of the classes that it did not use."""
 
-from typing import Any, cast
+from typing import Any
 
 from flows.project import paths
 from flows.project.progress import progress
@@ -8,10 +8,9 @@ from flows.settings.params import Params
 from flows.tuning.data import search_data
 from flows.tuning.trainable import PartitionScores, Piece
 from mmrl_core.errors import UserError
-from mmrl_core.files import read_json
 from mmrl_core.search.comparison import OBJECTIVES, comparisons, overall
 from mmrl_core.search.partitions import fresh_partitions, partitions
-from mmrl_core.search.trial import Scores, SearchFile, Trial, TrialSettings
+from mmrl_core.search.trial import Scores, SearchFile, Trial, TrialSettings, read_search_file
 
 SCORES = ("log_likelihood", "log_likelihood_se", "harmonic_mean", "harmonic_mean_se")
 
@@ -45,12 +44,12 @@ def confirm(params: Params, dataset: str, method: str, seeds: list[int]) -> dict
 def _read_search(dataset: str, method: str, seeds: list[int]) -> SearchFile:
     """The finished search's file. Raises UserError where it saw one of the seeds, or chose nothing."""
     path = paths.search(dataset, method)
-    searched = read_json(path, made_by="mmrl tune", keys=("seeds", "choice", "trials"))
+    searched = read_search_file(path, ("seeds", "choice", "trials", "search", "template"))
     if used := sorted(set(seeds) & set(searched["seeds"])):
         raise UserError(f"seed {used[0]} was searched on ({path}); name others, which the search did not see")
     if not searched["trials"]:
         raise UserError(f"{path} has no trials: there is no choice to confirm")
-    return cast(SearchFile, searched)
+    return searched
 
 
 def _trials(settings: list[TrialSettings], evaluate: PartitionScores, n_partitions: int, label: str) -> list[Trial]:

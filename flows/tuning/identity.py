@@ -6,6 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from flows.project import paths
 from flows.settings.dotted import flatten
 from flows.settings.params import Params
@@ -20,6 +22,12 @@ FREE = {"enabled", "trials", "concurrent"}  # of the section `search`: more tria
 SEARCH_VERSION = 2  # of the order of partitions, the race and the searchers
 FACTS, TUNE = "search.json", "mmrl tune"
 TRIALS = "trials"  # the ledger's folder in a search's
+
+
+class Facts(TypedDict):
+    """What is read of a search's facts, beside comparing them."""
+
+    search: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -97,7 +105,7 @@ def _latest(family: Path) -> dict[str, Any] | None:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        card = read_json(path, made_by=TUNE)
+        card = read_json(path, made_by=TUNE, shape=Facts)
     except UserError:  # a damaged file tells of no search
         return {}
     card.pop("schema_version")

@@ -6,12 +6,13 @@ A trial is known by its settings. Whoever runs it again, after a kill or in a re
 import hashlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, cast, get_args
 
 from mmrl_core.errors import UserError
 from mmrl_core.files import canonical_json, read_json, write_json
+from mmrl_core.method.adapter_card import is_number
 from mmrl_core.rounding import DIGITS
-from mmrl_core.search.trial import Record, Scores, State, TrialSettings
+from mmrl_core.search.trial import Objective, Record, Scores, State, TrialSettings
 
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
@@ -156,11 +157,16 @@ class LedgerActor:
 def _read(path: Path) -> Record | None:
     """A whole record; None for a damaged one, whose trial runs again. Earlier releases named it by every digit."""
     try:
-        record = read_json(path, made_by="mmrl tune", keys=KEYS)
+        record = read_json(path, made_by="mmrl tune", keys=KEYS, shape=Record)
     except UserError:
         return None
-    if not isinstance(record["params"], dict):
-        return None
-    whole = {"key": path.stem, **{name: record[name] for name in KEYS}}
+    whole = cast(Record, {"key": path.stem, **{name: record[name] for name in KEYS}})
     names = trial_key(record["params"]), _digest(record["params"])
-    return cast(Record, whole) if path.stem in names else None
+    return whole if path.stem in names and _compare(whole["scores"]) else None
+
+
+def _compare(scores: list[Scores]) -> bool:
+    """Whether every partition has the same numbers by name, among them the objectives."""
+    numbers = [{name for name, value in one.items() if is_number(value)} | {"losses"} for one in scores]
+    return all({*get_args(Objective)} <= names == numbers[0] and one.keys() <= names
+               for names, one in zip(numbers, scores, strict=True))  # fmt: skip

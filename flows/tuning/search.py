@@ -5,6 +5,8 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from typing_extensions import TypedDict
+
 from flows.cluster.connection import Needs, connected, room
 from flows.project.outputs import locked
 from flows.project.resources import backbone_of
@@ -21,13 +23,20 @@ from mmrl_core.errors import UserError
 from mmrl_core.files import read_json, write_json
 from mmrl_core.search.comparison import choose, compared, comparisons, pareto_front
 from mmrl_core.search.partitions import partitions
-from mmrl_core.search.trial import Record, SearchDocument, TrialSettings
+from mmrl_core.search.trial import Record, SearchDocument, TrialSettings, read_search_file
 
 if TYPE_CHECKING:
     from ray import ObjectRef
 
 DONE, POINTS = "done.json", "points.json"
+DONE_KEYS = ("search", "templates", "template", "trials", "choice")
 REPORTED = ("log_likelihood", "log_likelihood_se", "harmonic_mean", "harmonic_mean_se")  # of the search's choice
+
+
+class Points(TypedDict):
+    """What a search begins with."""
+
+    points: list[TrialSettings]
 
 
 def tune(params: Params, dataset: str, method: str, out: Path) -> dict[str, Any]:
@@ -72,7 +81,7 @@ def _track_late(search: Search, done: SearchDocument) -> None:
 def _done(search: Search) -> SearchDocument | None:
     """What the search came to, where it is through."""
     try:
-        document = read_json(search.folder / DONE, made_by="mmrl tune", keys=("search", "trials", "choice"))
+        document: dict[str, Any] = {**read_search_file(search.folder / DONE, DONE_KEYS, SearchDocument)}
     except UserError:
         return None
     del document["schema_version"]
@@ -155,7 +164,7 @@ def _settling_ended(reference: "ObjectRef") -> Settled:
 def _first_points(search: Search, start: TrialSettings) -> list[TrialSettings]:
     """Settled once: a resumed search must not begin with what other searches have found meanwhile."""
     try:
-        return read_json(search.folder / POINTS, made_by="mmrl tune", keys=("points",))["points"]
+        return read_json(search.folder / POINTS, made_by="mmrl tune", keys=("points",), shape=Points)["points"]
     except UserError:
         section = search.params.search
         others = earlier(search.facts) if section.warm_start == "earlier" else []

@@ -7,7 +7,6 @@ neither waits. On a CPU results with and without the store are the same bits.
 """
 
 import hashlib
-import json
 import logging
 import os
 import shutil
@@ -24,7 +23,8 @@ from torch import Tensor
 
 from mmrl_core import DATA_VERSION, METHOD_VERSION
 from mmrl_core.clip.towers import Frozen, ImageTower
-from mmrl_core.files import canonical_json, write_bytes, write_json
+from mmrl_core.errors import Damaged, UserError
+from mmrl_core.files import canonical_json, read_json, write_bytes, write_json
 
 MEMORY = 128 * 2**20  # bytes of records that a process keeps in memory
 UNUSED = 3600  # seconds without use after which a shelf may be removed to make room
@@ -86,9 +86,9 @@ class FeatureStore:
         """Bytes of a shelf: its ledger holds one byte for each record, and its records are of one size."""
         try:
             if shelf not in self._record_bytes:
-                self._record_bytes[shelf] = json.loads((shelf / CARD).read_bytes())["record_bytes"]
+                self._record_bytes[shelf] = _record_bytes(shelf / CARD)
             return (shelf / LEDGER).stat().st_size * self._record_bytes[shelf]
-        except (OSError, ValueError, KeyError):  # being made or removed
+        except (OSError, UserError):  # being made or removed, or damaged
             return 0
 
     def make_room(self, size: int, wanted_by: Path) -> bool:
@@ -109,6 +109,14 @@ class FeatureStore:
         """Store nothing more in this process; what is there stays in use."""
         log.warning("frozen features are no longer kept in %s (%s): they are computed each time", self.folder, reason)
         self._closed = True
+
+
+def _record_bytes(card: Path) -> int:
+    """The size of a shelf's records. Raises Damaged where its card does not say that."""
+    size = read_json(card, made_by="mmrl train", keys=("record_bytes",))["record_bytes"]
+    if type(size) is not int or size < 0:
+        raise Damaged(f"{card} says {size!r} as the size of a record")
+    return size
 
 
 def _modified(path: Path) -> float:

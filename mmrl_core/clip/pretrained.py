@@ -28,6 +28,7 @@ from mmrl_core.clip.supported import refuse_by_configuration
 from mmrl_core.clip.torchscript import is_torchscript, read_tensors
 from mmrl_core.errors import UserError
 from mmrl_core.files import sha256_file
+from mmrl_core.parsing import whole_number
 
 # open_clip's names and tags whose towers and activation the tests check; other plain CLIP ViTs should do as well.
 TESTED = (
@@ -80,9 +81,10 @@ def _check_name(name: str) -> None:
 
 def _random_model(name: str, weights: str) -> CLIP:
     _, _, seed = weights.partition(":")
-    if seed and not seed.isdigit():
+    number = whole_number(seed or "0")
+    if number is None:
         raise UserError(f"backbone.weights {weights!r}: the seed after `random:` must be a whole number")
-    with PortableInit(int(seed or 0)):
+    with PortableInit(number):
         return open_clip.create_model(name, load_weights=False)
 
 

@@ -5,7 +5,6 @@ Base and novel classes lie in separate shards, so a reader of base classes never
 
 import hashlib
 import io
-import json
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -13,19 +12,23 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import chain, count, groupby
 from pathlib import Path
-from typing import Any, Literal, NotRequired, TypedDict, cast
+from typing import Any, Literal, NotRequired, cast
+
+from typing_extensions import TypedDict
 
 from mmrl_core.data.images import decode
 from mmrl_core.data.parallel import map_in_order
 from mmrl_core.data.source import Source, told_apart
 from mmrl_core.data.splits import Item, base_novel, sample_few_shot
-from mmrl_core.errors import UserError, refuse_all
-from mmrl_core.files import canonical_json, read_json, sha256_file, write_json
+from mmrl_core.errors import Damaged, UserError, refuse_all
+from mmrl_core.files import canonical_json, read_json, sha256_file, write_json, wrong_entry
+from mmrl_core.parsing import parse_json
 from mmrl_core.protocols import HALVES, Half, LabelsByHalf
 
 SHARD_ITEMS = 1000
 MANIFEST = "manifest.json"
 PREPARE = "mmrl prepare"
+KEYS = ("templates", "class_names", "base", "novel", "counts", "shards")  # of a manifest; all that is read of it
 
 Report = Callable[[int, int], None]
 
@@ -199,9 +202,11 @@ def _digest(manifest: Manifest) -> str:
 def read_manifest(folder: str | Path) -> Manifest:
     """The manifest of a prepared folder. Raises UserError when missing, of an unknown schema version, or altered."""
     path = Path(folder) / MANIFEST
-    manifest = cast(Manifest, read_json(path, made_by=PREPARE))
+    manifest = cast(Manifest, read_json(path, made_by=PREPARE, keys=KEYS))
     if manifest.get("digest") != _digest(manifest):
         raise UserError(f"{path} was altered after it was written; run `{PREPARE}` again")
+    if problem := wrong_entry(manifest, Manifest):
+        raise Damaged(f"{path}: {problem}; run `{PREPARE}` again")
     return manifest
 
 
@@ -247,31 +252,39 @@ def check_shard(shard: Shard) -> None:
     """Raises UserError for a shard that is missing or not what the manifest says."""
     try:
         sha256 = sha256_file(shard.path)
-    except OSError as error:
-        raise UserError(f"cannot read the shard {shard.path} ({error.strerror}); run `{PREPARE}` again") from None
+    except (OSError, ValueError) as error:  # ValueError: a path that is none
+        reason = getattr(error, "strerror", error)
+        raise UserError(f"cannot read the shard {shard.path} ({reason}); run `{PREPARE}` again") from None
     if sha256 != shard.sha256:
         raise UserError(f"the shard {shard.path} is not what {MANIFEST} says (sha256 differs); run `{PREPARE}` again")
 
 
 def examples_of(shard: Shard, content: bytes | None = None) -> Iterator[Example]:
-    """The examples of one shard, from its file or from its content, unchecked.
+    """The examples of one shard, from its file or from its content, its digest unchecked. Raises Damaged.
 
     By tarfile: WebDataset's own reader would import torch, which not everybody who reads a shard needs.
     """
-    file = None if content is None else io.BytesIO(content)
-    with tarfile.open(shard.path, "r:", file) as tar:
+    try:
+        yield from _examples(shard.path, None if content is None else io.BytesIO(content))
+    except (tarfile.TarError, LookupError, TypeError, ValueError, OverflowError) as error:  # not as it is written here
+        raise Damaged(f"the shard {shard.path} cannot be read ({error}); run `{PREPARE}` again") from None
+
+
+def _examples(path: Path, file: io.BytesIO | None) -> Iterator[Example]:
+    with tarfile.open(path, "r:", file) as tar:
         for key, members in groupby(tar, key=lambda member: member.name.partition(".")[0]):
             yield _example(key, {member.name: read_member(tar, member) for member in members})
             tar.members.clear()  # type: ignore[attr-defined]  # what tarfile has read, unknown to its stubs
 
 
 def read_member(tar: tarfile.TarFile, member: tarfile.TarInfo) -> bytes:
-    """The content of a shard's member."""
+    """The content of a shard's member. Raises ValueError where it is no file."""
     file = tar.extractfile(member)
-    assert file  # shards hold files alone
+    if file is None:
+        raise ValueError(f"{member.name} is no file")
     return file.read()
 
 
 def _example(key: str, files: dict[str, bytes]) -> Example:
-    facts, (image,) = json.loads(files.pop(f"{key}.json")), files.values()
+    facts, (image,) = parse_json(files.pop(f"{key}.json")), files.values()
     return Example(key, image=image, **facts)

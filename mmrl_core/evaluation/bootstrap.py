@@ -31,6 +31,8 @@ def paired_gains(runs: Sequence[dict[str, Outcomes]], replicates: int = REPLICAT
     draws seeds where there are several; so the interval covers the choice of test images and of few-shot samples. Few
     seeds understate the latter: S of them show (S - 1) / S of its variance. Deterministic.
     """
+    if any(run.keys() != runs[0].keys() for run in runs):
+        raise UserError("the runs of different seeds were tested on different parts; run `mmrl evaluate` for all")
     size, rng = len(runs), np.random.default_rng(0)
     point, drawn = {}, {}
     for part in runs[0]:

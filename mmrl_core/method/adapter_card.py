@@ -1,14 +1,16 @@
 """adapter.json, the card beside an adapter's tensors: its keys and how it is read. Imports no PyTorch."""
 
 import hashlib
-import math
 import re
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NotRequired, TypedDict, TypeGuard, cast
+from typing import Any, NotRequired, TypeGuard, cast
+
+from typing_extensions import TypedDict
 
 from mmrl_core.errors import Damaged, UserError
-from mmrl_core.files import canonical_json, read_json, sha256_file
+from mmrl_core.files import canonical_json, read_json, sha256_file, wrong_entry
 
 CARD, TENSORS = "adapter.json", "adapter.safetensors"
 
@@ -75,20 +77,17 @@ def card_sha256(card: Mapping[str, object]) -> str:
 
 def read_unverified_card(folder: str | Path, *, made_by: str, keys: Iterable[str] = ()) -> AdapterCard:
     """The adapter.json of a folder, its digest unchecked; `made_by`, `keys` and what it raises are `read_json`'s."""
-    return cast(AdapterCard, read_json(Path(folder) / CARD, made_by=made_by, keys=keys))
+    return cast(AdapterCard, read_json(Path(folder) / CARD, made_by=made_by, keys=keys, shape=AdapterCard))
 
 
 def read_card(folder: str | Path) -> AdapterCard:
     """The adapter.json of a folder. Raises Damaged when altered, of another kind or not a card that prediction can rely
     on, UserError when missing."""
-    path, card = Path(folder) / CARD, read_unverified_card(folder, made_by="mmrl train")
+    path = Path(folder) / CARD
+    card = cast(AdapterCard, read_json(path, made_by="mmrl train"))
     if card.get("kind") != "adapter":
         raise Damaged(f"{path} does not describe an adapter; point at a folder that `mmrl train` wrote")
-    try:
-        sha256 = card_sha256(card)
-    except (ValueError, RecursionError) as error:  # text that is no Unicode, nesting without end
-        raise Damaged(f"{path} is not what save_adapter writes ({error}); train it again") from None
-    if card.get("card_sha256") != sha256:
+    if card.get("card_sha256") != card_sha256(card):
         raise Damaged(f"{path} does not match its own card_sha256; it was altered, train it again")
     if problem := card_problem(card):
         raise Damaged(f"{path}: {problem}; train it again")
@@ -107,6 +106,7 @@ def card_problem(card: Mapping[str, Any]) -> str | None:
         or _backbone_problem(card.get("backbone"))
         or _abstain_problem(card.get("abstain"))
         or _adapter_problem(card.get("adapter"))
+        or wrong_entry(card, AdapterCard)
     )
 
 
@@ -155,8 +155,9 @@ def _is_sha256(value: object) -> bool:
 
 
 def is_number(value: object) -> TypeGuard[float]:
-    """Whether it is a finite number; JSON as Python reads it has NaN and infinities too."""
-    return isinstance(value, int | float) and not isinstance(value, bool) and -math.inf < value < math.inf
+    """Whether it is a finite number that a float can be; JSON as Python reads it has NaN, infinities and integers
+    without end too."""
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
 
 
 def read_verified_card(folder: str | Path) -> AdapterCard:

@@ -37,7 +37,7 @@ def _shared_residual_aligner(published: dict[str, Tensor], letter: str) -> dict[
 
 
 def _stack(published: dict[str, Tensor], prefix: str, name: str) -> Tensor:
-    pattern = re.compile(re.escape(prefix) + r"(\d+)\." + re.escape(name))
+    pattern = re.compile(re.escape(prefix) + r"(0|[1-9][0-9]{0,3})\." + re.escape(name))
     layers = sorted(int(match[1]) for key in published if (match := pattern.fullmatch(key)))
     if layers != list(range(len(layers))) or not layers:
         raise UserError(f"the published checkpoint has layers {layers} of {prefix}*.{name}; it must have 0 to n - 1")

@@ -1,11 +1,19 @@
 """A trial of a search, as the ledger keeps it while the search runs, and as the search's file has it in the end."""
 
-from typing import Any, Literal, NotRequired, TypedDict
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal, NotRequired, cast, get_args
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from mmrl_core.errors import Damaged
+from mmrl_core.files import read_json
 
 Objective = Literal["log_likelihood", "harmonic_mean"]
 Cost = Literal["trainable_parameters", "step_time"]
 State = Literal["running", "complete", "stopped", "failed", "lost"]  # lost: its process died, again and again
-TrialSettings = dict[str, float]  # by dotted key of `adapter` or `train`
+TrialSettings = dict[str, Annotated[float, Field(allow_inf_nan=False)]]  # by dotted key of `adapter` or `train`
 Scores = dict[str, Any]  # of one partition: numbers by name, and `losses`, the training loss of every epoch
 
 
@@ -72,3 +80,28 @@ class SearchFile(SearchDocument):
     method: str
     shots: int
     seeds: list[int]
+
+
+def read_search_file(path: Path, keys: Iterable[str], shape: type = SearchFile) -> SearchFile:
+    """A search's file, which has `keys` and is of `shape`. Raises as `read_json`, and Damaged where it names a trial
+    that is not there, or its trials do not compare."""
+    search = cast(SearchFile, read_json(path, made_by="mmrl tune", keys=keys, shape=shape))
+    if problem := next(_problems(search), None):
+        raise Damaged(f"{path}: {problem}; run `mmrl tune` again")
+    return search
+
+
+def _problems(search: SearchFile) -> Iterator[str]:
+    trials, objectives = search.get("trials", []), get_args(Objective)
+    if "search" in search and search["search"].get("objective") not in objectives:
+        yield f"search.objective is none of {', '.join(objectives)}"
+    if not trials:
+        return
+    leads = [lead["trial"] for lead in search.get("ahead_of", {}).values() if lead]
+    for index in [search.get("chosen", -1), *leads, *search.get("pareto_front", [])]:
+        if not 0 <= index < len(trials) or not trials[index]["scores"]:
+            yield f"it names a trial {index}, which is not there or saw nothing"
+    means = {mean for name in objectives for mean in (name, f"{name}_se")}
+    for index, trial in enumerate(trials):
+        if trial["params"].keys() != trials[0]["params"].keys() or (trial["scores"] and not means <= trial.keys()):
+            yield f"trial {index} does not compare with the first one"

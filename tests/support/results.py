@@ -47,7 +47,8 @@ def write_model(key: RunKey, losses: list[float]) -> None:
     """An adapter's card without its tensors."""
     card = {
         "sha256": SHA, "settings": {"train.lr": 0.001}, "sources": {"train.lr": "preset published"},
-        "template": "a {}.", "trainable": 7, "data": {"digest": SHA}, "backbone": {"sha256": SHA},
+        "template": "a {}.", "trainable": 7, "data": {"digest": SHA},
+        "backbone": {"name": "tiny", "weights": None, "sha256": SHA},
         "history": [{"loss": loss} for loss in losses],
     }  # fmt: skip
     key.model.mkdir(parents=True)

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.project import paths
+from flows.project.metrics import read_metrics
 from flows.project.paths import RunKey
 from flows.project.resources import gpu_facts, weights_digest
 from flows.settings.params import Params
@@ -15,11 +16,11 @@ from flows.stages.train import read_search
 from mmrl_core import DATA_VERSION, EVALUATION_VERSION, METHOD_VERSION
 from mmrl_core.data.shards import read_manifest
 from mmrl_core.errors import UserError
-from mmrl_core.files import canonical_json, read_json, sha256_file
+from mmrl_core.files import canonical_json, sha256_file
 from mmrl_core.method.adapter_card import TENSORS, read_unverified_card
 from mmrl_core.protocols import PROTOCOLS
 
-METRICS, PREDICTIONS = "metrics.json", "predictions.parquet"
+PREDICTIONS = "predictions.parquet"
 PACKAGES = ("numpy", "open_clip_torch", "pillow", "pyarrow", "safetensors", "torch", "torchvision")
 
 
@@ -81,7 +82,7 @@ def is_trained(params: Params, key: RunKey) -> bool:
 def is_evaluated(params: Params, key: RunKey, target: str | None, adapter: Path) -> bool:
     """Whether the results in place are of that adapter, these settings and this data."""
     try:
-        metrics = read_json(key.results(target) / METRICS, made_by="mmrl evaluate")
+        metrics = read_metrics(key.results(target))
     except UserError:
         return False
     wanted = {

@@ -5,11 +5,20 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from typing_extensions import TypedDict
+
 from flows.project.paths import READY, STATE
 from mmrl_core.errors import UserError
 from mmrl_core.files import read_json, sha256_file, write_json
 
 CARD, OUTPUT = "ready.json", "output"
+
+
+class Card(TypedDict):
+    """What is kept beside an output: the stage's summary, and the sha256 of each file."""
+
+    summary: dict[str, Any]
+    files: dict[str, str]
 
 
 class ReadyOutput:
@@ -46,7 +55,7 @@ class ReadyOutput:
     def take(self, out: Path) -> dict[str, Any] | None:
         """Move the output to `out` and return the stage's summary; None where no output is kept or a damaged one."""
         try:
-            card = read_json(self.folder / CARD, made_by="dvc repro", keys=("summary", "files"))
+            card = read_json(self.folder / CARD, made_by="dvc repro", keys=("summary", "files"), shape=Card)
             shutil.copytree(self.output, out)
             whole = _digests(out) == card["files"]
         except (OSError, UserError):

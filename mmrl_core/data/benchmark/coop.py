@@ -12,6 +12,7 @@ from mmrl_core.data.source import Source
 from mmrl_core.data.splits import Item
 from mmrl_core.errors import UserError
 from mmrl_core.files import sha256_file
+from mmrl_core.parsing import parse_json
 
 SPLITS = ("train", "val", "test")
 
@@ -86,7 +87,7 @@ def read_splits(split_path: Path) -> dict[str, list[Item]]:
     """The train, val and test lists of a split file. Raises UserError on anything but [path, label, class name]
     rows, and on paths that leave the images folder."""
     try:
-        document = json.loads(split_path.read_bytes())
+        document = parse_json(split_path.read_bytes())
     except OSError as error:
         raise UserError(f"cannot read {split_path} ({error.strerror}); make it readable") from None
     except ValueError as error:

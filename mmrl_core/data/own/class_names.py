@@ -8,17 +8,18 @@ from pathlib import Path
 from mmrl_core.data.own.records import Gathered, as_text, did_you_mean, some
 from mmrl_core.data.own.table import read_rows
 from mmrl_core.errors import UserError
+from mmrl_core.parsing import DIGITS
 
 WORD = re.compile(r"'(?:s|t|re|ve|m|ll|d)|[^\W\d_]+|\d|(?:[^\s\w]|_)+")  # what the tokenizer reads apart, spaced or not
 
 
 def ordered_labels(gathered: Gathered) -> list[str]:
-    """The labels as the data write them, whole numbers by value and text by its letters. Raises UserError when there
-    are fewer than two."""
+    """The labels as the data write them, whole numbers of up to DIGITS digits by value and text by its letters. Raises
+    UserError when there are fewer than two."""
     labels = {record.label for record in gathered.records}
     if len(labels) < 2:
         raise UserError(f"{gathered.where} holds {len(labels)} classes ({some(labels)}); at least 2 are needed")
-    numbers = all(label.isdecimal() for label in labels)
+    numbers = all(label.isdecimal() and len(label) <= DIGITS for label in labels)
     return sorted(labels, key=lambda label: (int(label) if numbers else 0, label))
 
 

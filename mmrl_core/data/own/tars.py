@@ -1,7 +1,6 @@
 """Images in WebDataset tar files, known by tar and offset: the bytes stay on disk, nothing is unpacked or unpickled."""
 
 import glob
-import json
 import re
 import tarfile
 from collections import Counter
@@ -26,6 +25,7 @@ from mmrl_core.data.own.records import (
     words_of,
 )
 from mmrl_core.errors import UserError, refuse_all
+from mmrl_core.parsing import parse_json
 
 REPLACE = "replace the tar file"
 
@@ -177,8 +177,8 @@ def _label(where: str, fields: dict[str, Place]) -> tuple[str, str | None]:
 
 def _json(where: str, place: Place) -> dict[str, Any]:
     try:
-        facts = json.loads(_decoded(where, place))
-    except (ValueError, RecursionError) as error:
+        facts = parse_json(_decoded(where, place))
+    except ValueError as error:
         raise UserError(f"{where}: its json cannot be read ({error}); correct the tar file") from None
     if not isinstance(facts, dict):
         raise UserError(f"{where}: its json is no object with a label; correct the tar file")

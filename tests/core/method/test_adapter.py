@@ -154,7 +154,7 @@ def test_a_card_that_is_no_document_is_damaged(saved, content):
 def test_a_card_with_text_that_is_no_unicode_is_damaged(saved):
     card = json.loads((saved[0] / CARD).read_text())
     (saved[0] / CARD).write_text(json.dumps({**card, "class_names": ["\ud800", "cat"]}))
-    assert "surrogates" in refused(saved[0])
+    assert "half a surrogate pair" in refused(saved[0])
 
 
 def test_a_card_of_a_later_release_is_no_damage(saved):

@@ -78,6 +78,7 @@ def test_the_server_says_what_became_of_a_delivery():
         assert post(*delivery(at=now)) == 401
         assert post(*delivery(at=now, number="two", secret="guessed")) == 401
         assert post({}, b"x" * 70_000) == 413
+        assert [post({"Content-Length": length}, b"") for length in ("9" * 18, "9" * 5000, "²")] == [413, 411, 411]
         assert post(*delivery([1, 2], at=now, number="three")) == 400
         listening.shutdown()
     assert moves == [("digits-base-to-novel", "champion")]

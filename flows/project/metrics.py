@@ -1,0 +1,65 @@
+"""metrics.json: what an evaluation says of a run, read and checked."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+from typing_extensions import TypedDict
+
+from mmrl_core.errors import Damaged
+from mmrl_core.files import read_json, wrong_entry
+
+METRICS = "metrics.json"
+EVALUATE = "mmrl evaluate"
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class PartScores(TypedDict):
+    """Of one part, such as base or novel."""
+
+    accuracy: Share
+    ece: Share
+
+
+class ValidationScores(TypedDict):
+    accuracy: Share
+    nll: float
+
+
+class MetricsFile(TypedDict):
+    """What is read of the file. Each of `parts` is an entry of it as well, of PartScores."""
+
+    seed: int
+    target: str
+    protocol: str
+    preset: str
+    beta: float
+    template: str
+    parts: list[str]
+    zero_shot: dict[str, Any]  # by part, and the harmonic mean
+    validation: dict[str, ValidationScores]  # by part
+    harmonic_mean: Share
+    class_names: dict[str, str]  # by label
+    adapter_sha256: str
+    data_digest: str
+
+
+class _ByPart(TypedDict):
+    scores: dict[str, PartScores]
+    zero_shot: dict[str, PartScores]
+
+
+def read_metrics(folder: Path, keys: Iterable[str] = (), made_by: str = EVALUATE) -> dict[str, Any]:
+    """The metrics.json of a run's results, which has `keys`. Raises as `read_json`, and Damaged where one of its parts
+    has no scores."""
+    path = folder / METRICS
+    metrics = read_json(path, made_by=made_by, keys=keys, shape=MetricsFile)
+    parts, zero_shot = metrics.get("parts", []), metrics.get("zero_shot")
+    by_part = {
+        "scores": {part: metrics.get(part) for part in parts},
+        "zero_shot": {} if zero_shot is None else {part: zero_shot.get(part) for part in parts},
+    }
+    if problem := wrong_entry(by_part, _ByPart):
+        raise Damaged(f"{path}: {problem}; run `{made_by}` again")
+    return metrics
