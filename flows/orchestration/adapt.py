@@ -30,7 +30,8 @@ from flows.processes.lifeline import Lifeline
 from flows.project.progress import MARKED, lines, say
 from flows.settings.params import Params, load_params
 from flows.stages.ahead.turns import Turns
-from flows.tracking.store import StoreFailed
+from flows.tracking.redaction import first_line
+from flows.tracking.store import StoreFailed, store_uri
 from mmrl_core.errors import UserError
 
 if TYPE_CHECKING:
@@ -193,9 +194,9 @@ def promote(params: Params, dataset: str) -> "PromotionDecision":
 def publish(params: Params, adapted: Adapted) -> None:
     """Publish Prefect artifacts for people; a failure to do so is a warning and fails no run."""
     try:
-        artifacts.publish(params, adapted.summary, adapted.registered.values(), adapted.promoted.values())
+        artifacts.publish(params, adapted.summary, adapted.registered.values(), adapted.promoted.values(), _warn)
     except Exception as error:
-        get_run_logger().warning(f"no artifacts of this run: {error}")
+        _warn(f"Prefect has no artifact `results` of this run: {first_line(error, store_uri(params))}")
 
 
 def _build(lifeline: Lifeline, remote: str | None, timeout: float) -> dict[str, bool]:
