@@ -14,7 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, NamedTuple, TypedDict, cast
 
-from flows.tracking.store import experiment_id
+from flows.tracking.store import experiment_id, transfer
 from mmrl_core.evaluation.gate import Decision
 
 if TYPE_CHECKING:
@@ -79,7 +79,8 @@ def record(client: "MlflowClient", uri: str, entry: Entry, alias: str, rows: lis
         (Path(folder) / "decision.md").write_text(markdown(title, decision))
         if rows:
             _write_rows(Path(folder) / "outcomes.parquet", rows)
-        client.log_artifacts(run_id, folder)
+        with transfer(client):
+            client.log_artifacts(run_id, folder)
     return run_id
 
 

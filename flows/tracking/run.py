@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from flows.project.paths import RunKey
 from flows.settings.dotted import flatten
 from flows.settings.params import Params
-from flows.tracking.store import connect, experiment_id, store_uri, why
+from flows.tracking.store import connect, experiment_id, store_uri, transfer, why
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -43,7 +43,7 @@ class Tracked:
 
     def log_artifacts(self, folder: str | Path) -> None:
         """Copy a folder's files to the run's artifacts."""
-        self._attempt(lambda: self._client.log_artifacts(self.run_id, str(folder)))
+        self._attempt(lambda: self._log_artifacts(str(folder)))
 
     def set_tags(self, tags: dict[str, Any]) -> None:
         self._attempt(lambda: self._set_tags(tags))
@@ -66,6 +66,10 @@ class Tracked:
         from mlflow.entities import RunTag
 
         self._client.log_batch(self.run_id, tags=[RunTag(name, str(value)) for name, value in tags.items()])
+
+    def _log_artifacts(self, folder: str) -> None:
+        with transfer(self._client):
+            self._client.log_artifacts(self.run_id, folder)
 
     def _log_metrics(self, metrics: dict[str, Any], step: int, now: int) -> None:
         from mlflow.entities import Metric
