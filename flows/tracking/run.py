@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 PAUSES = (0.5, 60)  # seconds between attempts to reach a server that failed: the first, doubled up to the last
 PATIENCE = 6  # seconds that the end of a stage waits for such a server
+WRITTEN = "dvc.lock"  # by DVC, as soon as a stage has run
 DIGEST_LENGTH = 36  # of a dataset input; the tag data.digest holds the whole one
 
 
@@ -140,12 +141,19 @@ def tracked_run(
 
 
 def git_commit() -> str | None:
-    """The commit that is checked out, with `-dirty` when files differ from it; None outside a repository."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    """The commit that is checked out, with `-dirty` when tracked files differ from it, other than the working
+    directory's WRITTEN, which is no code; None outside a repository."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip() or None
+        commit = _git("rev-parse", "--verify", "HEAD")
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", f":(exclude){WRITTEN}")
     except (OSError, subprocess.SubprocessError):
         return None
+    return f"{commit}-dirty" if changed else commit
+
+
+def _git(*args: str) -> str:
+    command = ["git", "--no-optional-locks", *args]
+    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
 
 
 def _commit_tag() -> dict[str, str]:
