@@ -93,7 +93,7 @@ def _holder(entry: Entry, written: float) -> Holder:
         process = psutil.Process(entry["pid"])
         if process.status() == psutil.STATUS_ZOMBIE:
             return Holder(entry, "a zombie", False)
-        words, began = process.cmdline(), process.create_time()
+        words, program, began = process.cmdline(), process.exe(), process.create_time()
     except psutil.NoSuchProcess:
         return Holder(entry, "nobody", False)
     except psutil.AccessDenied:
@@ -102,10 +102,10 @@ def _holder(entry: Entry, written: float) -> Holder:
     arguments = entry["cmd"].partition(" ")[2]  # the first word is the program or its file
     if arguments and command.endswith(f" {arguments}"):
         return Holder(entry, command, True)
-    other = began > written or not _may_be_dvc(words)
+    other = began > written or not _may_be_dvc([program, *words])
     return Holder(entry, command, False if other else None)
 
 
 def _may_be_dvc(words: Collection[str]) -> bool:
-    """Whether a process can be DVC, or a program that calls it: Python, or DVC's own executable."""
-    return not words or any(name in word for word in words for name in ("python", "dvc"))
+    """Whether a process can be DVC or a program that calls it: Python, by whatever title, or DVC's executable."""
+    return any(name in word for word in words for name in ("py", "dvc"))

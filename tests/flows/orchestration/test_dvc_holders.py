@@ -30,8 +30,8 @@ def start():
     """Starts a process, which ends with the test."""
     with ExitStack() as stack:
 
-        def start(*command: str) -> int:
-            process = subprocess.Popen(command)
+        def start(*command: str, program: str | None = None) -> int:
+            process = subprocess.Popen(command, executable=program)
             stack.callback(process.wait)
             stack.callback(process.kill)
             return process.pid
@@ -88,6 +88,12 @@ def test_one_that_another_python_process_may_have_written_stays_and_is_named(roo
     assert f"as pid {pid}, which is `{sys.executable} " in holder.line and "secret" not in holder.line
     assert holder.line.endswith("if that is none of DVC's, remove .dvc/tmp/rwlock")
     assert left(root) == (1, sorted([pid, pid, os.getpid()]))
+
+
+def test_one_of_a_python_process_that_calls_itself_otherwise_stays(root, start):
+    pid = start("ray::train", *PYTHON[1:], program=sys.executable)
+    [holder] = settle(root, lock(root, pid))
+    assert (holder.wrote_it, left(root)[0]) == (None, 1)
 
 
 def test_a_file_that_cannot_be_read_is_left_to_dvc(root):
