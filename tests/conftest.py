@@ -1,4 +1,5 @@
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -9,7 +10,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # At Ray's own 15 its workers hardly run while the other test process is busy.
 os.environ.setdefault("RAY_worker_niceness", "0")
 
-# The only tests that may skip in CI: where MMRL_TEST_DATA names no folder of photographs, and where there is no GPU.
+# The only tests that may skip in CI: where MMRL_TEST_DATA names no folder of photographs, where there is no GPU, and
+# where there is no Node.js.
 # Elsewhere those that mount disks or make network namespaces skip too, for want of root; CI runs them.
 NEED_GPU = {
     "tests/core/clip/test_precision.py::test_a_replayed_graph_takes_the_steps_that_launched_kernels_take",
@@ -21,6 +23,9 @@ NEED_PHOTOGRAPHS = {
     "tests/slow/test_protocols.py::test_a_folder_of_photographs_becomes_predictions_in_three_commands",
     "tests/slow/test_end_to_end.py::test_real_photographs_run_whole_with_the_bundled_backbone",
     "tests/slow/test_end_to_end.py::test_a_randomly_initialised_vit_b_16_runs_whole_on_a_handful_of_classes",
+}
+NEED_NODE = {
+    "tests/flows/serving/test_page.py::test_the_page_shows_the_likeliest_class_first_also_where_names_are_numbers"
 }
 skipped: set[str] = set()
 COUNTED = "killed and repeated"  # name of the property in which tests say how often
@@ -66,9 +71,12 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     """In CI, a skip that is not expected fails the run."""
     from torch.cuda import is_available
 
-    expected = (set() if os.environ.get("MMRL_TEST_DATA") else NEED_PHOTOGRAPHS) | (
-        set() if is_available() else NEED_GPU
+    has = (
+        (os.environ.get("MMRL_TEST_DATA"), NEED_PHOTOGRAPHS),
+        (is_available(), NEED_GPU),
+        (shutil.which("node"), NEED_NODE),
     )
+    expected = {test for there, tests in has if not there for test in tests}
     unexpected = skipped - expected
     if os.environ.get("CI") and unexpected:
         print(f"\nunexpectedly skipped: {sorted(unexpected)}")

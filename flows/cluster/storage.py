@@ -5,9 +5,15 @@ import posixpath
 import shutil
 from collections.abc import Iterable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from mmrl_core.errors import UserError
 from mmrl_core.training.checkpoints import Folder
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
+STANDSTILL = 300.0  # seconds in which a slow store may take and send nothing
 
 
 def open_storage(where: str, name: str) -> "Local | Remote":
@@ -41,7 +47,8 @@ class Remote(Folder):
     def __init__(self, uri: str, name: str):
         from pyarrow.fs import FileSystem
 
-        self.system, path = FileSystem.from_uri(uri)
+        system, path = FileSystem.from_uri(uri)
+        self.system = _patient(system)
         super().__init__(posixpath.join(path, name))
 
     def exists(self) -> bool:
@@ -72,3 +79,12 @@ class Remote(Folder):
 
     def _path(self, name: str) -> str:
         return posixpath.join(self.folder, name)
+
+
+def _patient(system: "FileSystem") -> "FileSystem":
+    """The same, where it is S3's with a limit for a slow store: AWS's own is 3 s, and a URI cannot say another. The
+    limit for a dead one, which is AWS's for connecting, stays."""
+    if system.type_name != "s3":
+        return system
+    make, (options,) = system.__reduce__()
+    return make({**options, "request_timeout": STANDSTILL})

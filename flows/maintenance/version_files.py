@@ -13,7 +13,7 @@ from flows.maintenance.databases import SavedVersion
 from flows.registry.model_files import check_model
 from flows.tracking.places import ROOT, is_below, local_path
 from flows.tracking.redaction import printable
-from flows.tracking.store import database_file, store_errors
+from flows.tracking.store import database_file, store_errors, transfer
 from mmrl_core.errors import UserError
 
 PROXIED = "mlflow-artifacts:/"  # what an MLflow server hands out from its own folder or bucket
@@ -82,7 +82,7 @@ def copy_files(uri: str, location: str, folder: Path) -> None:
     if source := folder_of(location):
         _copy_folder(source, folder)
         return
-    with store_errors(uri), TemporaryDirectory(dir=folder.parent) as aside:
+    with store_errors(uri), transfer(), TemporaryDirectory(dir=folder.parent) as aside:
         from mlflow.artifacts import download_artifacts
 
         Path(download_artifacts(artifact_uri=location, dst_path=aside, tracking_uri=uri)).rename(folder)
@@ -129,7 +129,7 @@ def put_files(uri: str, files: Path, location: str, aside: Path, undo: Callable[
     location = where(uri, location)
     target = folder_of(location)
     if target is None:
-        with store_errors(uri):
+        with store_errors(uri), transfer():
             from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository
 
             get_artifact_repository(location, tracking_uri=uri).log_artifacts(str(files))

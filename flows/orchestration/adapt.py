@@ -15,13 +15,13 @@ from flows.orchestration.prefect_process import CORES, SIDE_BY_SIDE
 # isort: split
 from prefect import Task, flow, get_run_logger, runtime, task
 from prefect.cache_policies import NO_CACHE
-from prefect.client.schemas.objects import State, TaskRun
+from prefect.client.schemas.objects import ConcurrencyLimitConfig, ConcurrencyLimitStrategy, State, TaskRun
 from prefect.client.schemas.schedules import CronSchedule
 from prefect.deployments.runner import EntrypointType
 from prefect.futures import PrefectFuture, as_completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
-from flows.orchestration import artifacts, dvc_graph, events, worktree
+from flows.orchestration import artifacts, dvc_graph, events, missed, worktree
 from flows.orchestration.dvc_graph import Graph
 from flows.orchestration.prefect_server import ensure_server, running_server
 from flows.orchestration.up_to_date import Adapted
@@ -30,7 +30,8 @@ from flows.processes.lifeline import Lifeline
 from flows.project.progress import MARKED, lines, say
 from flows.settings.params import Params, load_params
 from flows.stages.ahead.turns import Turns
-from flows.tracking.store import StoreFailed
+from flows.tracking.redaction import first_line
+from flows.tracking.store import StoreFailed, store_uri
 from mmrl_core.errors import UserError
 
 if TYPE_CHECKING:
@@ -64,11 +65,15 @@ def serve_adapt(
         raise UserError(
             "a schedule needs a server: start one with `prefect server start` and set PREFECT_API_URL to it"
         )
-    parameters = {"params_path": str(params_path), "datasets": datasets, **options}
-    adapt.serve(name="nightly", cron=cron, parameters=parameters, limit=1, entrypoint_type=EntrypointType.MODULE_PATH)
+    one = ConcurrencyLimitConfig(limit=1, collision_strategy=ConcurrencyLimitStrategy.CANCEL_NEW)
+    adapt.serve(
+        name="nightly", cron=cron, global_limit=one, entrypoint_type=EntrypointType.MODULE_PATH,
+        parameters={"params_path": str(params_path), "datasets": datasets, **options},
+    )  # fmt: skip
 
 
 @flow(task_runner=ThreadPoolTaskRunner(max_workers=int(os.environ[SIDE_BY_SIDE])))
+@missed.once
 def adapt(
     params_path: str = "params.yaml",
     datasets: list[str] | None = None,
@@ -193,9 +198,9 @@ def promote(params: Params, dataset: str) -> "PromotionDecision":
 def publish(params: Params, adapted: Adapted) -> None:
     """Publish Prefect artifacts for people; a failure to do so is a warning and fails no run."""
     try:
-        artifacts.publish(params, adapted.summary, adapted.registered.values(), adapted.promoted.values())
+        artifacts.publish(params, adapted.summary, adapted.registered.values(), adapted.promoted.values(), _warn)
     except Exception as error:
-        get_run_logger().warning(f"no artifacts of this run: {error}")
+        _warn(f"Prefect has no artifact `results` of this run: {first_line(error, store_uri(params))}")
 
 
 def _build(lifeline: Lifeline, remote: str | None, timeout: float) -> dict[str, bool]:

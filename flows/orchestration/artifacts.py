@@ -1,7 +1,9 @@
 """Prefect artifacts of a run: the results, the champions, links to MLflow's runs, and where the report is."""
 
+import hashlib
+import re
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -10,7 +12,7 @@ from prefect.artifacts import create_link_artifact, create_markdown_artifact
 from flows.project import paths
 from flows.report.tables import markdown
 from flows.settings.params import Params
-from flows.tracking.redaction import printable
+from flows.tracking.redaction import first_line, printable
 from flows.tracking.store import connect, store_uri
 from mmrl_core.files import read_json
 
@@ -20,21 +22,36 @@ if TYPE_CHECKING:
 
 
 def publish(
-    params: Params, summary: str, registered: Iterable["RegisteredVersion"], promoted: Iterable["PromotionDecision"]
-) -> None:
-    """Create the artifact `results`, and for every model on an MLflow server one of its name with a link to its run."""
+    params: Params, summary: str, registered: Iterable["RegisteredVersion"], promoted: Iterable["PromotionDecision"],
+    warn: Callable[[str], object],
+) -> None:  # fmt: skip
+    """Create the artifact `results`, and for every model on an MLflow server one of its name with a link to its run.
+
+    What cannot be published is said to `warn`; the others are published all the same.
+    """
     uri, lines = store_uri(params), [summary, ""]
     if paths.SUMMARY.exists():
         results = read_json(paths.SUMMARY, made_by="mmrl summarize")
         lines += [markdown(results["rows"] + results["averages"]), "", f"Report: `{_lasting_report()}`", ""]
     lines += [f"- champion: `{decision.live}`; {decision.decided}" for decision in promoted]
     for name, version in ((model.name, model.version) for model in registered):
-        link = _training_run(uri, name, version)
+        link = None
+        try:
+            if link := _training_run(uri, name, version):
+                create_link_artifact(link, link_text=f"{name} version {version}", key=artifact_key(name))
+        except Exception as error:
+            warn(f"no link from Prefect to the training run of {name} version {version}: {first_line(error, uri)}")
         lines.append(f"- version {version} of `{name}`: {f'[training run]({link})' if link else 'see MLflow'}")
-        if link:
-            create_link_artifact(link, link_text=f"{name} version {version}", key=name.replace("_", "-"))
     lines += ["", f"MLflow: `mlflow ui --backend-store-uri {printable(uri)}`"]
     create_markdown_artifact("\n".join(lines), key="results", description="Results of the matrix")
+
+
+def artifact_key(name: str) -> str:
+    """The key of an artifact about `name`: itself where Prefect takes it, which are lower case letters, digits and
+    dashes; else what is like it, with the start of its digest, so that no two names share one."""
+    if re.fullmatch(r"[a-z0-9-]+", name):
+        return name
+    return f"{re.sub(r'[^a-z0-9]+', '-', name.lower())}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _lasting_report() -> Path:

@@ -5,13 +5,14 @@ import flows.orchestration.prefect_settings  # noqa: F401 - before Prefect, whic
 # isort: split
 from prefect import flow, get_run_logger
 
-from flows.orchestration import events
+from flows.orchestration import events, missed
 from flows.project.paths import PREDICTIONS
 from flows.serving.drift import Drift
 from flows.serving.drift import drift as measure_drift
 
 
 @flow
+@missed.once
 def drift(hours: float = 24) -> list[Drift]:
     """The drift of every model over the last hours. For each that has drifted an event is emitted, which starts the
     deployment `nightly`."""

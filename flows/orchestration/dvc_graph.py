@@ -17,9 +17,10 @@ from typing import Any, Literal, NamedTuple, TextIO
 
 import yaml
 
+from flows.orchestration import dvc_holders
 from flows.processes.lifeline import Lifeline
 from flows.project.paths import STATE
-from flows.project.progress import MARK
+from flows.project.progress import MARK, say
 from mmrl_core.errors import Failed, UserError
 
 Graph = dict[str, list[str]]
@@ -82,12 +83,17 @@ def run_stage(
     """Run `dvc repro --single-item`; whether anything was run or restored.
 
     While another DVC process holds the item, it is tried again for `patience` seconds. Lines of output go to `log` and
-    to .mmrl/logs, those of progress to `show` as well. Raises UserError when the stage's command exits 2, StageFailed
-    when it fails otherwise or takes longer than `timeout` seconds.
+    to .mmrl/logs, those of progress and on who holds the item to `show` as well. Raises UserError when the stage's
+    command exits 2, StageFailed when it fails otherwise or takes longer than `timeout` seconds.
     """
     path, args = _log_file(root, name), ("repro", "--single-item", name)
+
+    def tell(line: str) -> None:
+        log(line)
+        show(line)
+
     code, lines, errors = _until_not_busy(
-        patience, lambda: _run_dvc(root, args, lifeline, log, env, path, timeout, show)
+        root, patience, lambda: _run_dvc(root, args, lifeline, log, env, path, timeout, show), tell
     )
     if code:
         raise _failure(f"stage {name}", errors, path)
@@ -107,7 +113,7 @@ def transfer(
     failure. Raises StageFailed."""
     args = (direction, "--run-cache", "--remote", remote, *(["--allow-missing"] if direction == "pull" else []))
     path = _log_file(root, direction)
-    code, _, errors = _until_not_busy(patience, lambda: _run_dvc(root, args, lifeline, log, env, path))
+    code, _, errors = _until_not_busy(root, patience, lambda: _run_dvc(root, args, lifeline, log, env, path), log)
     if code:
         raise _failure(f"dvc {direction} with remote {remote!r}", errors, path)
 
@@ -119,12 +125,22 @@ def _log_file(root: Path | str, name: str) -> Path:
     return (folder.resolve() if folder.is_symlink() else folder) / f"{name.replace('/', '-')}.log"
 
 
-def _until_not_busy(patience: float, attempt: Callable[[], Ended]) -> Ended:
-    """Attempt until no other DVC process holds what is needed, for at most `patience` seconds."""
-    deadline, pause = time.monotonic() + patience, 0.5
+def _until_not_busy(root: Path | str, patience: float, attempt: Callable[[], Ended], tell: OnLine) -> Ended:
+    """Attempt until no other DVC process holds what is needed, for at most `patience` seconds; `tell` gets a line on
+    who does, and so do the errors in the end. What is held for a process that has ended is freed."""
+    deadline, pause, told = time.monotonic() + patience, 0.5, set[str]()
     while True:
         ended = attempt()
-        if not _is_busy(ended.errors) or ended.code == 0 or time.monotonic() > deadline:
+        if ended.code == 0 or not _is_busy(ended.errors):
+            return ended
+        holders = dvc_holders.settle(root, ended.errors)
+        for line in {holder.line: None for holder in holders if holder.line not in told}:
+            tell(line)
+            told.add(line)
+        if any(holder.wrote_it is False for holder in holders):
+            continue
+        if time.monotonic() > deadline:
+            ended.errors.extend(f"ERROR: {holder.line}" for holder in holders)
             return ended
         time.sleep(pause)
         pause = min(2 * pause, 15)
@@ -215,15 +231,17 @@ def _failure(what: str, lines: Collection[str], path: Path) -> UserError | Stage
 
 def _query(root: Path | str, *args: str, patience: float = 3600) -> str:
     """A DVC query's stdout, waiting while another DVC process holds a lock. Raises UserError where it fails."""
-    deadline = time.monotonic() + patience
-    while True:
+
+    def attempt() -> Ended:
         command = [sys.executable, "-m", "dvc", "--wait-for-lock", *args]
         done = subprocess.run(command, cwd=root, capture_output=True, text=True)
-        if done.returncode == 0:
-            return done.stdout
-        if not _is_busy(done.stderr.splitlines()) or time.monotonic() > deadline:
-            raise UserError(f"`dvc {' '.join(args)}` in {Path(root).resolve()}: {done.stderr.strip()}")
-        time.sleep(2)
+        return Ended(done.returncode, deque(done.stdout.splitlines()), deque(done.stderr.strip().splitlines()))
+
+    ended = _until_not_busy(root, patience, attempt, say)
+    if ended.code:
+        errors = "\n".join(ended.errors)
+        raise UserError(f"`dvc {' '.join(args)}` in {Path(root).resolve()}: {errors}")
+    return "\n".join(ended.lines)
 
 
 def _always_changed(stages: Mapping[str, Mapping[str, Any]], name: str) -> bool:

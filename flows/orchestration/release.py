@@ -20,6 +20,7 @@ from prefect.artifacts import create_markdown_artifact
 from prefect.cache_policies import NO_CACHE
 
 from flows.orchestration import webhook
+from flows.orchestration.artifacts import artifact_key
 from flows.orchestration.prefect_server import ensure_server
 from flows.registry.releases import ReleasedVersion
 from flows.registry.versions import registered_name
@@ -34,9 +35,17 @@ def release_champion(params: Params, dataset: str) -> ReleasedVersion:
 
     released = release_one(params, dataset)
     if released.created:
-        card = Path(released.folder, "README.md").read_text()
-        create_markdown_artifact(card, key=f"release-{released.name}".lower().replace("_", "-"))
+        _publish(released)
     return released
+
+
+def _publish(released: ReleasedVersion) -> None:
+    """Publish the card as an artifact; a failure to do so is a warning: the release is done."""
+    try:
+        card = Path(released.folder, "README.md").read_text()
+        create_markdown_artifact(card, key=artifact_key(f"release-{released.name}"))
+    except Exception as error:
+        _say(f"warning: no artifact of the release of {released.name}: {first_line(error)}")
 
 
 @flow

@@ -6,12 +6,14 @@ import os
 import sys
 import time
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from flows.orchestration.prefect_process import is_set_up_otherwise
 from flows.project import paths
 from flows.settings.params import Params, load_params
+from flows.tracking.run import WRITTEN
 from mmrl_core.files import json_document
 
 if TYPE_CHECKING:
@@ -118,7 +120,9 @@ def _commit(repo: "Repo") -> str | None:
             revision = repo.scm.get_rev()
     except SCMError:  # there is no commit yet
         return None
-    return f"{revision}-dirty" if repo.scm.is_dirty() else revision
+    staged, unstaged, _ = repo.scm.status(untracked_files="no")
+    written = os.path.relpath(WRITTEN, repo.scm.root_dir)
+    return f"{revision}-dirty" if {*chain(*staged.values()), *unstaged} - {written} else revision
 
 
 def _check(stage: "PipelineStage", params: Params) -> str:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
 from typing_extensions import TypedDict
 
-from flows.tracking.store import experiment_id
+from flows.tracking.store import experiment_id, transfer
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation.gate import Decision
 from mmrl_core.files import wrong_entry
@@ -84,7 +84,8 @@ def record(client: "MlflowClient", uri: str, entry: Entry, alias: str, rows: lis
         (Path(folder) / "decision.md").write_text(markdown(title, decision))
         if rows:
             _write_rows(Path(folder) / "outcomes.parquet", rows)
-        client.log_artifacts(run_id, folder)
+        with transfer(client):
+            client.log_artifacts(run_id, folder)
     return run_id
 
 

@@ -18,7 +18,7 @@ from flows.registry.model_files import LOCK, SETTINGS, check_model, save_model
 from flows.settings.params import Params
 from flows.tracking.locks import exclusive
 from flows.tracking.run import git_commit
-from flows.tracking.store import absolute, connect, experiment_id, store_errors, store_uri
+from flows.tracking.store import absolute, connect, experiment_id, store_errors, store_uri, transfer
 from mmrl_core.errors import UserError
 from mmrl_core.files import path_of, sha256_file
 from mmrl_core.method.adapter_card import CARD, TENSORS, read_unverified_card
@@ -153,7 +153,8 @@ def _create_version(
         model = _half_made(client, experiment, tags["adapter_sha256"]) or client.create_logged_model(
             experiment, name=name, source_run_id=run_id, tags=tags
         )
-        client.log_model_artifacts(model.model_id, str(Path(folder) / "model"))
+        with transfer(client):
+            client.log_model_artifacts(model.model_id, str(Path(folder) / "model"))
     client.finalize_logged_model(model.model_id, "READY")
     _ensure_registered_model(client, name)
     # A server demands the id; without a server MLflow would look it up in the process's global store, not this one.
@@ -265,7 +266,9 @@ def _download(client: "MlflowClient", store: str, uri: str, folder: str | Path) 
     name, version = resolve(client, uri)
     tags = client.get_model_version(name, str(version)).tags
     source = client.get_model_version_download_uri(name, str(version))
-    return version, tags, Path(download_artifacts(artifact_uri=source, dst_path=str(folder), tracking_uri=store))
+    with transfer(client):
+        model = download_artifacts(artifact_uri=source, dst_path=str(folder), tracking_uri=store)
+    return version, tags, Path(model)
 
 
 def resolve(client: "MlflowClient", uri: str) -> tuple[str, int]:

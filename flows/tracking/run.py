@@ -12,13 +12,14 @@ from typing import TYPE_CHECKING, Any
 from flows.project.paths import RunKey
 from flows.settings.dotted import flatten
 from flows.settings.params import Params
-from flows.tracking.store import connect, experiment_id, store_uri, why
+from flows.tracking.store import connect, experiment_id, store_uri, transfer, why
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
 
 PAUSES = (0.5, 60)  # seconds between attempts to reach a server that failed: the first, doubled up to the last
 PATIENCE = 6  # seconds that the end of a stage waits for such a server
+WRITTEN = "dvc.lock"  # by DVC, as soon as a stage has run
 DIGEST_LENGTH = 36  # of a dataset input; the tag data.digest holds the whole one
 
 
@@ -43,7 +44,7 @@ class Tracked:
 
     def log_artifacts(self, folder: str | Path) -> None:
         """Copy a folder's files to the run's artifacts."""
-        self._attempt(lambda: self._client.log_artifacts(self.run_id, str(folder)))
+        self._attempt(lambda: self._log_artifacts(str(folder)))
 
     def set_tags(self, tags: dict[str, Any]) -> None:
         self._attempt(lambda: self._set_tags(tags))
@@ -66,6 +67,10 @@ class Tracked:
         from mlflow.entities import RunTag
 
         self._client.log_batch(self.run_id, tags=[RunTag(name, str(value)) for name, value in tags.items()])
+
+    def _log_artifacts(self, folder: str) -> None:
+        with transfer(self._client):
+            self._client.log_artifacts(self.run_id, folder)
 
     def _log_metrics(self, metrics: dict[str, Any], step: int, now: int) -> None:
         from mlflow.entities import Metric
@@ -136,12 +141,19 @@ def tracked_run(
 
 
 def git_commit() -> str | None:
-    """The commit that is checked out, with `-dirty` when files differ from it; None outside a repository."""
-    command = ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"]
+    """The commit that is checked out, with `-dirty` when tracked files differ from it, other than the working
+    directory's WRITTEN, which is no code; None outside a repository."""
     try:
-        return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip() or None
+        commit = _git("rev-parse", "--verify", "HEAD")
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ":/", f":(exclude){WRITTEN}")
     except (OSError, subprocess.SubprocessError):
         return None
+    return f"{commit}-dirty" if changed else commit
+
+
+def _git(*args: str) -> str:
+    command = ["git", "--no-optional-locks", *args]
+    return subprocess.run(command, capture_output=True, text=True, timeout=10, check=True).stdout.strip()
 
 
 def _commit_tag() -> dict[str, str]:

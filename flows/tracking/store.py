@@ -6,6 +6,7 @@ Stages do not depend on tracking: a store that fails prints one warning, and tra
 import contextlib
 import os
 import sqlite3
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -29,9 +30,11 @@ ENVIRONMENT = {
     "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
     "MLFLOW_UV_AUTO_DETECT": "false",  # a uv.lock in the working directory is not the model's
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",  # MLflow's own defaults wait minutes for a server that is down
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",  # seconds to answer a question; `transfer` is for files
 }
+STANDSTILL = 300  # seconds in which a slow store may take and send no byte of a file, and not answer
 DATABASES = ("sqlite", "postgresql", "mysql", "mssql")
+_transferring = threading.RLock()
 LOCK_TIMEOUT = 60  # seconds; the first use of a database migrates it, which takes about two
 
 
@@ -92,6 +95,27 @@ def connect(uri: str, *, create: bool = True) -> "MlflowClient":
         client = MlflowClient(tracking_uri=uri, registry_uri=uri)
         client.search_experiments(max_results=1)
         return client
+
+
+@contextlib.contextmanager
+def transfer(client: "MlflowClient | None" = None) -> Iterator[None]:
+    """While files go to the store or come from it a request may stand still for STANDSTILL seconds.
+
+    MLflow has one limit for connecting, sending and waiting. So a client of a server first asks it something: one that
+    is dead fails within seconds, as it does elsewhere, and one that is slow is waited for.
+    """
+    set_environment()
+    from mlflow.environment_variables import MLFLOW_HTTP_REQUEST_TIMEOUT
+
+    if client and client.tracking_uri.startswith("http"):
+        client.search_experiments(max_results=1)
+    with _transferring:  # the limit is the process's
+        before = MLFLOW_HTTP_REQUEST_TIMEOUT.get()
+        MLFLOW_HTTP_REQUEST_TIMEOUT.set(max(before, STANDSTILL))
+        try:
+            yield
+        finally:
+            MLFLOW_HTTP_REQUEST_TIMEOUT.set(before)
 
 
 @contextlib.contextmanager

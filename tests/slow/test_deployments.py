@@ -123,7 +123,8 @@ def test_a_failed_stage_sends_a_message_that_says_what_to_act_on(place, tmp_path
 
 def test_two_runs_at_once_have_settings_and_outputs_of_their_own(place):
     lock = "mmrl/adapted{}:dvc.lock"
-    runs = [place.start("nightly", datasets=[], overrides=[f"train.epochs={epochs}"]) for epochs in (7, 8)]
+    runs = [place.start(name, datasets=[], overrides=[f"train.epochs={epochs}"])
+            for name, epochs in (("nightly", 7), ("weekly-search", 8))]  # fmt: skip
     assert [place.end_of(one)["type"] for one in runs] == ["COMPLETED"] * 2, place.log.read_text()[-6000:]
     found = [yaml.safe_load(run(place.project, "git", "show", lock.format(at)).stdout) for at in ("", "^2")]
     work = [one["stages"]["work"] for one in found]
@@ -131,6 +132,25 @@ def test_two_runs_at_once_have_settings_and_outputs_of_their_own(place):
         md5, epochs = one["outs"][0]["md5"], one["params"]["params.yaml"]["train.epochs"]
         assert (place.project / ".dvc/cache/files/md5" / md5[:2] / md5[2:]).read_text() == f"{epochs}\n"
     assert sorted(one["params"]["params.yaml"]["train.epochs"] for one in work) == [7, 8]
+
+
+def late(place, days: int) -> str:
+    """A nightly run that was due so many days ago, as a schedule makes it."""
+    due = datetime.datetime.now(datetime.UTC) - datetime.timedelta(days=days)
+    state = {"type": "SCHEDULED", "state_details": {"scheduled_time": due.isoformat()}}
+    path = f"deployments/{place.deployment('adapt/nightly')}/create_flow_run"
+    return place.ask(path, state=state, tags=["auto-scheduled"], parameters={"datasets": []})["id"]
+
+
+def test_nights_that_were_missed_while_no_worker_was_there_are_one_run(place):
+    place.ask("work_pools/local", "PATCH", is_paused=True)
+    runs = [late(place, days) for days in (3, 2, 1)]
+    place.ask("work_pools/local", "PATCH", is_paused=False)
+    ends = [place.end_of(one) for one in runs]
+    assert sorted(end["type"] for end in ends) == ["CANCELLED", "CANCELLED", "COMPLETED"], place.log.read_text()[-6000:]
+    after = place.end_of(late(place, days=1))  # which no worker saw before
+    assert (after["type"], after["name"]) == ("COMPLETED", "Skipped")
+    assert after["message"].endswith("began after this run was due, and did its work")
 
 
 def sleepers(place) -> list[int]:

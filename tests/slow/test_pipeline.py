@@ -201,6 +201,8 @@ def test_a_served_flow_has_its_schedule_and_runs_when_it_is_triggered(project, s
     process, log = start(project, "-c", code, PREFECT_API_URL=server, PREFECT_RUNNER_POLL_FREQUENCY="1")
     deployment = wait_until(lambda: answer_or_none(server, "deployments/name/adapt/nightly"))
     assert [item["schedule"]["cron"] for item in deployment["schedules"]] == ["0 2 * * *"]
+    assert deployment["global_concurrency_limit"]["limit"] == 1
+    assert deployment["concurrency_options"]["collision_strategy"] == "CANCEL_NEW"
 
     asked = {"state": {"type": "SCHEDULED"}, "idempotency_key": "once"}
     run = wait_until(lambda: answer_or_none(server, f"deployments/{deployment['id']}/create_flow_run", **asked))

@@ -6,8 +6,9 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from pyarrow.fs import S3FileSystem
 
-from flows.cluster.storage import open_storage, reached_storage
+from flows.cluster.storage import STANDSTILL, open_storage, reached_storage
 from mmrl_core.errors import UserError
 from mmrl_core.training.checkpoints import NAME, newest, pack, unpack
 from tests.support.s3 import Store, s3_store
@@ -34,6 +35,13 @@ def where(request, tmp_path) -> str:
 def epoch_gone_on_from(where: str) -> int | None:
     content = newest(open_storage(where, "job"), ["epoch", "weights"])
     return unpack(content, CPU, ["epoch"])["epoch"] if content else None
+
+
+def test_a_store_that_stands_still_for_a_while_is_waited_for(s3):
+    """AWS's own 3 seconds would end an upload to a slow one, again and again."""
+    store = open_storage(f"{s3.uri('slow')}&region=eu-west-1", "job")
+    slow = S3FileSystem(scheme="http", endpoint_override=s3.address, region="eu-west-1", request_timeout=STANDSTILL)
+    assert store.system == slow
 
 
 def test_the_newest_two_are_kept_and_the_newest_by_name_is_gone_on_from(where):

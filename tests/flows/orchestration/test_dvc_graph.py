@@ -204,10 +204,26 @@ def test_a_path_that_another_dvc_process_works_on_is_waited_for(project):
     holder = {"pid": os.getpid(), "cmd": "dvc repro"}
     rwlock = project / ".dvc/tmp/rwlock"
     rwlock.write_text(json.dumps({"read": {}, "write": {str(project / "results/a-1"): holder}}))
-    with pytest.raises(StageFailed, match="is busy"):
-        run(project, patience=0)
+    shown = []
+    with pytest.raises(StageFailed, match=f"it is busy: `dvc repro` locked the same files as pid {os.getpid()}, which"):
+        run(project, patience=0, show=shown.append)
+    assert len(shown) == 1 and "if that is none of DVC's, remove .dvc/tmp/rwlock" in shown[0]
     threading.Timer(2, rwlock.write_text, ["{}"]).start()
     assert run(project)
+
+
+def test_a_path_that_a_killed_dvc_process_left_busy_is_freed_where_another_process_has_its_pid(project):
+    forget(project)
+    told = []
+    with subprocess.Popen(["sleep", "600"]) as sleeper:
+        holder = {"pid": sleeper.pid, "cmd": "/bin/dvc repro train@a-1"}
+        (project / ".dvc/tmp/rwlock").write_text(json.dumps({"write": {str(project / "results/a-1"): holder}}))
+        try:
+            assert run(project, log=told.append, patience=0)
+        finally:
+            sleeper.kill()
+    freed = "the lock of `/bin/dvc repro train@a-1`, which has ended, is removed: pid {} is now `sleep 600`"
+    assert told.count(freed.format(sleeper.pid)) == 1
 
 
 def test_closing_the_lifeline_stops_the_stage_and_all_it_started(project):

@@ -66,6 +66,17 @@ def test_a_release_waits_for_a_champion_that_moved_and_a_run_for_predictions_tha
     assert {name: events for name, events in waiting.items() if events} == {"nightly": [DRIFTED], "release": [MOVED]}
 
 
+def test_every_deployment_has_one_run_at_a_time_and_only_what_follows_an_event_alone_waits_for_its_turn(flows):
+    from prefect.client.schemas.objects import ConcurrencyLimitConfig
+
+    limits = {}
+    for one in yaml.safe_load((FOLDER / "prefect.yaml").read_text())["deployments"]:
+        limit = ConcurrencyLimitConfig.model_validate(one["concurrency_limit"])
+        assert limit.limit == 1
+        limits["schedules" in one, limit.collision_strategy.value] = one["name"]
+    assert limits.keys() == {(True, "CANCEL_NEW"), (False, "ENQUEUE")}
+
+
 def test_the_automation_reacts_to_a_failed_run_of_adapt_and_to_no_other(flows):
     from uuid import uuid4
 

@@ -279,6 +279,15 @@ def test_the_commit_and_whether_files_differ_from_it_are_to_be_those_of_the_regi
     assert up_to_date() is None
 
 
+def test_a_dvc_lock_that_was_written_makes_no_commit_dirty(project):
+    commit_files()
+    Path("dvc.lock").write_text(Path("dvc.lock").read_text() + "# of another machine\n")
+    register_and_promote("digits")
+    tag = client().get_model_version(NAME, "1").tags["git_commit"]
+    assert tag == run(project, "git", "rev-parse", "HEAD").stdout.strip()
+    assert up_to_date()
+
+
 def test_a_data_source_of_dvc_counts_when_it_changes(project):
     Path("weights.bin").write_text("one")
     with Repo() as repo:
