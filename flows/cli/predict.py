@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli import predict_output
-from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile, show
+from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile, finite, show
 from flows.cli.predict_images import count_images, find_images
 from flows.project.progress import ProgressReport, progress
 from flows.settings.params import load_params
@@ -29,7 +29,8 @@ def predict(
     all_: Annotated[bool, typer.Option("--all", help="A column of the table for every class's probability.")] = False,
     abstain: Annotated[bool, typer.Option("--abstain", help='Say "none of these" below a confidence.')] = False,
     threshold: Annotated[
-        float | None, typer.Option(min=-1, max=1, help="Abstain below this confidence; default: the adapter's.")
+        float | None,
+        typer.Option(min=-1, max=1, callback=finite, help="Abstain below this confidence; default: the adapter's."),
     ] = None,
     skip_damaged: Annotated[bool, typer.Option("--skip-damaged", help="Go on where an image cannot be read.")] = False,
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,

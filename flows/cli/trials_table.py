@@ -10,11 +10,11 @@ from mmrl_core.search.trial import Objective, SearchDocument, Trial
 OBJECTIVES: dict[Objective, str] = {"log_likelihood": "log-likelihood", "harmonic_mean": "harmonic mean"}
 
 
-def trials_of(path: Path) -> dict[str, Any]:
+def trials_of(path: Path, made_by: str = "mmrl tune") -> dict[str, Any]:
     """The trials, a table of them, best first, and a line that says what was chosen and how far it is ahead."""
     from flows.cli.options import text_table
 
-    document = cast(SearchDocument, read_json(path, made_by="mmrl tune", keys=("trials", "search", "choice")))
+    document = cast(SearchDocument, read_json(path, made_by=made_by, keys=("trials", "search", "choice")))
     trials, objective = document["trials"], document["search"]["objective"]
     if not trials:
         raise UserError(f"{path} has no trials: nothing was searched; set search.enabled and search.space")

@@ -44,16 +44,16 @@ def _rows(part: str, scores: Scores) -> Iterator[dict[str, Any]]:
         }
 
 
-def read_outcomes(path: Path) -> dict[str, Outcomes]:
+def read_outcomes(path: Path, made_by: str = "mmrl evaluate") -> dict[str, Outcomes]:
     """Each part's outcomes from a run's predictions.parquet. Raises UserError where it is missing, bad or empty."""
     columns = ["item", "part", "label", "prediction", "zero_shot_prediction"]
     try:
         rows = pyarrow.parquet.read_table(path, columns=columns).to_pandas()
     except (OSError, pyarrow.ArrowException) as error:
         problem = "is not there" if isinstance(error, FileNotFoundError) else "cannot be read"
-        raise UserError(f"{path} {problem}; run `mmrl evaluate` again") from None
+        raise UserError(f"{path} {problem}; run `{made_by}` again") from None
     if rows.empty:
-        raise UserError(f"{path} has no image; run `mmrl evaluate` again")
+        raise UserError(f"{path} has no image; run `{made_by}` again")
     return {part: _of_part(group) for part, group in rows.groupby("part", sort=False)}
 
 

@@ -45,7 +45,7 @@ def gather(params: Params, runs: Sequence[tuple[RunKey, str | None]]) -> Materia
 
 
 def _card(key: RunKey) -> AdapterCard:
-    return read_unverified_card(key.model, made_by="mmrl train", keys=("settings", "sources", "sha256"))
+    return read_unverified_card(key.model, made_by=key.command("train"), keys=("settings", "sources", "sha256"))
 
 
 def _curves(groups: list[list[RunKey]]) -> dict[str, dict[str, dict[int, list[float]]]]:
@@ -62,7 +62,7 @@ def _curves(groups: list[list[RunKey]]) -> dict[str, dict[str, dict[int, list[fl
 
 def _search(dataset: str, method: str) -> Search | None:
     path = paths.search(dataset, method)
-    document = read_json(path, made_by="mmrl tune", keys=("trials", "search"))
+    document = read_json(path, made_by=paths.search_command(dataset, method), keys=("trials", "search"))
     if not document["trials"]:
         return None
     name, objective = f"{dataset}, {METHOD_TITLES[method]}", document["search"]["objective"]
@@ -72,7 +72,8 @@ def _search(dataset: str, method: str) -> Search | None:
 def _exhibit(keys: list[RunKey], target: str | None) -> Exhibit:
     """The answers of all seeds on one test set."""
     key, folders = keys[0], [key.results(target) for key in keys]
-    names = read_json(folders[0] / "metrics.json", made_by="mmrl evaluate", keys=("class_names",))["class_names"]
+    made_by = key.command("evaluate", target)
+    names = read_json(folders[0] / "metrics.json", made_by=made_by, keys=("class_names",))["class_names"]
     answers = pd.concat([_answers(folder) for folder in folders], ignore_index=True)
     labels = sorted({*answers["label"], *answers["prediction"]})  # a class may be predicted and have no image
     won, lost = _shown(target or key.dataset, _answers(folders[0]), names)
@@ -125,7 +126,9 @@ def _images(dataset: str, items: set[str]) -> dict[str, bytes]:
         try:
             images |= _images_of(shard, items)
         except (OSError, tarfile.TarError) as error:
-            raise UserError(f"cannot read the shard {shard} ({error}); run `mmrl prepare` again") from None
+            raise UserError(
+                f"cannot read the shard {shard} ({error}); run `mmrl prepare --dataset {dataset}` again"
+            ) from None
     if missing := sorted(items - images.keys()):
         raise UserError(f"{pool} has no image {missing[0]}; run `mmrl evaluate` again")
     return images
@@ -171,7 +174,7 @@ def _settings(keys: list[RunKey], targets: list[str]) -> Settings:
 def _on_target(key: RunKey, target: str) -> list[tuple[str, Any, str]]:
     """Beta and template of the evaluation on a target, where they may differ from those of training."""
     path = key.results(target) / "metrics.json"
-    metrics = read_json(path, made_by="mmrl evaluate", keys=("beta", "template"))
+    metrics = read_json(path, made_by=key.command("evaluate", target), keys=("beta", "template"))
     return [(f"{name} on {target}", metrics[name], str(path)) for name in ("beta", "template")]
 
 

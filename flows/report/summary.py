@@ -13,7 +13,7 @@ from flows.report.page import Material, page
 from flows.report.published import published
 from flows.report.tables import averages, csv_text, markdown, results_csv, summarise
 from flows.settings.params import Params
-from mmrl_core.evaluation.bootstrap import paired_gains
+from mmrl_core.evaluation.bootstrap import Outcomes, paired_gains
 from mmrl_core.files import read_json, write_bytes, write_json
 
 Run = tuple[RunKey, str | None]  # a run and the target it is tested on; None is its own dataset
@@ -58,29 +58,33 @@ def read_summary(params: Params, runs: Sequence[Run]) -> dict[str, Any]:
         "averages": averages(rows),
         "published": published(params.data.protocol),
         "searches": [_search(*pair) for pair in product(params.datasets, params.methods)],
-        "stale": sorted(set(map(str, Path("results").glob("*-to-*/*/*"))) - named),
+        "stale": sorted(set(map(str, Path("results").glob("*-to-*/*shot/seed*"))) - named),
     }
 
 
 def read_rows(runs: Sequence[Run]) -> list[dict]:
     """The results table from the files of these runs."""
-    groups: dict[tuple[str, str, int, str], list[Path]] = {}
+    groups: dict[tuple[str, str, int, str], list[Run]] = {}
     for key, target in runs:
         name = (key.dataset, target or key.dataset, key.shots, key.method)
-        groups.setdefault(name, []).append(key.results(target))
-    metrics = {name: [_metrics(folder) for folder in folders] for name, folders in groups.items()}
-    gains = {name: paired_gains([read_outcomes(folder / "predictions.parquet") for folder in folders])
-             for name, folders in groups.items()}  # fmt: skip
+        groups.setdefault(name, []).append((key, target))
+    metrics = {name: [_metrics(*run) for run in group] for name, group in groups.items()}
+    gains = {name: paired_gains([_outcomes(*run) for run in group]) for name, group in groups.items()}
     return summarise(metrics, gains)
 
 
-def _metrics(folder: Path) -> dict[str, Any]:
-    return read_json(folder / "metrics.json", made_by="mmrl evaluate", keys=METRICS)
+def _metrics(key: RunKey, target: str | None) -> dict[str, Any]:
+    return read_json(key.results(target) / "metrics.json", made_by=key.command("evaluate", target), keys=METRICS)
+
+
+def _outcomes(key: RunKey, target: str | None) -> dict[str, Outcomes]:
+    return read_outcomes(key.results(target) / "predictions.parquet", key.command("evaluate", target))
 
 
 def _search(dataset: str, method: str) -> dict[str, Any]:
     """The choice and the published setting, each with its scores; the template."""
-    search = read_json(paths.search(dataset, method), made_by="mmrl tune", keys=("trials", "choice", "template"))
+    made_by = paths.search_command(dataset, method)
+    search = read_json(paths.search(dataset, method), made_by=made_by, keys=("trials", "choice", "template"))
     row = {"dataset": dataset, "method": method, "template": search["template"], "trials": len(search["trials"])}
     if not search["trials"]:
         return row

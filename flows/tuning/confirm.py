@@ -45,7 +45,7 @@ def confirm(params: Params, dataset: str, method: str, seeds: list[int]) -> dict
 def _read_search(dataset: str, method: str, seeds: list[int]) -> SearchFile:
     """The finished search's file. Raises UserError where it saw one of the seeds, or chose nothing."""
     path = paths.search(dataset, method)
-    searched = read_json(path, made_by="mmrl tune", keys=("seeds", "choice", "trials"))
+    searched = read_json(path, made_by=paths.search_command(dataset, method), keys=("seeds", "choice", "trials"))
     if used := sorted(set(seeds) & set(searched["seeds"])):
         raise UserError(f"seed {used[0]} was searched on ({path}); name others, which the search did not see")
     if not searched["trials"]:

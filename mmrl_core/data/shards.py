@@ -6,6 +6,7 @@ Base and novel classes lie in separate shards, so a reader of base classes never
 import hashlib
 import io
 import json
+import re
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -25,7 +26,6 @@ from mmrl_core.protocols import HALVES, Half, LabelsByHalf
 
 SHARD_ITEMS = 1000
 MANIFEST = "manifest.json"
-PREPARE = "mmrl prepare"
 
 Report = Callable[[int, int], None]
 
@@ -185,10 +185,20 @@ def _digest(manifest: Manifest) -> str:
 def read_manifest(folder: str | Path) -> Manifest:
     """The manifest of a prepared folder. Raises UserError when missing, of an unknown schema version, or altered."""
     path = Path(folder) / MANIFEST
-    manifest = cast(Manifest, read_json(path, made_by=PREPARE))
+    manifest = cast(Manifest, read_json(path, made_by=_made_by(path)))
     if manifest.get("digest") != _digest(manifest):
-        raise UserError(f"{path} was altered after it was written; run `{PREPARE}` again")
+        raise UserError(f"{path} was altered after it was written; run `{_made_by(path)}` again")
     return manifest
+
+
+def _made_by(path: Path) -> str:
+    """The command that writes a file of data/<dataset>/pool or data/<dataset>/<shots>shot-seed<seed>."""
+    prepared = re.search(r"\bdata/([\w-]+)/(?:pool|(\d+)shot-seed(\d+))$", path.parent.as_posix())
+    if not prepared:  # a folder of somebody's own
+        return "mmrl prepare"
+    return f"mmrl prepare --dataset {prepared[1]}" + (
+        f" --shots {prepared[2]} --seed {prepared[3]}" if prepared[2] else ""
+    )
 
 
 def read_examples(folder: str | Path, split: str, half: str) -> list[Example]:
@@ -234,9 +244,12 @@ def check_shard(shard: Shard) -> None:
     try:
         sha256 = sha256_file(shard.path)
     except OSError as error:
-        raise UserError(f"cannot read the shard {shard.path} ({error.strerror}); run `{PREPARE}` again") from None
+        raise UserError(
+            f"cannot read the shard {shard.path} ({error.strerror}); run `{_made_by(shard.path)}` again"
+        ) from None
     if sha256 != shard.sha256:
-        raise UserError(f"the shard {shard.path} is not what {MANIFEST} says (sha256 differs); run `{PREPARE}` again")
+        again = f"run `{_made_by(shard.path)}` again"
+        raise UserError(f"the shard {shard.path} is not what {MANIFEST} says (sha256 differs); {again}")
 
 
 def examples_of(shard: Shard, content: bytes | None = None) -> Iterator[Example]:
