@@ -4,12 +4,18 @@ Unknown keys, wrong types and impossible values raise UserError with one line.
 """
 
 import difflib
-from typing import Annotated, Any, Literal, NamedTuple, TypeVar, get_args
+import re
+from collections.abc import Iterable
+from types import NoneType, UnionType
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from mmrl_core.errors import UserError
 from mmrl_core.files import local_path
+
+if TYPE_CHECKING:
+    from pydantic_core import ErrorDetails
 
 Method = Literal["mmrl", "mmrlpp"]
 Precision = Literal["auto", "float32", "bf16", "fp16"]
@@ -19,6 +25,11 @@ def _no_boolean(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError("a number is needed, not true or false")
     return value
+
+
+def _no_negative_zero(value: float) -> float:
+    """The number; -0.0 as 0.0, so that equal settings have the same digest."""
+    return value + 0.0
 
 
 T = TypeVar("T")
@@ -31,7 +42,7 @@ def distinct(values: list[T]) -> list[T]:
     return values
 
 
-Number = Annotated[float, BeforeValidator(_no_boolean)]
+Number = Annotated[float, BeforeValidator(_no_boolean), AfterValidator(_no_negative_zero)]
 PositiveInt = Annotated[int, Field(ge=1, strict=True)]
 TokenCount = Annotated[int, Field(ge=1, le=1000, strict=True)]  # attention's memory goes with the square
 Seed = Annotated[int, Field(ge=0, lt=2**63, strict=True)]
@@ -103,23 +114,106 @@ def parse(model: type[S], values: dict[str, Any], where: str) -> S:
 
 
 def _first_problem(model: type[Section], error: ValidationError) -> str:
-    problem = error.errors()[0]
-    key = ".".join(str(part) for part in problem["loc"])
+    problem = error.errors(include_url=False)[0]
+    key, message = ".".join(str(part) for part in problem["loc"]), problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "invalid_key":
         return f"the key {key!r} is not a word; write it as one"
     if not key:
-        return problem["msg"].removeprefix("Value error, ")
+        return message
     if problem["type"] == "extra_forbidden":
         return f"unknown key {key!r}{_suggestion(model, problem['loc'])}"
     if problem["type"] == "missing":
         return f"{key} is missing; add it"
-    message = problem["msg"].removeprefix("Value error, ")
-    return f"{key} is {problem['input']!r}, which cannot be: {message[0].lower()}{message[1:]}"
+    return f"{key} is {short(problem['input'])}, which cannot be: {_expected(model, problem, key, message)}"
 
 
-def _suggestion(model: Any, loc: tuple[int | str, ...]) -> str:
-    for name in loc[:-1]:
-        of_dictionary = get_args(model)  # dict[str, Model]: a name in it is the user's own
-        model = of_dictionary[1] if of_dictionary else model.model_fields[name].annotation
-    near = difflib.get_close_matches(str(loc[-1]), model.model_fields, n=1)
-    return f"; did you mean {near[0]!r}?" if near else f"; known here: {', '.join(model.model_fields)}"
+def short(value: Any) -> str:
+    """A value for a message: as settings spell it, no password of a URI, at most about a hundred characters."""
+    named = next((name for name, one in (("null", None), ("true", True), ("false", False)) if value is one), None)
+    text = re.sub(r"://.*@", "://***@", named or repr(value))
+    text = re.sub(r"((?:password|passwd|pwd|token|secret)\w*=)[^&'\"\s]+", r"\1***", text, flags=re.IGNORECASE)
+    return text if len(text) <= 100 else f"{text[:70]} ... {text[-20:]}"
+
+
+def _expected(model: type[Section], problem: "ErrorDetails", key: str, message: str) -> str:
+    """What a value of the wrong kind or size should have been."""
+    kind, value, context = problem["type"], problem["input"], problem.get("ctx", {})
+    if kind == "literal_error":
+        choices = get_args(_type_at(model, problem["loc"]))
+        return f"choose one of {', '.join(choices)}{did_you_mean(str(value), choices)}"
+    if kind == "list_type":
+        return "a list is needed" + (f"; say [{value}]" if isinstance(value, str | int | float) else "")
+    if kind in ("model_type", "model_attributes_type"):
+        return _section_needed(_type_at(model, problem["loc"]), value, key)
+    if kind == "string_type" and value is not None and not isinstance(value, list | dict):
+        return "text is needed; quote it"
+    return _EXPECTED[kind].format(**context) if kind in _EXPECTED else message
+
+
+_WHOLE, _NUMBER = "a whole number is needed", "a number is needed"
+_EXPECTED = {
+    "string_type": "text is needed",
+    **dict.fromkeys(("int_type", "int_from_float", "int_parsing", "int_parsing_size"), _WHOLE),
+    **dict.fromkeys(("float_type", "float_parsing", "finite_number"), _NUMBER),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "true or false is needed"),
+    "dict_type": "it is a section of names, as {{NAME: ...}}",
+    "greater_than": "more than {gt:g} is needed",
+    "greater_than_equal": "at least {ge} is needed",
+    "less_than": "less than {lt:,} is needed",
+    "less_than_equal": "at most {le:,} is possible",
+    "too_short": "at least one is needed",
+    "string_too_short": "it is empty",
+    "string_too_long": "at most {max_length} characters are possible",
+}
+
+
+def _section_needed(section: type[Section], value: Any, key: str) -> str:
+    first, field = next(iter(section.model_fields.items()))
+    if isinstance(value, str) and field.annotation in (str, str | None):
+        return f"it is a section; say {key}.{first}={value if len(value) <= 100 else '...'}"
+    return f"it is a section; its keys are {', '.join(section.model_fields)}"
+
+
+def did_you_mean(word: str, choices: Iterable[str]) -> str:
+    """`; did you mean X?` with the choice that is nearest to the word, "" where none is."""
+    plain = {_plain(choice): choice for choice in choices}
+    near = difflib.get_close_matches(_plain(word), plain, n=1)
+    return f"; did you mean {plain[near[0]]}?" if near else ""
+
+
+def _plain(word: str) -> str:
+    """MMRL++ as mmrlpp, few-shot as fewshot."""
+    return re.sub(r"[-_\s]", "", word[:100].lower().replace("+", "p"))
+
+
+def _suggestion(model: type[Section], loc: tuple[int | str, ...]) -> str:
+    parent, name = _type_at(model, loc[:-1]), str(loc[-1])
+    near = difflib.get_close_matches(name, parent.model_fields, n=1)
+    if near:
+        return f"; did you mean {near[0]!r}?"
+    if elsewhere := [key for key in _dotted_keys(model) if key.endswith(f".{name}")]:
+        return f"; did you mean {elsewhere[0]!r}?"
+    return f"; known here: {', '.join(parent.model_fields)}"
+
+
+def _type_at(model: Any, loc: Iterable[int | str]) -> Any:
+    """The type of the value that is at `loc` in a model: a section, a Literal, dict[...], list[...] or a plain one."""
+    for part in loc:
+        within = get_args(model)  # dict[str, ...]: a name in it is the user's own
+        model = _bare(within[-1] if within else model.model_fields[part].annotation)
+    return model
+
+
+def _bare(annotation: Any) -> Any:
+    """A type without None beside it and what Annotated says of it."""
+    if get_origin(annotation) is Annotated:
+        return _bare(get_args(annotation)[0])
+    if get_origin(annotation) in (Union, UnionType):
+        return _bare(next(one for one in get_args(annotation) if one is not NoneType))
+    return annotation
+
+
+def _dotted_keys(model: type[Section]) -> list[str]:
+    """Every key of a model's sections, as section.key."""
+    sections = {name: _bare(field.annotation) for name, field in model.model_fields.items()}
+    return [f"{name}.{key}" for name, one in sections.items() for key in getattr(one, "model_fields", {})]

@@ -88,7 +88,8 @@ def read_json(path: str | Path, *, made_by: str, keys: Iterable[str] = (), shape
     try:
         value = parse_json(path.read_bytes())
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist; run `{made_by}` first") from None
+        whole = ", or `dvc repro` for all stages" if "--dataset" in made_by else ""
+        raise UserError(f"{path} does not exist; run `{made_by}` first{whole}") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); make it readable, then repeat") from None
     except ValueError as error:

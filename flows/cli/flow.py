@@ -1,17 +1,19 @@
 """`mmrl flow`: the whole pipeline."""
 
 import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile
+from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile, finite
 from flows.project import paths
 from flows.project.progress import lines
+from flows.settings import addresses
 from flows.settings.params import load_params
+from mmrl_core.config import short
 from mmrl_core.errors import UserError
-from mmrl_core.parsing import whole_number
 
 if TYPE_CHECKING:
     from flows.orchestration.up_to_date import Adapted
@@ -23,18 +25,14 @@ def adapt(
     params: ParamsFile = DEFAULT_PARAMS, remote: Remote = None, set_: Overrides = [], json_: AsJson = False
 ) -> None:  # fmt: skip
     """Run every stage that is out of date, then register and promote; no server needed. --set edits the settings file,
-    which is what the stages read."""
-    if set_:
-        from flows.settings.edit import edit_params
-
-        edit_params(params, set_)
+    which is what the stages read; it is put back where the run fails."""
     from flows.report.tables import markdown
     from flows.tracking.redaction import printable
     from flows.tracking.store import store_uri
     from mmrl_core.files import read_json
 
     with lines("adapt"):  # Prefect and its server take a while
-        adapted = _adapted(params, remote)
+        adapted = _adapted(params, remote, set_)
     champions = {name: promoted.live for name, promoted in adapted.promoted.items()}
     if json_:
         decisions = {name: {"verdict": promoted.verdict, "reasons": promoted.reasons}
@@ -51,18 +49,20 @@ def adapt(
     print(f"runs:     mlflow ui --backend-store-uri {printable(store_uri(load_params(params)))}")
 
 
-def _adapted(params: Path, remote: str | None) -> "Adapted":
+def _adapted(params: Path, remote: str | None, overrides: list[str]) -> "Adapted":
+    from flows.orchestration.alone import put_back_left
     from flows.orchestration.prefect_process import begin_server, is_set_up_otherwise
     from flows.orchestration.up_to_date import up_to_date
 
-    if not remote and (adapted := up_to_date(params)):
+    put_back_left()
+    changes = load_params(params, overrides) != load_params(params)
+    if not remote and not changes and (adapted := up_to_date(params)):
         return adapted
-    load_params(params)
     if not is_set_up_otherwise():
         begin_server()  # which starts while Prefect is imported here
     from flows.orchestration import adapt as pipeline
 
-    return pipeline.run_adapt(params, remote=remote)
+    return pipeline.run_adapt(params, remote=remote, overrides=overrides)
 
 
 def serve(
@@ -79,20 +79,20 @@ def serve(
 
 def release(
     dataset: Annotated[list[str] | None, typer.Option(help="By default every dataset. Repeatable.")] = None,
-    watch: Annotated[float | None, typer.Option(min=1, help="Look every so many seconds; --listen: 300.")] = None,
+    watch: Annotated[
+        float | None,
+        typer.Option(min=1, max=604_800, callback=finite, help="Look every so many seconds; --listen: 300."),
+    ] = None,
     listen: Annotated[str | None, typer.Option(help="HOST:PORT, for MLflow's webhook.")] = None,
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
 ) -> None:  # fmt: skip
     """Bundle the champions that are not released yet, check them, and point the alias `released` at them."""
     refuse_overrides(set_)
+    place = _listening_at(listen) if listen else None
     from flows.orchestration import release as flow
 
-    if listen:
-        host, colon, port = listen.rpartition(":")
-        number = whole_number(port)
-        if not colon or number is None or number >= 2**16:
-            raise UserError(f"--listen {listen} is not of the form HOST:PORT, such as 127.0.0.1:8090")
-        flow.listen(str(params), dataset, host, number, watch or 300)
+    if place:
+        flow.listen(str(params), dataset, *place, watch or 300)
         return
     if watch:
         flow.watch(str(params), dataset, watch)
@@ -104,6 +104,13 @@ def release(
     for version in released:
         state = "released" if version.created else "released before"
         print(f"{version.name} version {version.version}: {version.folder} ({state})")
+
+
+def _listening_at(listen: str) -> tuple[str, int]:
+    host, colon, port = listen.rpartition(":")
+    if not colon or not re.fullmatch(r"[0-9]{1,5}", port) or int(port) > 65535 or not addresses.is_host(host):
+        raise UserError(f"--listen {short(listen)} is not of the form HOST:PORT, such as 127.0.0.1:8090")
+    return host, int(port)
 
 
 def refuse_overrides(overrides: list[str]) -> None:

@@ -1,19 +1,37 @@
 """What the commands share: their options, and how a result is shown."""
 
 import json
+import math
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
 from flows.project.outputs import atomic_output, check_out_path
 from flows.project.progress import progress
 from flows.settings.params import Params, load_params
-from mmrl_core.config import Method
+from mmrl_core.config import Method, did_you_mean
 from mmrl_core.files import path_of
 
 DEFAULT_PARAMS = Path("params.yaml")
+METHODS: tuple[str, ...] = get_args(Method)
+LARGEST_SEED, MOST_SHOTS = 2**63 - 1, 100_000
+
+
+def _method(text: str) -> str:
+    if text not in METHODS:
+        known = ", ".join(map(repr, METHODS))
+        raise typer.BadParameter(f"{text!r} is not one of {known}{did_you_mean(text, METHODS)}")
+    return text
+
+
+def finite(value: float | None) -> float | None:
+    """The number of an option; a range of typer's lets NaN through."""
+    if value is not None and not math.isfinite(value):
+        raise typer.BadParameter(f"{value} is no number that can be used here")
+    return value
+
 
 PATH: dict[str, Any] = {"parser": path_of, "metavar": "PATH"}  # of every option and argument that is a path
 ParamsFile = Annotated[Path, typer.Option("--params", help="Settings file.", **PATH)]
@@ -21,9 +39,13 @@ Overrides = Annotated[list[str], typer.Option("--set", help="Override a setting:
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Write here instead of the tracked path.", **PATH)]
 Dataset = Annotated[str, typer.Option("--dataset", help="Dataset key.")]
-MethodOption = Annotated[Method, typer.Option("--method", help="Method.")]
-Shots = Annotated[int, typer.Option("--shots", min=1, help="Labelled images a class.")]
-Seed = Annotated[int, typer.Option("--seed", min=0, help="Seed of sampling, initialisation and order.")]
+MethodOption = Annotated[
+    Method, typer.Option("--method", parser=_method, metavar=f"[{'|'.join(METHODS)}]", help="Method.")
+]
+Shots = Annotated[int, typer.Option("--shots", min=1, max=MOST_SHOTS, help="Labelled images a class.")]
+Seed = Annotated[
+    int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Seed of sampling, initialisation and order.")
+]
 
 
 def show(result: dict[str, Any], as_json: bool, title: str) -> None:

@@ -12,7 +12,7 @@ import typer
 
 from flows.cli import predict_output
 from flows.cli.class_list import ClassFile, ClassNames, class_list, say_what_surprises
-from flows.cli.options import DEFAULT_PARAMS, PATH, AsJson, Overrides, ParamsFile, show
+from flows.cli.options import DEFAULT_PARAMS, PATH, AsJson, Overrides, ParamsFile, finite, show
 from flows.cli.predict_images import Tables, count_images, find_images
 from flows.project.progress import ProgressReport, progress
 from flows.settings.params import load_params
@@ -33,7 +33,8 @@ def predict(
     all_: Annotated[bool, typer.Option("--all", help="A column of the table for every class's probability.")] = False,
     abstain: Annotated[bool, typer.Option("--abstain", help='Say "none of these" below a confidence.')] = False,
     threshold: Annotated[
-        float | None, typer.Option(min=-1, max=1, help="Abstain below this confidence; default: the adapter's.")
+        float | None,
+        typer.Option(min=-1, max=1, callback=finite, help="Abstain below this confidence; default: the adapter's."),
     ] = None,
     skip_damaged: Annotated[bool, typer.Option("--skip-damaged", help="Go on where an image cannot be read.")] = False,
     column: Annotated[str | None, typer.Option("--column", help="What a table calls the paths.")] = None,

@@ -11,7 +11,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from flows.cli.class_list import ClassFile, ClassNames, class_list
-from flows.cli.options import DEFAULT_PARAMS, PATH, AsJson, Overrides, ParamsFile, show, show_each, text_table
+from flows.cli.options import (
+    DEFAULT_PARAMS,
+    LARGEST_SEED,
+    PATH,
+    AsJson,
+    Overrides,
+    ParamsFile,
+    show,
+    show_each,
+    text_table,
+)
 from flows.project.outputs import atomic_output, check_out_path
 from flows.settings.params import load_params
 from mmrl_core.errors import UserError
@@ -35,7 +45,9 @@ def register(
 
 def promote(
     dataset: Annotated[str | None, typer.Option(help="By default every dataset of the settings.")] = None,
-    version: Annotated[int | None, typer.Option(min=1, help="By default the one that `register` chose last.")] = None,
+    version: Annotated[
+        int | None, typer.Option(min=1, max=2**31 - 1, help="By default the one that `register` chose last.")
+    ] = None,
     new_classes: Annotated[bool, typer.Option("--allow-new-classes", help="They may differ.")] = False,
     force: Annotated[str | None, typer.Option(metavar="REASON", help="Pass the gate by; kept in the history.")] = None,
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
@@ -148,8 +160,10 @@ def import_(
 
 def pretrain(
     out: Annotated[Path, typer.Option("--out", help="Folder for tiny.safetensors and tiny.json.", **PATH)],
-    steps: Annotated[int | None, typer.Option(min=1, help="By default what the shipped weights took.")] = None,
-    seed: Annotated[int, typer.Option(min=0)] = 0,
+    steps: Annotated[
+        int | None, typer.Option(min=1, max=10**9, help="By default what the shipped weights took.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, max=LARGEST_SEED)] = 0,
     json_: AsJson = False,
 ) -> None:
     """Train the bundled backbone `tiny` from scratch on rendered glyphs and objects."""

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile
+from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile, finite
 from flows.settings.params import Params, load_params
 from mmrl_core.errors import UserError
 
@@ -47,7 +47,8 @@ def _champion(settings: Params) -> str:
 
 
 def drift(
-    hours: Annotated[float, typer.Option(min=0, help="How far to look back.")] = 24, json_: AsJson = False
+    hours: Annotated[float, typer.Option(min=0, max=876_000, callback=finite, help="How far to look back.")] = 24,
+    json_: AsJson = False,
 ) -> None:
     """Say whether images have become unlike those of validation, by what `serve` logged of them; exit 1 if so."""
     from flows.orchestration import events

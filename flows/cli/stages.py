@@ -7,6 +7,8 @@ import typer
 
 from flows.cli.options import (
     DEFAULT_PARAMS,
+    LARGEST_SEED,
+    MOST_SHOTS,
     AsJson,
     Dataset,
     MethodOption,
@@ -45,8 +47,10 @@ def fingerprint(
 
 def prepare(
     dataset: Dataset,
-    shots: Annotated[int | None, typer.Option(min=1, help="With --seed: the few-shot set; without: the pool.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="Sampling seed.")] = None,
+    shots: Annotated[
+        int | None, typer.Option(min=1, max=MOST_SHOTS, help="With --seed: the few-shot set; without: the pool.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=LARGEST_SEED, help="Sampling seed.")] = None,
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], out: Out = None, json_: AsJson = False,
 ) -> None:  # fmt: skip
     """Write WebDataset shards: the val and test pool, or with --shots and --seed a few-shot set."""
@@ -66,7 +70,9 @@ def prepare(
 def tune(
     dataset: Dataset, method: MethodOption,
     show_: Annotated[bool, typer.Option("--show", help="The table of the last search; nothing is run.")] = False,
-    confirm: Annotated[list[int], typer.Option(help="Compare choice and published setting on this new seed.")] = [],
+    confirm: Annotated[
+        list[int], typer.Option(min=0, max=LARGEST_SEED, help="Compare choice and published setting on this new seed.")
+    ] = [],
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], out: Out = None, json_: AsJson = False,
 ) -> None:  # fmt: skip
     """Search the open settings on validation data of the base classes; go on with a search that was broken off."""
@@ -83,7 +89,7 @@ def tune(
         show(shown, json_, f"{tracked}, {comparison['divisions']} new divisions")
         return
     if show_:
-        trials = trials_of(out or tracked)
+        trials = trials_of(out or tracked, paths.search_command(dataset, method))
         show(trials if json_ else {"table": trials["table"]}, json_, trials["chosen"])
         return
     from flows.tuning.search import tune as stage

@@ -9,11 +9,11 @@ from mmrl_core.search.trial import Objective, SearchDocument, Trial, read_search
 OBJECTIVES: dict[Objective, str] = {"log_likelihood": "log-likelihood", "harmonic_mean": "harmonic mean"}
 
 
-def trials_of(path: Path) -> dict[str, Any]:
+def trials_of(path: Path, made_by: str = "mmrl tune") -> dict[str, Any]:
     """The trials, a table of them, best first, and a line that says what was chosen and how far it is ahead."""
     from flows.cli.options import text_table
 
-    document = read_search_file(path, ("trials", "search", "choice", "ahead_of"))
+    document = read_search_file(path, ("trials", "search", "choice", "ahead_of"), made_by=made_by)
     trials, objective = document["trials"], document["search"]["objective"]
     if not trials:
         raise UserError(f"{path} has no trials: nothing was searched; set search.enabled and search.space")

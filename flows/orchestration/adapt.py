@@ -22,10 +22,11 @@ from prefect.futures import PrefectFuture, as_completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.orchestration import artifacts, dvc_graph, events, missed, worktree
+from flows.orchestration.alone import alone
 from flows.orchestration.dvc_graph import Graph
 from flows.orchestration.prefect_server import ensure_server, running_server
 from flows.orchestration.up_to_date import Adapted
-from flows.orchestration.workplace import changed_settings, own_place, this_place, week_seed
+from flows.orchestration.workplace import changed_settings, own_place, week_seed
 from flows.processes.lifeline import Lifeline
 from flows.project.progress import MARKED, lines, say
 from flows.settings.params import Params, load_params
@@ -90,7 +91,7 @@ def adapt(
         params_path: the project's params.yaml.
         datasets: register and promote these alone; in a worktree, build nothing else either.
         seeds: the matrix list, in place of the one in params.yaml.
-        overrides: settings as key.path=value. They and the seeds are written into params.yaml, which the stages read.
+        overrides: settings as key.path=value. They and the seeds are in params.yaml from then on, unless the run fails.
         remote: a DVC remote to pull from at the start and push to at the end.
         in_worktree: work on what is committed, in a git worktree of this run's own, instead of in this folder.
         new_search: search with a seed of this week, so that each week's search draws anew.
@@ -99,7 +100,7 @@ def adapt(
     seed = week_seed(runtime.flow_run.scheduled_start_time) if new_search else None
     changes = changed_settings(datasets if in_worktree else None, seeds, seed, overrides)
     name = runtime.flow_run.name
-    place = own_place(params_path, changes, name, _warn) if in_worktree else this_place(params_path, changes)
+    place = own_place(params_path, changes, name, _warn) if in_worktree else alone(Path(params_path), changes)
     with place, Lifeline() as lifeline:
         params = load_params(params_path)
         ran = _build(lifeline, remote, stage_hours * 3600)

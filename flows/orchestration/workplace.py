@@ -1,4 +1,4 @@
-"""The folder that a run of the flow works in, with the run's settings: this one, or a git worktree of its own."""
+"""The settings of a run of the flow, and a folder of its own to work in, a git worktree; alone.py has the other way."""
 
 import contextlib
 import datetime
@@ -28,14 +28,6 @@ def week_seed(start: datetime.datetime) -> int:
     """Year and ISO week of a time as one number, such as 202648: the same for a run and its retries."""
     year, week, _ = start.isocalendar()
     return year * 100 + week
-
-
-@contextlib.contextmanager
-def this_place(params_path: str, changes: list[str]) -> Iterator[None]:
-    """Work in the working directory as it is, with its params.yaml changed."""
-    if changes:
-        edit_params(Path(params_path), changes)
-    yield
 
 
 @contextlib.contextmanager

@@ -22,6 +22,11 @@ class RunKey(NamedTuple):
         """`digits/mmrl-16shot/seed1`, the part of the path that all of a run's outputs share."""
         return f"{self.dataset}/{self.method}-{self.shots}shot/seed{self.seed}"
 
+    def command(self, stage: str, target: str | None = None) -> str:
+        """The command that makes this run's output of a stage: `mmrl train --dataset digits ...`."""
+        options = f"--dataset {self.dataset} --method {self.method} --shots {self.shots} --seed {self.seed}"
+        return f"mmrl {stage} {options}{f' --target {target}' if target else ''}"
+
     @property
     def few_shot(self) -> Path:
         return few_shot(self.dataset, self.shots, self.seed)
@@ -51,6 +56,11 @@ def few_shot(dataset: str, shots: int, seed: int) -> Path:
 
 def search(dataset: str, method: str) -> Path:
     return Path(f"results/{dataset}/search/{method}.json")
+
+
+def search_command(dataset: str, method: str) -> str:
+    """The command that makes it."""
+    return f"mmrl tune --dataset {dataset} --method {method}"
 
 
 def searches(dataset: str, method: str = "") -> Path:

@@ -48,24 +48,24 @@ def _rows(part: str, scores: Scores) -> Iterator[dict[str, Any]]:
         }
 
 
-def read_outcomes(path: Path) -> dict[str, Outcomes]:
+def read_outcomes(path: Path, made_by: str = "mmrl evaluate") -> dict[str, Outcomes]:
     """Each part's outcomes from a run's predictions.parquet. Raises as `read_answers`, and UserError without one."""
-    rows = read_answers(path)
+    rows = read_answers(path, made_by)
     if rows.empty:
-        raise UserError(f"{path} has no image; run `mmrl evaluate` again")
+        raise UserError(f"{path} has no image; run `{made_by}` again")
     return {str(part): _of_part(group) for part, group in rows.groupby("part", sort=False)}
 
 
-def read_answers(path: Path) -> DataFrame:
+def read_answers(path: Path, made_by: str = "mmrl evaluate") -> DataFrame:
     """The columns of ANSWERS, a row an image. Raises UserError where the file is missing, or is not what
     `write_predictions` writes."""
     try:
         rows = pyarrow.parquet.read_table(path, columns=ANSWERS.names)
     except (OSError, pyarrow.ArrowException) as error:
         problem = "is not there" if isinstance(error, FileNotFoundError) else "cannot be read"
-        raise UserError(f"{path} {problem}; run `mmrl evaluate` again") from None
+        raise UserError(f"{path} {problem}; run `{made_by}` again") from None
     if not rows.schema.equals(ANSWERS) or any(column.null_count for column in rows.columns):
-        raise UserError(f"{path} has columns of another type, or lacks values; run `mmrl evaluate` again")
+        raise UserError(f"{path} has columns of another type, or lacks values; run `{made_by}` again")
     return rows.to_pandas()
 
 

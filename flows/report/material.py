@@ -48,7 +48,7 @@ def gather(params: Params, runs: Sequence[tuple[RunKey, str | None]]) -> Materia
 
 def _card(key: RunKey) -> AdapterCard:
     keys = ("settings", "sources", "sha256", "template", "trainable", "data", "backbone")
-    return read_unverified_card(key.model, made_by="mmrl train", keys=keys)
+    return read_unverified_card(key.model, made_by=key.command("train"), keys=keys)
 
 
 def _curves(groups: list[list[RunKey]]) -> dict[str, dict[str, dict[int, list[float]]]]:
@@ -69,7 +69,7 @@ def _curves(groups: list[list[RunKey]]) -> dict[str, dict[str, dict[int, list[fl
 
 def _search(dataset: str, method: str) -> Search | None:
     path = paths.search(dataset, method)
-    document = read_search_file(path, ("trials", "search"))
+    document = read_search_file(path, ("trials", "search"), made_by=paths.search_command(dataset, method))
     if not document["trials"]:
         return None
     name, objective = f"{dataset}, {METHOD_TITLES[method]}", document["search"]["objective"]
@@ -79,12 +79,13 @@ def _search(dataset: str, method: str) -> Search | None:
 def _exhibit(keys: list[RunKey], target: str | None) -> Exhibit:
     """The answers of all seeds on one test set."""
     key, folders = keys[0], [key.results(target) for key in keys]
-    by_label = read_metrics(folders[0], ("class_names",))["class_names"]
+    made_by = key.command("evaluate", target)
+    by_label = read_metrics(folders[0], ("class_names",), made_by)["class_names"]
     names = dict(zip(by_label, told_apart(list(by_label.values())), strict=True))
-    answers = pd.concat([read_answers(folder / PREDICTIONS) for folder in folders], ignore_index=True)
+    answers = pd.concat([read_answers(folder / PREDICTIONS, made_by) for folder in folders], ignore_index=True)
     labels = sorted({*answers["label"], *answers["prediction"]})  # a class may be predicted and have no image
     _check_named(folders[0], {*labels, *answers["zero_shot_prediction"]}, names)
-    won, lost = _shown(target or key.dataset, read_answers(folders[0] / PREDICTIONS), names)
+    won, lost = _shown(target or key.dataset, read_answers(folders[0] / PREDICTIONS, made_by), names)
     head = key.dataset if target is None else f"{key.dataset} to {target}"
     pattern = folders[0].parent / "seed*" / "predictions.parquet"
     return Exhibit(
@@ -135,7 +136,9 @@ def _images(dataset: str, items: set[str]) -> dict[str, bytes]:
         try:
             images |= _images_of(shard, items)
         except (OSError, tarfile.TarError, LookupError, TypeError, ValueError) as error:
-            raise UserError(f"cannot read the shard {shard} ({error}); run `mmrl prepare` again") from None
+            raise UserError(
+                f"cannot read the shard {shard} ({error}); run `mmrl prepare --dataset {dataset}` again"
+            ) from None
     if missing := sorted(items - images.keys()):
         raise UserError(f"{pool} has no image {missing[0]}; run `mmrl evaluate` again")
     return images
@@ -181,7 +184,7 @@ def _settings(keys: list[RunKey], targets: list[str]) -> Settings:
 def _on_target(key: RunKey, target: str) -> list[tuple[str, Any, str]]:
     """Beta and template of the evaluation on a target, where they may differ from those of training."""
     path = key.results(target) / METRICS
-    metrics = read_metrics(path.parent, ("beta", "template"))
+    metrics = read_metrics(path.parent, ("beta", "template"), key.command("evaluate", target))
     return [(f"{name} on {target}", metrics[name], str(path)) for name in ("beta", "template")]
 
 

@@ -15,7 +15,7 @@ from flows.report.published import published
 from flows.report.tables import averages, csv_text, markdown, results_csv, summarise
 from flows.settings.params import Params
 from mmrl_core.errors import UserError
-from mmrl_core.evaluation.bootstrap import paired_gains
+from mmrl_core.evaluation.bootstrap import Outcomes, paired_gains
 from mmrl_core.files import write_bytes, write_json
 from mmrl_core.search.trial import Trial, read_search_file
 
@@ -61,37 +61,45 @@ def read_summary(params: Params, runs: Sequence[Run]) -> dict[str, Any]:
         "averages": averages(rows),
         "published": published(params.data.protocol),
         "searches": [_search(*pair) for pair in product(params.datasets, params.methods)],
-        "stale": sorted(set(map(str, Path("results").glob("*-to-*/*/*"))) - named),
+        "stale": sorted(set(map(str, Path("results").glob("*-to-*/*shot/seed*"))) - named),
     }
 
 
 def read_rows(runs: Sequence[Run]) -> list[dict]:
     """The results table from the files of these runs."""
-    groups: dict[tuple[str, str, int, str], list[Path]] = {}
+    groups: dict[tuple[str, str, int, str], list[Run]] = {}
     for key, target in runs:
         name = (key.dataset, target or key.dataset, key.shots, key.method)
-        groups.setdefault(name, []).append(key.results(target))
-    metrics = {name: _same_parts([_metrics(folder) for folder in folders], folders) for name, folders in groups.items()}
-    gains = {name: paired_gains([read_outcomes(folder / "predictions.parquet") for folder in folders])
-             for name, folders in groups.items()}  # fmt: skip
+        groups.setdefault(name, []).append((key, target))
+    metrics = {name: _same_parts(group) for name, group in groups.items()}
+    gains = {name: paired_gains([_outcomes(*run) for run in group]) for name, group in groups.items()}
     return summarise(metrics, gains)
 
 
-def _same_parts(metrics: list[dict[str, Any]], folders: list[Path]) -> list[dict[str, Any]]:
+def _same_parts(runs: Sequence[Run]) -> list[dict[str, Any]]:
     """The metrics of several seeds. Raises UserError where they are of other parts, as after a change of protocol."""
-    for one, folder in zip(metrics, folders, strict=True):
+    metrics = [_metrics(*run) for run in runs]
+    for one, (key, target) in zip(metrics, runs, strict=True):
         if one["parts"] != metrics[0]["parts"]:
-            raise UserError(f"{folder} was tested on other parts than {folders[0]}; run `mmrl evaluate` again for all")
+            first, again = runs[0][0].results(runs[0][1]), key.command("evaluate", target)
+            raise UserError(
+                f"{key.results(target)} was tested on other parts than {first}; run `{again}` again for all"
+            )
     return metrics
 
 
-def _metrics(folder: Path) -> dict[str, Any]:
-    return read_metrics(folder, METRICS)
+def _metrics(key: RunKey, target: str | None) -> dict[str, Any]:
+    return read_metrics(key.results(target), METRICS, key.command("evaluate", target))
+
+
+def _outcomes(key: RunKey, target: str | None) -> dict[str, Outcomes]:
+    return read_outcomes(key.results(target) / "predictions.parquet", key.command("evaluate", target))
 
 
 def _search(dataset: str, method: str) -> dict[str, Any]:
     """The choice and the published setting, each with its scores; the template."""
-    search = read_search_file(paths.search(dataset, method), ("trials", "choice", "template"))
+    made_by = paths.search_command(dataset, method)
+    search = read_search_file(paths.search(dataset, method), ("trials", "choice", "template"), made_by=made_by)
     row = {"dataset": dataset, "method": method, "template": search["template"], "trials": len(search["trials"])}
     if not search["trials"]:
         return row

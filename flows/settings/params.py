@@ -2,36 +2,38 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-import yaml
 from pydantic import AfterValidator, Field, model_validator
 
 from flows.settings.dotted import section_of
+from flows.settings.reading import read_text, read_value, read_yaml
 from flows.settings.sections import (
     AdapterSection,
     BackboneSection,
     ClusterSection,
     DataSection,
+    DatasetName,
     FeaturesSection,
+    Many,
     RegistrySection,
     SearchSection,
     ServingSection,
     TrackingSection,
     TrainSection,
 )
-from mmrl_core.config import Method, PositiveInt, Section, Seed, distinct, parse
+from mmrl_core.config import Method, Section, Seed, distinct, parse, short
 from mmrl_core.errors import UserError
 
 
 class Params(Section):
     """params.yaml. The four lists are the axes of the run matrix."""
 
-    datasets: Annotated[list[str], Field(min_length=1), AfterValidator(distinct)]
+    datasets: Annotated[list[DatasetName], Field(min_length=1), AfterValidator(distinct)]
     methods: Annotated[list[Method], Field(min_length=1), AfterValidator(distinct)]
-    shots: Annotated[list[PositiveInt], Field(min_length=1), AfterValidator(distinct)]
+    shots: Annotated[list[Many], Field(min_length=1), AfterValidator(distinct)]
     seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(distinct)]
-    targets: Annotated[list[str], AfterValidator(distinct)] = []
+    targets: Annotated[list[DatasetName], AfterValidator(distinct)] = []
     preset: Literal["published", "published-per-target"] = "published"
     data: DataSection = DataSection()
     backbone: BackboneSection = BackboneSection()
@@ -45,6 +47,33 @@ class Params(Section):
     tracking: TrackingSection = TrackingSection()
 
     @model_validator(mode="after")
+    def _names_are_apart(self) -> "Params":
+        """No two datasets, and no two pairs of dataset and target, share what DVC's items or folders are called, on
+        whatever file system."""
+        _check_apart([((name,), name) for name in dict.fromkeys([*self.datasets, *self.targets])])
+        pairs = [(dataset, target) for dataset in self.datasets for target in self.targets]
+        _check_apart([(pair, "-".join(pair)) for pair in pairs])
+        _check_apart([(pair, "-to-".join(pair)) for pair in [*pairs, *((name, name) for name in self.datasets)]])
+        return self
+
+    @model_validator(mode="after")
+    def _data_is_not_written_into(self) -> "Params":
+        """What is read lies nowhere that `mmrl prepare` writes to, which is data/<name>."""
+        for name in [*self.datasets, *self.targets]:
+            shards = Path("data", name).absolute()
+            if shards == Path(self.data.root).absolute():
+                raise ValueError(
+                    f"data.root is data/{name}, where the shards of {name} are written; choose another folder"
+                )
+            own = self.data.own.get(name)
+            images = own and not own.table and own.images
+            if images and shards.is_relative_to(Path(images).absolute()):
+                raise ValueError(
+                    f"data.own.{name}.images is {images}, and its shards are written to data/{name}; move the images"
+                )
+        return self
+
+    @model_validator(mode="after")
     def _targets_fit_the_protocol(self) -> "Params":
         needs = self.data.protocol in ("cross-dataset", "domain-generalization")
         if needs and not self.targets:
@@ -56,30 +85,42 @@ class Params(Section):
         return self
 
 
+def _check_apart(named: Iterable[tuple[tuple[str, ...], str]]) -> None:
+    """Raises ValueError where two have one name; case does not tell them apart."""
+    known: dict[str, tuple[str, ...]] = {}
+    for one, name in named:
+        other = known.setdefault(name.lower(), one)
+        if other != one:
+            both = " and ".join(" on ".join(datasets) for datasets in (other, one))
+            raise ValueError(f"{both} would share the files and items called {name!r}; rename one of the datasets")
+
+
 def load_params(path: str | Path = "params.yaml", overrides: Iterable[str] = ()) -> Params:
     """Read, override (`key.path=value`, YAML values) and validate. Raises UserError."""
-    try:
-        values = yaml.safe_load(Path(path).read_text())
-    except FileNotFoundError:
-        raise UserError(f"{path} does not exist; name the settings with --params FILE") from None
-    except (yaml.YAMLError, ValueError, OSError) as error:  # ValueError: no UTF-8, or a date that is none
-        raise UserError(f"{path} cannot be read as YAML: {error}") from None
+    return checked(read_text(path), path, overrides)
+
+
+def checked(text: str, path: str | Path, overrides: Iterable[str] = ()) -> Params:
+    """The settings that a file of this text and these overrides hold. Raises UserError that names `path`."""
+    values = read_yaml(text, str(path))
     if not isinstance(values, dict):
         raise UserError(f"{path} holds no settings; it must be a mapping with datasets, methods, shots and seeds")
-    for override in overrides:
-        _apply(values, override)
+    for key, value in parse_overrides(overrides):
+        try:
+            section, name = section_of(values, key)
+        except ValueError as error:
+            raise UserError(f"--set {short(key)}: {error}") from None
+        section[name] = value
     return parse(Params, values, str(path))
 
 
-def _apply(values: dict, override: str) -> None:
+def parse_overrides(overrides: Iterable[str]) -> list[tuple[str, Any]]:
+    """Of every `key.path=value` the dotted key and the value. Raises UserError."""
+    return [_parse_override(override) for override in overrides]
+
+
+def _parse_override(override: str) -> tuple[str, Any]:
     key, equals, text = override.partition("=")
-    if not equals or not key:
-        raise UserError(f"--set {override!r} is not of the form key.path=value")
-    try:
-        section, name = section_of(values, key)
-    except ValueError as error:
-        raise UserError(f"--set {override!r}: {error}") from None
-    try:
-        section[name] = yaml.safe_load(text)
-    except (yaml.YAMLError, ValueError):
-        raise UserError(f"--set {override!r}: the value is not valid YAML") from None
+    if not equals or not all(key.split(".")):
+        raise UserError(f"--set {short(override)} is not of the form key.path=value")
+    return key, read_value(text, f"--set {short(override)}")

@@ -7,58 +7,94 @@ import math
 import re
 from os.path import expanduser
 from typing import Annotated, Any, Literal
-from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BeforeValidator, Field, field_validator, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, field_validator, model_validator
 
-from mmrl_core.config import Fraction, LocalPath, NonNegative, PositiveFloat, PositiveInt, Precision, Section, Seed
+from flows.settings import addresses
+from mmrl_core.config import (
+    Fraction,
+    LocalPath,
+    NonNegative,
+    PositiveFloat,
+    PositiveInt,
+    Precision,
+    Section,
+    Seed,
+    TokenCount,
+)
 from mmrl_core.data.own.settings import OwnSection
 
 WHOLE_NUMBERS = ("insertion_depth", "n_tokens", "rep_dim", "residual_rank", "projection_rank",
                  "epochs", "batch_size", "warmup_epochs")  # fmt: skip
 
 
-PathOrURL = Annotated[str, AfterValidator(expanduser)]
-Distribution = dict[str, list[int | float]]  # choice, uniform or loguniform -> its values
+def _as_written(value: Any) -> int | float:
+    """A number, whole or not."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise ValueError("a number is needed")
+    return value
+
+
+Distribution = dict[str, list[Annotated[int | float, PlainValidator(_as_written)]]]  # choice, uniform or loguniform
 Space = dict[str, Distribution]  # dimensions of a search, by dotted key
+
+Text = Annotated[str, AfterValidator(addresses.text)]
+TextPath = Annotated[LocalPath, AfterValidator(addresses.text)]
+# More than any machine has or any run takes, and little enough for whatever the number is given to.
+Width = Annotated[PositiveInt, Field(le=65_536)]
+Many = Annotated[PositiveInt, Field(le=100_000)]
+Workers = Annotated[PositiveInt, Field(le=10_000)]
+Cores = Annotated[PositiveFloat, Field(ge=0.0001, le=100_000)]  # Ray counts in ten-thousandths
+Gpus = Annotated[NonNegative, Field(le=1000)]
+
+
+def _is_name(name: str) -> str:
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}", name):
+        raise ValueError("a dataset's name is of at most 100 letters, digits, _ and - (it names folders)")
+    return name
+
+
+DatasetName = Annotated[str, AfterValidator(_is_name)]
 
 
 class DataSection(Section):
-    root: LocalPath = "data/raw"
+    root: TextPath = "data/raw"
     protocol: Literal["base-to-novel", "few-shot", "cross-dataset", "domain-generalization", "joint"] = "base-to-novel"
-    base_classes: PositiveInt | None = None
+    base_classes: Annotated[PositiveInt, Field(le=1_000_000)] | None = None
     own: dict[str, OwnSection] = {}
 
     @field_validator("own")
     @classmethod
     def _plain_names(cls, own: dict[str, OwnSection]) -> dict[str, OwnSection]:
         for name in own:
-            if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9_-]*", name):
-                raise ValueError(f"the name {name!r} must be of letters, digits, _ and - (it names folders)")
+            try:
+                _is_name(name)
+            except ValueError as error:
+                raise ValueError(f"{name[:100]!r} is no name: {error}") from None
         return own
 
 
 class BackboneSection(Section):
-    name: str = "tiny"
-    weights: LocalPath | None = None
+    name: Text = "tiny"
+    weights: TextPath | None = None
 
 
 class AdapterSection(Section):
-    insertion_depth: PositiveInt | None = None
-    n_tokens: PositiveInt | None = None
-    rep_dim: PositiveInt | None = None
-    residual_rank: PositiveInt | None = None
-    projection_rank: PositiveInt | None = None
+    insertion_depth: Annotated[PositiveInt, Field(le=1000)] | None = None
+    n_tokens: TokenCount | None = None
+    rep_dim: Width | None = None
+    residual_rank: Width | None = None
+    projection_rank: Width | None = None
     alpha: Fraction | None = None
     beta: Fraction | None = None
-    reg_weight: NonNegative | None = None
+    reg_weight: Annotated[NonNegative, Field(le=1_000_000)] | None = None
 
 
 class TrainSection(Section):
-    epochs: PositiveInt | None = None
-    batch_size: PositiveInt | None = None
-    lr: PositiveFloat | None = None
-    warmup_epochs: Annotated[int, Field(ge=0, strict=True)] | None = None
+    epochs: Many | None = None
+    batch_size: Many | None = None
+    lr: Annotated[PositiveFloat, Field(ge=1e-12, le=1000)] | None = None
+    warmup_epochs: Annotated[int, Field(ge=0, le=100_000, strict=True)] | None = None
     precision: Precision | None = None
 
 
@@ -71,8 +107,8 @@ class SearchSection(Section):
     """
 
     enabled: bool = True
-    trials: PositiveInt = 8
-    concurrent: PositiveInt | None = 1
+    trials: Many = 8
+    concurrent: Workers | None = 1
     space: Space = {}
     searcher: Literal["optuna", "random", "grid"] = "optuna"
     scheduler: Literal["race", "asha", "median", "none"] = "race"
@@ -80,8 +116,8 @@ class SearchSection(Section):
     objective: Literal["log_likelihood", "harmonic_mean"] = "log_likelihood"
     second_objective: Literal["trainable_parameters", "step_time"] | None = None
     validation: Literal["few_shot", "full"] = "few_shot"
-    partitions: PositiveInt = 2
-    seed: Seed = 0
+    partitions: Annotated[PositiveInt, Field(le=1000)] = 2
+    seed: Annotated[Seed, Field(le=4_000_000_000)] = 0  # Optuna's are of 32 bits
 
     @field_validator("space")
     @classmethod
@@ -106,8 +142,8 @@ class SearchSection(Section):
 class WorkerRange(Section):
     """A training that goes on with fewer workers when nodes go, and grows back when they return."""
 
-    min: PositiveInt
-    max: PositiveInt
+    min: Workers
+    max: Workers
 
     @model_validator(mode="after")
     def _ascends(self) -> "WorkerRange":
@@ -120,8 +156,8 @@ def _as_range(workers: Any) -> Any:
     """A number means as many, always."""
     if isinstance(workers, bool) or not isinstance(workers, int | dict | WorkerRange):
         raise ValueError("give a number, or {min: 1, max: 4}")
-    if isinstance(workers, int) and workers < 1:
-        raise ValueError("at least one is needed")
+    if isinstance(workers, int) and not 1 <= workers <= 10_000:
+        raise ValueError("at least one is needed, and more than 10,000 are none")
     return {"min": workers, "max": workers} if isinstance(workers, int) else workers
 
 
@@ -133,14 +169,14 @@ class ClusterSection(Section):
     reaches, for checkpoints; `data` is where nodes find what lies in data/ here, null: it travels to them.
     """
 
-    address: str = "local"
-    cpus_per_trial: PositiveFloat | None = None
-    gpus_per_trial: NonNegative = 0
+    address: Annotated[str, AfterValidator(addresses.ray_address)] = "local"
+    cpus_per_trial: Cores | None = None
+    gpus_per_trial: Gpus = 0
     workers: Annotated[WorkerRange, BeforeValidator(_as_range)] = WorkerRange(min=1, max=1)
-    cpus_per_worker: PositiveFloat = 1
-    gpus_per_worker: NonNegative = 0
-    storage: PathOrURL | None = None
-    data: PathOrURL | None = None
+    cpus_per_worker: Cores = 1
+    gpus_per_worker: Gpus = 0
+    storage: Annotated[str, AfterValidator(expanduser), AfterValidator(addresses.storage)] | None = None
+    data: Annotated[str, AfterValidator(expanduser), AfterValidator(addresses.data)] | None = None
 
     @property
     def is_distributed(self) -> bool:
@@ -152,22 +188,6 @@ class ClusterSection(Section):
         """The least and the most workers of a training."""
         return self.workers.min, self.workers.max
 
-    @field_validator("address")
-    @classmethod
-    def _reachable(cls, address: str) -> str:
-        if address.startswith("ray://"):
-            raise ValueError("run mmrl on a node of the cluster, such as by `ray job submit`, and say auto")
-        if address not in ("local", "auto") and not re.fullmatch(r"[^/\s:]+:\d+", address):
-            raise ValueError("it must be local, auto or host:port")
-        return address
-
-    @field_validator("storage")
-    @classmethod
-    def _reached_by_every_node(cls, storage: str | None) -> str | None:
-        if storage is not None and not storage.startswith("/") and "://" not in storage:
-            raise ValueError("give an absolute path or a URI such as s3://bucket/folder, which every node reaches")
-        return storage
-
 
 class FeaturesSection(Section):
     """Where frozen features are kept between runs; no result depends on it.
@@ -177,23 +197,30 @@ class FeaturesSection(Section):
     """
 
     cache: Literal["tune", "always", "never"] = "tune"
-    budget_gb: PositiveFloat = 20.0
+    budget_gb: Annotated[PositiveFloat, Field(le=1_000_000)] = 20.0
+
+
+RESERVED_ALIASES = ("challenger", "previous", "released", "latest")  # ours, and MLflow's latest, in any case
 
 
 class RegistrySection(Section):
     """The alias that says what is live, and the bounds of the promotion gate (mmrl_core/evaluation/gate.py)."""
 
-    alias: Annotated[str, Field(pattern=r"^[A-Za-z][A-Za-z0-9_-]*$")] = "champion"
+    alias: str = "champion"
     margin: Fraction = 0.0
     significance: Annotated[PositiveFloat, Field(lt=0.5)] = 0.05
     novel_loss: Fraction = 0.05
-    latency: PositiveFloat = 1.5
+    latency: Annotated[PositiveFloat, Field(le=1_000_000)] = 1.5
 
     @field_validator("alias")
     @classmethod
     def _is_free(cls, alias: str) -> str:
-        if alias in ("challenger", "previous", "released", "latest"):
+        if not re.fullmatch(r"[A-Za-z][A-Za-z0-9_-]{0,99}", alias):
+            raise ValueError("an alias is a letter, then at most 99 letters, digits, _ and -")
+        if alias.lower() in RESERVED_ALIASES:
             raise ValueError("the registry uses it itself; choose another")
+        if re.fullmatch(r"[vV]\d+", alias):
+            raise ValueError("MLflow reads it as a version's number; choose another")
         return alias
 
 
@@ -208,32 +235,22 @@ class ServingSection(Section):
     one of `url_prefixes`.
     """
 
-    host: str = "127.0.0.1"
+    host: Annotated[str, AfterValidator(addresses.host)] = "127.0.0.1"
     port: Annotated[int, Field(ge=0, le=65535, strict=True)] = 8000  # 0: any free one
     replicas: Annotated[WorkerRange, BeforeValidator(_as_range)] = WorkerRange(min=1, max=1)
-    cpus_per_replica: PositiveFloat = 1
-    batch_size: PositiveInt = 16
-    batch_wait_ms: NonNegative = 10
-    max_bytes: PositiveInt = 10_000_000
-    max_pixels: PositiveInt = 50_000_000
-    max_classes: PositiveInt = 1000
-    url_prefixes: list[str] = []
-    poll_seconds: PositiveFloat = 5
+    cpus_per_replica: Cores = 1
+    batch_size: Workers = 16
+    batch_wait_ms: Annotated[NonNegative, Field(le=60_000)] = 10
+    max_bytes: Annotated[PositiveInt, Field(le=2_000_000_000)] = 10_000_000
+    max_pixels: Annotated[PositiveInt, Field(le=2_000_000_000)] = 50_000_000
+    max_classes: Many = 1000
+    url_prefixes: list[Annotated[str, AfterValidator(addresses.url_prefix)]] = []
+    poll_seconds: Annotated[PositiveFloat, Field(ge=0.01, le=86_400)] = 5
     log_share: Fraction = 0
-
-    @field_validator("url_prefixes")
-    @classmethod
-    def _are_folders(cls, prefixes: list[str]) -> list[str]:
-        for prefix in prefixes:
-            parts = urlsplit(prefix)
-            plain = parts.hostname and not (parts.username or parts.query or parts.fragment)
-            if parts.scheme not in ("http", "https") or not plain or not parts.path.endswith("/"):
-                raise ValueError(f"{prefix!r} is no http(s) address that ends with a slash, as https://HOST/FOLDER/")
-        return prefixes
 
 
 class TrackingSection(Section):
-    uri: str = "sqlite:///mlflow.db"
+    uri: Annotated[str, AfterValidator(addresses.tracking_uri)] = "sqlite:///mlflow.db"
 
 
 def _check_dimension(key: str, distribution: Distribution) -> None:

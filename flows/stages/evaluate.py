@@ -27,7 +27,7 @@ from mmrl_core.evaluation.gate import is_gate_image
 from mmrl_core.evaluation.scores import Scores, merged, summary
 from mmrl_core.files import write_json
 from mmrl_core.method.adapter import Adapter, load_adapter
-from mmrl_core.method.adapter_card import AdapterCard
+from mmrl_core.method.adapter_card import AdapterCard, read_unverified_card
 from mmrl_core.method.model import AdaptedCLIP
 from mmrl_core.protocols import ALL, PROTOCOLS, Half, Protocol, TestSet, harmonic_mean, labels_of
 
@@ -143,6 +143,7 @@ def _shared(backbone: Backbone, params: Params, key: RunKey, target: str | None)
 def _load(shared: Shared, run: RunToEvaluate, params: Params, target: str | None) -> LoadedRun:
     """On a target the adapter is used with the target's (first) template, and with the beta of the preset for it."""
     manifest, key = shared.manifest, run.key
+    read_unverified_card(run.model, made_by=key.command("train"))  # which says what to run where there is none
     adapter, card = load_adapter(run.model, shared.backbone)
     if card["training"] != PROTOCOLS[params.data.protocol].training:
         raise UserError(f"{key.model} was trained for another protocol than {params.data.protocol}; run `dvc repro`")
@@ -159,7 +160,7 @@ def _check_classes(card: AdapterCard, names: list[str], key: RunKey) -> None:
     if card["class_names"] != names:
         raise UserError(
             f"{key.model} was trained on classes {card['class_names'][:3]}... but {paths.pool(key.dataset)} has "
-            f"{names[:3]}...; run `mmrl train` again"
+            f"{names[:3]}...; run `{key.command('train')}` again"
         )
 
 

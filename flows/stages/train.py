@@ -133,11 +133,11 @@ def _on_device(settings: "Resolved", device: "torch.device") -> "Resolved":
 
 def read_search(key: RunKey, templates: list[str]) -> SearchFile:
     """The search whose choice a run is trained with. Raises UserError where there is none, or one of something else."""
-    path = paths.search(key.dataset, key.method)
-    search = read_search_file(path, ("dataset", "method", "choice", "template"))
+    path, made_by = paths.search(key.dataset, key.method), paths.search_command(key.dataset, key.method)
+    search = read_search_file(path, ("dataset", "method", "choice", "template"), made_by=made_by)
     fits = set(search["choice"]) <= set(published(key.dataset, key.method, depth=1)) and search["template"] in templates
     if (search["dataset"], search["method"]) != (key.dataset, key.method) or not fits:
-        raise UserError(f"{path} is of another search than {key.dataset} {key.method}; run `mmrl tune` again")
+        raise UserError(f"{path} is of another search than {key.dataset} {key.method}; run `{made_by}` again")
     return search
 
 

@@ -44,7 +44,8 @@ def confirm(params: Params, dataset: str, method: str, seeds: list[int]) -> dict
 def _read_search(dataset: str, method: str, seeds: list[int]) -> SearchFile:
     """The finished search's file. Raises UserError where it saw one of the seeds, or chose nothing."""
     path = paths.search(dataset, method)
-    searched = read_search_file(path, ("seeds", "choice", "trials", "search", "template"))
+    keys = ("seeds", "choice", "trials", "search", "template")
+    searched = read_search_file(path, keys, made_by=paths.search_command(dataset, method))
     if used := sorted(set(seeds) & set(searched["seeds"])):
         raise UserError(f"seed {used[0]} was searched on ({path}); name others, which the search did not see")
     if not searched["trials"]:

@@ -5,6 +5,7 @@ Base and novel classes lie in separate shards, so a reader of base classes never
 
 import hashlib
 import io
+import re
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,7 +28,6 @@ from mmrl_core.protocols import HALVES, Half, LabelsByHalf
 
 SHARD_ITEMS = 1000
 MANIFEST = "manifest.json"
-PREPARE = "mmrl prepare"
 KEYS = ("templates", "class_names", "base", "novel", "counts", "shards")  # of a manifest; all that is read of it
 
 Report = Callable[[int, int], None]
@@ -202,12 +202,22 @@ def _digest(manifest: Manifest) -> str:
 def read_manifest(folder: str | Path) -> Manifest:
     """The manifest of a prepared folder. Raises UserError when missing, of an unknown schema version, or altered."""
     path = Path(folder) / MANIFEST
-    manifest = cast(Manifest, read_json(path, made_by=PREPARE, keys=KEYS))
+    manifest = cast(Manifest, read_json(path, made_by=_made_by(path), keys=KEYS))
     if manifest.get("digest") != _digest(manifest):
-        raise UserError(f"{path} was altered after it was written; run `{PREPARE}` again")
+        raise UserError(f"{path} was altered after it was written; run `{_made_by(path)}` again")
     if problem := wrong_entry(manifest, Manifest):
-        raise Damaged(f"{path}: {problem}; run `{PREPARE}` again")
+        raise Damaged(f"{path}: {problem}; run `{_made_by(path)}` again")
     return manifest
+
+
+def _made_by(path: Path) -> str:
+    """The command that writes a file of data/<dataset>/pool or data/<dataset>/<shots>shot-seed<seed>."""
+    prepared = re.search(r"\bdata/([\w-]+)/(?:pool|(\d+)shot-seed(\d+))$", path.parent.as_posix())
+    if not prepared:  # a folder of somebody's own
+        return "mmrl prepare"
+    return f"mmrl prepare --dataset {prepared[1]}" + (
+        f" --shots {prepared[2]} --seed {prepared[3]}" if prepared[2] else ""
+    )
 
 
 def read_examples(folder: str | Path, split: str, half: str) -> list[Example]:
@@ -254,9 +264,10 @@ def check_shard(shard: Shard) -> None:
         sha256 = sha256_file(shard.path)
     except (OSError, ValueError) as error:  # ValueError: a path that is none
         reason = getattr(error, "strerror", error)
-        raise UserError(f"cannot read the shard {shard.path} ({reason}); run `{PREPARE}` again") from None
+        raise UserError(f"cannot read the shard {shard.path} ({reason}); run `{_made_by(shard.path)}` again") from None
     if sha256 != shard.sha256:
-        raise UserError(f"the shard {shard.path} is not what {MANIFEST} says (sha256 differs); run `{PREPARE}` again")
+        again = f"run `{_made_by(shard.path)}` again"
+        raise UserError(f"the shard {shard.path} is not what {MANIFEST} says (sha256 differs); {again}")
 
 
 def examples_of(shard: Shard, content: bytes | None = None) -> Iterator[Example]:
@@ -267,7 +278,7 @@ def examples_of(shard: Shard, content: bytes | None = None) -> Iterator[Example]
     try:
         yield from _examples(shard.path, None if content is None else io.BytesIO(content))
     except (tarfile.TarError, LookupError, TypeError, ValueError, OverflowError) as error:  # not as it is written here
-        raise Damaged(f"the shard {shard.path} cannot be read ({error}); run `{PREPARE}` again") from None
+        raise Damaged(f"the shard {shard.path} cannot be read ({error}); run `{_made_by(shard.path)}` again") from None
 
 
 def _examples(path: Path, file: io.BytesIO | None) -> Iterator[Example]:

@@ -82,12 +82,14 @@ class SearchFile(SearchDocument):
     seeds: list[int]
 
 
-def read_search_file(path: Path, keys: Iterable[str], shape: type = SearchFile) -> SearchFile:
+def read_search_file(
+    path: Path, keys: Iterable[str], shape: type = SearchFile, made_by: str = "mmrl tune"
+) -> SearchFile:
     """A search's file, which has `keys` and is of `shape`. Raises as `read_json`, and Damaged where it names a trial
     that is not there, or its trials do not compare."""
-    search = cast(SearchFile, read_json(path, made_by="mmrl tune", keys=keys, shape=shape))
+    search = cast(SearchFile, read_json(path, made_by=made_by, keys=keys, shape=shape))
     if problem := next(_problems(search), None):
-        raise Damaged(f"{path}: {problem}; run `mmrl tune` again")
+        raise Damaged(f"{path}: {problem}; run `{made_by}` again")
     return search
 
 

@@ -1,5 +1,8 @@
 """params.yaml: what is refused and how it is said, and where a resolved value comes from."""
 
+import math
+import re
+
 import pytest
 
 from flows.settings.params import Params, load_params
@@ -8,6 +11,13 @@ from mmrl_core.errors import UserError
 from mmrl_core.presets import published
 
 MATRIX = {"datasets": ["digits"], "methods": ["mmrl"], "shots": [16], "seeds": [1]}
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "params.yaml"
+    path.write_text("datasets: [digits]\nmethods: [mmrl]\nshots: [16]\nseeds: [1]\n")
+    return path
 
 
 @pytest.mark.parametrize(
@@ -42,19 +52,153 @@ MATRIX = {"datasets": ["digits"], "methods": ["mmrl"], "shots": [16], "seeds": [
         ("seeds.first=1", "is not a section"),
     ],
 )
-def test_a_mistake_in_the_settings_is_one_line_that_names_the_key(tmp_path, override, message):
-    path = tmp_path / "params.yaml"
-    path.write_text("datasets: [digits]\nmethods: [mmrl]\nshots: [16]\nseeds: [1]\n")
+def test_a_mistake_in_the_settings_is_one_line_that_names_the_key(path, override, message):
     with pytest.raises(UserError, match=message) as error:
         load_params(path, [override])
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("datasets=birds", r"datasets is 'birds', which cannot be: a list is needed; say \[birds\]$"),
+        ("seeds=3", r"a list is needed; say \[3\]$"),
+        ("datasets=[5]", r"datasets\.0 is 5, which cannot be: text is needed; quote it"),
+        ("methods=[MMRL++]", "choose one of mmrl, mmrlpp; did you mean mmrlpp"),
+        ("methods=[MMRL]", r"did you mean mmrl\?"),
+        ("data.protocol=Base_To_Novel", r"did you mean base-to-novel\?"),
+        ("data.own.birds=/some/where", "data.own.birds is '/some/where', .* say data.own.birds.images=/some/where"),
+        ("data.own.birds.image=x", "unknown key 'data.own.birds.image'; did you mean 'images'"),
+        ("data.own=birds", r"data.own is 'birds', which cannot be: it is a section of names, as {NAME: ...}"),
+        ("backbone=ViT-B-16", "it is a section; say backbone.name=ViT-B-16"),
+        ("train=null", "train is null, which cannot be: it is a section; its keys are epochs, batch_size, lr"),
+        ("train.alpha=0.5", "unknown key 'train.alpha'; did you mean 'adapter.alpha'"),
+        ("lr=0.1", "unknown key 'lr'; did you mean 'train.lr'"),
+        ("train.lr=fast", "train.lr is 'fast', which cannot be: a number is needed$"),
+        ("search.enabled=maybe", "search.enabled is 'maybe', which cannot be: true or false is needed"),
+        ("search.trials=0", "search.trials is 0, which cannot be: at least 1 is needed"),
+        ("search.space={adapter.beta: {choice: [a]}}", r"adapter.beta.choice.0 is .a., .* a number is needed"),
+        ("search.space={adapter.beta: {choice: [true]}}", "is true, which cannot be: a number is needed"),
+        ("cluster.workers=[1]", r"cluster.workers is \[1\], which cannot be: give a number, or {min: 1, max: 4}"),
+        ("tracking.uri=postgresql://me:s3cret@h:99999/db", r"tracking.uri is 'postgresql://\*\*\*@h:99999/db', which"),
+        (f"backbone.name=[{'x' * 5000}]", r"text is needed$"),
+    ],
+)  # fmt: skip
+def test_a_value_of_another_kind_is_told_what_was_expected_in_plain_words(path, override, message):
+    with pytest.raises(UserError, match=message) as error:
+        load_params(path, [override])
+    said = str(error.value).removeprefix(str(path))
+    assert "Section" not in said and "nput should" not in said and len(said) < 300
+
+
+@pytest.mark.parametrize("section", [name for name, field in Params.model_fields.items() if name not in MATRIX])
+@pytest.mark.parametrize("value", ["5", "[1]", "words", "null", "{a: 1}"])
+def test_no_section_of_another_kind_is_answered_with_the_name_of_a_class(path, section, value):
+    with pytest.raises(UserError) as error:
+        load_params(path, [f"{section}={value}"])
+    assert not re.search(r"Section|Params\b|nput should|dictionary|instance", str(error.value))
+
+
+@pytest.mark.parametrize("alias", ["released", "Released", "Latest", "LATEST", "v2", "V10", "a b", "9", "x" * 101])
+def test_an_alias_that_the_registry_or_mlflow_has_taken_is_refused(path, alias):
+    with pytest.raises(UserError, match="registry.alias is"):
+        load_params(path, [f"registry.alias='{alias}'"])
+
+
+def test_an_alias_that_mlflow_takes_is_taken(path):
+    for alias in ("live", "v2-live", "champion_2"):
+        assert load_params(path, [f"registry.alias={alias}"]).registry.alias == alias
+
+
+IMPOSSIBLE = {
+    "serving.url_prefixes": ["[https://]", "[https://h:99999/]", "[ftp://h/a/]", "['https://a b/']", "[https://me@h/]",
+                             "[https://256.1.1.1/]", "[https://h/a]", "['https://h/a?b/']", "[https://h:0/]"],
+    "tracking.uri": ["mlruns", "nonsense://x", "http://", "http://h:0", "http://h:99999", "'http://my host/'", "sqlite://",
+                     "sqlite:///", "postgresql://me:pw@h:x/db"],
+    "cluster.address": ["h", "h:0", "h:70000", "'a b:3'", "ray://h:1", "h:٣"],
+    "cluster.storage": ["here", "s3://", "s3:///x", "nonsense://x", "'s3://a b/c'"],
+    "cluster.data": ["s3://", "'s3://a b/c'", "''"],
+    "serving.host": ["''", "a b", "http://h", "1.2.3"],
+    "backbone.name": ["''", "' '"],
+    "data.root": ["''", '"a\\0b"'],
+    "serving.poll_seconds": ["1e300", "1e-300", "0", ".nan", ".inf"],
+    "serving.batch_wait_ms": ["1e300", "-1", ".inf"],
+    "serving.max_bytes": ["1000000000000"],
+    "registry.latency": ["1e300", "0"],
+    "features.budget_gb": ["1e300", "-1"],
+    "search.seed": ["4294967296"],
+    "search.trials": ["1000000000"],
+    "shots": ["[1000000000]"],
+    "train.lr": ["1e300", "1e-300"],
+    "train.epochs": ["1000000000"],
+    "adapter.n_tokens": ["1001"],
+    "adapter.reg_weight": ["1e300"],
+    "cluster.cpus_per_trial": ["1e-9", "1e300"],
+    "cluster.gpus_per_worker": ["1e300"],
+    "cluster.workers": ["1000000000", "{min: 1, max: 1000000000}"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in IMPOSSIBLE.items() for value in values])
+def test_what_can_be_no_address_and_no_number_for_a_machine_is_refused_by_its_key(path, key, value):
+    with pytest.raises(UserError, match=f"{re.escape(key)}[.\\w]* is ") as error:
+        load_params(path, [f"{key}={value}"])
+    assert "\n" not in str(error.value)
+
+
+POSSIBLE = {
+    "serving.url_prefixes": ["[https://h/f/]", "['http://[::1]:80/a/']", "[http://127.0.0.1:9000/]"],
+    "tracking.uri": ["sqlite:////a/b.db", "sqlite:///my file.db", "http://h:5000/prefix", "https://me:pw@h",
+                     "postgresql+psycopg2://u:p%40@h1:1,h2:2/db", "postgresql:///db?host=/run"],
+    "cluster.address": ["auto", "10.0.0.1:6379"],
+    "cluster.storage": ["/shared", "file:///shared", "s3://b/x?endpoint_override=http%3A%2F%2F127.0.0.1%3A9000"],
+    "cluster.data": ["/copy", "file:///copy", "s3://b/data"],
+    "serving.host": ["0.0.0.0", "'::1'", "localhost", "a-b.example.org"],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(("key", "value"), [(key, value) for key, values in POSSIBLE.items() for value in values])
+def test_addresses_that_can_be_are_taken(path, key, value):
+    assert load_params(path, [f"{key}={value}"]) != load_params(path)
+
+
+def test_minus_zero_is_zero(path):
+    assert math.copysign(1, load_params(path, ["adapter.alpha=-0.0"]).adapter.alpha) == 1
+
+
+@pytest.mark.parametrize(
+    ("datasets", "targets", "message"),
+    [
+        (["a", "a-b"], ["b-c", "c"], "a on b-c and a-b on c would share .* 'a-b-c'; rename one"),
+        (["a", "a-to-b"], ["b-to-c", "c"], "a on b-to-c and a-to-b on c would share .* 'a-to-b-to-c'"),
+        (["x-to-x", "x"], ["x-to-x-to-x"], "would share .* 'x-to-x-to-x-to-x'"),
+        (["Birds", "birds"], ["c"], "Birds and birds would share"),
+        (["a"], ["c", "C"], "c and C would share"),
+    ],
+)
+def test_runs_that_would_have_one_name_are_refused_by_both(path, datasets, targets, message):
+    with pytest.raises(UserError, match=message):
+        load_params(path, ["data.protocol=cross-dataset", f"datasets={datasets}", f"targets={targets}"])
+
+
+@pytest.mark.parametrize("name", ["../x", "a b", "a/b", "", "x" * 101])
+def test_a_datasets_name_that_can_be_no_folder_is_refused(path, name):
+    with pytest.raises(UserError, match="datasets.0 is .* a dataset's name"):
+        load_params(path, [f"datasets=['{name}']"])
+
+
+def test_data_that_would_be_written_into_is_refused(path):
+    with pytest.raises(UserError, match="data.root is data/raw, where the shards of raw are written"):
+        load_params(path, ["datasets=[raw]"])
+    with pytest.raises(UserError, match="data.own.birds.images is data/birds, .* move the images"):
+        load_params(path, ["datasets=[birds]", "data.own.birds.images=data/birds"])
+
+
+@pytest.mark.parametrize(
     ("content", "message"),
     [
         (None, "does not exist"),
-        ("a: [", "cannot be read as YAML"),
+        ("a: [", "line 2 is not valid YAML"),
         ("", "holds no settings"),
         ("datasets: [x]", "missing"),
     ],

@@ -53,6 +53,8 @@ if sys.argv[1] == "a":
 HANG = "\nimport time\ntime.sleep(600)\n"
 UNFINISHED = ("SCHEDULED", "PENDING", "RUNNING")
 RUN = "from flows.orchestration.adapt import run_adapt; print(run_adapt(datasets=[]).summary)"
+CHANGED = RUN.replace("datasets=[]", "datasets=[], overrides=['train.epochs=3']")
+SETTINGS = "datasets: [a, b]\nmethods: [mmrl]\nshots: [4]\nseeds: [1]\n"
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +78,7 @@ def repository(tmp_path_factory):
     for dataset in "ab":
         (folder / f"raw/{dataset}.txt").write_text(dataset)
     (folder / "dvc.yaml").write_text(PIPELINE.replace("python", sys.executable))
-    (folder / "params.yaml").write_text("datasets: [a, b]\nmethods: [mmrl]\nshots: [4]\nseeds: [1]\n")
+    (folder / "params.yaml").write_text(SETTINGS)
     (folder / "work.py").write_text(TRAIN)
     subprocess.run(["git", "init", "-q"], cwd=folder, check=True)
     for command in ("init -q", "config core.analytics false"):
@@ -104,8 +106,8 @@ def start(project, *code_or_module, **env):
     return process, Path(log.name)
 
 
-def flow(project, **env):
-    process, log = start(project, "-c", RUN, **env)
+def flow(project, code=RUN, **env):
+    process, log = start(project, "-c", code, **env)
     assert process.wait(timeout=PATIENCE) in (0, 1)
     return process.returncode, log.read_text()
 
@@ -144,9 +146,9 @@ def test_the_flow_runs_what_is_stale_and_the_second_time_finds_nothing_to_do(pro
     assert not processes_in(project)
 
 
-def test_a_failed_stage_fails_the_flow_and_leaves_the_other_results(project, server):
+def test_a_failed_stage_fails_the_flow_and_leaves_the_other_results_and_the_settings(project, server):
     (project / "work.py").write_text(FAIL + TRAIN.replace("< 2", "< 1"))
-    code, output = flow(project, PREFECT_API_URL=server, PREFECT_TASKS_DEFAULT_RETRY_DELAY_SECONDS="0")
+    code, output = flow(project, CHANGED, PREFECT_API_URL=server, PREFECT_TASKS_DEFAULT_RETRY_DELAY_SECONDS="0")
     assert code == 1
     assert (project / "attempts").read_text() == 4 * "tried\n"  # three of a, one of b
     assert "stage train@a failed (exit 1): data/raw/a/images is empty; put photographs there" in output.splitlines()[-1]
@@ -154,6 +156,7 @@ def test_a_failed_stage_fails_the_flow_and_leaves_the_other_results(project, ser
     assert not re.search("^summarize", output, re.M)
     graph = stage_graph(project)
     assert stale_stages(project, graph, source_checks(project, graph)) == {"train@a", "summarize"}
+    assert (project / "params.yaml").read_text() == SETTINGS
 
 
 def test_a_killed_flow_leaves_no_process_behind(project):
@@ -166,13 +169,16 @@ def test_a_killed_flow_leaves_no_process_behind(project):
     wait_until(lambda: not processes_in(project), 10)
 
 
-def test_an_interrupted_flow_stops_its_stages(project):
+@pytest.mark.parametrize("ends_it", [signal.SIGINT, signal.SIGTERM])
+def test_an_interrupted_flow_stops_its_stages_and_puts_the_settings_back(project, ends_it):
     (project / "work.py").write_text(TRAIN + HANG)
-    process, _ = start(project, "-c", RUN)
+    process, _ = start(project, "-c", CHANGED)
     wait_until(lambda: len(list((project / "started").iterdir())) == 2)
-    process.send_signal(signal.SIGINT)
+    assert "epochs: 3" in (project / "params.yaml").read_text()
+    process.send_signal(ends_it)
     assert process.wait(timeout=30) != 0
     wait_until(lambda: not processes_in(project), 10)
+    assert (project / "params.yaml").read_text() == SETTINGS
 
 
 def api(url, path, **body):

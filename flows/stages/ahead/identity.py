@@ -44,7 +44,7 @@ def results(params: Params, key: RunKey, target: str | None, adapter: Path) -> R
     facts = {
         **_common(params, key),
         "target": target,
-        "card": read_unverified_card(adapter, made_by="mmrl train"),
+        "card": read_unverified_card(adapter, made_by=key.command("train")),
         "tensors": sha256_file(adapter / TENSORS) if (adapter / TENSORS).exists() else None,
         "data": read_manifest(paths.pool(target or key.dataset))["digest"],
         "protocol": params.data.protocol,

@@ -113,7 +113,7 @@ def _adapter(params: Params, key: RunKey) -> Path:
     if place.is_there:
         return place.output
     if not identity.is_trained(params, key):
-        raise UserError(f"{key.model} is not trained with these settings; run `mmrl train` first")
+        raise UserError(f"{key.model} is not trained with these settings; run `{key.command('train')}` first")
     return key.model
 
 

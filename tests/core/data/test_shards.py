@@ -170,6 +170,8 @@ def test_a_reader_of_base_classes_opens_no_novel_shard(pool):
 
 
 def test_a_folder_without_a_manifest_says_to_prepare(tmp_path):
+    with pytest.raises(UserError, match="run `mmrl prepare --dataset birds --shots 2 --seed 1` first, or `dvc repro`"):
+        read_manifest("data/birds/2shot-seed1")
     with pytest.raises(UserError, match="run `mmrl prepare` first"):
         read_manifest(tmp_path)
 

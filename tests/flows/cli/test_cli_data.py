@@ -182,10 +182,10 @@ def test_without_being_asked_training_keeps_no_features(project, mmrl):
         ("train.precision=fp16", "train.precision is fp16, which needs a GPU; set bf16, float32 or auto"),
         (
             "train.precision=half",
-            "train.precision is 'half', which cannot be: input should be 'auto', 'float32'",
+            "train.precision is 'half', which cannot be: choose one of auto, float32, bf16, fp16",
         ),
-        ("features.cache=all", "features.cache is 'all', which cannot be: input should be 'tune', 'always' or 'never'"),
-        ("features.budget_gb=0", "features.budget_gb is 0, which cannot be: input should be greater than 0"),
+        ("features.cache=all", "features.cache is 'all', which cannot be: choose one of tune, always, never"),
+        ("features.budget_gb=0", "features.budget_gb is 0, which cannot be: more than 0 is needed"),
         ("features.budget=5", "unknown key 'features.budget'; did you mean 'budget_gb'?"),
     ],
 )

@@ -309,8 +309,9 @@ def test_no_error_leaves_no_share():
 
 
 @pytest.mark.parametrize(("damage", "message"), [
-    (lambda path: path.unlink(), "is not there; run `mmrl evaluate` again"),
-    (lambda path: path.write_bytes(b"PAR1"), "cannot be read; run `mmrl evaluate` again"),
+    (lambda path: path.unlink(),
+     "is not there; run `mmrl evaluate --dataset digits --method mmrl --shots 16 --seed 2` again"),
+    (lambda path: path.write_bytes(b"PAR1"), "cannot be read; run `mmrl evaluate --dataset digits"),
     (lambda path: pyarrow.parquet.write_table(pyarrow.table({"x": [1]}), path), "cannot be read"),
     (lambda path: pyarrow.parquet.write_table(pyarrow.parquet.read_table(path).slice(0, 0), path), "has no image"),
 ])  # fmt: skip

@@ -87,12 +87,13 @@ def _closed_port() -> socket.socket:
         "nonsense://x",
     ],
 )
-def test_a_store_that_cannot_be_used_costs_one_warning_but_not_the_stage(uri, folder, capsys):
+def test_a_store_that_cannot_be_used_costs_one_warning_but_not_the_stage(uri, folder, capsys, monkeypatch):
     (folder / "garbage.db").write_bytes(b"no database" * 100)
     done = []
     with _closed_port() as server:
         uri = uri.format(port=server.getsockname()[1])
-        with tracked_run(params(uri), KEY, "train", SETTINGS) as run:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)  # which params.yaml would refuse where it is none
+        with tracked_run(params(), KEY, "train", SETTINGS) as run:
             run.log_metrics({"loss": 1.0}, 0)
             run.log_artifacts(folder)
             done.append("trained")

@@ -206,7 +206,7 @@ def test_show_without_a_search_says_what_to_do(project, mmrl):
     write_search(project, trials=[], choice={})
     assert "has no trials" in mmrl("tune", *RUN[:4], "--show", code=2)
     os.remove(project / paths.search("digits", "mmrl"))
-    assert "run `mmrl tune` first" in mmrl("tune", *RUN[:4], "--show", code=2)
+    assert "run `mmrl tune --dataset digits --method mmrl` first" in mmrl("tune", *RUN[:4], "--show", code=2)
 
 
 @pytest.mark.parametrize(
