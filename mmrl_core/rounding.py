@@ -22,4 +22,4 @@ def first_of_best(items: Iterable[T], score: Callable[[T], float], within: float
     """The first of the items whose score is within `within` of the highest. Raises ValueError without an item."""
     items = list(items)
     best = max(map(score, items))
-    return next(item for item in items if at_most(best, score(item) + within))
+    return next((item for item in items if at_most(best, score(item) + within)), items[0])  # none: not a number
