@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from flows.project import paths
-from flows.project.metrics import read_metrics
+from flows.project.metrics import EVALUATE, read_metrics
+from flows.project.metrics import METRICS as FILE
 from flows.project.paths import RunKey
 from flows.project.predictions import read_outcomes
 from flows.report.material import gather
@@ -14,7 +15,7 @@ from flows.report.page import Material, page
 from flows.report.published import published
 from flows.report.tables import averages, csv_text, markdown, results_csv, summarise
 from flows.settings.params import Params
-from mmrl_core.errors import UserError
+from mmrl_core.errors import Damaged, UserError
 from mmrl_core.evaluation.bootstrap import paired_gains
 from mmrl_core.files import write_bytes, write_json
 from mmrl_core.search.trial import Trial, read_search_file
@@ -86,7 +87,11 @@ def _same_parts(metrics: list[dict[str, Any]], folders: list[Path]) -> list[dict
 
 
 def _metrics(folder: Path) -> dict[str, Any]:
-    return read_metrics(folder, METRICS)
+    metrics = read_metrics(folder, METRICS)
+    for part in metrics["parts"]:
+        if "ece" not in metrics[part] or "ece" not in metrics["zero_shot"][part]:
+            raise Damaged(f"{folder / FILE} has no ece of the part {part}; run `{EVALUATE}` again")
+    return metrics
 
 
 def _search(dataset: str, method: str) -> dict[str, Any]:
