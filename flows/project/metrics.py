@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, NotRequired
 
 from pydantic import Field
 from typing_extensions import TypedDict
@@ -19,7 +19,7 @@ class PartScores(TypedDict):
     """Of one part, such as base or novel."""
 
     accuracy: Share
-    ece: Share
+    ece: NotRequired[Share]  # which the registry does without
 
 
 class ValidationScores(TypedDict):

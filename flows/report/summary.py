@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from flows.project import paths
+from flows.project.metrics import METRICS as FILE
 from flows.project.metrics import read_metrics
 from flows.project.paths import RunKey
 from flows.project.predictions import read_outcomes
@@ -14,7 +15,7 @@ from flows.report.page import Material, page
 from flows.report.published import published
 from flows.report.tables import averages, csv_text, markdown, results_csv, summarise
 from flows.settings.params import Params
-from mmrl_core.errors import UserError
+from mmrl_core.errors import Damaged, UserError
 from mmrl_core.evaluation.bootstrap import Outcomes, paired_gains
 from mmrl_core.files import write_bytes, write_json
 from mmrl_core.search.trial import Trial, read_search_file
@@ -89,7 +90,12 @@ def _same_parts(runs: Sequence[Run]) -> list[dict[str, Any]]:
 
 
 def _metrics(key: RunKey, target: str | None) -> dict[str, Any]:
-    return read_metrics(key.results(target), METRICS, key.command("evaluate", target))
+    folder, made_by = key.results(target), key.command("evaluate", target)
+    metrics = read_metrics(folder, METRICS, made_by)
+    for part in metrics["parts"]:
+        if "ece" not in metrics[part] or "ece" not in metrics["zero_shot"][part]:
+            raise Damaged(f"{folder / FILE} has no ece of the part {part}; run `{made_by}` again")
+    return metrics
 
 
 def _outcomes(key: RunKey, target: str | None) -> dict[str, Outcomes]:

@@ -38,8 +38,8 @@ def make_prefect(folder: Path) -> None:
 
 
 READERS = [
-    Reader("params.yaml", make_params, "params.yaml", damaged_bytes, read_params, share=0.2),
-    Reader("params.yaml to be edited", make_params, "params.yaml", damaged_bytes, read_edited, share=0.1),
+    Reader("params.yaml", make_params, "params.yaml", damaged_bytes, read_params),
+    Reader("params.yaml to be edited", make_params, "params.yaml", damaged_bytes, read_edited, share=0.3),
     Reader("table to predict, CSV", make_table, "table.csv", damaged_bytes, found("table.csv")),
     Reader("table to predict, Parquet", make_table, "two.parquet", damaged_parquet, found("two.parquet")),
     Reader(

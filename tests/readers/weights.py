@@ -177,8 +177,8 @@ def read_sealed_bundle(folder: Path) -> None:
 
 READERS = [
     Reader("adapter.json", copy_adapter, CARD, damaged_json, read_verified_card),
-    Reader("adapter.json with a right digest", copy_adapter, CARD, damaged_json, load_sealed, share=0.5),
-    Reader("adapter.safetensors", copy_adapter, TENSORS, damaged_bytes, read_adapter_tensors, share=0.5),
+    Reader("adapter.json with a right digest", copy_adapter, CARD, damaged_json, load_sealed),
+    Reader("adapter.safetensors", copy_adapter, TENSORS, damaged_bytes, read_adapter_tensors),
     Reader(
         "checkpoint of a training", make_checkpoints, "checkpoint-00000001-00000000.pt", damaged_bytes, read_checkpoints
     ),
@@ -190,14 +190,13 @@ READERS = [
         damaged_bytes,
         read_authors,
     ),
-    Reader("weights, state dict", make_state_dict, "weights", damaged_bytes, weights(), share=0.3),
+    Reader("weights, state dict", make_state_dict, "weights", damaged_bytes, weights()),
     Reader(
         "weights, safetensors",
         make_safetensors,
         "weights.safetensors",
         damaged_bytes,
         weights("weights.safetensors"),
-        share=0.3,
     ),
     Reader("weights, TorchScript", make_torchscript, "weights", damaged_bytes, torchscript),
     Reader("record of frozen features", make_features, "record", damaged_bytes, read_features),
