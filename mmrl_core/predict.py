@@ -14,7 +14,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from mmrl_core.clip.backbone import load_backbone, refuse_repeated
-from mmrl_core.data.images import decode
+from mmrl_core.data.images import decode, to_rgb
 from mmrl_core.data.views import test_view
 from mmrl_core.errors import Damaged, UserError
 from mmrl_core.evaluation import abstain
@@ -190,7 +190,7 @@ def _open(image: ImageInput, name: str) -> Image:
             raise UserError(f"cannot read the image {image} ({error.strerror}); check the path") from None
     if isinstance(image, bytes | bytearray | memoryview):
         return decode(bytes(image), name)
-    return image.convert("RGB")
+    return to_rgb(image, name)
 
 
 def _prediction(names: list[str], row: list[float], confidence: float) -> Prediction:

@@ -7,7 +7,10 @@ from pathlib import PurePosixPath
 from mmrl_core.data.splits import Item
 from mmrl_core.errors import UserError
 
-IMAGE_EXTENSIONS = {"bmp", "gif", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp"}
+IMAGE_EXTENSIONS = {
+    "apng", "avif", "bmp", "gif", "jfif", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "pnm", "ppm", "tif", "tiff",
+    "webp",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
