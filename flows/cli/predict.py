@@ -12,7 +12,7 @@ import typer
 
 from flows.cli import predict_output
 from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile, show
-from flows.cli.predict_images import count_images, find_images
+from flows.cli.predict_images import count_images, find_images, unread_notes
 from flows.project.progress import ProgressReport, progress
 from flows.settings.params import load_params
 from mmrl_core.errors import UserError
@@ -39,6 +39,8 @@ def predict(
 
     _check_table_options(out, all_)
     total = count_images(images)  # what is wrong with a folder or table shows before the model is loaded
+    for note in unread_notes(images):
+        print(f"mmrl: {note}", file=sys.stderr)
     predictor = versions.open_predictor(load_params(params, set_), model)
     threshold = _threshold(predictor, abstain, threshold)
     columns = (class_names or predictor.class_names) if all_ else []

@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from pathlib import PurePosixPath
 
+from mmrl_core.errors import UserError
+
 RAW = "camera raw"
 _EXTENSIONS = {
     "HEIC": "heic heics heif heifs hif",
@@ -58,13 +60,25 @@ def convert(kind: str) -> str:
     return f"convert it to {'JPEG' if kind in PHOTOGRAPHS else 'PNG'}"
 
 
+def refusal(path: str, kind: str) -> str:
+    """What is wrong with a file of that format, and what to do."""
+    return f"{path} is in the format {kind}, which is not read here; {convert(kind)}"
+
+
+def check_format(path: str, where: str) -> None:
+    """Raises UserError for a file name that is an image's of a format that is not read here."""
+    if kind := foreign_name(path):
+        raise UserError(f"{where}: {refusal(path, kind)}")
+
+
 def left_out(paths: Sequence[str]) -> list[str]:
-    """A note for each format among the paths that is not read here, which counts its files and names the first."""
-    of_kind: dict[str, list[str]] = {}
+    """A note on the paths that are no images, and one on each format of images that is not read here; with counts."""
+    of_kind: dict[str | None, list[str]] = {}
     for path in paths:
-        if kind := foreign_name(path):
-            of_kind.setdefault(kind, []).append(path)
-    return [
-        f"{len(files)} {kind} files were left out, the first {files[0]}; {convert(kind)} to use it"
+        of_kind.setdefault(foreign_name(path), []).append(path)
+    others = of_kind.pop(None, [])
+    notes = [f"{len(others)} files that are no images were left out, the first {others[0]}"] if others else []
+    return notes + [
+        f"{len(files)} files in the format {kind} were left out, the first {files[0]}; {convert(str(kind))} to use it"
         for kind, files in of_kind.items()
     ]

@@ -5,7 +5,7 @@ from typing import Any
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from mmrl_core.data.foreign import RAW, convert, foreign_content, foreign_name
+from mmrl_core.data.foreign import RAW, foreign_content, foreign_name, refusal
 from mmrl_core.errors import UserError
 
 FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # none that starts a program, as EPS does
@@ -32,7 +32,7 @@ def decode(image: bytes, name: str) -> Image.Image:
     itself only warns up to twice that limit).
     """
     if foreign_name(name) == RAW:  # most are built as a TIFF, in which Pillow would find a thumbnail
-        raise UserError(f"{name} is in the format {RAW}, which is not read here; {convert(RAW)}")
+        raise UserError(refusal(name, RAW))
     try:
         with Image.open(io.BytesIO(image), formats=FORMATS) as opened:
             _check_pixel_count(opened)
@@ -51,7 +51,7 @@ def to_rgb(image: Image.Image, name: str) -> Image.Image:
 
 def _problem(image: bytes, name: str, error: Exception) -> str:
     if kind := foreign_content(image) or foreign_name(name):
-        return f"{name} is in the format {kind}, which is not read here; {convert(kind)}"
+        return refusal(name, kind)
     if not isinstance(error, UnidentifiedImageError):
         return _unreadable(name, error)
     if image[:4] in (b"II*\0", b"MM\0*"):

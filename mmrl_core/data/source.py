@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
+from mmrl_core.data.foreign import check_format
 from mmrl_core.data.splits import Item
 from mmrl_core.errors import UserError
 
@@ -38,6 +39,7 @@ class Source:
 
     def image_extension(self, item: Item) -> str:
         """The lower-case file extension, without the dot. Raises UserError when it is no image's."""
+        check_format(item.path, self.key)
         extension = PurePosixPath(item.path).suffix[1:].lower()
         if extension not in IMAGE_EXTENSIONS:
             known = ", ".join(sorted(IMAGE_EXTENSIONS))

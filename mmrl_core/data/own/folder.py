@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path
 
 from mmrl_core.data.benchmark import coop
+from mmrl_core.data.foreign import left_out
 from mmrl_core.data.own.records import Gathered, Record, check_file, check_name, is_hidden, is_image, some, split_named
 from mmrl_core.errors import UserError
 
@@ -15,6 +16,8 @@ def gather(images: Path) -> Gathered:
         raise UserError(f"the images folder {images} is not there; correct `images` or put it there")
     paths, splits = _visible_files(images), _split_folders(images)
     image_paths = [path for path in paths if is_image(path)]
+    if paths and not image_paths:
+        raise UserError(f"{images} holds no image that is read: {'; '.join(left_out(paths))}")
     records = [_record(images, path, splits) for path in image_paths]
     files = [images / path for path in image_paths]
     notes = _notes(images, [path for path in paths if not is_image(path)], records, splits)
@@ -58,7 +61,7 @@ def _record(images: Path, path: str, splits: dict[str, str]) -> Record:
 
 
 def _notes(images: Path, others: list[str], records: list[Record], splits: dict[str, str]) -> list[str]:
-    notes = [f"{len(others)} files that are no images were left out, the first {others[0]}"] if others else []
+    notes = left_out(others)
     classes = {name for above in splits or ["."] for name in _subfolders(images / above)}
     empty = sorted(classes - {record.label for record in records})
     return notes + ([f"{len(empty)} class folders without an image were left out: {some(empty)}"] if empty else [])

@@ -7,6 +7,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from mmrl_core.data.benchmark import coop
+from mmrl_core.data.foreign import check_format
 from mmrl_core.data.own.records import Gathered, Record, as_text, check_file, did_you_mean, is_image, split_named
 from mmrl_core.errors import UserError
 
@@ -89,6 +90,7 @@ def _check_columns(table: Path, header: list[str], needed: tuple[str, ...]) -> N
 def _record(root: Path, row: Row, with_split: bool) -> Record:
     path, label = (_needed(row, column) for column in ("path", "label"))
     check_file(root, path, row.where)
+    check_format(path, row.where)
     if not is_image(path):
         raise UserError(f"{row.where}: {path} is no image by its extension; correct the row or leave it out")
     return Record(str(PurePosixPath(path)), label, _split(row) if with_split else None)
