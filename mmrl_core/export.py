@@ -196,15 +196,13 @@ def file_facts(predictor: Predictor, names: list[str], folder: Path) -> dict[str
 
 def resizing(settings: ViewSettings) -> dict[str, Any]:
     """How `views.test_view` makes the square, for a program to follow with Pillow's `Image.resize`."""
+    rounded: dict[str, dict[str, Any]] = {
+        "shortest": {"long_side_rounding": "floor", "crop_offset_rounding": "half to even"},
+        "squash": {},
+        "longest": {"short_side_rounding": "half to even", "pad_offset_rounding": "floor", "fill": [0, 0, 0]},
+    }
     how = {"mode": settings.resize_mode, "interpolation": settings.interpolation, "antialias": True}
-    return (
-        how
-        | {
-            "shortest": {"long_side_rounding": "floor", "crop_offset_rounding": "half to even"},
-            "squash": {},
-            "longest": {"short_side_rounding": "half to even", "pad_offset_rounding": "floor", "fill": [0, 0, 0]},
-        }[settings.resize_mode]
-    )
+    return how | rounded[settings.resize_mode]
 
 
 def preprocessing(settings: ViewSettings) -> list[str]:

@@ -27,7 +27,7 @@ IMAGES = {
     "twelve bits": tiff([bytes([0x00, 0x03, 0xE8, 0x7D, 0x0F, 0xFF])], 4, bits=(12,)),
     "white is zero": tiff([levels(0, 1000, 40000, 65535)], 4, bits=(16,), photometric=0),
     "a clear level": raw_png(levels(1000, 40000)[::-1], 2, 16, 0, levels(1000)[::-1]),
-    "alpha": encoded(Image.merge("RGBA", [*picture(256, 256).split(), Image.linear_gradient("L")]), "WEBP", lossless=True),
+    "alpha": encoded(Image.merge("RGBA", [*picture(256, 256).split(), Image.linear_gradient("L")]), "PNG"),
     "turned": encoded(picture(50, 33), "TIFF", tiffinfo={0x0112: 8}),
 }  # fmt: skip
 
