@@ -62,7 +62,7 @@ def view_rates(plan: Plan, n: int) -> dict[int, float]:
     def load(start: int) -> torch.Tensor:
         names = [str(index) for index in range(start, start + BATCH)]
         part = images[start : start + BATCH]
-        return train_views(part, backbone.image_size, 1, 0, names, backbone.mean, backbone.std)
+        return train_views(part, backbone.view_settings, 1, 0, names)
 
     starts = range(0, n, BATCH)
     works = {1: lambda: list(map(load, starts)), os.cpu_count(): lambda: list(map_in_order(load, starts, size=1))}

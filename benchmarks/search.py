@@ -113,5 +113,5 @@ def timed_oracle(backbone: Backbone, config: AdapterConfig, data: ImageSet) -> f
 
 def batch_of(backbone: Backbone, data: ImageSet, epoch: int, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     images, items = [data.images[index] for index in indices], [data.items[index] for index in indices]
-    views = train_views(images, backbone.image_size, TRAIN.seed, epoch, items, backbone.mean, backbone.std)
+    views = train_views(images, backbone.view_settings, TRAIN.seed, epoch, items)
     return views, torch.tensor([data.labels[index] for index in indices])

@@ -31,7 +31,7 @@ from mmrl_core.clip.backbone import LOGIT_SCALE
 from mmrl_core.data.images import decode
 from mmrl_core.errors import BAD, Damaged, UserError
 from mmrl_core.export import CARD as MODEL_CARD
-from mmrl_core.export import MODEL, OUTPUTS, Scorer, export_onnx, file_facts, onnx_session
+from mmrl_core.export import MODEL, OUTPUTS, Scorer, earlier_facts, export_onnx, file_facts, onnx_session
 from mmrl_core.files import read_json, sha256_file, write_json
 from mmrl_core.method.adapter_card import CARD as ADAPTER_CARD
 from mmrl_core.method.adapter_card import TENSORS, AdapterCard, is_number
@@ -151,6 +151,8 @@ def _check_model_card(folder: Path, predictor: Predictor) -> None:
     """What follows from adapter and files has to be there as it is; what was measured on another machine, as a type."""
     path, document = folder / MODEL_CARD, read_json(folder / MODEL_CARD, made_by=MADE_BY)
     facts = file_facts(predictor, predictor.class_names, folder)
+    if not document.keys() & {"decoding", "resizing"}:
+        facts = earlier_facts(facts)
     wrong = [key for key, value in facts.items() if key not in document or document[key] != value]
     if not isinstance(document.get("opset"), int):
         wrong.append("opset")

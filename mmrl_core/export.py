@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mmrl_core.clip.backbone import LOGIT_SCALE, Backbone
+from mmrl_core.data.views import LONG, ViewSettings
 from mmrl_core.errors import UserError
 from mmrl_core.files import sha256_file, write_json
 from mmrl_core.method.folded import FoldedCLIP
@@ -30,6 +31,14 @@ BATCH_SIZES = (1, 3)  # compared at these; traced at 2
 TOLERANCE = 1e-4  # of max|onnx - torch| / max|torch|, for each output
 COLUMNS = "column i belongs to class_names[i]; of a name that is there more than once, add the probabilities up"
 STEPS = ("tracing", "writing", "comparing")
+DECODING = {  # what `data/images.py` does, for a program to follow with Pillow; in this order
+    "frame": 0,
+    "deep_grey": "value * 255 / (2 ** bits - 1)",
+    "deep_grey_rounding": "nearest",
+    "white_is_zero": "inverted",
+    "background": [255, 255, 255],
+    "exif_orientation": "applied",
+}
 
 
 class Scorer(nn.Module):
@@ -177,7 +186,9 @@ def file_facts(predictor: Predictor, names: list[str], folder: Path) -> dict[str
         "image_size": backbone.image_size,
         "mean": list(backbone.mean),
         "std": list(backbone.std),
-        "preprocessing": preprocessing(backbone.image_size),
+        "decoding": DECODING,
+        "resizing": resizing(backbone.view_settings),
+        "preprocessing": preprocessing(backbone.view_settings),
         "logit_scale": LOGIT_SCALE,
         "adapter": {"sha256": card["sha256"]},
         "backbone": {"name": backbone.name, "sha256": card["backbone"]["sha256"]},
@@ -185,15 +196,60 @@ def file_facts(predictor: Predictor, names: list[str], folder: Path) -> dict[str
     }
 
 
-def preprocessing(size: int) -> list[str]:
-    """The steps from an image file to a row of `images`, in order, in words; `views.test_view` takes them."""
+def resizing(settings: ViewSettings) -> dict[str, Any]:
+    """How `views.test_view` makes the square, for a program to follow with Pillow's `Image.resize`."""
+    rounded: dict[str, dict[str, Any]] = {
+        "shortest": {"long_side_rounding": "floor", "crop_offset_rounding": "half to even"},
+        "squash": {},
+        "longest": {"short_side_rounding": "half to even", "pad_offset_rounding": "floor", "fill": [0, 0, 0]},
+    }
+    how = {"mode": settings.resize_mode, "interpolation": settings.interpolation, "antialias": True}
+    return how | rounded[settings.resize_mode]
+
+
+def preprocessing(settings: ViewSettings) -> list[str]:
+    """The steps from an image file to a row of `images`, in order, in words."""
     return [
+        "decode the first frame or page",
+        "scale grey of more than 8 bits: value * 255 / (2 ** bits - 1), rounded to the nearest; where a TIFF says that "
+        "white is zero, 255 minus that",
+        "lay what is transparent (alpha, entries of a palette, the colour or level that a PNG names) over white",
+        "convert to RGB as Pillow's Image.convert",
+        "turn it upright as its EXIF orientation says, as Pillow's ImageOps.exif_transpose",
+        *_to_square(settings),
+        "scale to [0, 1] as float32, channels first: (3, height, width)",
+        "subtract mean and divide by std, channel by channel",
+    ]
+
+
+def _to_square(settings: ViewSettings) -> list[str]:
+    size, filtered = settings.size, f"{settings.interpolation} with antialiasing as Pillow's Image.resize"
+    if settings.resize_mode == "squash":
+        return [f"resize, {filtered}, to {size} x {size} whatever the aspect ratio"]
+    if settings.resize_mode == "longest":
+        return [
+            f"resize, {filtered}: the long side to {size} pixels, the short one to {size} * short / long, rounded to "
+            "the nearest, halves to even, and at least 1",
+            f"put it on black, {size} x {size}: left and top are half of what is missing, rounded down",
+        ]
+    return [
+        f"resize, {filtered}: the short side to {size} pixels, the long one to {size} * long / short, rounded down",
+        f"crop {size} x {size}: left and top are half of what is beyond, rounded to the nearest, halves to even (of an "
+        f"image longer than {LONG} : 1 the part may be cut out first: the same but for rounding)",
+    ]
+
+
+def earlier_facts(facts: dict[str, Any]) -> dict[str, Any]:
+    """What model.json said in place of these facts before it said how images are decoded and cropped."""
+    size, since = facts["image_size"], ("decoding", "resizing")
+    steps = [
         "decode to RGB",
         f"resize the short side to {size} pixels, bicubic with antialiasing, keeping the aspect ratio",
         f"crop the centre {size} x {size}",
         "scale to [0, 1] as float32, channels first: (3, height, width)",
         "subtract mean and divide by std, channel by channel",
     ]
+    return {key: value for key, value in facts.items() if key not in since} | {"preprocessing": steps}
 
 
 @contextlib.contextmanager

@@ -6,7 +6,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import PIL.Image
 import torch
@@ -14,8 +14,8 @@ from PIL.Image import Image
 from torch import Tensor
 
 from mmrl_core.clip.backbone import refuse_one_name
-from mmrl_core.data.images import decode
-from mmrl_core.data.views import test_view
+from mmrl_core.data.images import decode, to_rgb
+from mmrl_core.data.views import ViewSettings, test_view
 from mmrl_core.errors import Damaged, UserError
 from mmrl_core.evaluation import abstain
 from mmrl_core.evaluation.scores import BATCH_SIZE, batched
@@ -102,14 +102,14 @@ class Predictor:
         With `skip_damaged` an image that cannot be read gives None instead of a UserError.
         """
         classes = self.classes(class_names)
-        for views in _view_batches(images, self._view_settings, skip_damaged):
+        for views in _view_batches(images, self.model.backbone.view_settings, skip_damaged):
             readable = [view for view in views if view is not None]
             predictions = iter(self.score(readable, [classes] * len(readable)))
             yield from (None if view is None else next(predictions) for view in views)
 
     def view(self, image: ImageInput, name: str) -> Tensor:
         """(3, S, S): what the model sees of an image. Raises UserError with its name when it cannot be read."""
-        return test_view(_open(image, name), **self._view_settings)
+        return test_view(_open(image, name), self.model.backbone.view_settings)
 
     def classes(self, class_names: list[str] | None = None) -> Classes:
         """Any list of classes, by default the trained ones. Raises as `text_features`."""
@@ -147,11 +147,6 @@ class Predictor:
         refuse_one_name(class_names)
         return AdaptedCLIP(self.model.backbone, self._adapter, class_names, self.card["template"]).text_features()
 
-    @property
-    def _view_settings(self) -> dict[str, Any]:
-        backbone = self.model.backbone
-        return {"size": backbone.image_size, "mean": backbone.mean, "std": backbone.std}
-
 
 def _rows_by_classes(classes: Sequence[Classes]) -> list[tuple[Classes, list[int]]]:
     """Each list of classes, with the rows that are scored among it."""
@@ -162,10 +157,10 @@ def _rows_by_classes(classes: Sequence[Classes]) -> list[tuple[Classes, list[int
 
 
 def _view_batches(
-    images: Iterable[ImageInput], view_settings: dict[str, Any], skip_damaged: bool
+    images: Iterable[ImageInput], view_settings: ViewSettings, skip_damaged: bool
 ) -> Iterator[list[Tensor | None]]:
     """Test views (3, S, S), None for what is skipped; a batch is decoded while the caller uses the one before it."""
-    view = partial(_view, **view_settings)
+    view = partial(_view, view_settings)
     threads = ThreadPoolExecutor(DECODERS)
     try:
         ahead: list[Future[Tensor]] = []
@@ -177,8 +172,8 @@ def _view_batches(
         threads.shutdown(cancel_futures=True)
 
 
-def _view(image: ImageInput, index: int, **view_settings: Any) -> Tensor:
-    return test_view(_open(image, f"number {index}"), **view_settings)
+def _view(view_settings: ViewSettings, image: ImageInput, index: int) -> Tensor:
+    return test_view(_open(image, f"number {index}"), view_settings)
 
 
 def _result(view: Future[Tensor], skip_damaged: bool) -> Tensor | None:
@@ -198,7 +193,7 @@ def _open(image: ImageInput, name: str) -> Image:
             raise UserError(f"cannot read the image {image} ({error.strerror}); check the path") from None
     if isinstance(image, bytes | bytearray | memoryview):
         return decode(bytes(image), name)
-    return image.convert("RGB")
+    return to_rgb(image, name)
 
 
 def _prediction(names: list[str], row: list[float], confidence: float) -> Prediction:

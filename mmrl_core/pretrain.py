@@ -130,7 +130,7 @@ def _zero_shot(backbone: "Backbone", source: "Source") -> dict[str, float]:
 
     images = [decode(source.read(item), item.path) for item in source.val]
     labels = torch.tensor([item.label for item in source.val])
-    views = test_views(images, SIZE, backbone.mean, backbone.std)
+    views = test_views(images, backbone.view_settings)
     scores = backbone.encode_image(views) @ backbone.encode_text(source.class_names, source.templates[0]).T
     every = list(range(len(source.class_names)))
     base, novel = base_novel(every)

@@ -13,7 +13,7 @@ import typer
 from flows.cli import predict_output
 from flows.cli.class_list import ClassFile, ClassNames, class_list, say_what_surprises
 from flows.cli.options import DEFAULT_PARAMS, PATH, AsJson, Overrides, ParamsFile, finite, show
-from flows.cli.predict_images import Tables, count_images, find_images
+from flows.cli.predict_images import Tables, count_images, find_images, unread_notes
 from flows.project.progress import ProgressReport, progress
 from flows.settings.params import load_params
 from mmrl_core.errors import UserError
@@ -48,6 +48,8 @@ def predict(
     class_names = class_list(class_names, classes)
     how = Tables(column, root, absent_ok=skip_damaged)
     total = count_images(images, how)  # what is wrong with a folder or table shows before the model is loaded
+    for note in unread_notes(images):
+        print(f"mmrl: {note}", file=sys.stderr)
     predictor = versions.open_predictor(load_params(params, set_), model)
     threshold = _threshold(predictor, abstain, threshold)
     say_what_surprises(predictor, class_names)

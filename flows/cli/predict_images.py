@@ -4,10 +4,11 @@ A table's paths, and links in a folder or table, must stay inside that folder: b
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from mmrl_core.data.foreign import foreign_name, left_out
 from mmrl_core.data.own.listed import image_path
 from mmrl_core.data.own.records import is_hidden, is_image
 from mmrl_core.data.own.table import KINDS, Wanted, each_row
@@ -36,6 +37,8 @@ def count_images(arguments: Sequence[Path], how: Tables = PLAIN) -> int:
         )
     if total := sum(1 for _ in find_images(arguments, how)):
         return total
+    if notes := unread_notes(arguments):
+        raise UserError(f"{', '.join(map(str, arguments))}: no image that is read is there: {notes[0]}")
     known = ", ".join(sorted(IMAGE_EXTENSIONS))
     raise UserError(f"{', '.join(map(str, arguments))}: no image is there; an image file ends in one of {known}")
 
@@ -55,7 +58,13 @@ def find_images(arguments: Sequence[Path], how: Tables = PLAIN) -> Iterator[Path
             yield argument
 
 
-def _in_folder(folder: Path, root: Path) -> Iterator[Path]:
+def unread_notes(arguments: Sequence[Path]) -> list[str]:
+    """A note on each format of images in the folders that is not read and so left out."""
+    folders = [argument for argument in arguments if os.path.isdir(argument)]
+    return left_out([str(path) for folder in folders for path in _in_folder(folder, folder, foreign_name)])
+
+
+def _in_folder(folder: Path, root: Path, wanted: Callable[[str], object] = is_image) -> Iterator[Path]:
     """The images below a folder, in sorted order. Hidden files are left out, and links to folders are not followed: a
     folder inside the root is walked anyway."""
     try:
@@ -64,11 +73,11 @@ def _in_folder(folder: Path, root: Path) -> Iterator[Path]:
         raise UserError(f"cannot list the folder {folder} ({error.strerror}); check its permissions") from None
     for path in paths:
         is_folder, is_link = os.path.isdir(path), path.is_symlink()
-        if is_link and (is_folder or is_image(path.name)):
+        if is_link and (is_folder or wanted(path.name)):
             _check_inside(path, root)
         if is_folder and not is_link:
-            yield from _in_folder(path, root)
-        elif not is_folder and is_image(path.name):
+            yield from _in_folder(path, root, wanted)
+        elif not is_folder and wanted(path.name):
             yield path
 
 

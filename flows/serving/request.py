@@ -21,7 +21,6 @@ from mmrl_core.data.images import FORMATS
 from mmrl_core.parsing import parse_json, whole_number
 
 ENVELOPE = 1_000_000  # bytes of a request besides its image: class names, part headers, JSON
-LONGEST = 100  # of an image: the longer side divided by the shorter one
 ClassName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
 
 
@@ -169,8 +168,6 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
     if width * height > max_pixels:
         raise HTTPException(413, f"the image has {width} x {height} pixels, the limit is {max_pixels} in all; scale it "
                                  "down")  # fmt: skip
-    if max(width, height) > LONGEST * min(width, height):  # scaled to the tower's height it would fill the memory
-        raise HTTPException(422, f"the image has {width} x {height} pixels; crop it to {LONGEST} : 1 at most")
 
 
 def _size(image: bytes) -> tuple[int, int]:

@@ -19,10 +19,12 @@ from mmrl_core.clip.openclip import (
     VisionTransformer,
     open_clip,
 )
+from mmrl_core.clip.preprocessing import check_preprocessing
 from mmrl_core.clip.pretrained import TESTED, load_clip
 from mmrl_core.clip.prompts import cut_note, fill_template, same_prompt
 from mmrl_core.clip.supported import refuse_unsupported
 from mmrl_core.clip.towers import ImageTower, TextTower
+from mmrl_core.data.views import ViewSettings
 from mmrl_core.errors import UserError
 
 __all__ = ["TESTED", "Backbone", "fill_template", "load_backbone", "new_clip", "tokenizer_for"]
@@ -45,6 +47,7 @@ class Backbone(nn.Module):
     ):  # fmt: skip
         super().__init__()
         refuse_unsupported(clip, name)
+        check_preprocessing(getattr(clip.visual, "preprocess_cfg", {}), f"backbone {name}")
         self.clip = clip.requires_grad_(False)
         self.name, self.weights, self.tokenizer = name, weights, tokenizer
         self.weights_file_sha256 = weights_file_sha256
@@ -103,13 +106,24 @@ class Backbone(nn.Module):
         """1 + P, the class token and the patches."""
         return self.visual.positional_embedding.shape[0]
 
+    def _asks_for(self, key: str, default: Any) -> Any:
+        """What its weights say of preprocessing."""
+        return getattr(self.visual, "preprocess_cfg", {}).get(key) or default
+
     @property
     def mean(self) -> tuple[float, ...]:
-        return tuple(getattr(self.visual, "image_mean", None) or OPENAI_MEAN)
+        return tuple(self._asks_for("mean", getattr(self.visual, "image_mean", None) or OPENAI_MEAN))
 
     @property
     def std(self) -> tuple[float, ...]:
-        return tuple(getattr(self.visual, "image_std", None) or OPENAI_STD)
+        return tuple(self._asks_for("std", getattr(self.visual, "image_std", None) or OPENAI_STD))
+
+    @property
+    def view_settings(self) -> ViewSettings:
+        """How its weights want images prepared."""
+        interpolation = self._asks_for("interpolation", "random").replace("random", "bicubic")  # open_clip's reading
+        resize_mode = self._asks_for("resize_mode", "shortest")
+        return ViewSettings(self.image_size, self.mean, self.std, resize_mode, interpolation)
 
     @property
     def device(self) -> torch.device:
@@ -157,6 +171,8 @@ class Backbone(nn.Module):
             self.mean,
             self.std,
         ]
+        if (resizing := tuple(self.view_settings[3:])) != ("shortest", "bicubic"):
+            facts.append(resizing)  # only then: digests from before these were known hold
         return hashlib.sha256(f"{self.weights_sha256} {facts}".encode()).hexdigest()
 
     def frozen_blocks(self, tower: str, dtype: torch.dtype) -> list[Block]:

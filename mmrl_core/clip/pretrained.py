@@ -4,7 +4,8 @@ OpenAI's CLIPs apply QuickGELU, most others GELU, and weights under the wrong on
 A tag, or a file whose sha256 open_clip's list holds, needs what open_clip says of it; a file in OpenAI's format needs
 QuickGELU; of any other file the activation cannot be read off, and the model's name decides: ViT-B-16 has GELU,
 ViT-B-16-quickgelu has QuickGELU. A plain name takes the activation that the weights need, a -quickgelu name refuses
-weights known to need GELU. Images are normalised as a tag or a known file asks, otherwise as OpenAI's.
+weights known to need GELU. Images are resized and normalised as a tag, a known file or a configuration beside the file
+asks (`preprocessing.py`), otherwise as OpenAI's.
 
 No file is unpickled: TorchScript archives go through `torchscript.py`, others through torch's `weights_only`.
 """
@@ -23,6 +24,7 @@ from torch import Tensor
 
 from mmrl_core.clip.openclip import CLIP, open_clip
 from mmrl_core.clip.portable import PortableInit
+from mmrl_core.clip.preprocessing import preprocessing
 from mmrl_core.clip.sizes import check_sizes
 from mmrl_core.clip.supported import refuse_by_configuration
 from mmrl_core.clip.torchscript import is_torchscript, read_tensors
@@ -38,7 +40,7 @@ TESTED = (
     ("ViT-B-16", "datacomp_xl_s13b_b90k"), ("ViT-B-32", "datacomp_xl_s13b_b90k"), ("ViT-L-14", "datacomp_xl_s13b_b90k"),
 )  # fmt: skip
 OPENAI_KEYS = {"input_resolution", "context_length", "vocab_size"}  # beside the weights, in OpenAI's files alone
-PretrainedCfg = dict[str, Any]  # what open_clip says of published weights: url, mean, std, quick_gelu
+PretrainedCfg = dict[str, Any]  # what open_clip says of published weights: url, quick_gelu, mean, resize_mode ...
 
 
 class LoadedCLIP(NamedTuple):
@@ -66,10 +68,15 @@ def load_clip(name: str, weights: str | None) -> LoadedCLIP:
         raise UserError(f"backbone.weights {weights!r} is neither a file nor a tag of {name} ({tags})")
     if known is not None:
         _check_activation(name, weights, known)  # before anything is fetched
+        preprocessing(known, None, f"backbone.weights {weights}")
     path = Path(weights if known is None else _fetched(name, weights, known))
     sha256 = sha256_file(path)
     check_digest(path, sha256)
-    return LoadedCLIP(_model(name, weights, path, known or _published_by(sha256)), sha256)
+    known = known or _published_by(sha256)
+    pixels = preprocessing(known, path, f"backbone.weights {weights}")
+    clip = _model(name, weights, path, known)
+    clip.visual.preprocess_cfg = {**getattr(clip.visual, "preprocess_cfg", {}), **pixels}
+    return LoadedCLIP(clip, sha256)
 
 
 def _check_name(name: str) -> None:
@@ -133,8 +140,7 @@ def _from_file(name: str, weights: str, path: Path, known: PretrainedCfg | None)
     if known is None:
         return open_clip.create_model(name, pretrained=str(path))
     _check_activation(name, weights, known)
-    quick, pixels = bool(known.get("quick_gelu")), {key: known[key] for key in ("mean", "std") if key in known}
-    return open_clip.create_model(name, pretrained=str(path), force_quick_gelu=quick, force_preprocess_cfg=pixels)
+    return open_clip.create_model(name, pretrained=str(path), force_quick_gelu=bool(known.get("quick_gelu")))
 
 
 def _short(error: Exception) -> str:

@@ -1,40 +1,66 @@
 """Encoded image bytes to pixels, and nothing else: no torch here, so that preparing data stays light."""
 
 import io
+from typing import Any
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from mmrl_core.data.foreign import RAW, foreign_content, foreign_name, refusal
 from mmrl_core.errors import UserError
 
-FORMATS = ("BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # no format that starts a program, as EPS does
+FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # none that starts a program, as EPS does
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }  # fmt: skip  # what turns an image of that EXIF orientation upright
+SIGNED, WHITE_IS_ZERO, APART, HALVED = 2, 0, 2, (2, 2)  # values of a TIFF's tags; the last is a default
+GREY_STEPS = {"L;2": 85, "L;4": 17}  # Pillow's raw modes of a PNG's greys of 2 and 4 bits: from one level to the next
+SAVE = "save it with 8 or 16 bits"
 
 
 def decode(image: bytes, name: str) -> Image.Image:
     """The RGB image behind encoded bytes as a person would see it on white, every pixel decoded.
 
-    Transparency is laid over white; 16-bit grey is scaled from its whole range; of an animation or several pages the
-    first counts; a photograph is turned upright as its EXIF orientation says. The published loader (CoOp's) ignores
-    the orientation and drops the alpha channel: pixels differ from its for images that have either.
+    Transparency is laid over white; greys of more than 8 bits are scaled from the whole range that the file states; of
+    an animation or several pages the first counts; a photograph is turned upright as its EXIF orientation says. The
+    published loader (CoOp's) ignores the orientation and drops the alpha channel: pixels differ from its for images
+    that have either.
 
-    Raises UserError naming `name` when the bytes are no whole image, are grey values without an agreed range (floats,
-    integers beyond 16 bits), or hold more pixels than Pillow's `Image.MAX_IMAGE_PIXELS` (a decompression bomb; Pillow
+    Raises UserError naming `name` when the bytes are no whole image, are of a format or a kind of pixels that is not
+    read (`_check_pixels`), or hold more pixels than Pillow's `Image.MAX_IMAGE_PIXELS` (a decompression bomb; Pillow
     itself only warns up to twice that limit).
     """
+    if foreign_name(name) == RAW:  # most are built as a TIFF, in which Pillow would find a thumbnail
+        raise UserError(refusal(name, RAW))
     try:
         with Image.open(io.BytesIO(image), formats=FORMATS) as opened:
             _check_pixel_count(opened)
-            rgb = _to_rgb(opened)
-            turn = TURNS.get(_orientation(opened))
-            return rgb if turn is None else rgb.transpose(turn)
-    except UnidentifiedImageError:
-        raise UserError(f"{name} is not an image of a known format ({', '.join(FORMATS)}); replace it") from None
+            return _upright(opened)
     except Exception as error:  # Pillow's decoders raise anything from OSError to struct.error on damaged bytes
-        raise UserError(f"cannot read the image {name} ({error or type(error).__name__}); replace it") from error
+        raise UserError(_problem(image, name, error)) from error
+
+
+def to_rgb(image: Image.Image, name: str) -> Image.Image:
+    """The same of an image that Pillow has opened or made. Raises UserError naming `name` as `decode` does."""
+    try:
+        return _upright(image)
+    except Exception as error:
+        raise UserError(_unreadable(name, error)) from error
+
+
+def _problem(image: bytes, name: str, error: Exception) -> str:
+    if kind := foreign_content(image) or foreign_name(name):
+        return refusal(name, kind)
+    if not isinstance(error, UnidentifiedImageError):
+        return _unreadable(name, error)
+    if image[:4] in (b"II*\0", b"MM\0*"):
+        return f"{name} is a damaged TIFF or one of a kind of pixels that is not read; save it as PNG"
+    return f"{name} is not an image of a known format ({', '.join(FORMATS)}); replace it"
+
+
+def _unreadable(name: str, error: Exception) -> str:
+    return f"cannot read the image {name} ({error or type(error).__name__}); replace it"
 
 
 def _check_pixel_count(image: Image.Image) -> None:
@@ -43,24 +69,80 @@ def _check_pixel_count(image: Image.Image) -> None:
         raise ValueError(f"{image.width} x {image.height} pixels, more than the limit of {limit}")
 
 
-def _to_rgb(image: Image.Image) -> Image.Image:
+def _upright(image: Image.Image) -> Image.Image:
+    _check_pixels(image)
+    rgb = _on_white(image)
+    turn = TURNS.get(_orientation(image))
+    return rgb if turn is None else rgb.transpose(turn)
+
+
+def _check_pixels(image: Image.Image) -> None:
+    """ValueError for pixels whose black and white the file does not state, and for those that Pillow misreads."""
+    _check_range(image)
+    if problem := _misread(image):
+        raise ValueError(f"{problem}, which Pillow misreads; save it as PNG with 8 bits a channel")
+
+
+def _check_range(image: Image.Image) -> None:
     if image.mode == "F":
-        raise ValueError("its floating-point pixels have no agreed range; save it with 8 or 16 bits")
+        raise ValueError(f"its floating-point pixels have no agreed range; {SAVE}")
+    if SIGNED in _tiff_tags(image).get(ExifTags.Base.SampleFormat, ()):
+        raise ValueError(f"its signed pixels have no agreed black; {SAVE}, unsigned")
+    if image.mode == "I" and image.format != "PPM":  # Pillow scales a PPM's greys to 16 bits
+        raise ValueError(f"its pixels of 32 bits have no agreed range; {SAVE}")
+
+
+def _misread(image: Image.Image) -> str:
+    """What of an image that is not yet decoded Pillow gets wrong without a word; empty where there is nothing."""
+    tags, (codec, raw_mode) = _tiff_tags(image), _storage(image)
+    if tags.get(ExifTags.Base.PlanarConfiguration) == APART and image.mode != "L":
+        deep = codec == "raw" and max(tags.get(ExifTags.Base.BitsPerSample, (8,))) > 8
+        if deep or image.mode in ("LA", "La", "PA"):
+            return "its channels lie apart"
+    if codec == "raw" and image.mode == "YCbCr" and tags.get(ExifTags.Base.YCbCrSubSampling, HALVED) != (1, 1):
+        return "its colours have a lower resolution than its pixels"
+    return "its transparent colour has 16 bits" if raw_mode == "RGB;16B" and "transparency" in image.info else ""
+
+
+def _tiff_tags(image: Image.Image) -> dict[int, Any]:
+    return getattr(image, "tag_v2", {})
+
+
+def _storage(image: Image.Image) -> tuple[str, str]:
+    """The codec and how pixels are stored, in Pillow's words, of an image that is not yet decoded; else empty."""
+    for tile in getattr(image, "tile", []):
+        return tile.codec_name, tile.args if isinstance(tile.args, str) else str(next(iter(tile.args or [""])))
+    return "", ""
+
+
+def _on_white(image: Image.Image) -> Image.Image:
+    step = GREY_STEPS.get(_storage(image)[1]) if image.format == "PNG" else None
+    image.load()
     if image.mode.startswith("I"):  # I, I;16, I;16B: Pillow's own conversion would clip at 255
-        image = _grey_from_16_bits(image)
+        image = _eight_bits(image)
+    elif step and "transparency" in image.info:  # Pillow scales the pixels and not the level that is transparent
+        image = image.copy()
+        image.info["transparency"] *= step
+    if image.mode == "La":
+        image = image.convert("LA")
     if image.has_transparency_data:
         rgba = image.convert("RGBA")
         image = Image.alpha_composite(Image.new("RGBA", rgba.size, "white"), rgba)
     return image.convert("RGB")
 
 
-def _grey_from_16_bits(image: Image.Image) -> Image.Image:
+def _eight_bits(image: Image.Image) -> Image.Image:
+    """Grey of more than 8 bits, from the whole range of that many bits; a level that is transparent becomes white."""
     import numpy as np
 
-    values = np.asarray(image).astype(np.int64)
-    if values.min() < 0 or values.max() > 65535:
-        raise ValueError(f"grey values {values.min()} to {values.max()} beyond 16 bits; save it with 8 or 16 bits")
-    return Image.fromarray(((values * 255 + 32767) // 65535).astype(np.uint8))
+    tags, values = _tiff_tags(image), np.asarray(image).astype(np.uint32)
+    white = 2 ** tags.get(ExifTags.Base.BitsPerSample, (16,))[0] - 1
+    grey = ((values * 255 + white // 2) // white).astype(np.uint8)
+    if tags.get(ExifTags.Base.PhotometricInterpretation) == WHITE_IS_ZERO:
+        grey = 255 - grey
+    if "transparency" in image.info:
+        grey[values == image.info["transparency"]] = 255
+    return Image.fromarray(grey)
 
 
 def _orientation(loaded: Image.Image) -> int:

@@ -5,10 +5,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
+from mmrl_core.data.foreign import check_format
 from mmrl_core.data.splits import Item
 from mmrl_core.errors import UserError
 
-IMAGE_EXTENSIONS = {"bmp", "gif", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp"}
+IMAGE_EXTENSIONS = {
+    "apng", "avif", "bmp", "gif", "jfif", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "pnm", "ppm", "tif", "tiff",
+    "webp",
+}  # fmt: skip
 
 
 def told_apart(class_names: Sequence[str]) -> list[str]:
@@ -42,6 +46,7 @@ class Source:
 
     def image_extension(self, item: Item) -> str:
         """The lower-case file extension, without the dot. Raises UserError when it is no image's."""
+        check_format(item.path, self.key)
         extension = PurePosixPath(item.path).suffix[1:].lower()
         if extension not in IMAGE_EXTENSIONS:
             known = ", ".join(sorted(IMAGE_EXTENSIONS))

@@ -162,4 +162,4 @@ def _trunks(towers: Sequence[ImageTower], trunk: Tensor, chunk: int) -> dict[int
 def test_batch(backbone: Backbone, examples: Iterable[Example]) -> Tensor:
     """The examples' test views (B, 3, S, S)."""
     images = [decode(example.image, example.path) for example in examples]
-    return test_views(images, backbone.image_size, backbone.mean, backbone.std)
+    return test_views(images, backbone.view_settings)

@@ -303,8 +303,7 @@ class TrainingViews:
         return loaded, labels.view(len(self.runs), -1) if len(self.runs) > 1 else labels
 
     def _view(self, epoch: int, data: ImageSet, seed: int, index: int) -> Tensor:
-        backbone, image, item = self.backbone, data.images[index], data.items[index]
-        return train_view(image, backbone.image_size, seed, epoch, item, backbone.mean, backbone.std)
+        return train_view(data.images[index], self.backbone.view_settings, seed, epoch, data.items[index])
 
 
 def _digests(data: ImageSet) -> list[str]:

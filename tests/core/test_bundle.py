@@ -16,7 +16,7 @@ from mmrl_core.config import AdapterConfig
 from mmrl_core.errors import BAD, Damaged, UserError
 from mmrl_core.method.adapter import Adapter, save_adapter
 from mmrl_core.predict import Predictor
-from tests.core.bundle_damages import DAMAGES, own_sha256
+from tests.core.bundle_damages import DAMAGES, edit, own_sha256
 from tests.support.alter import alter_tensors, sum_again
 
 
@@ -58,6 +58,26 @@ def test_what_is_wrong_with_right_sums_is_a_verdict(copy, damage):
     with pytest.raises(Damaged) as verdict:
         check_bundle(copy)
     assert "\n" not in str(verdict.value) and str(copy) in str(verdict.value)
+
+
+def test_a_release_from_before_model_json_said_how_images_are_decoded_is_as_sound_as_it_was(copy):
+    def as_it_was(document) -> None:
+        del document["decoding"], document["resizing"]
+        document["preprocessing"] = [
+            "decode to RGB",
+            "resize the short side to 32 pixels, bicubic with antialiasing, keeping the aspect ratio",
+            "crop the centre 32 x 32",
+            "scale to [0, 1] as float32, channels first: (3, height, width)",
+            "subtract mean and divide by std, channel by channel",
+        ]
+
+    edit(copy / "onnx/model.json", as_it_was)
+    sum_again(copy)
+    check_bundle(copy)
+    edit(copy / "onnx/model.json", lambda document: document["preprocessing"].pop())
+    sum_again(copy)
+    with pytest.raises(Damaged, match="does not say preprocessing"):
+        check_bundle(copy)
 
 
 @pytest.mark.parametrize(

@@ -14,11 +14,13 @@ from PIL import Image
 
 from mmrl_core.clip.backbone import Backbone
 from mmrl_core.errors import UserError
-from mmrl_core.export import Scorer, compare, export_onnx
+from mmrl_core.export import DECODING, Scorer, compare, export_onnx
 from mmrl_core.files import sha256_file
 from mmrl_core.method.joint_logits import joint_logits
 from mmrl_core.method.model import AdaptedCLIP
 from mmrl_core.predict import Predictor
+from tests.core.data.odd_images import ODD
+from tests.core.followed import follow
 from tests.core.method.test_folded import shaped_backbone
 from tests.core.test_predict import TRAINED, save_small
 from tests.support.small import random_images, small_adapter, small_backbone
@@ -98,21 +100,10 @@ def test_a_file_computes_what_the_model_does_at_any_batch_size(tmp_path, method,
     assert 0 < card["largest_relative_difference"] < TOLERANCE
 
 
-def follow(steps: dict, image: Image.Image) -> np.ndarray:
-    """What model.json says of preprocessing, without torch: (1, 3, S, S)."""
-    size, (width, height) = steps["image_size"], image.size
-    scale = size / min(width, height)
-    resized = image.convert("RGB").resize((int(width * scale), int(height * scale)), Image.Resampling.BICUBIC)
-    left, top = round((resized.width - size) / 2), round((resized.height - size) / 2)
-    pixels = np.asarray(resized.crop((left, top, left + size, top + size)), np.float32) / 255
-    normalised = (pixels - np.float32(steps["mean"])) / np.float32(steps["std"])
-    return normalised.transpose(2, 0, 1)[None]
-
-
 def test_a_program_that_follows_model_json_gets_the_predictors_probabilities(tiny, exported):
     folder, _ = exported
     card = json.loads((folder / "model.json").read_text())
-    image = Image.effect_mandelbrot((96, 64), (-2, -1, 1, 1), 50).convert("RGB")
+    image = ODD["turned.jpg"](Image.effect_mandelbrot((96, 64), (-2, -1, 1, 1), 50).convert("RGB"))
     _, probabilities, _ = run_onnx(folder, torch.from_numpy(follow(card, image)))
     expected = tiny.predict([image])[0].probabilities
     assert list(expected) == card["class_names"]
@@ -128,7 +119,8 @@ def test_model_json_says_what_the_file_is(tiny, exported):
     assert card["backbone"] == {key: tiny.card["backbone"][key] for key in ("name", "sha256")}
     assert (card["class_names"], card["template"], card["logit_scale"]) == (TRAINED, TEMPLATE, 100)
     assert (card["image_size"], len(card["mean"]), len(card["std"])) == (32, 3, 3)
-    assert "bicubic" in card["preprocessing"][1] and "32" in card["preprocessing"][1]
+    assert (card["decoding"], card["resizing"]["mode"]) == (DECODING, "shortest")
+    assert any("bicubic" in step and "32" in step for step in card["preprocessing"])
 
 
 def test_the_graph_has_the_promised_names_and_a_batch_of_any_size(exported):

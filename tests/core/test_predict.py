@@ -56,7 +56,7 @@ def test_every_class_is_scored_by_the_logits_of_its_kind(predictor, names, train
     found = predictor.predict([noise(0)], names)[0]
     model, all_names = predictor.model, names or TRAINED
     text, backbone = predictor.text_features(all_names), model.backbone
-    views = views_of([decode(noise(0), "noise")], backbone.image_size, backbone.mean, backbone.std)
+    views = views_of([decode(noise(0), "noise")], backbone.view_settings)
     output = model(views, text)
     expected = joint_logits(output, torch.tensor(trained)).softmax(-1)[0].tolist()
     assert list(found.probabilities) == all_names

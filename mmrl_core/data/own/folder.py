@@ -4,6 +4,7 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 from mmrl_core.data.benchmark import coop
+from mmrl_core.data.foreign import left_out
 from mmrl_core.data.own.layout import Layout, layout_of
 from mmrl_core.data.own.records import Gathered, Record, check_files, check_name, is_hidden, is_image, is_split, some
 from mmrl_core.errors import UserError
@@ -17,6 +18,8 @@ def gather(images: Path) -> Gathered:
     paths = sorted(path for path, _ in coop.walk(images) if not is_hidden(path))
     check_files(images, paths, str(images))
     image_paths = [path for path in paths if is_image(path)]
+    if paths and not image_paths:
+        raise UserError(f"{images} holds no image that is read: {'; '.join(left_out(paths))}")
     layout = layout_of(str(images), image_paths)
     records = [Record(path, *layout.place(path)) for path in image_paths]
     files = [images / path for path in image_paths]
@@ -25,7 +28,7 @@ def gather(images: Path) -> Gathered:
 
 
 def _notes(images: Path, others: list[str], records: list[Record], layout: Layout) -> list[str]:
-    notes = [f"{len(others)} files that are no images were left out, the first {others[0]}"] if others else []
+    notes = left_out(others)
     empty = _empty_folders(images, records, layout.class_at)
     notes += [f"{len(empty)} folders without an image were left out: {some(empty)}"] if empty else []
     labels = {record.label for record in records}

@@ -9,6 +9,7 @@ from reprlib import repr as short
 from typing import NamedTuple
 
 from mmrl_core.data.benchmark import coop
+from mmrl_core.data.foreign import check_format
 from mmrl_core.data.own import label_studio
 from mmrl_core.data.own.records import (
     Gathered,
@@ -82,6 +83,7 @@ def image_path(root: Path, row: Row, below: str = "", *, absent_ok: bool = False
     path = str(PurePosixPath(below, path))
     if not absent_ok or os.path.exists(root / path):
         check_file(root, path, row.where)
+    check_format(path, row.where)
     if not is_image(path):
         raise UserError(f"{row.where}: {path} is no image by its extension; correct the row or leave it out")
     return path

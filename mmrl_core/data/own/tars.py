@@ -12,6 +12,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from mmrl_core.data.benchmark import coop
+from mmrl_core.data.foreign import check_format
 from mmrl_core.data.own.records import (
     Gathered,
     Record,
@@ -158,6 +159,8 @@ def _sample(where: str, name: str, members: list[tuple[str, Place]]) -> Sample:
     images = [pair for pair in members if is_image(pair[0])]
     # Of "jpg" and "mask.png" the first is the image; a lone "photo.jpg" is one as well.
     images = [pair for pair in images if "." not in _key_and_field(pair[0])[1]] or images
+    for member, _ in [] if images else members:
+        check_format(member, where)
     if len(images) != 1:
         raise UserError(f"{where} has {len(images)} images, not one; correct the tar file")
     return Sample(f"{name}/{images[0][0]}", images[0][1], *_label(where, fields))

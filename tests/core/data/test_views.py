@@ -1,8 +1,11 @@
 import io
+import subprocess
+import sys
 import threading
 
 import pytest
 import torch
+from open_clip.transform import image_transform
 from PIL import Image
 from torchvision import transforms
 
@@ -10,6 +13,7 @@ from mmrl_core.data import views
 from mmrl_core.errors import UserError
 
 MEAN, STD = (0.48, 0.46, 0.41), (0.27, 0.26, 0.28)
+SETTINGS = views.ViewSettings(16, MEAN, STD)
 BICUBIC = transforms.InterpolationMode.BICUBIC
 
 
@@ -19,7 +23,7 @@ def picture(width=40, height=30):
 
 
 def train_view(item="a.jpg", seed=1, epoch=0, image=None):
-    return views.train_view(image or picture(), 16, seed, epoch, item, MEAN, STD)
+    return views.train_view(image or picture(), SETTINGS, seed, epoch, item)
 
 
 def draws(number):
@@ -91,19 +95,60 @@ def test_a_train_view_is_a_normalised_float_square():
     assert torch.allclose(white, ((1 - torch.tensor(MEAN)) / torch.tensor(STD)).view(3, 1, 1).expand(3, 16, 16))
 
 
-@pytest.mark.parametrize("size", [(40, 30), (30, 40), (16, 16), (9, 50)])
-def test_a_test_view_is_what_open_clip_makes(size):
-    from open_clip.transform import image_transform
+@pytest.mark.parametrize("interpolation", views.INTERPOLATIONS)
+@pytest.mark.parametrize("resize_mode", views.RESIZE_MODES)
+@pytest.mark.parametrize("size", [(40, 30), (30, 40), (31, 47), (16, 16), (9, 50), (5, 9)])
+def test_a_test_view_is_what_open_clip_makes(size, resize_mode, interpolation):
+    how = {"mean": MEAN, "std": STD, "resize_mode": resize_mode, "interpolation": interpolation}
+    expected = image_transform(16, is_train=False, **how)(picture(*size))
+    assert torch.equal(views.test_view(picture(*size), views.ViewSettings(16, **how)), expected)
 
-    expected = image_transform(16, is_train=False, mean=MEAN, std=STD)(picture(*size))
-    assert torch.equal(views.test_view(picture(*size), 16, MEAN, STD), expected)
+
+@pytest.mark.parametrize("interpolation", views.INTERPOLATIONS)
+@pytest.mark.parametrize("size", [(1, 60), (60, 1), (3, 250), (333, 30), (30, 333), (400, 39), (39, 391)])
+def test_a_long_image_is_cropped_before_it_is_scaled_to_the_same_pixels_but_for_rounding(size, interpolation):
+    expected = image_transform(16, is_train=False, mean=(0, 0, 0), std=(1, 1, 1), interpolation=interpolation)
+    found = views.test_view(picture(*size), views.ViewSettings(16, (0, 0, 0), (1, 1, 1), interpolation=interpolation))
+    assert (found - expected(picture(*size))).abs().max() <= 1.01 / 255  # levels
+
+
+HUNGRY = """
+import resource
+import torch
+from PIL import Image
+from mmrl_core.data import views
+torch.set_num_threads(1)
+settings = [views.ViewSettings(224, (0, 0, 0), (1, 1, 1), mode) for mode in views.RESIZE_MODES]
+views.test_view(Image.new("RGB", (8, 8)), settings[0])  # what is loaded only once is not counted
+in_use = int(open("/proc/self/statm").read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (in_use + 1_000_000_000,) * 2)
+for size in ((1, 20_000), (20_000, 1)):
+    image = Image.new("RGB", size, "red")
+    for each in settings:
+        assert views.test_view(image, each).shape == (3, 224, 224)
+    assert views.train_view(image, settings[0], 1, 0, "a").shape == (3, 224, 224)
+"""
+
+
+def test_a_long_image_takes_no_memory_for_what_is_cropped():
+    subprocess.run([sys.executable, "-c", HUNGRY], check=True, timeout=300)
+
+
+def test_training_scales_as_the_weights_ask():
+    bilinear = SETTINGS._replace(interpolation="bilinear")
+    found = views.train_view(picture(), bilinear, 1, 0, "a.jpg")
+    (top, left, height, width), flip = views.draw_crop_and_flip(picture(), 1, 0, "a.jpg")
+    part = picture().crop((left, top, left + width, top + height)).resize((16, 16), Image.Resampling.BILINEAR)
+    expected = transforms.functional.to_tensor(part.transpose(Image.Transpose.FLIP_LEFT_RIGHT) if flip else part)
+    assert torch.equal(found, transforms.functional.normalize(expected, MEAN, STD))
+    assert not torch.equal(found, train_view())
 
 
 def test_batches_stack_the_single_views():
     images, items = [picture(), picture(20, 50)], ["a.jpg", "b.jpg"]
-    tests = views.test_views(images, 16, MEAN, STD)
-    assert torch.equal(tests[1], views.test_view(images[1], 16, MEAN, STD)) and tests.shape == (2, 3, 16, 16)
-    trains = views.train_views(images, 16, 1, 0, items, MEAN, STD)
+    tests = views.test_views(images, SETTINGS)
+    assert torch.equal(tests[1], views.test_view(images[1], SETTINGS)) and tests.shape == (2, 3, 16, 16)
+    trains = views.train_views(images, SETTINGS, 1, 0, items)
     assert torch.equal(trains[1], train_view("b.jpg", image=images[1])) and trains.shape == (2, 3, 16, 16)
 
 

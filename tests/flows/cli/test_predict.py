@@ -73,6 +73,13 @@ def test_a_folder_is_walked_in_sorted_order_and_only_its_images_count(predict):
     assert all(name in lines[0] for name in TRAINED)
 
 
+def test_images_of_formats_that_are_not_read_are_counted_and_the_others_labelled(folder, mmrl):
+    (folder / "images" / "a" / "IMG.HEIC").write_bytes(b"")
+    assert len(mmrl("predict", "images", "--model", "adapter").splitlines()) == 3
+    note = "mmrl: 1 files in the format HEIC were left out, the first images/a/IMG.HEIC; convert it to JPEG to use it\n"
+    assert mmrl.error == note
+
+
 @pytest.mark.parametrize("name", ["list.csv", "list.parquet"])
 def test_a_table_names_images_from_its_own_folder(folder, predict, name):
     write_table(folder / "images" / name, ["b.png", "a/c.JPG"])
@@ -288,6 +295,9 @@ def test_a_threshold_of_ones_own_overrides_the_adapters(folder, predict):
         (["images", "--all"], "give --out FILE.csv"),
         (["images", "--threshold", "2"], "less than or equal to 1"),
         (["empty"], "empty: no image is there"),
+        (["photos"], "photos: no image that is read is there: 1 files in the format HEIC were left out"),
+        (["photos/a.heic"], "photos/a.heic is in the format HEIC, which is not read here; convert it to JPEG"),
+        (["photos/b.nef"], "photos/b.nef is in the format camera raw, which is not read here; convert it to JPEG"),
         (["nowhere.csv"], "the table nowhere.csv is not there"),
         (["images/list.csv"], "list.csv has no column 'path'; its header holds 'where', 'what'; call one path, image,"),
         (["images/list.csv"], "or say which it is: `--column NAME`"),
@@ -313,6 +323,9 @@ def test_a_threshold_of_ones_own_overrides_the_adapters(folder, predict):
 )
 def test_what_cannot_be_done_is_said_in_one_line(folder, predict, arguments, message):
     (folder / "empty").mkdir()
+    (folder / "photos").mkdir()
+    (folder / "photos" / "a.heic").write_bytes(b"\0\0\0\x18ftypheic")
+    (folder / "photos" / "b.nef").write_bytes(b"")
     (folder / "blank.txt").write_text(" \n\n")
     (folder / "images" / "list.csv").write_text("where,what\nb.png,x\n")
     (folder / "images" / "two.csv").write_text("image,File\nb.png,b.png\n")

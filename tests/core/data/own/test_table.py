@@ -148,6 +148,11 @@ def test_a_row_that_cannot_be_used_is_named(folder, change, message):
     refused(folder, change, message)
 
 
+def test_a_row_of_a_format_that_is_not_read_says_what_to_make_of_it(folder):
+    folder.add("img/a.heic", b"")
+    refused(folder, {"path": "img/a.heic"}, "line 3: img/a.heic is in the format HEIC, .*; convert it to JPEG")
+
+
 def test_a_link_out_of_the_folder_is_refused_wherever_it_hides(folder, tmp_path):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "elsewhere/a.png").write_bytes(png(77))

@@ -205,6 +205,7 @@ def linked(kind):
     ([("0.png", png(0)), ("0.json", b"[" * 100_000)], "sample 0: its json cannot be read"),
     ([("0.png", png(0)), ("0.json", b"[1]")], "sample 0: its json is no object"),
     ([("0.cls", b"0")], "sample 0 has 0 images, not one"),
+    ([("0.cls", b"0"), ("0.heic", b"")], "sample 0: 0.heic is in the format HEIC, .*; convert it to JPEG"),
     ([("0.png", png(0)), ("0.jpg", png(0)), ("0.cls", b"0")], "sample 0 has 2 images"),
     ([("0.png", png(0)), ("0.png", png(1)), ("0.cls", b"0")], "sample 0 holds one member twice"),
     ([*samples([0, 1, 0])], "the members of sample 000 do not lie together, or it comes twice"),
