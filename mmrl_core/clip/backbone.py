@@ -4,6 +4,7 @@ import hashlib
 import warnings
 from collections.abc import Callable
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import torch
