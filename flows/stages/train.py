@@ -39,17 +39,18 @@ class EpochReport(Protocol):
 def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
     """Train one adapter, resuming from a killed run of the same settings and data."""
     from flows.tracking.run import tracked_run
+    from mmrl_core.data.lacking import check_trained
     from mmrl_core.data.sets import read_set
     from mmrl_core.data.shards import read_manifest
     from mmrl_core.method.adapter import save_adapter
 
-    backbone, manifest = backbone_of(params.backbone), read_manifest(key.few_shot)
-    search = read_search(key, manifest["templates"])
+    protocol, manifest = PROTOCOLS[params.data.protocol], read_manifest(key.few_shot)
+    check_trained(manifest, protocol.trains_on)
+    backbone, search = backbone_of(params.backbone), read_search(key, manifest["templates"])
     choice = search["choice"] if params.search.enabled else {}
     settings = resolve(params, key.dataset, key.method, key.seed, backbone.depth, choice)
     if not (params.cluster.is_distributed and params.cluster.gpus_per_worker):  # else it depends on the workers' GPUs
         settings = _on_device(settings, backbone.device)
-    protocol = PROTOCOLS[params.data.protocol]
     data = read_set(key.few_shot, "train", protocol.trains_on, search["template"])
     card = _card(params, key, settings, data, manifest["digest"])
     with (

@@ -9,7 +9,6 @@ from typing import NamedTuple, overload
 from PIL.Image import Image
 
 from mmrl_core.data.images import decode
-from mmrl_core.data.lacking import check_trained
 from mmrl_core.data.parallel import map_in_order
 from mmrl_core.data.shards import Example, read_manifest, stream_examples
 from mmrl_core.protocols import Half, labels_of
@@ -76,10 +75,7 @@ def image_set(examples: Iterable[Example], labels: list[int], class_names: list[
 
 def read_set(folder: str | Path, split: str, halves: Sequence[Half], template: str) -> ImageSet:
     """One split of a prepared few-shot folder: the classes of these halves in label order, the images of the first
-    half before those of the second. Raises as `stream_examples` does, before anything is decoded, and UserError on a
-    class without an image to train on."""
+    half before those of the second. Raises as `stream_examples` does, before anything is decoded."""
     manifest = read_manifest(folder)
-    if split == "train":
-        check_trained(manifest, halves)
     streams = [stream_examples(folder, split, half) for half in halves]
     return image_set(chain.from_iterable(streams), labels_of(manifest, halves), manifest["class_names"], template)

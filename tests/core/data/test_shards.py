@@ -84,15 +84,6 @@ def test_a_class_short_of_training_items_is_reported_in_the_manifest(pets, tmp_p
     assert read_manifest(folder)["short_classes"] == {"dog": 0, "newt": 2}
 
 
-def test_a_class_without_a_training_image_is_not_read_to_be_trained_on(pets, tmp_path):
-    pets.splits["train"] = [row for row in pets.splits["train"] if row[2] != "newt"]
-    pets.save()
-    folder = written(write_few_shot, pets.open(), 4, 1, to=tmp_path / "few")
-    assert len(read_set(folder, "train", ("base",), "a {}.").items) == 8
-    with pytest.raises(UserError, match=r"1 classes to be trained on have no training image \(newt\)"):
-        read_set(folder, "train", ("base", "novel"), "a {}.")
-
-
 def test_of_classes_that_share_a_name_each_is_counted_for_itself(pets, tmp_path):
     source = replace(pets.open(), class_names=["cat", *["twin"] * 2])
     folder = written(write_few_shot, source, 100, 1, to=tmp_path / "few")

@@ -133,8 +133,12 @@ def test_one_class_alone_to_be_trained_on_is_refused_when_data_are_prepared(own,
     assert error.startswith("mmrl: pets: cat is the one class to be trained on, where 2 are the least; add classes, ")
     mmrl("check", "--dataset", "pets", "--set", "data.base_classes=1", code=2)
     assert "pets: cat is the one class to be trained on" in mmrl.out
-    few = ["--set", "data.base_classes=1", "--set", "data.protocol=few-shot"]
-    mmrl("prepare", "--dataset", "pets", *few, "--out", "pool")
+    few_shot = {"own": {"pets": {"images": "pets"}}, "base_classes": 1, "protocol": "few-shot"}
+    write_params(own, data=few_shot)
+    few = ["--dataset", "pets", "--shots", "2", "--seed", "1"]
+    mmrl("prepare", *few)
+    again = ["--set", "data.protocol=base-to-novel", "--out", "mine"]
+    assert "is the one class" in mmrl("train", *few, "--method", "mmrl", *again, code=2)
 
 
 def test_prepare_prints_classes_counts_and_what_was_left_out(own, mmrl):

@@ -4,69 +4,30 @@ The reference is Pillow alone: what it renders of a file, on white. A second fol
 same names, so whatever a step makes of the first it has to make of the second.
 """
 
-import io
 import json
 from pathlib import Path
 
 import numpy as np
 import onnxruntime
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image
 
 from mmrl_core.data.images import decode
 from mmrl_core.data.shards import read_examples
-from tests.core.data.odd_images import encoded
+from tests.core.data.odd_images import ODD, encoded, on_white
+from tests.core.followed import follow
 from tests.support.workspace import write_params
 
 COLORS = {"amber": (250, 170, 20), "blue": (20, 40, 220), "green": (30, 160, 60), "pink": (250, 120, 190)}
-SPLITS = {"train": 1, "val": 1, "test": 1}  # pictures of each kind
+SPLITS = ("train", "val", "test")  # one picture of each kind in each
 RUN = ["--method", "mmrl", "--shots", "4", "--seed", "1"]
 
 
-def picture(color: tuple[int, int, int], seed: int) -> np.ndarray:
-    """(70, 90, 3): the colour, brighter to one side, under noise; not the same from any other side."""
+def picture(color: tuple[int, int, int], seed: int) -> Image.Image:
+    """90 x 70: the colour, brighter to one side, under noise; not the same from any other side."""
     noise = np.random.default_rng(seed).integers(-30, 30, (70, 90, 3))
     slope = np.linspace(-60, 60, 90, dtype=int)[None, :, None] + np.linspace(-20, 20, 70, dtype=int)[:, None, None]
-    return np.clip(np.array(color) + noise + slope, 0, 255).astype(np.uint8)
-
-
-def grey_of_16_bits(pixels: np.ndarray) -> bytes:
-    return encoded(Image.fromarray(pixels[:, :, 1].astype(np.uint16) * 257), "TIFF")
-
-
-def four_inks(pixels: np.ndarray) -> bytes:
-    return encoded(Image.fromarray(pixels).convert("CMYK"), "JPEG", quality=90)
-
-
-def palette_with_a_hole(pixels: np.ndarray) -> bytes:
-    image = Image.fromarray(pixels).quantize(64)
-    return encoded(image, "PNG", transparency=int(np.bincount(np.asarray(image).ravel()).argmax()))
-
-
-def animated(pixels: np.ndarray) -> bytes:
-    frames = [Image.fromarray(pixels), Image.fromarray(255 - pixels)]
-    return encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-
-
-def on_its_side(pixels: np.ndarray) -> bytes:
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    return encoded(Image.fromarray(pixels), "JPEG", exif=exif, quality=90)
-
-
-KINDS = {"grey.tif": grey_of_16_bits, "inks.jpg": four_inks, "hole.png": palette_with_a_hole, "moving.gif": animated,
-         "side.jpg": on_its_side}  # fmt: skip
-
-
-def rendered(image: bytes) -> Image.Image:
-    """What Pillow makes of a file: its first frame, upright, on white."""
-    upright = ImageOps.exif_transpose(Image.open(io.BytesIO(image)))
-    if upright.mode.startswith("I"):
-        return Image.fromarray((np.asarray(upright) // 257).astype(np.uint8)).convert("RGB")
-    if upright.has_transparency_data:
-        white = Image.new("RGBA", upright.size, "white")
-        return Image.alpha_composite(white, upright.convert("RGBA")).convert("RGB")
-    return upright.convert("RGB")
+    return Image.fromarray(np.clip(np.array(color) + noise + slope, 0, 255).astype(np.uint8))
 
 
 def write(folder: Path, name: str, image: bytes) -> None:
@@ -79,10 +40,10 @@ def write(folder: Path, name: str, image: bytes) -> None:
 def odd(tmp_path, monkeypatch):
     """The folder `odd` with every kind in every class and split, and `plain` with Pillow's renderings of them."""
     monkeypatch.chdir(tmp_path)
-    for number, (split, class_name, kind) in enumerate((s, c, k) for s in SPLITS for c in COLORS for k in KINDS):
-        name, image = f"{split}/{class_name}/{kind}", KINDS[kind](picture(COLORS[class_name], number))
+    for number, (split, class_name, kind) in enumerate((s, c, k) for s in SPLITS for c in COLORS for k in ODD):
+        name, image = f"{split}/{class_name}/{kind}", ODD[kind](picture(COLORS[class_name], number))
         write(tmp_path / "odd", name, image)
-        write(tmp_path / "plain", name, encoded(rendered(image), "PNG"))
+        write(tmp_path / "plain", name, encoded(on_white(image), "PNG"))
     own = {name: {"images": name} for name in ("odd", "plain")}
     write_params(tmp_path, datasets=["odd", "plain"], methods=["mmrl"], shots=[4], seeds=[1], data={"own": own},
                  train={"epochs": 1}, search={"enabled": False})  # fmt: skip
@@ -91,10 +52,6 @@ def odd(tmp_path, monkeypatch):
 
 def by_name(folder: Path) -> dict[str, bytes]:
     return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*.*"))}
-
-
-def read_as_stated(image: bytes, card: dict) -> np.ndarray:
-    raise NotImplementedError
 
 
 def test_it_is_the_same_picture_in_check_prepare_train_predict_and_onnx(odd, mmrl):
@@ -111,11 +68,10 @@ def test_it_is_the_same_picture_in_check_prepare_train_predict_and_onnx(odd, mmr
     examples = [*of_pool[0], *of_pool[1], *of_training]
     assert len(examples) == 20 + 2 * 4
     for example in examples:
-        assert np.array_equal(decode(example.image, "a"), rendered(images[example.path])), example.path
+        assert np.array_equal(decode(example.image, "a"), on_white(images[example.path])), example.path
 
     adapters = []
     for dataset in ("odd", "plain"):
-        mmrl("tune", "--dataset", dataset, *RUN[:2])
         mmrl("tune", "--dataset", dataset, *RUN[:2])
         mmrl("train", "--dataset", dataset, *RUN)
         adapters.append(Path(f"models/{dataset}/mmrl-4shot/seed1/adapter.safetensors").read_bytes())
@@ -130,5 +86,5 @@ def test_it_is_the_same_picture_in_check_prepare_train_predict_and_onnx(odd, mmr
     card = json.loads(Path("onnx/model.json").read_text())
     session = onnxruntime.InferenceSession("onnx/model.onnx", providers=["CPUExecutionProvider"])
     for name in list(images)[:10]:
-        (row,) = session.run(["probabilities"], {"images": read_as_stated(images[name], card)[None]})[0]
+        (row,) = session.run(["probabilities"], {"images": follow(card, images[name])})[0]
         assert row == pytest.approx(list(found[f"odd/{name}"]["probabilities"].values()), rel=1e-3, abs=1e-6), name
