@@ -258,8 +258,8 @@ def _check_dimension(key: str, distribution: Distribution) -> None:
     section, _, field = key.partition(".")
     sections: dict[str, type[Section]] = {"adapter": AdapterSection, "train": TrainSection}
     model = sections.get(section)
-    if model is None or field not in model.model_fields:
-        raise ValueError(f"search.space names {key!r}, which is no key of adapter or train")
+    if model is None or field not in model.model_fields or field == "precision":
+        raise ValueError(f"search.space names {key!r}, which is no key of adapter or train that is a number")
     if len(distribution) != 1 or next(iter(distribution)) not in ("choice", "uniform", "loguniform"):
         raise ValueError(f"{key} needs exactly one of choice, uniform, loguniform")
     kind, values = next(iter(distribution.items()))

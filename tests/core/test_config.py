@@ -40,6 +40,7 @@ def path(tmp_path):
         ("cluster.workers={min: 1, max: 2, mid: 1}", "unknown key 'cluster.workers.mid'"),
         ("search.space={adapter.beta: {choice: [2]}}", "search.space.beta is 2"),
         ("search.space={adapter.colour: {choice: [2]}}", "no key of adapter or train"),
+        ("search.space={train.precision: {choice: [1]}}", "no key of adapter or train that is a number"),
         ("search.space={adapter.reg_weight: {loguniform: [0, 1]}}", "is no range"),
         ("search.space={adapter.reg_weight: {normal: [0, 1]}}", "exactly one of choice, uniform, loguniform"),
         ("seeds=[1, 1]", "an entry occurs twice"),

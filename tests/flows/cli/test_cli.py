@@ -80,6 +80,8 @@ def test_json_output_is_one_object_and_nothing_else(project, mmrl):
 
 
 def test_runs_that_the_settings_do_not_name_are_listed_as_stale(project, mmrl):
+    (project / "results/cat-to-dog/search").mkdir(parents=True)  # of a dataset that is called so, and no run
+    (project / "results/cat-to-dog/search/mmrl.json").touch()
     shutil.copytree("results/digits-to-digits/mmrl-2shot/seed1", "results/digits-to-digits/mmrl-2shot/seed9")
     assert json.loads(mmrl("summarize", "--json"))["stale"] == ["results/digits-to-digits/mmrl-2shot/seed9"]
     assert "seed9" in (project / "reports/report.html").read_text()
