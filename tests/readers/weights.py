@@ -207,7 +207,7 @@ READERS = [
         "bundle/onnx/model.json",
         damaged_json,
         read_sealed_bundle,
-        0.05,
+        0.02,
         True,
     ),
     Reader(
@@ -216,14 +216,14 @@ READERS = [
         "bundle/examples/expected.json",
         damaged_json,
         read_sealed_bundle,
-        0.05,
+        0.02,
         True,
     ),
     Reader(
-        "classes of a bundle", make_bundle, "bundle/classes.safetensors", damaged_bytes, read_sealed_bundle, 0.05, True
+        "classes of a bundle", make_bundle, "bundle/classes.safetensors", damaged_bytes, read_sealed_bundle, 0.02, True
     ),
     Reader(
-        "a picture of a bundle", make_bundle, "bundle/examples/3.png", damaged_bytes, read_sealed_bundle, 0.05, True
+        "a picture of a bundle", make_bundle, "bundle/examples/3.png", damaged_bytes, read_sealed_bundle, 0.02, True
     ),
-    Reader("SHA256SUMS of a bundle", make_bundle, "bundle/SHA256SUMS", damaged_bytes, read_bundle, 0.05, True),
+    Reader("SHA256SUMS of a bundle", make_bundle, "bundle/SHA256SUMS", damaged_bytes, read_bundle, 0.02, True),
 ]
