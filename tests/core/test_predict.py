@@ -16,6 +16,7 @@ from mmrl_core.evaluation import abstain
 from mmrl_core.method.adapter import save_adapter
 from mmrl_core.method.joint_logits import joint_logits
 from mmrl_core.predict import Predictor
+from tests.core.data.odd_images import ODD, on_white
 from tests.support.small import small_adapter
 
 TRAINED = ["two", "four", "six"]
@@ -149,3 +150,11 @@ def test_a_damaged_image_stops_with_its_name_or_gives_none_if_asked(predictor, t
     found = list(predictor.stream(images, skip_damaged=True))
     assert [one is None for one in found] == [False, True, True, False, True]
     assert found[3].label == predictor.predict([noise(1)])[0].label
+
+
+@pytest.mark.parametrize("name", ODD)
+def test_an_image_that_pillow_has_opened_is_seen_as_its_file_is(predictor, name):
+    image = ODD[name](Image.linear_gradient("L").resize((40, 30)).convert("RGB"))
+    seen = predictor.view(image, name)
+    assert torch.equal(predictor.view(Image.open(io.BytesIO(image)), name), seen)
+    assert torch.equal(predictor.view(on_white(image), name), seen)
