@@ -169,7 +169,8 @@ _EXPECTED = {
 
 def _section_needed(section: type[Section], value: Any, key: str) -> str:
     first, field = next(iter(section.model_fields.items()))
-    if isinstance(value, str) and field.annotation in (str, str | None):
+    of_text = str in {getattr(one, "__origin__", one) for one in (field.annotation, *get_args(field.annotation))}
+    if isinstance(value, str) and of_text:
         return f"it is a section; say {key}.{first}={value if len(value) <= 100 else '...'}"
     return f"it is a section; its keys are {', '.join(section.model_fields)}"
 

@@ -5,6 +5,9 @@ from typing import Any
 
 import pytest
 
+from flows.tracking.store import set_environment
+
+set_environment()  # before a test's module imports MLflow
 # Before torch is imported: a barrier of spinning threads stalls whenever another process has the core.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 # At Ray's own 15 its workers hardly run while the other test process is busy.

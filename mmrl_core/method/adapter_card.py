@@ -40,7 +40,7 @@ class AbstainCard(TypedDict):
     confidence: str
     keep: float
     threshold: float
-    images: int
+    images: NotRequired[int]  # of validation, that it was set on
 
 
 class CardContent(TypedDict):

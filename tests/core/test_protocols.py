@@ -90,5 +90,8 @@ def test_an_unknown_protocol_names_the_known_ones(tmp_path):
     from flows.settings.params import load_params
 
     (tmp_path / "params.yaml").write_text(f"{ {**MATRIX, 'data': {'protocol': 'few_shot'}} }")
-    with pytest.raises(UserError, match=r"data\.protocol is 'few_shot', which cannot be: input should be .*'joint'"):
+    with pytest.raises(
+        UserError,
+        match=r"data\.protocol is 'few_shot', which cannot be: choose one of .*, joint; did you mean few-shot",
+    ):
         load_params(tmp_path / "params.yaml")
