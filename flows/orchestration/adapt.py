@@ -22,7 +22,7 @@ from prefect.futures import PrefectFuture, as_completed
 from prefect.task_runners import ThreadPoolTaskRunner
 
 from flows.orchestration import artifacts, dvc_graph, events, missed, worktree
-from flows.orchestration.alone import alone
+from flows.orchestration.alone import alone, require_unchanged
 from flows.orchestration.dvc_graph import Graph
 from flows.orchestration.prefect_server import ensure_server, running_server
 from flows.orchestration.up_to_date import Adapted
@@ -103,7 +103,7 @@ def adapt(
     place = own_place(params_path, changes, name, _warn) if in_worktree else alone(Path(params_path), changes)
     with place, Lifeline() as lifeline:
         params = load_params(params_path)
-        ran = _build(lifeline, remote, stage_hours * 3600)
+        ran = _build(params, lifeline, remote, stage_seconds(stage_hours))
         if in_worktree:
             record(f"adapt: {name}")
         chosen = params.datasets if datasets is None else datasets
@@ -116,6 +116,13 @@ def adapt(
     say(adapted.summary)
     get_run_logger().info(adapted.summary)
     return adapted
+
+
+def stage_seconds(stage_hours: float) -> float:
+    """The limit of a stage item. Raises UserError for a number that is none."""
+    if not 0 < stage_hours <= LONGEST_STAGE:
+        raise UserError(f"stage_hours is {stage_hours:g}; give hours, more than 0 and at most {LONGEST_STAGE}")
+    return stage_hours * 3600
 
 
 def _is_retriable(task: Task, run: TaskRun, state: State) -> bool:
@@ -142,6 +149,7 @@ def _stopping(lifeline: Lifeline) -> Iterator[None]:
         raise
 
 
+LONGEST_STAGE = 8760  # hours
 RETRIED = {
     "retries": 2,  # after the default delays, from prefect_process.py
     "retry_condition_fn": _is_retriable,
@@ -156,9 +164,13 @@ STORE_RETRIED = {  # a store may be down for a minute
 
 
 @task(task_run_name="{name}", **RETRIED)
-def run_stage(root: Path, name: str, lifeline: Lifeline, stale: bool, timeout: float | None = None) -> float | None:
+def run_stage(
+    root: Path, name: str, lifeline: Lifeline, stale: bool, params: Params, timeout: float | None = None
+) -> float | None:
     """Seconds that the item took; None when it was up to date."""
     start, log = time.monotonic(), get_run_logger().info
+    if stale:
+        require_unchanged(root / "params.yaml", params)
     with _stopping(lifeline):
         worked = stale and dvc_graph.run_stage(
             root, name, lifeline, log, _environment(), timeout=timeout, show=lambda line: say(f"{name}  {line}")
@@ -204,15 +216,15 @@ def publish(params: Params, adapted: Adapted) -> None:
         _warn(f"Prefect has no artifact `results` of this run: {first_line(error, store_uri(params))}")
 
 
-def _build(lifeline: Lifeline, remote: str | None, timeout: float) -> dict[str, bool]:
+def _build(params: Params, lifeline: Lifeline, remote: str | None, timeout: float) -> dict[str, bool]:
     """Run the stages between a pull and a push, by item whether it did work; what was done before a failure is pushed
     too."""
     root = Path.cwd()
     if not remote:
-        return _run_stages(root, lifeline, timeout)
+        return _run_stages(root, params, lifeline, timeout)
     transfer(root, "pull", remote, lifeline)
     try:
-        ran = _run_stages(root, lifeline, timeout)
+        ran = _run_stages(root, params, lifeline, timeout)
     except Exception:  # not when the flow is stopped
         transfer(root, "push", remote, lifeline)
         raise
@@ -220,19 +232,19 @@ def _build(lifeline: Lifeline, remote: str | None, timeout: float) -> dict[str, 
     return ran
 
 
-def _run_stages(root: Path, lifeline: Lifeline, timeout: float) -> dict[str, bool]:
+def _run_stages(root: Path, params: Params, lifeline: Lifeline, timeout: float) -> dict[str, bool]:
     """By item whether it did work; the source checks, which always do, are not among them."""
     graph = dvc_graph.stage_graph(root)
     checks = dvc_graph.source_checks(root, graph)
-    _run_items(root, {name: [] for name in checks}, set(checks), lifeline, timeout)
+    _run_items(root, {name: [] for name in checks}, set(checks), params, lifeline, timeout)
     stale = dvc_graph.stale_stages(root, graph, checks)
     rest = {name: [other for other in graph[name] if other not in checks] for name in graph if name not in checks}
     with lines("adapt", len(stale) or None, what="item") as report:
-        return _run_items(root, rest, stale, lifeline, timeout, report)
+        return _run_items(root, rest, stale, params, lifeline, timeout, report)
 
 
 def _run_items(
-    root: Path, graph: Graph, stale: set[str], lifeline: Lifeline, timeout: float,
+    root: Path, graph: Graph, stale: set[str], params: Params, lifeline: Lifeline, timeout: float,
     report: Callable[[int], None] = lambda done: None,
 ) -> dict[str, bool]:  # fmt: skip
     """Run every item that depends on no failed one, each as soon as its upstream is done; then raise the first failure.
@@ -243,12 +255,12 @@ def _run_items(
     running: dict[PrefectFuture, str] = {}
     ready: list[str] = []
     failures: list[Exception] = []
-    sorter, turns = TopologicalSorter(graph), Turns(load_params(root / "params.yaml"))
+    sorter, turns = TopologicalSorter(graph), Turns(params)
     sorter.prepare()
     while True:
         for name in ready + turns.begin(sorter.get_ready()):
             upstream = [futures[other] for other in graph[name]]
-            futures[name] = run_stage.submit(root, name, lifeline, name in stale, timeout, wait_for=upstream)
+            futures[name] = run_stage.submit(root, name, lifeline, name in stale, params, timeout, wait_for=upstream)
             running[futures[name]] = name
         if not running:
             break

@@ -9,6 +9,7 @@ from flows.project.outputs import claimed, locked
 from flows.project.paths import STATE
 from flows.project.progress import say
 from flows.settings.edit import edited
+from flows.settings.params import Params, load_params
 from flows.settings.reading import read_text
 from mmrl_core.errors import UserError
 from mmrl_core.files import read_json, write_bytes, write_json
@@ -40,6 +41,13 @@ def alone(params_path: Path, changes: Sequence[str]) -> Iterator[None]:
             _put_back("the flow did not end well")
             raise
         NOTE.unlink(missing_ok=True)
+
+
+def require_unchanged(params_path: Path, settings: Params) -> None:
+    """Raises UserError where the file holds other settings than the flow began with: what is left would be made of
+    those, and what is done already of these."""
+    if load_params(params_path) != settings:
+        raise UserError(f"{params_path} was changed while the flow was running; start it again, with these settings")
 
 
 def put_back_left() -> None:

@@ -159,6 +159,16 @@ def test_a_failed_stage_fails_the_flow_and_leaves_the_other_results_and_the_sett
     assert (project / "params.yaml").read_text() == SETTINGS
 
 
+def test_settings_that_are_changed_under_a_flow_reach_no_stage_of_it(project, server):
+    changed = SETTINGS.replace("[4]", "[8]")
+    (project / "work.py").write_text(TRAIN + f"pathlib.Path('params.yaml').write_text({changed!r})\n")
+    code, output = flow(project, PREFECT_API_URL=server)
+    assert code == 1
+    assert "params.yaml was changed while the flow was running; start it again" in output.splitlines()[-1]
+    assert not (project / "summary.txt").exists()
+    assert (project / "params.yaml").read_text() == changed
+
+
 def test_a_killed_flow_leaves_no_process_behind(project):
     (project / "work.py").write_text(TRAIN + HANG)
     process, _ = start(project, "-c", RUN)
