@@ -118,6 +118,8 @@ def _first_problem(model: type[Section], error: ValidationError) -> str:
     key, message = ".".join(str(part) for part in problem["loc"]), problem["msg"].removeprefix("Value error, ")
     if problem["type"] == "invalid_key":
         return f"the key {key!r} is not a word; write it as one"
+    if problem["loc"][-1:] == ("[key]",):
+        return f"the key {short(problem['input'])} in {'.'.join(map(str, problem['loc'][:-2]))} is no text; quote it"
     if not key:
         return message
     if problem["type"] == "extra_forbidden":

@@ -9,6 +9,7 @@ import atexit
 import gc
 import os
 import sys
+import warnings
 
 import typer
 from typer.exceptions import TyperException
@@ -36,7 +37,8 @@ app.add_typer(flow_app, name="flow")
 def main() -> None:
     """Exit 0 done, 2 the user's input is at fault (one line on stderr), 1 anything else."""
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # before torch: spinning threads stall a shared machine
-    atexit.register(gc.freeze)  # or Python searches all that torch and Ray have made for garbage before it ends
+    warnings.filterwarnings("ignore", module=r"PIL\.")  # of images that are refused, or read all the same
+    atexit.register(_skip_the_last_collection)
     try:
         if code := app(standalone_mode=False):
             _fail("interrupted", 1) if code == INTERRUPTED else sys.exit(code)
@@ -49,6 +51,13 @@ def main() -> None:
         _fail("interrupted", 1)
     except TyperException as error:
         _fail(" ".join(error.format_message().split()) or "name one of the commands above", 2)
+
+
+def _skip_the_last_collection() -> None:
+    """Or Python searches all that torch and Ray have made for garbage before it ends. triton, which torch's compiler
+    brings, would say of every object of its own that is not collected that it is leaked."""
+    if "triton" not in sys.modules:
+        gc.freeze()
 
 
 def _fail(message: str, code: int) -> None:

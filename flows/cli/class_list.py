@@ -7,15 +7,19 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from mmrl_core.data.own.records import some
+from flows.cli.options import PATH
+from mmrl_core.data.own.records import as_text, some
+from mmrl_core.data.own.table import KINDS, read_rows
 from mmrl_core.errors import UserError
 
 if TYPE_CHECKING:
     from mmrl_core.predict import Predictor
 
 ClassNames = Annotated[list[str] | None, typer.Option("--class", help="A class; default: the trained. Repeatable.")]
+FILE = PATH | {"metavar": "FILE"}
 ClassFile = Annotated[
-    Path | None, typer.Option("--classes", metavar="FILE", help="Instead: a text file, a name a line.")
+    Path | None,
+    typer.Option("--classes", help="Instead: a text file, a name a line, or a CSV class,name.", **FILE),
 ]
 
 
@@ -28,6 +32,8 @@ def class_list(names: list[str] | None, file: Path | None) -> list[str] | None:
         raise UserError(f"--class and --classes {file} both name the classes; give one of them")
     if file is None:
         return [_checked(name) for name in names] if names else None
+    if file.suffix.lower() in KINDS:
+        return [_checked(as_text(row.values["name"]) or "") for row in read_rows(file, ("class", "name"))]
     lines = [line.strip() for line in _text(file).split("\n")]
     if not any(lines):
         raise UserError(f"--classes {file} names no class; write a name a line")

@@ -46,6 +46,7 @@ def check(
     """
     settings = _params(params, set_)
     data = settings.data if settings else DataSection()
+    _check_arguments(root, settings)
     found = _own_folder(root, data.own) if root and not keys else None
     if found:
         rows = [_check_own(found[0], data.own | dict([found]), settings)]
@@ -99,6 +100,17 @@ def _clean_old(settings: Params, older_than: str, dry_run: bool, as_json: bool) 
     show(total, False, "would remove" if dry_run else "removed")
 
 
+def _check_arguments(root: Path | None, settings: Params | None) -> None:
+    from mmrl_core.data.catalog import canonical_key
+
+    if root and not root.is_dir():
+        is_table = root.exists() and root.suffix.lower() in (".csv", ".parquet")
+        advice = f"name it as `data.own.NAME.table={root}`" if is_table else "give a folder of datasets or of images"
+        raise UserError(f"{root} is {'no folder' if root.exists() else 'not there'}; {advice}")
+    for name in [*settings.datasets, *settings.targets] if settings else []:
+        canonical_key(name, settings.data.own if settings else {})
+
+
 def _settings(params: Path, overrides: list[str]) -> DataSection:
     """The section `data`; its defaults in a folder without settings."""
     settings = _params(params, overrides)
@@ -116,21 +128,24 @@ def _own_folder(folder: Path, own: dict[str, OwnSection]) -> tuple[str, OwnSecti
     """The user's own data that lie in a folder, as the settings name them or with a name made of the folder's."""
     from mmrl_core.data.catalog import ALIASES, known_keys
     from mmrl_core.data.check import holds_own
+    from mmrl_core.data.own.listed import holds_metadata
 
-    if not folder.is_dir() or not holds_own(folder):
+    if not (holds_own(folder) or holds_metadata(folder)):
         return None
     for key, spec in own.items():
-        if spec.images and not spec.table and Path(spec.images).resolve() == folder.resolve():
+        if not spec.shards and Path(spec.table or spec.images or "").resolve() == folder.resolve():
             return key, spec
     key = re.sub(r"[^A-Za-z0-9]+", "-", folder.resolve().name).strip("-") or "mine"
-    while key in {*known_keys(own), *ALIASES}:
+    key = f"my-{key[:90]}" if key[0].isdigit() else key[:90]  # YAML takes some for numbers
+    while key in {*known_keys(own), *ALIASES} or Path("data", key).resolve() == folder.resolve():
         key = f"my-{key}"
-    return key, OwnSection(images=str(folder))
+    path = str(folder if Path.cwd() in folder.resolve().parents and ".." not in folder.parts else folder.resolve())
+    return key, OwnSection(table=path) if holds_metadata(folder) else OwnSection(images=path)
 
 
 def _lines_for(key: str, spec: OwnSection) -> dict[str, Any]:
     """What params.yaml needs to say of the data."""
-    return {"datasets": [key], "data": {"own": {key: {"images": spec.images}}}}
+    return {"datasets": [key], "data": {"own": {key: spec.model_dump(include={"images", "table"}, exclude_none=True)}}}
 
 
 def _describe_own(key: str, spec: OwnSection) -> dict[str, Any]:

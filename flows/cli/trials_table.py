@@ -13,10 +13,11 @@ def trials_of(path: Path, made_by: str = "mmrl tune") -> dict[str, Any]:
     """The trials, a table of them, best first, and a line that says what was chosen and how far it is ahead."""
     from flows.cli.options import text_table
 
-    document = read_search_file(path, ("trials", "search", "choice", "ahead_of"), made_by=made_by)
+    document = read_search_file(path, ("trials", "search", "choice"), made_by=made_by)
     trials, objective = document["trials"], document["search"]["objective"]
     if not trials:
         raise UserError(f"{path} has no trials: nothing was searched; set search.enabled and search.space")
+    document = read_search_file(path, ("ahead_of",), made_by=made_by)  # which a search of nothing has not
     order = sorted(range(len(trials)), key=lambda index: -_reached(trials[index], objective))
     keys = list(trials[0]["params"])
     header = ["trial", *(key.partition(".")[2] for key in keys), *OBJECTIVES.values(), "partitions", "parameters", ""]

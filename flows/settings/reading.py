@@ -61,7 +61,8 @@ def _read(text: str, where: str, largest: int, *, pure: bool) -> Any:
         hint = "; quote the value" if problem and "':'" in problem else ""
         raise UserError(f"{where}{line} is not valid YAML: {problem}{hint}") from None
     except (YAMLError, ValueError, OverflowError) as error:  # characters that are none; a date or number that is none
-        raise UserError(f"{where} is not valid YAML: {error}") from None
+        reason = "a number has thousands of digits" if "int_max_str_digits" in str(error) else error
+        raise UserError(f"{where} is not valid YAML: {reason}") from None
 
 
 def _reader(pure: bool) -> YAML:

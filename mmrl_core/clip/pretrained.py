@@ -81,7 +81,8 @@ def load_clip(name: str, weights: str | None) -> LoadedCLIP:
 
 def _check_name(name: str) -> None:
     if name not in open_clip.list_models():
-        near = difflib.get_close_matches(name, ["tiny", *open_clip.list_models()], n=3)
+        plain = {known.lower(): known for known in ("tiny", *open_clip.list_models())}
+        near = [plain[known] for known in difflib.get_close_matches(name.lower(), plain, n=3)]
         hint = f"; did you mean {' or '.join(near)}?" if near else "; see open_clip.list_models()"
         raise UserError(f"backbone.name {name!r} is not a model of open_clip{hint}")
 

@@ -97,7 +97,7 @@ def _misread(image: Image.Image) -> str:
     tags, (codec, raw_mode) = _tiff_tags(image), _storage(image)
     if tags.get(ExifTags.Base.PlanarConfiguration) == APART and image.mode != "L":
         deep = codec == "raw" and max(tags.get(ExifTags.Base.BitsPerSample, (8,))) > 8
-        if deep or image.mode in ("LA", "La", "PA"):
+        if deep or image.mode in ("LA", "La", "PA", "LAB"):
             return "its channels lie apart"
     if codec == "raw" and image.mode == "YCbCr" and tags.get(ExifTags.Base.YCbCrSubSampling, HALVED) != (1, 1):
         return "its colours have a lower resolution than its pixels"

@@ -70,6 +70,7 @@ def test_a_mistake_in_the_settings_is_one_line_that_names_the_key(path, override
         ("data.protocol=Base_To_Novel", r"did you mean base-to-novel\?"),
         ("data.own.birds=/some/where", "data.own.birds is '/some/where', .* say data.own.birds.images=/some/where"),
         ("data.own.birds.image=x", "unknown key 'data.own.birds.image'; did you mean 'images'"),
+        ("data.own={2024: {images: x}}", "the key 2024 in data.own is no text; quote it"),
         ("data.own=birds", r"data.own is 'birds', which cannot be: it is a section of names, as {NAME: ...}"),
         ("backbone=ViT-B-16", "it is a section; say backbone.name=ViT-B-16"),
         ("train=null", "train is null, which cannot be: it is a section; its keys are epochs, batch_size, lr"),

@@ -50,6 +50,8 @@ def _check_distinct(names: list[str], where: str) -> None:
     first: dict[str, str] = {}  # name as the tokenizer reads it -> as it is written
     for name in names:
         spelled = _as_read(name)
+        if any(letter < " " or letter == "\x7f" for letter in name):
+            raise UserError(f"{where}: the class name {name!r} has a line break or control character; rename it")
         if not spelled:
             raise UserError(f"{where}: the class name {name!r} is empty; give the class a name")
         if spelled in first:

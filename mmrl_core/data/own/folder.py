@@ -6,6 +6,7 @@ from pathlib import Path, PurePosixPath
 from mmrl_core.data.benchmark import coop
 from mmrl_core.data.foreign import left_out
 from mmrl_core.data.own.layout import Layout, layout_of
+from mmrl_core.data.own.listed import METADATA
 from mmrl_core.data.own.records import Gathered, Record, check_files, check_name, is_hidden, is_image, is_split, some
 from mmrl_core.errors import UserError
 
@@ -20,7 +21,12 @@ def gather(images: Path) -> Gathered:
     image_paths = [path for path in paths if is_image(path)]
     if paths and not image_paths:
         raise UserError(f"{images} holds no image that is read: {'; '.join(left_out(paths))}")
-    layout = layout_of(str(images), image_paths)
+    try:
+        layout = layout_of(str(images), image_paths)
+    except UserError:
+        if tables := [path for path in paths if path.split("/")[-1] in METADATA]:
+            raise UserError(f"{images} holds {tables[0]}; say `table: {images}`, not `images`") from None
+        raise
     records = [Record(path, *layout.place(path)) for path in image_paths]
     files = [images / path for path in image_paths]
     notes = _notes(images, [path for path in paths if not is_image(path)], records, layout)
@@ -29,11 +35,23 @@ def gather(images: Path) -> Gathered:
 
 def _notes(images: Path, others: list[str], records: list[Record], layout: Layout) -> list[str]:
     notes = left_out(others)
+    notes += _notes_on_layout(records, layout)
     empty = _empty_folders(images, records, layout.class_at)
     notes += [f"{len(empty)} folders without an image were left out: {some(empty)}"] if empty else []
     labels = {record.label for record in records}
     nested = sorted(labels - {record.label for record in records if record.path.split("/")[-2] == record.label})
     return notes + [f"the folder {name} is a class, as no other split is named" for name in filter(is_split, nested)]
+
+
+def _notes_on_layout(records: list[Record], layout: Layout) -> list[str]:
+    """How folders were read, where others might have read them otherwise."""
+    splits = [f"{name} is {split}" for name, split in sorted(layout.splits.items()) if not is_split(name)]
+    notes = [f"folders of splits: {', '.join(splits)}"] if splits else []
+    depth = max(layout.class_at, layout.split_at if layout.splits else 0) + 1
+    below = sorted({"/".join(record.path.split("/")[depth:-1]) for record in records} - {""})
+    return notes + (
+        [f"folders below those of classes make no classes of their own: {some(below)}"] if len(below) > 1 else []
+    )
 
 
 def _empty_folders(images: Path, records: list[Record], class_at: int) -> list[str]:

@@ -84,6 +84,11 @@ def _split_folders(where: str, inside: dict[str, list[Folders]], top: int) -> di
         raise UserError(f"{where} holds {name} alone and no {other} split; add it, or give that folder as `images`")
     alike = _named_alike(named)
     if any(split_in(name)[1] and _is_class(inside[name], top) for name in alike):
+        if len(named) == len(inside) > 2:  # train_cat, train_dog, test_cat and test_dog
+            raise UserError(
+                f"{where}: {some(sorted(alike))} name a split and a class at once; put the images into folders such as "
+                "train/CLASS and test/CLASS, or list them in a table"
+            )
         return {}  # as test kits and training kits may be
     if not alike and set(named) == set(inside) and len(set(named.values())) > 1:
         shared = set.intersection(*(_at(inside[name], top + 1) for name in named))

@@ -23,9 +23,10 @@ from mmrl_core.data.own.records import (
     split_named,
 )
 from mmrl_core.data.own.table import Row, Wanted, each_row
-from mmrl_core.errors import UserError
+from mmrl_core.errors import UserError, refuse_all
 
 METADATA = ("metadata.csv", "metadata.parquet")
+SPLIT_LIKE = ("set", "subset", "partition", "phase")  # what else columns of splits are called
 
 
 class Listing(NamedTuple):
@@ -49,22 +50,44 @@ def gather(table: Path, images: Path | None = None, columns: Mapping[str, str] =
     """The images that the rows name, below `images` or the table's own folder, by path; `columns` says what the table
     calls path, label and split.
 
-    Raises UserError naming the first row whose path, label or split cannot be used.
+    Raises UserError naming the rows whose path, label or split cannot be used.
     """
     root, listings = _listings(table, images)
-    wanted = Wanted(("path", "label"), ("split", *label_studio.COLUMNS), columns)
-    entries: list[Entry] = []
-    left_out: list[str] = []
-    for listing in listings:
-        for row in each_row(listing.table, wanted):
-            entry = _entry(root, listing, row)
-            entries.append(entry) if entry else left_out.append(row.where)
+    wanted = Wanted(("path", "label"), ("split", *SPLIT_LIKE, *label_studio.COLUMNS), columns)
+    rows = [(listing, row) for listing in listings for row in each_row(listing.table, wanted)]
+    entries, left_out = _entries(root, rows)
     _check_once(entries)
     splits, notes = _splits(table, entries)
+    notes += [] if any(splits) else _unread_splits([row for _, row in rows])
     records = [Record(entry.path, entry.label, split) for entry, split in zip(entries, splits, strict=True)]
     files = [*(listing.table for listing in listings), *(root / record.path for record in records)]
     notes += [f"rows without a choice were left out: {len(left_out)}, the first {left_out[0]}"] if left_out else []
     return Gathered(str(table), sorted(records), files, partial(coop.read_image, root), notes=notes)
+
+
+def _entries(root: Path, rows: list[tuple[Listing, Row]]) -> tuple[list[Entry], list[str]]:
+    """The images, and the rows that are left out. Raises UserError naming all rows that cannot be used."""
+    entries: list[Entry] = []
+    left_out: list[str] = []
+    problems: list[str] = []
+    for listing, row in rows:
+        try:
+            entry = _entry(root, listing, row)
+        except UserError as error:
+            problems.append(str(error))
+            continue
+        entries.append(entry) if entry else left_out.append(row.where)
+    refuse_all("rows", problems)
+    return entries, left_out
+
+
+def _unread_splits(rows: list[Row]) -> list[str]:
+    """A note on a column that is not read and holds the words of splits."""
+    for name in SPLIT_LIKE:
+        words = {as_text(row.values.get(name)) or "" for row in rows}
+        if len(words) > 1 and all(map(split_named, words)):
+            return [f"the column {name} is not read; if it names the splits, say `columns: {{split: {name}}}`"]
+    return []
 
 
 def image_path(root: Path, row: Row, below: str = "", *, absent_ok: bool = False) -> str:
@@ -78,7 +101,7 @@ def image_path(root: Path, row: Row, below: str = "", *, absent_ok: bool = False
         raise UserError(
             f"{row.where}: {value[:100]} is a URL; copy the images here and give paths below {root / below}"
         )
-    path = label_studio.path_below(root / below, value, row.where)
+    path = label_studio.path_below(root / below, _relative(root / below, value), row.where)
     check_name(path, row.where)
     path = str(PurePosixPath(below, path))
     if not absent_ok or os.path.exists(root / path):
@@ -87,6 +110,20 @@ def image_path(root: Path, row: Row, below: str = "", *, absent_ok: bool = False
     if not is_image(path):
         raise UserError(f"{row.where}: {path} is no image by its extension; correct the row or leave it out")
     return path
+
+
+def _relative(root: Path, path: str) -> str:
+    """The path of what lies below the root, where it is given from the top."""
+    return path[len(above) :] if path.startswith(above := os.path.join(os.path.abspath(root), "")) else path
+
+
+def holds_metadata(folder: Path) -> bool:
+    """Whether a folder is one of Hugging Face's: a table lies beside images in it, or in its train, val or test."""
+    try:
+        places = [listing.table.parent for listing in _listings(folder, None)[1]]
+        return any(is_image(entry.name) for place in places for entry in place.iterdir())
+    except (OSError, UserError):
+        return False
 
 
 def _listings(table: Path, images: Path | None) -> tuple[Path, list[Listing]]:

@@ -55,7 +55,9 @@ def is_hidden(path: str) -> bool:
 def check_name(path: str, where: str) -> None:
     """Raises UserError on a path that is absolute, climbs with '..', or is not UTF-8."""
     parts = PurePosixPath(path).parts
-    if not parts or parts[0] == "/" or ".." in parts or "\0" in path:
+    if "\0" in path:
+        raise UserError(f"{where}: the path {path!r} has a NUL character, which no file's has; correct it")
+    if not parts or parts[0] == "/" or ".." in parts:
         raise UserError(f"{where}: the path {path!r} does not stay inside its folder; correct it")
     try:
         path.encode()

@@ -61,6 +61,8 @@ def _csv_rows(table: Path, wanted: Wanted) -> Iterator[Row]:
     with open(table, encoding="utf-8-sig", newline="") as file:  # Excel begins UTF-8 with a byte order mark
         reader = csv.reader(file, strict=True)
         header = [name.strip() for name in next(reader, [])]
+        if len(header) == 1 and (mark := next((one for one in ";\t" if one in header[0]), None)):
+            raise UserError(f"{table} has its columns apart by {mark!r}; save it with commas between them")
         places = {column: header.index(name) for column, name in _columns(table, header, wanted).items()}
         for cells in reader:
             where = f"{table}, line {reader.line_num}"

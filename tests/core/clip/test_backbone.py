@@ -290,3 +290,8 @@ def test_weights_that_are_taken_from_read_only_arrays_are_these_arrays_and_give_
     assert weight.data_ptr() in {array.ctypes.data for array in arrays.values()}
     after = backbone.encode_image(images), backbone.encode_text(names, "a {}.")
     assert all(torch.equal(one, other) for one, other in zip(before, after, strict=True))
+
+
+def test_a_name_in_other_letters_is_told_the_model_that_has_it():
+    with pytest.raises(UserError, match=r"'vit-b-16' is not a model of open_clip; did you mean ViT-B-16 or"):
+        load_backbone("vit-b-16", "random")

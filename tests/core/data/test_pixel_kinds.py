@@ -135,6 +135,7 @@ def test_a_pnm_is_scaled_from_the_maximum_that_it_names(maxval):
     (tiff([bytes(8)], 2, bits=(32,)), "pixels of 32 bits have no agreed range; save it with 8 or 16 bits"),
     (tiff([bytes(8)], 2, bits=(32,), t339=(3,)), "floating-point pixels have no agreed range; save it with 8 or 16"),
     (tiff([bytes(4)] * 3, 2, bits=(16,) * 3, photometric=2, t284=(2,)), "channels lie apart, which Pillow misreads"),
+    (tiff([bytes([255]), bytes([40]), bytes([60])], 1, bits=(8,) * 3, photometric=8, t284=(2,)), "channels lie apart"),
     (tiff([bytes([9]), bytes([255])], 1, bits=(8, 8), packed=True, t338=(2,), t284=(2,)), "channels lie apart, which"),
     (tiff([bytes(6)], 2, bits=(8,) * 3, photometric=6), "colours have a lower resolution than its pixels, which"),
     (raw_png(words([1, 2, 3], ">"), 1, 16, 2, words([1, 2, 3], ">")), "transparent colour has 16 bits, which Pillow"),

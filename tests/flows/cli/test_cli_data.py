@@ -53,8 +53,23 @@ def test_the_list_needs_no_settings(folder, mmrl):
 
 
 def test_an_empty_folder_holds_no_dataset_and_that_is_exit_2(folder, mmrl):
+    (folder / "empty").mkdir()
     error = mmrl("check", "empty", code=2)
     assert error == "mmrl: no dataset is complete below empty; `mmrl datasets` tells what each one needs\n"
+
+
+@pytest.mark.parametrize(("place", "message"), [
+    ("nowhere", "nowhere is not there; give a folder of datasets or of images"),
+    ("params.yaml", "params.yaml is no folder; give a folder"),
+    ("items.csv", "items.csv is no folder; name it as `data.own.NAME.table=items.csv`"),
+])  # fmt: skip
+def test_what_is_no_folder_is_not_checked_for_complete_by_what_the_settings_name(own, mmrl, place, message):
+    (own / "items.csv").write_text("path,label\n")
+    assert mmrl("check", place, code=2).startswith(f"mmrl: {message}")
+
+
+def test_a_dataset_that_the_settings_list_must_be_one(own, mmrl):
+    assert "unknown dataset 'petz'" in mmrl("check", "--set", "datasets=[petz]", code=2)
 
 
 def test_what_is_asked_for_must_be_complete(folder, mmrl):
@@ -104,6 +119,28 @@ def test_a_folder_named_as_a_dataset_gets_another_name_and_one_with_a_benchmark_
     assert list(by_key(mmrl("check", "dtd", "--json"))) == ["my-dtd"]
     mmrl("check", ".", code=2)
     assert "dtd" in mmrl.out and "caltech101" in mmrl.out
+
+
+def test_a_folder_of_hugging_faces_is_checked_by_its_table(folder, mmrl):
+    (folder / "hub").mkdir()
+    rows = [(f"{number}.png", "cat" if number % 2 else "dog") for number in range(12)]
+    for name, _ in rows:
+        (folder / "hub" / name).write_bytes(noise(int(name.partition(".")[0])))
+    (folder / "hub/metadata.csv").write_text("file_name,label\n" + "".join(f"{name},{label}\n" for name, label in rows))
+    write_params(folder, data={"protocol": "few-shot"})
+    said = mmrl("check", "hub")
+    assert "hub: 2 classes: cat, dog" in said and "table: hub" in said
+    mmrl("check", "--dataset", "hub", "--set", "data.own.hub.images=hub", "--set", "data.protocol=few-shot", code=2)
+    assert "hub holds metadata.csv; say `table: hub`, not `images`" in mmrl.out
+
+
+@pytest.mark.parametrize(("place", "key"), [("2024", "my-2024"), ("x" * 95, "x" * 90), ("data/raw", "my-raw")])
+def test_the_lines_for_the_settings_are_ones_that_are_taken(folder, mmrl, place, key):
+    for number, name in enumerate(("birch", "oak", "pine", "yew")):
+        fill(folder / place / name, range(10 * number, 10 * number + 6))
+    _, lines = mmrl("check", place).split("to use it, let params.yaml say:\n")
+    write_params(folder, **yaml.safe_load(lines))
+    assert by_key(mmrl("check", "--dataset", key, "--json"))[key]["state"] == "complete"
 
 
 def test_of_many_images_that_cannot_be_used_the_first_are_printed_and_all_are_in_the_json(own, mmrl):

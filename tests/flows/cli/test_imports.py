@@ -39,3 +39,8 @@ def test_a_command_imports_only_what_it_uses(project, command, may):
     )
     imported = set(run(project, sys.executable, "-c", script).stdout.splitlines()[-1].split())
     assert imported <= may
+
+
+def test_a_command_that_has_had_torchs_compiler_ends_without_a_word(tmp_path):
+    script = "import triton, sys\nfrom flows.cli import main\nsys.argv = ['mmrl', 'datasets']\nmain()"
+    assert run(tmp_path, sys.executable, "-c", script).stderr == ""

@@ -119,6 +119,12 @@ def test_classes_from_a_file_may_share_a_name_whose_probability_is_their_sum(fol
         assert float(row["probability:missile"]) == pytest.approx(one["probabilities"]["missile"])
 
 
+def test_classes_may_come_from_the_table_that_names_those_of_ones_own_data(folder, predict):
+    (folder / "names.csv").write_text("class,name\n0,wren\n1,robin\n")
+    found = json.loads(predict("images/b.png", "--classes", "names.csv", "--json"))
+    assert set(found["images/b.png"]["probabilities"]) == {"wren", "robin"}
+
+
 def test_a_name_too_long_for_a_prompt_is_said_on_stderr_and_labelled_by_all_the_same(folder, mmrl):
     long = " ".join("abcdefgh" * 10)
     found = json.loads(

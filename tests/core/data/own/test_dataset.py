@@ -163,6 +163,13 @@ def test_fewer_than_two_classes_are_refused(folder, folders):
         folder.open()
 
 
+@pytest.mark.parametrize("name", ["sea\nlion", "sea\tlion", "\x07"])
+def test_a_name_with_a_line_break_or_the_like_is_refused(folder, name):
+    folder.fill("cat", 3).fill(name, 3)
+    with pytest.raises(UserError, match="has a line break or control character; rename it"):
+        folder.open()
+
+
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(UserError, match="nowhere is not there"):
         dataset.open_source("pets", OwnSection(images=str(tmp_path / "nowhere")))

@@ -2,6 +2,7 @@
 
 import pytest
 
+from mmrl_core.data.own.records import is_split
 from mmrl_core.errors import UserError
 from tests.core.data.own.own_data import noted, where
 
@@ -40,7 +41,8 @@ def check_read(folder, names: dict[str, str]):
 @pytest.mark.parametrize("pattern", ["{split}/{name}", "{name}/{split}"])
 def test_folders_that_name_splits_in_the_usual_words_are_splits_above_classes_or_below(folder, pattern, names):
     source = check_read(fill(folder, pattern, names), names)
-    assert source.notes == []
+    others = [] if all(map(is_split, names.values())) else ["folders of splits"]
+    assert [note.partition(":")[0] for note in source.notes] == others
     assert {split: len(source.items(split)) for split in names if split != "train"} == {
         split: 3 * IMAGES[split] for split in names if split != "train"
     }
@@ -59,7 +61,10 @@ def test_folders_that_only_hold_the_others_are_no_classes(folder, pattern):
     names = {"train": "seg_train", "test": "seg_test"}
     (folder.root / "README.md").write_text("of trees")
     source = check_read(fill(folder, pattern, names), names)
-    assert source.notes == ["1 files that are no images were left out, the first README.md"]
+    assert source.notes == [
+        "1 files that are no images were left out, the first README.md",
+        "folders of splits: seg_test is test, seg_train is train",
+    ]
 
 
 def test_classes_without_splits_may_lie_in_folders_that_hold_nothing_else(folder):
@@ -90,7 +95,28 @@ def test_a_class_with_folders_in_it_that_is_named_as_a_split_is_noted(folder):
     folder.fill("train/front", 3).fill("train/side", 3).fill("bus", 3)
     source = folder.open()
     assert source.class_names == ["bus", "train"]
-    assert source.notes == ["the folder train is a class, as no other split is named"]
+    assert source.notes == [
+        "folders below those of classes make no classes of their own: front, side",
+        "the folder train is a class, as no other split is named",
+    ]
+
+
+@pytest.mark.parametrize("pattern", ["{fold}/{name}", "animals {fold}/more/{name}"])
+def test_folders_that_are_not_read_as_classes_are_noted(folder, pattern):
+    for fold in ("fold1", "fold2"):
+        for name in CLASSES:
+            folder.fill(pattern.format(fold=fold, name=name), 4)
+    assert len(folder.open().class_names) == 2
+    assert noted(folder.open(), "of their own").startswith(
+        "folders below those of classes make no classes of their own"
+    )
+
+
+def test_folders_that_name_a_split_and_a_class_at_once_are_refused(folder):
+    for name in ("train_cat", "test_cat", "train_dog", "test_dog"):
+        folder.fill(name, 3)
+    with pytest.raises(UserError, match="test_cat, train_cat name a split and a class at once; put the images into"):
+        folder.open()
 
 
 @pytest.mark.parametrize(("folders", "message"), [

@@ -172,7 +172,7 @@ def test_a_parquet_label_that_is_neither_text_nor_a_whole_number_is_refused(fold
 
 @pytest.mark.parametrize(("content", "message"), [
     (b"", "no column 'path'; .*holds nothing"), (b"id,label\na,b\n", "no column 'path'; .*'id', 'label'"),
-    (b"path;label\na;b\n", "no column 'path'; .*'path;label'"), (b"path,label\n", "has no rows"),
+    (b"path;label\na;b\n", "has its columns apart by ';'; save it with commas"), (b"path,label\n", "has no rows"),
     (b"path,path,label\na,b,c\n", "more than one column 'path'"),
     (b"path,label\na.png,cats, big\n", "line 2 has 3 columns, the header 2"),
     (b"path,label\na.png\n", "line 2 has 1 columns"),
