@@ -179,9 +179,15 @@ def _section_needed(section: type[Section], value: Any, key: str) -> str:
 
 def did_you_mean(word: str, choices: Iterable[str]) -> str:
     """`; did you mean X?` with the choice that is nearest to the word, "" where none is."""
+    near = nearest(word, choices)
+    return f"; did you mean {near}?" if near else ""
+
+
+def nearest(word: str, choices: Iterable[str]) -> str | None:
+    """The choice that is spelled most like the word, in whatever case and however its parts are joined; or None."""
     plain = {_plain(choice): choice for choice in choices}
     near = difflib.get_close_matches(_plain(word), plain, n=1)
-    return f"; did you mean {plain[near[0]]}?" if near else ""
+    return plain[near[0]] if near else None
 
 
 def _plain(word: str) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+from mmrl_core.config import did_you_mean
 from mmrl_core.data.benchmark import aircraft, coop, imagenet
 from mmrl_core.data.own import dataset as own_data
 from mmrl_core.data.own.settings import OwnSection
@@ -47,7 +48,8 @@ def canonical_key(key: str, own: Own | None = None) -> str:
         raise UserError(f"data.own names {min(taken)!r}, which is a dataset already; choose another name")
     key = ALIASES.get(key, key)
     if key not in known_keys(own):
-        raise UserError(f"unknown dataset {key!r}; choose one of {', '.join(known_keys(own))}")
+        all_known = f"; choose one of {', '.join(known_keys(own))}, or name your own under data.own"
+        raise UserError(f"unknown dataset {key!r}{did_you_mean(key, known_keys(own)) or all_known}")
     return key
 
 

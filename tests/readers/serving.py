@@ -39,7 +39,6 @@ def asking() -> TestClient:
 
 
 CLIENT = asking()
-FORM = b"multipart/form-data; boundary=x"
 
 
 def make_json_request(folder: Path) -> None:

@@ -5,10 +5,10 @@ import re
 import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from mmrl_core.config import nearest
 from mmrl_core.data.source import IMAGE_EXTENSIONS
 from mmrl_core.data.splits import Item
 from mmrl_core.errors import UserError, refuse_all
@@ -126,8 +126,8 @@ def is_split(name: str) -> bool:
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """ "did you mean ...?", or the known words where none is near."""
     known = list(known)
-    near = get_close_matches(word, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known: {some(known)}"
+    near = nearest(word, known)
+    return f"did you mean {near!r}?" if near else f"known: {some(known)}"
 
 
 def some(words: Iterable[str], most: int = 5) -> str:

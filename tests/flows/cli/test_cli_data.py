@@ -69,6 +69,7 @@ def test_what_is_no_folder_is_not_checked_for_complete_by_what_the_settings_name
 
 
 def test_a_dataset_that_the_settings_list_must_be_one(own, mmrl):
+    assert "unknown dataset 'Petz'; did you mean pets?" in mmrl("check", "--dataset", "Petz", code=2)
     assert "unknown dataset 'petz'" in mmrl("check", "--set", "datasets=[petz]", code=2)
 
 
