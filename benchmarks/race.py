@@ -19,9 +19,10 @@ from flows.tuning.ledger import trial_key
 from flows.tuning.rounds import Rounds
 from flows.tuning.searchers import searcher
 from flows.tuning.space import first_points, open_dimensions, published_point
-from flows.tuning.trainable import PartitionScores, Piece, settle
+from flows.tuning.trainable import PartitionScores, Piece, one_report, settle
 from mmrl_core.errors import UserError
-from mmrl_core.search.comparison import choose, looks, overall, standard_error, still_in
+from mmrl_core.search.choice import choose
+from mmrl_core.search.comparison import looks, overall, standard_error, still_in
 from mmrl_core.search.partitions import partitions
 from mmrl_core.search.trial import Trial, TrialSettings
 
@@ -59,7 +60,19 @@ class BareSearch:
         self.published = published_point(params, dataset, method, self.space, self.settled.depth)
         self.known: dict[tuple[str, int], dict] = {}
 
+    def trials(self, is_race: bool) -> tuple[list[Trial], Trial]:
+        """All trials in the order in which they began, and the chosen one."""
+        trials = self._run(is_race)
+        chosen = choose(trials, self.search.objective, self.published, self.space)
+        assert chosen is not None
+        return trials, chosen
+
     def run(self, is_race: bool) -> Ended:
+        trials, chosen = self.trials(is_race)
+        n = len(self.settled.parts)
+        return Ended(dict(chosen), sum(len(trial["scores"]) for trial in trials), n * len(trials))
+
+    def _run(self, is_race: bool) -> list[Trial]:
         n, seen = len(self.settled.parts), dict[str, int]()
         settings: dict[str, TrialSettings] = {}
 
@@ -80,10 +93,9 @@ class BareSearch:
             settings.update(zip(keys, job["settings"], strict=True))
             seen.update(dict.fromkeys(keys, job["partitions"]))
             self._score(job["settings"], job["partitions"])
-            each = [self._trial(settings[key], seen[key]) for key in keys]
+            each = [one_report(self._trial(settings[key], seen[key])["scores"]) for key in keys]
             rounds.on_trial_complete(number, {**each[0], "each": each})
-        chosen = choose(trials(), self.search.objective, self.published)
-        return Ended(chosen, sum(seen.values()), n * len(seen))
+        return trials()
 
     def _score(self, settings: list[TrialSettings], n: int) -> None:
         """What is not known yet of the first n partitions."""

@@ -122,7 +122,7 @@ def _write(
         "parts": list(scores),
         **_parts({part: (one.adapted, one.labels) for part, one in scores.items()}),
         "zero_shot": _parts({part: (one.zero_shot, one.labels) for part, one in scores.items()}),
-        "gain": paired_gains([{part: _outcomes(one) for part, one in scores.items()}]),
+        "gain": paired_gains([{part: outcomes(one) for part, one in scores.items()}]),
         "validation": validation,
         "class_names": dict(enumerate(shared.manifest["class_names"])),
         "adapter_sha256": run.card["sha256"],
@@ -208,7 +208,8 @@ def _parts(parts: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Any]:
     return {**summaries, **mean, "n": sum(part["n"] for part in summaries.values())}
 
 
-def _outcomes(scores: Scores) -> Outcomes:
+def outcomes(scores: Scores) -> Outcomes:
+    """Whether each image was classified rightly by the adapter, and by zero-shot."""
     truth = scores.labels
     right = (probabilities.argmax(-1) == truth for probabilities in (scores.adapted, scores.zero_shot))
     return Outcomes(scores.items, *(one.numpy() for one in right))

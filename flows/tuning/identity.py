@@ -11,7 +11,6 @@ from typing_extensions import TypedDict
 from flows.project import paths
 from flows.settings.dotted import flatten
 from flows.settings.params import Params
-from flows.tuning.space import Space
 from mmrl_core import EVALUATION_VERSION, METHOD_VERSION
 from mmrl_core.data.shards import read_manifest
 from mmrl_core.errors import UserError

@@ -21,9 +21,10 @@ from flows.tuning.trainable import PartitionScores, Settled, settle
 from flows.tuning.tuner import Plan, import_tune, run_trials
 from mmrl_core.errors import UserError
 from mmrl_core.files import read_json, write_json
-from mmrl_core.search.comparison import choose, compared, comparisons, pareto_front
+from mmrl_core.search.choice import choose
+from mmrl_core.search.comparison import compared, comparisons, pareto_front
 from mmrl_core.search.partitions import partitions
-from mmrl_core.search.trial import Record, SearchDocument, TrialSettings, read_search_file
+from mmrl_core.search.trial import Record, SearchDocument, Space, TrialSettings, read_search_file
 
 if TYPE_CHECKING:
     from ray import ObjectRef
@@ -126,7 +127,7 @@ def _run(search: Search) -> SearchDocument:
             data = data._replace(template=settled.template)
             evaluate = PartitionScores(params, dataset, method, data, settled.parts, weights)
             records = run_trials(plan, evaluate, runs)
-            document = _document(records, section, settled, start)
+            document = _document(records, section, search.space, settled, start)
             runs.finish(records, document)
     return document
 
@@ -174,10 +175,12 @@ def _first_points(search: Search, start: TrialSettings) -> list[TrialSettings]:
         return points
 
 
-def _document(records: list[Record], search: SearchSection, settled: Settled, start: TrialSettings) -> SearchDocument:
+def _document(
+    records: list[Record], search: SearchSection, space: Space, settled: Settled, start: TrialSettings
+) -> SearchDocument:
     """Trials and choice from the ledger's records; no times, so that a rerun writes the same bytes."""
     trials = [compared(record) for record in records]
-    chosen = choose(trials, search.objective, start)
+    chosen = choose(trials, search.objective, start, space)
     if chosen is None:
         first = records[0]["failure"] if records else "no worker could start it; see Ray's logs"
         raise UserError(f"all {len(trials)} trials of the search failed; the first: {first}")

@@ -6,8 +6,7 @@ from typing import TYPE_CHECKING
 from ray.tune.search import Searcher
 
 from flows.settings.sections import SearchSection
-from flows.tuning.space import Distribution, Space
-from mmrl_core.search.trial import TrialSettings
+from mmrl_core.search.trial import Distribution, Space, TrialSettings
 
 if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution

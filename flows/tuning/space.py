@@ -6,13 +6,12 @@ from flows.settings.sections import SearchSection
 from flows.tuning.ledger import Ledger
 from mmrl_core.errors import UserError
 from mmrl_core.presets import published
-from mmrl_core.search.comparison import choose, compared
-from mmrl_core.search.trial import TrialSettings
+from mmrl_core.search.choice import choose
+from mmrl_core.search.comparison import compared
+from mmrl_core.search.trial import Distribution, Space, TrialSettings
 
 DEPTH = "adapter.insertion_depth"
 EARLIER = 3  # settings taken over from earlier searches
-Distribution = dict[str, list[int | float]]  # `choice`: its values; `uniform` or `loguniform`: the bounds
-Space = dict[str, Distribution]  # by dotted key of `adapter` or `train`
 
 
 def open_dimensions(params: Params) -> Space:
@@ -55,7 +54,7 @@ def _best_earlier(search: SearchSection, space: Space, earlier: list[Ledger]) ->
     for ledger in earlier:
         records = [record for record in ledger.all() if record["state"] == "complete"]
         inside = [record for record in records if within(space, record["params"])]
-        chosen = choose([compared(record) for record in inside], search.objective, {})
+        chosen = choose([compared(record) for record in inside], search.objective, {}, space)
         best += [chosen["params"]] if chosen else []
     return best[:EARLIER]
 

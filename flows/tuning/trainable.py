@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from mmrl_core.config import Resolved
 
 AT_ONCE = 4  # settings at most that are proposed before any of them is scored: the first four are drawn at random
+TOLD = 2  # digits of an objective: standard errors of its mean over partitions are of the order of hundredths
 PARTITIONS = "partitions"  # in what Tune is told: how many a trial has seen
 WORST: dict[str, Any] = {**dict.fromkeys(OBJECTIVES, -1e9), **dict.fromkeys(COSTS, 1e9), "scores": [], PARTITIONS: 0}
 
@@ -91,15 +92,17 @@ def _enter(pieces: list[Piece], evaluate: Evaluate, ledger: LedgerActor) -> None
 
 def _report(records: list[Record], seen: int) -> dict[str, Any]:
     """Of the first settings, and of each; of a search that is resumed, as it was told then."""
-    each = [_one_report(record["scores"][:seen]) for record in records]
+    each = [one_report(record["scores"][:seen]) for record in records]
     return {**each[0], "each": each}
 
 
-def _one_report(scores: list[Scores]) -> dict[str, Any]:
+def one_report(scores: list[Scores]) -> dict[str, Any]:
+    """What a searcher is told of a trial."""
     if not scores:
         return WORST
     means = {name: round(value, DIGITS) for name, value in cast(dict[str, float], overall(scores)).items()}
-    return {**means, "scores": list(scores), PARTITIONS: len(scores)}  # rounded: searchers go by their order
+    told = {name: round(means[name], TOLD) for name in OBJECTIVES}
+    return {**means, **told, "scores": list(scores), PARTITIONS: len(scores)}  # rounded: searchers go by their order
 
 
 class Settled(NamedTuple):

@@ -14,7 +14,6 @@ from flows.project.paths import STATE
 from flows.settings.sections import SearchSection
 from flows.tuning.ledger import DIED, Ledger, LedgerActor, trial_key
 from flows.tuning.mlflow_runs import SearchRuns
-from flows.tuning.space import Space
 from flows.tuning.trainable import Evaluate, run_trial
 from mmrl_core.search.comparison import looks
 from mmrl_core.search.trial import Record, TrialSettings

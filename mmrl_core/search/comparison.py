@@ -1,10 +1,10 @@
-"""How trials of a search compare: means and standard errors over partitions, the race, the choice. Plain numbers.
+"""How trials of a search compare: means and standard errors over partitions, the race. choice.py chooses. Plain numbers.
 
-Of settings whose scores differ by no more than SCORE the first is chosen; a race looks closer.
+Scores that differ by no more than SCORE are equal; a race looks closer.
 """
 
 from statistics import NormalDist, mean, median, stdev, variance
-from typing import cast, get_args
+from typing import NamedTuple, cast, get_args
 
 from mmrl_core.rounding import ROUNDED, SCORE, at_most, first_of_best
 from mmrl_core.search.trial import Cost, Lead, Means, Objective, Record, Scores, Trial, TrialSettings
@@ -38,21 +38,6 @@ def standard_error(values: list[float]) -> float:
     return stdev(values) / len(values) ** 0.5 if len(values) > 1 else 0.0
 
 
-def choose(trials: list[Trial], objective: Objective, published: TrialSettings) -> Trial | None:
-    """The best of the trials that saw every partition, unless one nearer to the published values ties with it.
-
-    Two tie when their mean difference over the partitions, which all trials share, is within one standard error of that
-    difference, or within SCORE. Nearer: more of `published`'s values. None where no trial saw a partition.
-    """
-    whole = furthest(trials)
-    if not whole:
-        return None
-    best = _best(whole, objective)
-    tied = [trial for trial in whole if _tied(best, trial, objective)]
-    kept = [sum(trial["params"].get(key) == value for key, value in published.items()) for trial in tied]
-    return _best([trial for trial, count in zip(tied, kept, strict=True) if count == max(kept)], objective)
-
-
 def _best(trials: list[Trial], objective: Objective) -> Trial:
     return first_of_best(trials, lambda trial: trial[objective])
 
@@ -83,8 +68,8 @@ def comparisons(
 def _ahead(trials: list[Trial], chosen: Trial, other: Trial | None, objective: Objective) -> Lead | None:
     if other is None:
         return None
-    differences = _differences(chosen["scores"], other["scores"], objective)
-    return {"trial": trials.index(other), "difference": mean(differences), "se": standard_error(differences)}
+    ahead = differences(chosen["scores"], other["scores"], objective)
+    return {"trial": trials.index(other), "difference": mean(ahead), "se": standard_error(ahead)}
 
 
 def pareto_front(trials: list[Trial], objective: Objective, cost: Cost) -> list[int]:
@@ -98,13 +83,8 @@ def pareto_front(trials: list[Trial], objective: Objective, cost: Cost) -> list[
     return [trials.index(trial) for trial in front]
 
 
-def _tied(best: Trial, other: Trial, objective: Objective) -> bool:
-    differences = _differences(best["scores"], other["scores"], objective)
-    return at_most(mean(differences), standard_error(differences) + SCORE)
-
-
-def _differences(ahead: list[Scores], behind: list[Scores], objective: Objective) -> list[float]:
-    """On the partitions that both saw."""
+def differences(ahead: list[Scores], behind: list[Scores], objective: Objective) -> list[float]:
+    """In the objective, on the partitions that both saw."""
     return [one[objective] - two[objective] for one, two in zip(ahead, behind, strict=False)]
 
 
@@ -119,26 +99,48 @@ def looks(partitions: int) -> list[int]:
 def still_in(trials: list[Trial], objective: Objective) -> list[Trial]:
     """Those of equally far trials that are not clearly behind the best of them, by a paired t-test of level LEVEL.
 
-    Of two trials that are equally good a look so ends the one that is behind in twice LEVEL of all cases.
-
-    Pairs are the partitions. With two of them a trial's own spread says next to nothing, so it is moderated (Smyth,
-    2004): mixed, by degrees of freedom, with the median spread of all trials about the best.
+    Of two trials that are equally good a look so ends the one that is behind in twice LEVEL of all cases. Pairs are the
+    partitions.
     """
     best = first_of_best(trials, lambda trial: trial[objective], within=ROUNDED)
-    n = len(trials[0]["scores"])
-    others = [trial for trial in trials if trial is not best]
-    if n < 2 or not others:
-        return trials
-    differences = [_differences(best["scores"], trial["scores"], objective) for trial in others]
-    common, prior = median(variance(one) for one in differences), min(PRIOR, (len(others) - 1) * (n - 1))
-    behind = [id(trial) for trial, one in zip(others, differences, strict=True) if _is_behind(one, common, prior)]
+    errors = paired_errors(best, trials, objective)
+    behind = [
+        id(trial)
+        for trial, error in zip(trials, errors, strict=True)
+        if error is not None and best[objective] - trial[objective] > _t(error.freedom) * error.se + ROUNDED
+    ]
     return [trial for trial in trials if id(trial) not in behind]
 
 
-def _is_behind(differences: list[float], common: float, prior: int) -> bool:
-    own = len(differences) - 1
-    moderated = (prior * common + own * variance(differences)) / (prior + own)
-    return mean(differences) > _t(prior + own) * (moderated / len(differences)) ** 0.5 + ROUNDED
+class PairedError(NamedTuple):
+    """The standard error of a mean paired difference, and its degrees of freedom."""
+
+    se: float
+    freedom: int
+
+
+def paired_errors(best: Trial, trials: list[Trial], objective: Objective) -> list[PairedError | None]:
+    """Of each trial's mean difference from the best of equally far ones; None for the best itself, and where one
+    partition alone was seen.
+
+    With few partitions a trial's own spread says next to nothing, so it is moderated (Smyth, 2004): mixed, by degrees of
+    freedom, with the median spread of all trials about the best.
+    """
+    n = len(best["scores"])
+    spreads = [None if trial is best or n < 2 else variance(differences(best["scores"], trial["scores"], objective))
+               for trial in trials]  # fmt: skip
+    known = [spread for spread in spreads if spread is not None]
+    if not known:
+        return [None] * len(trials)
+    common, own, prior = median(known), n - 1, min(PRIOR, (len(known) - 1) * (n - 1))
+    return [
+        None if spread is None else PairedError((_mixed(spread, own, common, prior) / n) ** 0.5, prior + own)
+        for spread in spreads
+    ]
+
+
+def _mixed(spread: float, own: int, common: float, prior: int) -> float:
+    return (prior * common + own * spread) / (prior + own)
 
 
 def _t(freedom: int) -> float:
