@@ -15,9 +15,8 @@ import argparse
 import json
 import random
 from pathlib import Path
+from statistics import mean
 from typing import Any
-
-import torch
 
 from benchmarks.race import BareSearch
 from benchmarks.support.table import Column, Table, notes
@@ -63,7 +62,7 @@ class Study:
         if not path.exists():
             search = self.params.search.model_copy(update={"seed": seed})
             bare = BareSearch(self.params.model_copy(update={"search": search}), self.dataset, self.method)
-            trials, chosen = bare.trials(is_race=True)
+            trials, _ = bare.trials(is_race=True)
             known = dict(bare.known)
             bare.known = {key: _disturbed(scores, f"{seed} {key}") for key, scores in known.items()}
             disturbed = bare.trials(is_race=True)[0]
@@ -107,8 +106,9 @@ class Study:
             parts[test.part] = score_each(models, examples, labels, labels_of(manifest, protocol.trains_on))
         results = []
         for row in range(len(settings)):
-            runs = [{part: outcomes(each[row * len(seeds) + at]) for part, each in parts.items()} for at in range(len(seeds))]
-            accuracies = {part: float(torch.tensor([float(run[part].adapted.mean()) for run in runs]).mean()) for part in parts}
+            mine = range(row * len(seeds), (row + 1) * len(seeds))
+            runs = [{part: outcomes(each[at]) for part, each in parts.items()} for at in mine]
+            accuracies = {part: mean(float(run[part].adapted.mean()) for run in runs) for part in parts}
             results.append({"accuracies": accuracies, "gain": paired_gains(runs)})
         return results
 

@@ -213,7 +213,7 @@ def _check_predictions(
 def _check_model(path: Path, predictor: Predictor, pictures: Sequence[Image.Image]) -> None:
     """What onnxruntime says of the pictures against PyTorch."""
     names = predictor.class_names
-    scorer = Scorer(predictor.model, predictor.text_features(names), predictor.trained(names)).eval()
+    scorer = Scorer(predictor.model, predictor.text_features(names), predictor.columns(names)).eval()
     images = torch.stack([predictor.view(picture, str(path)) for picture in pictures])
     expected = dict(zip(OUTPUTS, (output.numpy() for output in scorer.reference(images)), strict=True))
     with _verdicts(path):

@@ -7,17 +7,19 @@ import difflib
 import re
 from collections.abc import Iterable
 from types import NoneType, UnionType
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal, NamedTuple, TypeVar, Union, get_args, get_origin
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, ValidationError, model_validator
 
 from mmrl_core.errors import UserError
 from mmrl_core.files import local_path
+from mmrl_core.protocols import BaselineMethod
 
 if TYPE_CHECKING:
     from pydantic_core import ErrorDetails
 
 Method = Literal["mmrl", "mmrlpp"]
+Probe = Literal["off", "fused"]  # a linear probe's say in the logits of trained classes
 Precision = Literal["auto", "float32", "bf16", "fp16"]
 
 
@@ -25,6 +27,11 @@ def _no_boolean(value: Any) -> Any:
     if isinstance(value, bool):
         raise ValueError("a number is needed, not true or false")
     return value
+
+
+def no_boolean_off(value: Any) -> Any:
+    """`off`, which YAML 1.1 reads as false."""
+    return "off" if value is False else value
 
 
 def _no_negative_zero(value: float) -> float:
@@ -73,11 +80,19 @@ class AdapterConfig(Section):
     alpha: Fraction = 0.7
     beta: Fraction = 0.9
     reg_weight: NonNegative = 0.5
+    probe: Annotated[Probe, BeforeValidator(no_boolean_off)] = "off"
 
     @property
     def composition(self) -> float:
         """Share of the fresh tokens in a layer's slots: MMRL replaces them (1), MMRL++ mixes them in (beta)."""
         return self.beta if self.method == "mmrlpp" else 1.0
+
+
+class BaselineConfig(Section):
+    """A resolved baseline. It has no setting of its own: what it chooses by validation is its head's."""
+
+    method: BaselineMethod
+    composition: ClassVar[float] = 1.0
 
 
 class TrainConfig(Section):

@@ -20,7 +20,7 @@ from mmrl_core.data.views import LONG, ViewSettings
 from mmrl_core.errors import UserError
 from mmrl_core.files import sha256_file, write_json
 from mmrl_core.method.folded import FoldedCLIP
-from mmrl_core.method.joint_logits import joint_logits, mixed_logits
+from mmrl_core.method.joint_logits import joint_logits, mixed_logits, trained_logits
 from mmrl_core.method.model import Output
 from mmrl_core.predict import Predictor
 
@@ -44,34 +44,37 @@ DECODING = {  # what `data/images.py` does, for a program to follow with Pillow;
 class Scorer(nn.Module):
     """What the file computes: images (B, 3, S, S) -> logits (B, C), probabilities (B, C) and f_c (B, E).
 
-    The logits are those of `joint_logits`, whose conditions on `trained` are settled here: a graph cannot hold them.
+    The logits are those of `joint_logits`, whose conditions on the columns are settled here: a graph cannot hold them.
     """
 
     text_features: Tensor  # w (C, E)
-    trained: Tensor  # (C,)
+    columns: Tensor  # (C,), places among the trained classes, -1 for others
     indices: Tensor  # of the trained classes
 
-    def __init__(self, model: FoldedCLIP, text_features: Tensor, trained: Tensor):
+    def __init__(self, model: FoldedCLIP, text_features: Tensor, columns: Tensor):
         super().__init__()
+        trained = columns >= 0
         self.model, self.mixed = model, bool(trained.any() and not trained.all())
         self.register_buffer("text_features", text_features)
-        self.register_buffer("trained", trained)
+        self.register_buffer("columns", columns)
         self.register_buffer("indices", trained.nonzero()[:, 0])
 
     def forward(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        output = self.model.score(*self.model.encode(images), self.text_features)
+        output = self.model.score(self.model.encode(images), self.text_features)
         logits = self._joint(output)
         return logits, logits.softmax(-1), output.image_features
 
     def _joint(self, output: Output) -> Tensor:
         if self.mixed:
-            return mixed_logits(output, self.trained, self.indices)
-        return output.logits_fused if len(self.indices) else output.logits_class
+            return mixed_logits(output, self.columns, self.indices, self.model.weights)
+        if len(self.indices):
+            return trained_logits(output, self.columns, self.model.weights)
+        return self.model.weights.other * output.logits_class
 
     def reference(self, images: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """The same outputs in the way that Predictor takes."""
         output = self.model(images, self.text_features)
-        logits = joint_logits(output, self.trained)
+        logits = joint_logits(output, self.columns, self.model.weights)
         return logits, logits.softmax(-1), output.image_features
 
 
@@ -85,7 +88,7 @@ def export_onnx(
     list, and when onnxruntime and PyTorch differ; the folder then holds no model.json.
     """
     folder, names = Path(folder), predictor.class_names if class_names is None else class_names
-    scorer = Scorer(predictor.model, predictor.text_features(names), predictor.trained(names)).eval()
+    scorer = Scorer(predictor.model, predictor.text_features(names), predictor.columns(names)).eval()
     folder.mkdir(parents=True, exist_ok=True)
     report(0, note=STEPS[0])
     program = trace(scorer)

@@ -22,6 +22,7 @@ from mmrl_core.evaluation.scores import BATCH_SIZE, batched
 from mmrl_core.method.adapter import backbone_of, load_adapter
 from mmrl_core.method.adapter_card import CARD, AdapterCard, read_card
 from mmrl_core.method.folded import FoldedCLIP
+from mmrl_core.method.heads import columns_of
 from mmrl_core.method.joint_logits import joint_logits
 from mmrl_core.method.model import AdaptedCLIP
 
@@ -46,7 +47,7 @@ class Classes(NamedTuple):
 
     names: list[str]
     text_features: Tensor  # (C, E)
-    trained: Tensor  # (C,), true for those that the adapter was trained on
+    columns: Tensor  # (C,), their places among the classes that the adapter was trained on, -1 for others
 
 
 class Predictor:
@@ -114,25 +115,25 @@ class Predictor:
     def classes(self, class_names: list[str] | None = None) -> Classes:
         """Any list of classes, by default the trained ones. Raises as `text_features`."""
         names = self.class_names if class_names is None else class_names
-        return Classes(names, self.text_features(names), self.trained(names))
+        return Classes(names, self.text_features(names), self.columns(names))
 
     @torch.inference_mode()
     def score(self, views: Sequence[Tensor], classes: Sequence[Classes]) -> list[Prediction]:
         """Predictions of views, each among its own list of classes; the image tower runs once over all of them."""
         if not views:
             return []
-        output = self.model(torch.stack(list(views)).to(self.model.backbone.device))
+        features = self.model.features(torch.stack(list(views)).to(self.model.backbone.device))
         by_row: dict[int, Prediction] = {}
         for own, rows in _rows_by_classes(classes):
-            among = self.model.score(output.image_features[rows], output.rep_features[rows], own.text_features)
-            probabilities = joint_logits(among, own.trained).softmax(-1).tolist()
+            among = self.model.score(features.of(rows), own.text_features)
+            probabilities = joint_logits(among, own.columns, self.model.weights).softmax(-1).tolist()
             scored = zip(rows, probabilities, abstain.confidence(among).tolist(), strict=True)
             by_row |= {row: _prediction(own.names, values, confidence) for row, values, confidence in scored}
         return [by_row[row] for row in range(len(views))]
 
-    def trained(self, class_names: list[str]) -> Tensor:
-        """(C,): true for the classes whose names the adapter was trained on."""
-        return torch.tensor([name in self.class_names for name in class_names])
+    def columns(self, class_names: list[str]) -> Tensor:
+        """(C,): the places of classes among the trained ones, by their names, -1 for others."""
+        return columns_of(class_names, self.class_names)
 
     def cut_note(self, class_names: list[str]) -> str | None:
         """A line that names those classes, trained ones apart, whose prompts are too long for the backbone; or None."""

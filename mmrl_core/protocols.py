@@ -4,12 +4,14 @@ A class that was trained on is scored by the fused logits, any other by the clas
 """
 
 from collections.abc import Iterable
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, get_args
 
 from typing_extensions import TypedDict
 
 Half = Literal["base", "novel"]
 HALVES: tuple[Half, ...] = ("base", "novel")
+BaselineMethod = Literal["linear_probe", "tip_adapter", "tip_adapter_f"]
+BASELINES: tuple[BaselineMethod, ...] = get_args(BaselineMethod)  # what the methods are compared with
 
 
 class LabelsByHalf(TypedDict):

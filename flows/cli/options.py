@@ -2,7 +2,7 @@
 
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any, get_args
 
@@ -13,17 +13,21 @@ from flows.project.progress import progress
 from flows.settings.params import Params, load_params
 from mmrl_core.config import Method, did_you_mean
 from mmrl_core.files import path_of
+from mmrl_core.protocols import BASELINES
 
 DEFAULT_PARAMS = Path("params.yaml")
 METHODS: tuple[str, ...] = get_args(Method)
 LARGEST_SEED, MOST_SHOTS = 2**63 - 1, 100_000
 
 
-def _method(text: str) -> str:
-    if text not in METHODS:
-        known = ", ".join(map(repr, METHODS))
-        raise typer.BadParameter(f"{text!r} is not one of {known}{did_you_mean(text, METHODS)}")
-    return text
+def _one_of(known: Sequence[str]) -> dict[str, Any]:
+    def parse(text: str) -> str:
+        if text not in known:
+            listed = ", ".join(map(repr, known))
+            raise typer.BadParameter(f"{text!r} is not one of {listed}{did_you_mean(text, known)}")
+        return text
+
+    return {"parser": parse, "metavar": f"[{'|'.join(known)}]"}
 
 
 def finite(value: float | None) -> float | None:
@@ -39,9 +43,8 @@ Overrides = Annotated[list[str], typer.Option("--set", help="Override a setting:
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Write here instead of the tracked path.", **PATH)]
 Dataset = Annotated[str, typer.Option("--dataset", help="Dataset key.")]
-MethodOption = Annotated[
-    Method, typer.Option("--method", parser=_method, metavar=f"[{'|'.join(METHODS)}]", help="Method.")
-]
+MethodOption = Annotated[Method, typer.Option("--method", help="Method.", **_one_of(METHODS))]
+KindOption = Annotated[str, typer.Option("--method", help="Method or baseline.", **_one_of([*METHODS, *BASELINES]))]
 Shots = Annotated[int, typer.Option("--shots", min=1, max=MOST_SHOTS, help="Labelled images a class.")]
 Seed = Annotated[
     int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Seed of sampling, initialisation and order.")

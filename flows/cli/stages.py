@@ -11,6 +11,7 @@ from flows.cli.options import (
     MOST_SHOTS,
     AsJson,
     Dataset,
+    KindOption,
     MethodOption,
     Out,
     Overrides,
@@ -99,10 +100,10 @@ def tune(
 
 
 def train(
-    dataset: Dataset, method: MethodOption, shots: Shots, seed: Seed, params: ParamsFile = DEFAULT_PARAMS,
+    dataset: Dataset, method: KindOption, shots: Shots, seed: Seed, params: ParamsFile = DEFAULT_PARAMS,
     set_: Overrides = [], out: Out = None, json_: AsJson = False,
 ) -> None:  # fmt: skip
-    """Train one adapter."""
+    """Train one adapter, or fit a baseline."""
     key = RunKey(dataset, method, shots, seed)
     if _is_item(out):
         from flows.stages.ahead.items import train as stage
@@ -112,7 +113,7 @@ def train(
 
 
 def evaluate(
-    dataset: Dataset, method: MethodOption, shots: Shots, seed: Seed,
+    dataset: Dataset, method: KindOption, shots: Shots, seed: Seed,
     target: Annotated[str | None, typer.Option(help="Dataset to score on; by default the run's own.")] = None,
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], out: Out = None, json_: AsJson = False,
 ) -> None:  # fmt: skip
@@ -128,6 +129,31 @@ def evaluate(
 
     on = f" on {target}" if target else ""
     run_stage(f"evaluate {key.name}{on}", params, set_, out, key.results(target), json_, stage)
+
+
+def fit_baselines(
+    dataset: Dataset, shots: Shots, params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], out: Out = None,
+    json_: AsJson = False,
+) -> None:  # fmt: skip
+    """Fit all baselines of the settings on frozen features, for all seeds."""
+    from flows.stages import baselines as stage
+
+    tracked = paths.models(dataset) / paths.baselines(shots)
+    run_stage(f"fit baselines {dataset} {shots}-shot", params, set_, out, tracked, json_,
+              lambda p, path: stage.fit_baselines(p, dataset, shots, path))  # fmt: skip
+
+
+def evaluate_baselines(
+    dataset: Dataset, shots: Shots,
+    target: Annotated[str | None, typer.Option(help="Dataset to score on; by default the runs' own.")] = None,
+    params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], out: Out = None, json_: AsJson = False,
+) -> None:  # fmt: skip
+    """Score all baselines of the settings in one pass over the images."""
+    from flows.stages import baselines as stage
+
+    tracked, on = paths.results(dataset, target) / paths.baselines(shots), f" on {target}" if target else ""
+    run_stage(f"evaluate baselines {dataset} {shots}-shot{on}", params, set_, out, tracked, json_,
+              lambda p, path: stage.evaluate_baselines(p, dataset, shots, path, target))  # fmt: skip
 
 
 def _is_item(out: Path | None) -> bool:

@@ -16,10 +16,10 @@ from flows.cluster.connection import Needs, connected
 from flows.project.resources import backbone_of
 from flows.settings.sections import BackboneSection, ClusterSection
 from mmrl_core.clip.feature_store import FeatureStore
-from mmrl_core.config import AdapterConfig
 from mmrl_core.data.shards import Shard, check_shard, examples_of
 from mmrl_core.errors import UserError
-from mmrl_core.evaluation.scores import Scores, score_each
+from mmrl_core.evaluation.scores import Columns, Scores, score_each
+from mmrl_core.method.adapter_card import CardOfTensors
 from mmrl_core.method.model import AdaptedCLIP
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ ReportImages = Callable[[int], None]  # how many are scored
 class AdapterToScore(NamedTuple):
     """An adapter with its prompts, as it travels to the nodes."""
 
-    config: AdapterConfig
+    card: CardOfTensors
     tensors: dict[str, Tensor]
     template: str
     text: tuple[Tensor, Tensor]  # adapted and frozen class features (C, E)
@@ -47,12 +47,12 @@ class ScoringTask(NamedTuple):
     backbone: BackboneSection
     class_names: list[str]
     labels: list[int]
-    fused: list[int]  # labels that get the fused logits
+    trained: Columns
     adapters: list[AdapterToScore]
 
 
 def score_here(
-    models: list[AdaptedCLIP], shards: list[Shard], labels: list[int], fused: list[int], report: ReportImages,
+    models: list[AdaptedCLIP], shards: list[Shard], labels: list[int], trained: Columns, report: ReportImages,
     store: FeatureStore | None,
 ) -> Iterator[list[Scores]]:  # fmt: skip
     """Every shard's scores in order, each model's; each shard is checked before the first is scored."""
@@ -60,7 +60,7 @@ def score_here(
         check_shard(shard)
     done = 0
     for shard in shards:
-        yield score_each(models, examples_of(shard), labels, fused, _after(done, report), store)
+        yield score_each(models, examples_of(shard), labels, trained, _after(done, report), store)
         done += shard.count
 
 
@@ -132,7 +132,7 @@ def _score_shard(task: ScoringTask, shard: Shard, data: str | None, content: byt
     content = content or _content(shard, data)
     if content is None:
         return None
-    return score_each(_models(_ModelsKey(task)), examples_of(shard, content), task.labels, task.fused)
+    return score_each(_models(_ModelsKey(task)), examples_of(shard, content), task.labels, task.trained)
 
 
 def _content(shard: Shard, data: str | None) -> bytes | None:
@@ -170,18 +170,18 @@ class _ModelsKey(NamedTuple):
 
 
 def _are_equal(one: AdapterToScore, other: AdapterToScore) -> bool:
-    same = (one.config, one.template) == (other.config, other.template)
+    same = (one.card, one.template) == (other.card, other.template)
     return same and all(tensor.equal(other.tensors[name]) for name, tensor in one.tensors.items())
 
 
 @functools.lru_cache(maxsize=2)
 def _models(key: _ModelsKey) -> list[AdaptedCLIP]:
     """A task's adapted models; a worker process builds them for its first shard and keeps them."""
-    from mmrl_core.method.adapter import Adapter
+    from mmrl_core.method.adapter import new_adapter
 
     names, backbone, models = key.task.class_names, backbone_of(key.task.backbone), []
     for packed in key.task.adapters:
-        adapter = Adapter(packed.config, backbone)
+        adapter = new_adapter(packed.card, backbone)
         adapter.load_state_dict({name: tensor.clone() for name, tensor in packed.tensors.items()})
         models.append(AdaptedCLIP(backbone, adapter.to(backbone.device), names, packed.template, text=packed.text))
     return models

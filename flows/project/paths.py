@@ -3,6 +3,8 @@
 from pathlib import Path
 from typing import NamedTuple
 
+from mmrl_core.protocols import BASELINES
+
 SUMMARY, REPORT = Path("reports/summary.json"), Path("reports/report.html")
 TRAINING = Path("data/training.json")
 STATE = Path(".mmrl")
@@ -20,7 +22,14 @@ class RunKey(NamedTuple):
     @property
     def name(self) -> str:
         """`digits/mmrl-16shot/seed1`, the part of the path that all of a run's outputs share."""
-        return f"{self.dataset}/{self.method}-{self.shots}shot/seed{self.seed}"
+        return f"{self.dataset}/{self._within}"
+
+    @property
+    def _within(self) -> str:
+        """Baselines of a dataset are made together, and lie together."""
+        if self.method in BASELINES:
+            return f"{baselines(self.shots)}/{self.method}/seed{self.seed}"
+        return f"{self.method}-{self.shots}shot/seed{self.seed}"
 
     def command(self, stage: str, target: str | None = None) -> str:
         """The command that makes this run's output of a stage: `mmrl train --dataset digits ...`."""
@@ -33,13 +42,26 @@ class RunKey(NamedTuple):
 
     @property
     def model(self) -> Path:
-        return Path("models") / self.name
+        return models(self.dataset) / self._within
 
     def results(self, target: str | None = None) -> Path:
         """The folder of the evaluation on `target`, by default the run's own dataset."""
-        return Path(
-            f"results/{self.dataset}-to-{target or self.dataset}/{self.method}-{self.shots}shot/seed{self.seed}"
-        )
+        return results(self.dataset, target) / self._within
+
+
+def models(dataset: str) -> Path:
+    """Where adapters that were trained on a dataset lie."""
+    return Path("models") / dataset
+
+
+def results(dataset: str, target: str | None = None) -> Path:
+    """Where evaluations of what was trained on a dataset lie."""
+    return Path(f"results/{dataset}-to-{target or dataset}")
+
+
+def baselines(shots: int) -> str:
+    """The folder of all baselines' outputs, in models/<dataset> and in the results."""
+    return f"baselines-{shots}shot"
 
 
 def source(dataset: str) -> Path:

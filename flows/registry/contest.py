@@ -15,9 +15,10 @@ from flows.settings.params import Params
 from mmrl_core.data.shards import Example, Manifest, read_manifest, stream_examples
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation.gate import REFUSED, Bounds, Decision, Pair, decide, is_gate_image, latency_ratio
-from mmrl_core.evaluation.scores import Scores, score
+from mmrl_core.evaluation.scores import Columns, Scores, score
 from mmrl_core.method.adapter import backbone_of, load_adapter
 from mmrl_core.method.adapter_card import read_card
+from mmrl_core.method.heads import columns_of
 from mmrl_core.method.model import AdaptedCLIP
 from mmrl_core.predict import Predictor
 from mmrl_core.protocols import HALVES, PROTOCOLS, Half, Protocol, labels_of
@@ -97,13 +98,14 @@ def _scores_by_part(
     return scores
 
 
-def _trained(manifest: Manifest, class_names: list[str], halves: Iterable[Half]) -> list[int]:
+def _trained(manifest: Manifest, class_names: list[str], halves: Iterable[Half]) -> Columns:
     """The labels that a version was trained on: position by position those of these halves, since a base and a novel
-    class may share a name. Of a version with another list, those whose names it holds."""
+    class may share a name. Of a version with another list, those whose names it holds, with their places in it."""
     names, labels = manifest["class_names"], labels_of(manifest, halves)
     if class_names == [names[label] for label in labels]:
         return labels
-    return [label for label, name in enumerate(names) if name in class_names]
+    columns = columns_of(names, class_names).tolist()
+    return {label: column for label, column in enumerate(columns) if column >= 0}
 
 
 def _is_right(scores: Scores) -> np.ndarray:

@@ -1,6 +1,6 @@
 """What `mmrl summarize` writes: tables of every run's results, and the report. No torch here."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -46,7 +46,7 @@ def summarize(params: Params, out: Path) -> dict[str, Any]:
 
 def named_runs(params: Params) -> list[Run]:
     """Every run of the matrix, on its own dataset and on every target."""
-    keys = product(params.datasets, [None, *params.targets], params.methods, params.shots, params.seeds)
+    keys = product(params.datasets, [None, *params.targets], params.kinds, params.shots, params.seeds)
     return [(RunKey(dataset, method, shots, seed), target) for dataset, target, method, shots, seed in keys]
 
 
@@ -62,8 +62,14 @@ def read_summary(params: Params, runs: Sequence[Run]) -> dict[str, Any]:
         "averages": averages(rows),
         "published": published(params.data.protocol),
         "searches": [_search(*pair) for pair in product(params.datasets, params.methods)],
-        "stale": sorted(set(map(str, Path("results").glob("*-to-*/*shot/seed*"))) - named),
+        "stale": sorted(set(map(str, _evaluated())) - named),
     }
+
+
+def _evaluated() -> Iterator[Path]:
+    """The folder of every run's results that there is."""
+    for pattern in ("*-to-*/*shot/seed*", "*-to-*/baselines-*shot/*/seed*"):
+        yield from Path("results").glob(pattern)
 
 
 def read_rows(runs: Sequence[Run]) -> list[dict]:

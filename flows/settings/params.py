@@ -24,6 +24,7 @@ from flows.settings.sections import (
 )
 from mmrl_core.config import Method, Section, Seed, distinct, parse, short
 from mmrl_core.errors import UserError
+from mmrl_core.protocols import BaselineMethod
 
 
 class Params(Section):
@@ -31,6 +32,7 @@ class Params(Section):
 
     datasets: Annotated[list[DatasetName], Field(min_length=1), AfterValidator(distinct)]
     methods: Annotated[list[Method], Field(min_length=1), AfterValidator(distinct)]
+    baselines: Annotated[list[BaselineMethod], AfterValidator(distinct)] = []
     shots: Annotated[list[Many], Field(min_length=1), AfterValidator(distinct)]
     seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(distinct)]
     targets: Annotated[list[DatasetName], AfterValidator(distinct)] = []
@@ -45,6 +47,11 @@ class Params(Section):
     registry: RegistrySection = RegistrySection()
     serving: ServingSection = ServingSection()
     tracking: TrackingSection = TrackingSection()
+
+    @property
+    def kinds(self) -> list[str]:
+        """Methods and baselines: what a run key's `method` may be."""
+        return [*self.methods, *self.baselines]
 
     @model_validator(mode="after")
     def _names_are_apart(self) -> "Params":

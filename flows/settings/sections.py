@@ -18,9 +18,11 @@ from mmrl_core.config import (
     PositiveFloat,
     PositiveInt,
     Precision,
+    Probe,
     Section,
     Seed,
     TokenCount,
+    no_boolean_off,
 )
 from mmrl_core.data.own.settings import OwnSection
 
@@ -86,6 +88,7 @@ class AdapterSection(Section):
     residual_rank: Width | None = None
     projection_rank: Width | None = None
     alpha: Fraction | None = None
+    probe: Annotated[Probe, BeforeValidator(no_boolean_off)] | None = None
     beta: Fraction | None = None
     reg_weight: Annotated[NonNegative, Field(le=1_000_000)] | None = None
 
@@ -258,7 +261,7 @@ def _check_dimension(key: str, distribution: Distribution) -> None:
     section, _, field = key.partition(".")
     sections: dict[str, type[Section]] = {"adapter": AdapterSection, "train": TrainSection}
     model = sections.get(section)
-    if model is None or field not in model.model_fields or field == "precision":
+    if model is None or field not in model.model_fields or field in ("precision", "probe"):
         raise ValueError(f"search.space names {key!r}, which is no key of adapter or train that is a number")
     if len(distribution) != 1 or next(iter(distribution)) not in ("choice", "uniform", "loguniform"):
         raise ValueError(f"{key} needs exactly one of choice, uniform, loguniform")

@@ -24,10 +24,12 @@ from mmrl_core.data.shards import Manifest, read_manifest, shards_of
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation.bootstrap import Outcomes, paired_gains
 from mmrl_core.evaluation.gate import is_gate_image
-from mmrl_core.evaluation.scores import Scores, merged, summary
+from mmrl_core.evaluation.scores import UNCALIBRATED, WITHOUT_PROBE, Columns, Scores, merged, summary
 from mmrl_core.files import write_json
 from mmrl_core.method.adapter import Adapter, load_adapter
-from mmrl_core.method.adapter_card import AdapterCard, read_unverified_card
+from mmrl_core.method.adapter_card import AdapterCard, CardOfTensors, read_unverified_card
+from mmrl_core.method.baseline import Baseline
+from mmrl_core.method.heads import columns_of
 from mmrl_core.method.model import AdaptedCLIP
 from mmrl_core.protocols import ALL, PROTOCOLS, Half, Protocol, TestSet, harmonic_mean, labels_of
 
@@ -45,7 +47,7 @@ class LoadedRun(NamedTuple):
 
     key: RunKey
     out: Path
-    adapter: Adapter
+    adapter: Adapter | Baseline
     card: AdapterCard
     template: str
 
@@ -111,7 +113,7 @@ def _write(
     shared: Shared, run: LoadedRun, params: Params, target: str | None, scores: dict[str, Scores],
     validation: dict[str, dict[str, float]],
 ) -> dict[str, Any]:  # fmt: skip
-    key = run.key
+    key, without = run.key, _parts_of(scores, WITHOUT_PROBE)
     metrics = {
         **key._asdict(),
         "target": target or key.dataset,
@@ -120,8 +122,9 @@ def _write(
         "beta": run.adapter.config.composition,
         "template": run.template,
         "parts": list(scores),
-        **_parts({part: (one.adapted, one.labels) for part, one in scores.items()}),
+        **_adapted(scores),
         "zero_shot": _parts({part: (one.zero_shot, one.labels) for part, one in scores.items()}),
+        **({WITHOUT_PROBE: without} if without else {}),
         "gain": paired_gains([{part: outcomes(one) for part, one in scores.items()}]),
         "validation": validation,
         "class_names": dict(enumerate(shared.manifest["class_names"])),
@@ -152,6 +155,7 @@ def _load(shared: Shared, run: RunToEvaluate, params: Params, target: str | None
         return LoadedRun(key, run.out, adapter, card, card["template"])
     beta = target_beta(params, key.method, target)
     if beta is not None:
+        assert isinstance(adapter, Adapter)  # a baseline has no beta
         adapter.config = adapter.config.model_copy(update={"beta": beta})
     return LoadedRun(key, run.out, adapter, card, manifest["templates"][0])
 
@@ -165,9 +169,36 @@ def _check_classes(card: AdapterCard, names: list[str], key: RunKey) -> None:
 
 
 def _score(shared: Shared, runs: list[LoadedRun], split: str, test: TestSet) -> list[Scores]:
-    """Each run's scores on the images of one test set, among its classes."""
+    """Each run's scores on the images of one test set, among its classes.
+
+    On a target the methods' runs have no trained class; a baseline's are those of the same names, as under domain
+    shift.
+    """
+    ours, by_name = labels_of(shared.manifest, shared.trained), [run for run in runs if _knows_names(shared, run)]
+    scores = _score_together(shared, [run for run in runs if run not in by_name], split, test, ours)
+    for run in by_name:
+        scores |= _score_together(shared, [run], split, test, _named(shared.manifest, run.card["class_names"]))
+    return [scores[run.key] for run in runs]
+
+
+def _knows_names(shared: Shared, run: LoadedRun) -> bool:
+    return not shared.trained and isinstance(run.adapter, Baseline)
+
+
+def _named(manifest: Manifest, class_names: list[str]) -> dict[int, int]:
+    """The places of the dataset's labels among these classes, by name."""
+    columns = columns_of(manifest["class_names"], class_names).tolist()
+    return {label: column for label, column in enumerate(columns) if column >= 0}
+
+
+def _score_together(
+    shared: Shared, runs: list[LoadedRun], split: str, test: TestSet, trained: Columns
+) -> dict[RunKey, Scores]:
+    """The same by run, of runs whose classes are the same."""
+    if not runs:
+        return {}
     manifest, pool = shared.manifest, shared.pool
-    labels, fused = labels_of(manifest, test.classes), labels_of(manifest, shared.trained)
+    labels = labels_of(manifest, test.classes)
     names = [manifest["class_names"][label] for label in labels]
     models = [AdaptedCLIP(shared.backbone, run.adapter, names, run.template) for run in runs]
     shards = [shard for half in test.images for shard in shards_of(pool, split, half)]
@@ -176,18 +207,24 @@ def _score(shared: Shared, runs: list[LoadedRun], split: str, test: TestSet) -> 
         raise UserError(f"{pool} has no test image of the {test.part} classes; give the dataset's test list some")
     with progress(f"evaluate {manifest['dataset']} {test.part} {split}", n, unit="images") as bar:
         if shared.cluster.is_distributed:
-            task = ScoringTask(shared.section, names, labels, fused, [_to_score(model) for model in models])
+            task = ScoringTask(shared.section, names, labels, trained, list(map(_to_score, runs, models)))
             parts = score_on_cluster(shared.cluster, task, shards, bar)
         else:
-            parts = list(score_here(models, shards, labels, fused, bar, shared.store))
-    return [merged((part[index] for part in parts), labels) for index in range(len(models))]
+            parts = list(score_here(models, shards, labels, trained, bar, shared.store))
+    return {run.key: merged((part[index] for part in parts), labels) for index, run in enumerate(runs)}
 
 
-def _to_score(model: AdaptedCLIP) -> AdapterToScore:
+def _to_score(run: LoadedRun, model: AdaptedCLIP) -> AdapterToScore:
     with torch.no_grad():
         text = (model.text_features().cpu(), model.zero_shot_text.cpu())
     tensors = {name: tensor.cpu() for name, tensor in model.adapter.state_dict().items()}
-    return AdapterToScore(model.adapter.config, tensors, model.template, text)
+    card: CardOfTensors = {
+        "adapter": run.adapter.config.model_dump(),
+        "class_names": run.card["class_names"],
+        "head": run.adapter.head_card,
+        "calibration": run.adapter.calibration,
+    }
+    return AdapterToScore(card, tensors, model.template, text)
 
 
 def _validation(shared: Shared, runs: list[LoadedRun], protocol: Protocol) -> list[dict[str, dict[str, float]]]:
@@ -196,6 +233,22 @@ def _validation(shared: Shared, runs: list[LoadedRun], protocol: Protocol) -> li
     scores = _score(shared, runs, "val", TestSet(part, protocol.trains_on, protocol.trains_on))
     kept = [of_run.where(lambda item: not is_gate_image(item)) for of_run in scores]
     return [{part: summary(of_run.adapted, of_run.labels)} if of_run.items else {} for of_run in kept]
+
+
+def _adapted(scores: dict[str, Scores]) -> dict[str, Any]:
+    """Every part's summary, with the calibration error before a temperature was applied where there is one."""
+    parts, before = (
+        _parts({part: (one.adapted, one.labels) for part, one in scores.items()}),
+        _parts_of(scores, UNCALIBRATED),
+    )
+    return parts | {part: {**parts[part], "ece_uncalibrated": before[part]["ece"]} for part in scores if before}
+
+
+def _parts_of(scores: dict[str, Scores], variant: str) -> dict[str, Any]:
+    """The same of a variant; nothing where there is none."""
+    if not all(variant in one.variants for one in scores.values()):
+        return {}
+    return _parts({part: (one.variants[variant], one.labels) for part, one in scores.items()})
 
 
 def _parts(parts: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Any]:

@@ -15,9 +15,9 @@ from flows.settings.resolve import resolve, settings_by_key
 from mmrl_core import METHOD_VERSION
 from mmrl_core.errors import UserError
 from mmrl_core.files import canonical_json
-from mmrl_core.method.adapter_card import AbstainCard, CardContent
+from mmrl_core.method.adapter_card import CardContent, DataCard
 from mmrl_core.presets import published
-from mmrl_core.protocols import PROTOCOLS, labels_of
+from mmrl_core.protocols import BASELINES, PROTOCOLS, labels_of
 from mmrl_core.search.trial import SearchFile, read_search_file
 
 if TYPE_CHECKING:
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from mmrl_core.clip.backbone import Backbone
     from mmrl_core.config import Resolved
     from mmrl_core.data.sets import ImageSet
-    from mmrl_core.method.adapter import Adapter
     from mmrl_core.training.fit import Fitted
 
 
@@ -37,8 +36,13 @@ class EpochReport(Protocol):
 
 
 def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
-    """Train one adapter, resuming from a killed run of the same settings and data."""
+    """Train one adapter, resuming from a killed run of the same settings and data; or fit a baseline."""
+    if key.method in BASELINES:
+        from flows.stages.baselines import fit
+
+        return fit(params, key, out)
     from flows.tracking.run import tracked_run
+    from mmrl_core.baselines.finish import finish
     from mmrl_core.data.lacking import check_trained
     from mmrl_core.data.sets import read_set
     from mmrl_core.data.shards import read_manifest
@@ -67,7 +71,8 @@ def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
         with locked(f"run-{identity}", f"another process trains {key.name}"):  # in another worktree of this project
             adapter, history, precision = _fit(params, key, backbone, settings, data, identity, report)
         card["history"], card["settings"]["train.precision"] = history, precision
-        card["abstain"] = _abstain(backbone, adapter, data, key, protocol.trains_on)
+        val = read_set(key.few_shot, "val", protocol.trains_on, data.template)
+        card["abstain"] = finish(backbone, adapter, data, val, open_store(params, "train"))
         document = save_adapter(out, adapter, backbone, card)
         run.set_tags({"adapter_sha256": document["sha256"]})
         run.log_artifacts(out)
@@ -112,18 +117,6 @@ def _fit_on_cluster(
     return Fitted(adapter, trained.history, trained.precision)
 
 
-def _abstain(
-    backbone: "Backbone", adapter: "Adapter", data: "ImageSet", key: RunKey, halves: tuple[str, ...]
-) -> AbstainCard | None:
-    """The threshold for "none of these", from the few-shot validation images."""
-    from mmrl_core.data.shards import stream_examples
-    from mmrl_core.evaluation.abstain import calibrate
-    from mmrl_core.method.model import AdaptedCLIP
-
-    model = AdaptedCLIP(backbone, adapter, data.class_names, data.template)
-    return calibrate(model, (example for half in halves for example in stream_examples(key.few_shot, "val", half)))
-
-
 def _on_device(settings: "Resolved", device: "torch.device") -> "Resolved":
     """The settings with the precision that training has on the device: the adapter's card says that, not `auto`."""
     from mmrl_core.clip.precision import settle_precision
@@ -148,18 +141,17 @@ def _card(params: Params, key: RunKey, settings: "Resolved", data: "ImageSet", d
         "method_version": METHOD_VERSION,
         "class_names": data.class_names,
         "template": data.template,
-        "data": {
-            "dataset": key.dataset,
-            "method": key.method,
-            "shots": key.shots,
-            "seed": key.seed,
-            "digest": digest,
-            "images": len(data.items),
-        },
+        "data": data_card(key, digest, len(data.items)),
         "training": PROTOCOLS[params.data.protocol].training,
         "settings": settings_by_key(settings),
         "sources": settings.sources,
     }
+
+
+def data_card(key: RunKey, digest: str, images: int) -> DataCard:
+    """What adapter.json says of a run's few-shot set."""
+    return {"dataset": key.dataset, "method": key.method, "shots": key.shots, "seed": key.seed, "digest": digest,
+            "images": images}  # fmt: skip
 
 
 def _identity(card: CardContent, backbone: "Backbone") -> str:

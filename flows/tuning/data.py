@@ -51,6 +51,16 @@ def template_accuracies(backbone: "Backbone", data: SearchData, templates: list[
     return {**measured(backbone, templates, data.class_names, data.base, labelled)}
 
 
+def measured_templates(params: Params, dataset: str) -> dict[str, float | None]:
+    """`template_accuracies` on what the search of a dataset reads; PyTorch is loaded where there is a choice."""
+    data, templates = search_data(params, dataset)
+    if len(templates) == 1:
+        return dict.fromkeys(templates)
+    from flows.project.resources import backbone_of
+
+    return template_accuracies(backbone_of(params.backbone), data, templates)
+
+
 def best_template(accuracies: dict[str, float | None]) -> str:
     """The most accurate prompt template, the first of equals; where none is measured, the first."""
     return first_of_best(accuracies, lambda template: accuracies[template] or 0, within=0)

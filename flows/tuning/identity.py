@@ -16,6 +16,7 @@ from mmrl_core.data.shards import read_manifest
 from mmrl_core.errors import UserError
 from mmrl_core.files import canonical_json, read_json, sha256_file, write_json
 from mmrl_core.protocols import PROTOCOLS
+from mmrl_core.search.trial import Space
 
 FREE = {"enabled", "trials", "concurrent"}  # of the section `search`: more trials are the same search
 SEARCH_VERSION = 2  # of the order of partitions, the race and the searchers

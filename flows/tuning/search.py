@@ -9,10 +9,9 @@ from typing_extensions import TypedDict
 
 from flows.cluster.connection import Needs, connected, room
 from flows.project.outputs import locked
-from flows.project.resources import backbone_of
 from flows.settings.params import Params
 from flows.settings.sections import ClusterSection, SearchSection
-from flows.tuning.data import best_template, search_data, template_accuracies
+from flows.tuning.data import best_template, measured_templates, search_data
 from flows.tuning.identity import TRIALS, Search, earlier, facts, open_folder
 from flows.tuning.ledger import Ledger
 from flows.tuning.mlflow_runs import UNTRACKED, SearchRuns
@@ -100,10 +99,7 @@ def _say_how_it_starts(search: Search, differs: list[str]) -> None:
 
 def _template_alone(params: Params, dataset: str) -> SearchDocument:
     """The document of a search with nothing to search: which prompt template suits the base classes."""
-    data, templates = search_data(params, dataset)
-    accuracies: dict[str, float | None] = dict.fromkeys(templates)
-    if len(templates) > 1:
-        accuracies = template_accuracies(backbone_of(params.backbone), data, templates)
+    accuracies = measured_templates(params, dataset)
     return {"search": params.search.model_dump(), "templates": accuracies, "template": best_template(accuracies),
             "trials": [], "choice": {}}  # fmt: skip
 

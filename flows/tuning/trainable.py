@@ -101,7 +101,7 @@ def one_report(scores: list[Scores]) -> dict[str, Any]:
     if not scores:
         return WORST
     means = {name: round(value, DIGITS) for name, value in cast(dict[str, float], overall(scores)).items()}
-    told = {name: round(means[name], TOLD) for name in OBJECTIVES}
+    told: dict[str, Any] = {name: round(means[name], TOLD) for name in OBJECTIVES}
     return {**means, **told, "scores": list(scores), PARTITIONS: len(scores)}  # rounded: searchers go by their order
 
 

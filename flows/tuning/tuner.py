@@ -16,7 +16,7 @@ from flows.tuning.ledger import DIED, Ledger, LedgerActor, trial_key
 from flows.tuning.mlflow_runs import SearchRuns
 from flows.tuning.trainable import Evaluate, run_trial
 from mmrl_core.search.comparison import looks
-from mmrl_core.search.trial import Record, TrialSettings
+from mmrl_core.search.trial import Record, Space, TrialSettings
 
 if TYPE_CHECKING:
     from flows.tuning.callbacks import SearchProgress

@@ -226,6 +226,21 @@ class Backbone(nn.Module):
         return TextTower(self, class_names, template, n_insert=1).zero_shot()
 
 
+def measures(backbone: Backbone) -> dict[str, int]:
+    """What the shapes of an adapter's tensors depend on, beside its settings."""
+    return {name: getattr(backbone, name) for name in ("depth", "image_width", "text_width", "embed_dim")}
+
+
+def check_measures(made_for: dict[str, int], backbone: Backbone) -> None:
+    """Raise UserError unless the backbone has the measures that an adapter was made for."""
+    for name, measure in measures(backbone).items():
+        if made_for[name] != measure:
+            raise UserError(
+                f"the adapter is made for {name} {made_for[name]} but backbone {backbone.name} has {measure}; "
+                f"use the adapter settings and backbone that belong together"
+            )
+
+
 def refuse_one_name(class_names: list[str]) -> None:
     """UserError when a list holds one name again and again: there is nothing to choose. Of several names each may come
     more than once (see `Backbone.tokenize`)."""

@@ -11,17 +11,14 @@ the share k / (n + 1) of new images like them is expected to: 90% where 19 of 20
 images: how many of them reach it depends on how different they are. B images, C classes.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
-import torch
 from torch import Tensor
 
 from mmrl_core.clip.backbone import LOGIT_SCALE
-from mmrl_core.data.shards import Example
 from mmrl_core.errors import UserError
-from mmrl_core.evaluation.scores import BATCH_SIZE, batched, test_batch
 from mmrl_core.method.adapter_card import AbstainCard, AdapterCard
-from mmrl_core.method.model import AdaptedCLIP, Output
+from mmrl_core.method.model import Output
 
 CONFIDENCE = "class_cosine"
 KEEP = 0.95
@@ -51,13 +48,8 @@ def threshold(confidence: Sequence[float], keep: float) -> float:
     return sorted(confidence, reverse=True)[kept - 1]
 
 
-@torch.inference_mode()
-def calibrate(model: AdaptedCLIP, examples: Iterable[Example], keep: float = KEEP) -> AbstainCard | None:
+def abstain_card(confidences: Sequence[float], keep: float = KEEP) -> AbstainCard | None:
     """What adapter.json says under "abstain", from validation images of the trained classes; None without an image."""
-    text = model.text_features()
-    backbone = model.backbone
-    batches = (model(test_batch(backbone, batch).to(backbone.device), text) for batch in batched(examples, BATCH_SIZE))
-    confidences = [value for output in batches for value in confidence(output).tolist()]
     if not confidences:
         return None
     return {

@@ -3,8 +3,8 @@
 N images, C classes. Accuracies and probabilities are fractions in [0, 1].
 """
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import islice
 from typing import TypeVar
@@ -19,14 +19,20 @@ from mmrl_core.data.images import decode
 from mmrl_core.data.parallel import map_in_order
 from mmrl_core.data.shards import Example
 from mmrl_core.data.views import test_views
+from mmrl_core.method.adapter import Adapter
+from mmrl_core.method.adapter_stack import AdapterStack
 from mmrl_core.method.joint_logits import joint_logits
-from mmrl_core.method.model import AdaptedCLIP
+from mmrl_core.method.logit_weights import logit_weights, without_probe
+from mmrl_core.method.model import AdaptedCLIP, Output
 
 ECE_BINS = 15
 BATCH_SIZE = 64
 CHUNK = 16  # images that go through the frozen tower together; the last few are filled up to as many
 
+UNCALIBRATED, WITHOUT_PROBE = VARIANTS = ("uncalibrated", "without_probe")  # a temperature of 1; without the head
+
 T = TypeVar("T")
+Columns = Sequence[int] | Mapping[int, int]  # source labels of the trained classes in their order, or place by label
 
 
 @dataclass(frozen=True)
@@ -38,12 +44,14 @@ class Scores:
     adapted: Tensor  # probabilities (N, C)
     zero_shot: Tensor  # probabilities (N, C)
     classes: list[int]  # the source label of each of the C classes
+    variants: dict[str, Tensor] = field(default_factory=dict)  # probabilities (N, C) by what is left out, see VARIANTS
 
     def where(self, wanted: Callable[[str], bool]) -> "Scores":
         """Of the items alone that are wanted."""
         rows = [row for row, item in enumerate(self.items) if wanted(item)]
         items = [self.items[row] for row in rows]
-        return Scores(items, self.labels[rows], self.adapted[rows], self.zero_shot[rows], self.classes)
+        variants = {name: one[rows] for name, one in self.variants.items()}
+        return Scores(items, self.labels[rows], self.adapted[rows], self.zero_shot[rows], self.classes, variants)
 
 
 def merged(parts: Iterable[Scores], classes: list[int]) -> Scores:
@@ -56,6 +64,7 @@ def merged(parts: Iterable[Scores], classes: list[int]) -> Scores:
         torch.cat([part.adapted for part in parts]),
         torch.cat([part.zero_shot for part in parts]),
         classes,
+        {name: torch.cat([part.variants[name] for part in parts]) for name in parts[0].variants},
     )
 
 
@@ -90,16 +99,17 @@ def score(
     model: AdaptedCLIP,
     examples: Iterable[Example],
     labels: list[int],
-    trained: Collection[int],
+    trained: Columns,
     report: Callable[[int], None] | None = None,
     store: FeatureStore | None = None,
     digests: Mapping[str, str] = {},
 ) -> Scores:
     """Score a stream of examples, batch by batch, by the adapter and zero-shot.
 
-    `labels[i]` is the source label of the model's class i; those among `trained` get the fused logits, the others the
-    class logits (`joint_logits`). `report(n)` is called with the images done so far. `store` keeps frozen features for
-    other calls, by the sha256 of the encoded images, of which some may be known by their paths (`digests`).
+    `labels[i]` is the source label of the model's class i. Those among `trained`, the source labels of the adapter's
+    classes in their order, get the logits of trained classes, the others the class logits (`joint_logits`).
+    `report(n)` is called with the images done so far. `store` keeps frozen features for other calls, by the sha256 of
+    the encoded images, of which some may be known by their paths (`digests`).
     """
     [scores] = score_each([model], examples, labels, trained, report, store, digests)
     return scores
@@ -110,7 +120,7 @@ def score_each(
     models: Sequence[AdaptedCLIP],
     examples: Iterable[Example],
     labels: list[int],
-    trained: Collection[int],
+    trained: Columns,
     report: Callable[[int], None] | None = None,
     store: FeatureStore | None = None,
     digests: Mapping[str, str] = {},
@@ -119,7 +129,8 @@ def score_each(
 
     Images are read, decoded and passed through the frozen tower once. On a CPU the scores are the same bits as alone.
     """
-    mask = torch.tensor([label in trained for label in labels])
+    places = trained if isinstance(trained, Mapping) else {label: place for place, label in enumerate(trained)}
+    columns = torch.tensor([places.get(label, -1) for label in labels])
     position = {label: index for index, label in enumerate(labels)}
     texts = [model.text_features() for model in models]
     batches: list[list[Scores]] = [[] for _ in models]  # by model
@@ -137,13 +148,28 @@ def score_each(
         items = [example.path for example in batch]
         truth = torch.tensor([position[example.label] for example in batch], dtype=torch.long)
         for model, text, scored in zip(models, texts, batches, strict=True):
-            adapted = joint_logits(model.from_trunk(trunks[model.image_tower.first], text), mask).softmax(-1)
-            zero_shot = model.zero_shot_logits(frozen.zero_shot).softmax(-1)
-            scored.append(Scores(items, truth, adapted.cpu(), zero_shot.cpu(), labels))
+            output = model.from_trunk(trunks[model.image_tower.first], text, frozen.zero_shot)
+            zero_shot = model.zero_shot_logits(frozen.zero_shot).softmax(-1).cpu()
+            adapted, variants = _probabilities(output, columns, model)
+            scored.append(Scores(items, truth, adapted, zero_shot, labels, variants))
         done += len(batch)
         if report:
             report(done)
     return [merged(scored, labels) for scored in batches]
+
+
+def _probabilities(output: Output, columns: Tensor, model: AdaptedCLIP) -> tuple[Tensor, dict[str, Tensor]]:
+    """(B, C) as they are predicted, and of every variant that there is."""
+    adapter = model.adapter
+    assert not isinstance(adapter, AdapterStack)  # whose logits are of several runs
+    adapted = joint_logits(output, columns, adapter.weights).softmax(-1).cpu()
+    variants = {}
+    if adapter.calibration:
+        uncalibrated = logit_weights(adapter.head_card, None)
+        variants[UNCALIBRATED] = joint_logits(output, columns, uncalibrated).softmax(-1).cpu()
+    if isinstance(adapter, Adapter) and adapter.head_card:
+        variants[WITHOUT_PROBE] = joint_logits(output, columns, without_probe(adapter.calibration)).softmax(-1).cpu()
+    return adapted, variants
 
 
 def _digest(example: Example, known: Mapping[str, str]) -> str:

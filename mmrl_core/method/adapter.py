@@ -7,14 +7,29 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from mmrl_core.clip.backbone import Backbone, load_backbone
-from mmrl_core.config import AdapterConfig, parse
+from mmrl_core.clip.backbone import Backbone, check_measures, load_backbone, measures
+from mmrl_core.config import AdapterConfig, BaselineConfig, parse
 from mmrl_core.errors import Damaged, UserError
 from mmrl_core.files import write_bytes, write_json
-from mmrl_core.method.adapter_card import CARD, TENSORS, AdapterCard, CardContent, card_problem, card_sha256, read_card
+from mmrl_core.method.adapter_card import (
+    CARD,
+    TENSORS,
+    AdapterCard,
+    CalibrationCard,
+    CardContent,
+    CardOfTensors,
+    HeadCard,
+    card_problem,
+    card_sha256,
+    read_card,
+)
+from mmrl_core.method.baseline import Baseline
+from mmrl_core.method.heads import Head, empty_head, head_shapes
+from mmrl_core.method.logit_weights import LogitWeights, logit_weights
 from mmrl_core.method.published_checkpoints import to_adapter_state
 from mmrl_core.method.representation import FreeProjection, LinearAligner, ResidualProjection, SharedResidualAligner
 from mmrl_core.method.tensor_file import Shapes, not_finite, read_tensors
+from mmrl_core.protocols import BASELINES
 
 
 class Adapter(nn.Module):
@@ -26,11 +41,14 @@ class Adapter(nn.Module):
     def __init__(self, config: AdapterConfig, backbone: Backbone):
         super().__init__()
         self.config, self.n_insert = config, _n_insert(config, backbone)
-        self.made_for = _measures(backbone)
+        self.made_for = measures(backbone)
         self.space = nn.Parameter(torch.randn(config.n_tokens, config.rep_dim) * 0.02)
         self.image_aligner = self._aligner(backbone.image_width)
         self.text_aligner = self._aligner(backbone.text_width)
         self.projection = self._projection(backbone.image_width, backbone.embed_dim)
+        self.head: Head | None = None  # fitted once the adapter is trained
+        self.head_card: HeadCard | None = None
+        self.calibration: CalibrationCard | None = None
 
     def _aligner(self, width: int) -> LinearAligner | SharedResidualAligner:
         config = self.config
@@ -56,6 +74,11 @@ class Adapter(nn.Module):
         return self.alpha * by_class + (1 - self.alpha) * by_rep
 
     @property
+    def weights(self) -> LogitWeights:
+        """How its logits and its head's give what is predicted."""
+        return logit_weights(self.head_card, self.calibration)
+
+    @property
     def alpha(self) -> float:
         """Weight of the class branch."""
         return self.config.alpha
@@ -72,12 +95,7 @@ class Adapter(nn.Module):
 
     def check_fits(self, backbone: Backbone) -> None:
         """Raise UserError unless the adapter was made for a backbone of these widths and this depth."""
-        for name, measure in _measures(backbone).items():
-            if self.made_for[name] != measure:
-                raise UserError(
-                    f"the adapter is made for {name} {self.made_for[name]} but backbone {backbone.name} has {measure}; "
-                    f"use the adapter settings and backbone that belong together"
-                )
+        check_measures(self.made_for, backbone)
 
     def load_published(self, state_dict: dict[str, Tensor]) -> None:
         """Take over the learnable tensors of the authors' code, by their names; other tensors are passed over."""
@@ -94,11 +112,6 @@ class Adapter(nn.Module):
         if broken := not_finite(state):
             raise UserError(f"tensor {broken} of the published checkpoint has values that are no finite numbers")
         self.load_state_dict(state)
-
-
-def _measures(backbone: Backbone) -> dict[str, int]:
-    """What the shapes of an adapter's tensors depend on, beside its settings."""
-    return {name: getattr(backbone, name) for name in ("depth", "image_width", "text_width", "embed_dim")}
 
 
 def _n_insert(config: AdapterConfig, backbone: Backbone) -> int:
@@ -127,7 +140,7 @@ def tensor_shapes(config: AdapterConfig, backbone: Backbone) -> Shapes:
     return shapes | {"projection.A": (backbone.image_width, rank), "projection.B": (rank, backbone.embed_dim)}
 
 
-def save_adapter(folder: str | Path, adapter: Adapter, backbone: Backbone, card: CardContent) -> AdapterCard:
+def save_adapter(folder: str | Path, adapter: Adapter | Baseline, backbone: Backbone, card: CardContent) -> AdapterCard:
     """Write adapter.safetensors and adapter.json; returns the JSON document. Raises UserError for what could not be
     loaded again, such as weights that are no finite numbers."""
     tensors = {name: tensor.detach().cpu().float().contiguous() for name, tensor in adapter.state_dict().items()}
@@ -144,6 +157,8 @@ def save_adapter(folder: str | Path, adapter: Adapter, backbone: Backbone, card:
             "file_sha256": backbone.weights_file_sha256,
         },
         **card,
+        "head": adapter.head_card,
+        "calibration": adapter.calibration,
         "card_sha256": "",
     }
     _check_loadable(tensors, document)
@@ -166,8 +181,8 @@ def backbone_of(card: AdapterCard, *, device: str | torch.device = "cpu") -> Bac
     return load_backbone(named["name"], named["weights"], device=device, sha256=named["sha256"])
 
 
-def load_adapter(folder: str | Path, backbone: Backbone) -> tuple[Adapter, AdapterCard]:
-    """Read an adapter and its card, verifying all that they say before anything is built.
+def load_adapter(folder: str | Path, backbone: Backbone) -> tuple[Adapter | Baseline, AdapterCard]:
+    """Read an adapter, or a baseline, and its card, verifying all that they say before anything is built.
 
     Raises Damaged unless both files are what `save_adapter` writes, UserError where one is missing and for another
     backbone.
@@ -179,12 +194,34 @@ def load_adapter(folder: str | Path, backbone: Backbone) -> tuple[Adapter, Adapt
             f"{card['backbone']['sha256'][:12]}, not on {backbone.name} with {backbone.weights_sha256[:12]}; "
             f"load that backbone or train a new adapter"
         )
+    shapes = _shapes(folder, card, backbone)
+    adapter = new_adapter(card, backbone)
+    adapter.load_state_dict(read_tensors(folder / TENSORS, shapes, card["sha256"]))
+    return adapter.to(backbone.device), card
+
+
+def _shapes(folder: Path, card: AdapterCard, backbone: Backbone) -> Shapes:
+    head = card.get("head")
+    of_head = head_shapes(head, len(card["class_names"]), backbone.embed_dim) if head else {}
+    if card["adapter"]["method"] in BASELINES:
+        return of_head
     config = parse(AdapterConfig, card["adapter"], str(folder / CARD))
     try:
-        shapes = tensor_shapes(config, backbone)
+        return {**tensor_shapes(config, backbone), **of_head}
     except UserError as error:  # a depth that no adapter of this backbone was saved with
         raise Damaged(f"{folder / CARD}: {error}") from None
-    state = read_tensors(folder / TENSORS, shapes, card["sha256"])
-    adapter = Adapter(config, backbone)
-    adapter.load_state_dict(state)
-    return adapter.to(backbone.device), card
+
+
+def new_adapter(card: CardOfTensors, backbone: Backbone) -> Adapter | Baseline:
+    """An adapter or a baseline as a card says, whose tensors are still to be filled."""
+    card_of_head = card.get("head")
+    head = empty_head(card_of_head, len(card["class_names"]), backbone.embed_dim) if card_of_head else None
+    adapter: Adapter | Baseline
+    if card["adapter"]["method"] in BASELINES:
+        assert head and card_of_head  # card_problem
+        adapter = Baseline(parse(BaselineConfig, card["adapter"], "adapter"), backbone, head, card_of_head)
+    else:
+        adapter = Adapter(parse(AdapterConfig, card["adapter"], "adapter"), backbone)
+        adapter.head, adapter.head_card = head, card_of_head
+    adapter.calibration = card.get("calibration")
+    return adapter

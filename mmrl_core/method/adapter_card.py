@@ -5,14 +5,16 @@ import re
 import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, NotRequired, TypeGuard, cast
+from typing import Any, Literal, NotRequired, TypeGuard, cast
 
 from typing_extensions import TypedDict
 
 from mmrl_core.errors import Damaged, UserError
 from mmrl_core.files import canonical_json, read_json, sha256_file, wrong_entry
+from mmrl_core.protocols import BASELINES
 
 CARD, TENSORS = "adapter.json", "adapter.safetensors"
+LARGEST_CACHE = 10**6  # images of a class
 
 
 class DataCard(TypedDict):
@@ -43,6 +45,27 @@ class AbstainCard(TypedDict):
     images: NotRequired[int]  # of validation, that it was set on
 
 
+class HeadCard(TypedDict):
+    """What adapter.json says under "head"."""
+
+    kind: Literal["linear", "cache"]
+    adapter_weight: float  # of the adapter's own logits for trained classes
+    head_weight: float  # of the head's
+    images: int  # of few-shot validation, that the weights were chosen on
+    inverse_regularization: NotRequired[float]  # C of the logistic regression
+    sharpness: NotRequired[float]  # beta of Tip-Adapter
+    rows: NotRequired[list[int]]  # cached images of each class
+
+
+class CalibrationCard(TypedDict):
+    """What adapter.json says under "calibration": temperatures that logits are divided by."""
+
+    trained: float  # of trained classes
+    other: float  # of other classes
+    without_probe: NotRequired[float]  # of trained classes where the probe is left out
+    images: int  # of few-shot validation
+
+
 class CardContent(TypedDict):
     """What the caller of `save_adapter` says of an adapter: what prediction needs, and what the pipeline adds."""
 
@@ -57,6 +80,15 @@ class CardContent(TypedDict):
     abstain: NotRequired[AbstainCard | None]  # None: there were no validation images
 
 
+class CardOfTensors(TypedDict):
+    """What the tensors' shapes and their use follow from."""
+
+    adapter: dict[str, Any]  # the fields of AdapterConfig, or of BaselineConfig
+    class_names: list[str]
+    head: NotRequired[HeadCard | None]
+    calibration: NotRequired[CalibrationCard | None]
+
+
 class AdapterCard(CardContent):
     """The whole document."""
 
@@ -64,7 +96,9 @@ class AdapterCard(CardContent):
     kind: str  # "adapter"
     sha256: str  # of adapter.safetensors
     trainable: int  # parameters
-    adapter: dict[str, Any]  # the fields of AdapterConfig
+    adapter: dict[str, Any]  # the fields of AdapterConfig, or of BaselineConfig
+    head: NotRequired[HeadCard | None]
+    calibration: NotRequired[CalibrationCard | None]
     backbone: BackboneCard
     card_sha256: str
 
@@ -107,6 +141,8 @@ def card_problem(card: Mapping[str, Any]) -> str | None:
         or _abstain_problem(card.get("abstain"))
         or _adapter_problem(card.get("adapter"))
         or wrong_entry(card, AdapterCard)
+        or _head_problem(card)
+        or _calibration_problem(card.get("calibration"))
     )
 
 
@@ -140,11 +176,32 @@ def _abstain_problem(abstain: object) -> str | None:
     return None if is_number(threshold) else f"abstain.threshold is {threshold!r}, no number"
 
 
-def _adapter_problem(adapter: object) -> str | None:
-    from mmrl_core.config import AdapterConfig, parse  # pydantic, which whoever reads `unverified` does not need
+def _head_problem(card: Mapping[str, Any]) -> str | None:
+    head = card.get("head")
+    if head is None:
+        return "it is of a baseline and has no head" if card["adapter"]["method"] in BASELINES else None
+    if not all(is_number(head[name]) and head[name] >= 0 for name in ("adapter_weight", "head_weight")):
+        return "head has a weight that is no number of at least 0"
+    if head["kind"] == "linear":
+        return None
+    rows, sharpness = head.get("rows", []), head.get("sharpness")
+    if len(rows) != len(card["class_names"]) or not all(0 <= count <= LARGEST_CACHE for count in rows):
+        return "head.rows does not say how many images of each class it holds"
+    return None if is_number(sharpness) and sharpness > 0 else "head.sharpness is no number above 0"
 
+
+def _calibration_problem(calibration: Mapping[str, Any] | None) -> str | None:
+    temperatures = {key: value for key, value in (calibration or {}).items() if key != "images"}
+    sound = all(is_number(value) and value > 0 for value in temperatures.values())
+    return None if sound else "calibration has a temperature that is no number above 0"
+
+
+def _adapter_problem(adapter: object) -> str | None:
+    from mmrl_core.config import AdapterConfig, BaselineConfig, parse  # pydantic, which `unverified` spares
+
+    is_baseline = isinstance(adapter, dict) and adapter.get("method") in BASELINES
     try:
-        parse(AdapterConfig, cast(dict[str, Any], adapter), "adapter")
+        parse(BaselineConfig if is_baseline else AdapterConfig, cast(dict[str, Any], adapter), "adapter")
     except UserError as error:
         return str(error)
     return None

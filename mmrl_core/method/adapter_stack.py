@@ -24,6 +24,7 @@ class AdapterStack(nn.Module):
     adapters: Sequence[Adapter]
     alpha: Tensor  # (R,)
     reg_weight: Tensor  # (R,)
+    head = None  # adapters have one once they are trained
 
     def __init__(self, adapters: Sequence[Adapter]):
         super().__init__()

@@ -3,43 +3,77 @@
 B images, C classes, P patches, K representation tokens, D the image tower's width, E embedding width, S side in pixels.
 """
 
+from typing import NamedTuple
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmrl_core.clip.backbone import LOGIT_SCALE, Backbone
-from mmrl_core.clip.blocks import run
+from mmrl_core.clip.blocks import read, run
 from mmrl_core.clip.towers import ImageTower
+from mmrl_core.method.adapter import Adapter
+from mmrl_core.method.baseline import Baseline
+from mmrl_core.method.heads import Head
+from mmrl_core.method.logit_weights import PLAIN, LogitWeights
 from mmrl_core.method.model import AdaptedCLIP, Output
 
 
 class WholeTower(ImageTower):
     """An image tower in one piece: no trunk is kept and no batch is cut, so that its graph fits batches of any size."""
 
-    def encode(self, images: Tensor, tokens: Tensor, beta: float) -> tuple[Tensor, Tensor]:
-        """(B, 3, S, S), tokens (n_insert, K, D) -> ln_post of the class slot (B, D) and of the K slots (B, K, D)."""
+    def below(self, images: Tensor) -> Tensor:
+        """(B, 3, S, S) -> input of the first token-carrying layer (B, 1 + P, D)."""
         x = self.backbone.embed_images(images, self.dtype)
         for block in self.blocks[: self.first]:
             x = run(block, x)
+        return x
+
+    def above(self, x: Tensor, tokens: Tensor, beta: float) -> tuple[Tensor, Tensor]:
+        """That input, tokens (n_insert, K, D) -> ln_post of the class slot (B, D) and of the K slots (B, K, D)."""
         x = self.ln_post(self._adapted(x, self.layers(tokens), beta))
         return x[:, 0], x[:, 1:]
+
+    def frozen_above(self, x: Tensor) -> Tensor:
+        """That input -> the frozen CLIP's image features, L2-normalised (B, E)."""
+        for block in self.blocks[self.first : -1]:
+            x = run(block, x)
+        x = read(self.blocks[-1], x, x[:, :1])
+        return F.normalize(self.ln_post(x[:, 0]) @ self.proj, dim=-1)
+
+
+class ImageFeatures(NamedTuple):
+    """B images, E embedding width; L2-normalised. Of a baseline all three are the same."""
+
+    adapted: Tensor  # f_c (B, E)
+    rep: Tensor  # f_r (B, E)
+    frozen: Tensor | None  # f_c0 (B, E), where a head reads it
+
+    def of(self, rows: list[int]) -> "ImageFeatures":
+        """Those of some of the images."""
+        frozen = None if self.frozen is None else self.frozen[rows]
+        return ImageFeatures(self.adapted[rows], self.rep[rows], frozen)
 
 
 class FoldedCLIP(nn.Module):
     """An AdaptedCLIP after training: constant tokens, class features w and projection P_r around the image tower.
 
-    An image costs one pass of the tower, less what no one reads of its last layer. P_r is the adapter's projection of
-    the representation features with the frozen one multiplied in.
+    An image costs one pass of the tower, less what no one reads of its last layer; with a head beside tokens the upper
+    layers a second time. P_r is the adapter's projection of the representation features with the frozen one multiplied
+    in. A baseline has no tokens.
     """
 
-    tokens: Tensor  # (n_insert, K, D)
-    projection: Tensor  # P_r (D, E)
+    tokens: Tensor | None  # (n_insert, K, D)
+    projection: Tensor | None  # P_r (D, E)
     text_features: Tensor  # w (C, E)
 
-    def __init__(self, tower: WholeTower, tokens: Tensor, projection: Tensor, text_features: Tensor, alpha: float,
-                 beta: float):  # fmt: skip
+    def __init__(
+        self, tower: WholeTower, text_features: Tensor, tokens: Tensor | None = None, projection: Tensor | None = None,
+        alpha: float = 1.0, beta: float = 1.0, head: Head | None = None, weights: LogitWeights = PLAIN,
+    ):  # fmt: skip
         super().__init__()
         self.tower, self.alpha, self.beta = tower, alpha, beta
+        self.head, self.weights = head if weights.head else None, weights
         self.register_buffer("tokens", tokens)
         self.register_buffer("projection", projection)
         self.register_buffer("text_features", text_features)
@@ -48,11 +82,15 @@ class FoldedCLIP(nn.Module):
     @torch.no_grad()
     def from_model(cls, model: AdaptedCLIP) -> "FoldedCLIP":
         """Fold a model as it is now; later changes of its adapter do not reach the folded form."""
-        adapter, frozen = model.adapter, model.image_tower.proj
+        adapter, frozen, text = model.adapter, model.image_tower.proj, model.text_features()
         tower = WholeTower(model.backbone, adapter.n_insert, model.image_tower.dtype)
+        if isinstance(adapter, Baseline):
+            return cls(tower, text, head=adapter.head, weights=adapter.weights)
+        assert isinstance(adapter, Adapter)  # one run, not a stack
         projection = adapter.projection(torch.eye(len(frozen), device=frozen.device), frozen)
         config = adapter.config
-        return cls(tower, adapter.image_tokens(), projection, model.text_features(), config.alpha, config.composition)
+        return cls(tower, text, adapter.image_tokens(), projection, config.alpha, config.composition, adapter.head,
+                   adapter.weights)  # fmt: skip
 
     @property
     def backbone(self) -> Backbone:
@@ -63,18 +101,29 @@ class FoldedCLIP(nn.Module):
 
         On a CPU in parts that stay in its cache.
         """
+        return self.score(self.features(images), text_features)
+
+    def features(self, images: Tensor) -> ImageFeatures:
+        """Features of (B, 3, S, S)."""
         parts = [self.encode(part) for part in images.split(self.tower.chunk(len(images)))]
-        f_c, f_r = map(torch.cat, zip(*parts, strict=True))
-        return self.score(f_c, f_r, text_features)
+        adapted, rep, frozen = zip(*parts, strict=True)
+        return ImageFeatures(torch.cat(adapted), torch.cat(rep), None if frozen[0] is None else torch.cat(frozen))
 
-    def encode(self, images: Tensor) -> tuple[Tensor, Tensor]:
-        """f_c and f_r (B, E), L2-normalised, of all images at once."""
-        cls, slots = self.tower.encode(images, self.tokens, self.beta)
+    def encode(self, images: Tensor) -> ImageFeatures:
+        """Features of all images at once."""
+        x = self.tower.below(images)
+        if self.tokens is None or self.projection is None:
+            return ImageFeatures(*[self.tower.frozen_above(x)] * 3)
+        cls, slots = self.tower.above(x, self.tokens, self.beta)
         f_r = F.normalize(slots.mean(dim=1) @ self.projection, dim=-1)
-        return F.normalize(cls @ self.tower.proj, dim=-1), f_r
+        frozen = self.tower.frozen_above(x) if self.head is not None else None
+        return ImageFeatures(F.normalize(cls @ self.tower.proj, dim=-1), f_r, frozen)
 
-    def score(self, f_c: Tensor, f_r: Tensor, text_features: Tensor | None = None) -> Output:
-        """Logits of features (B, E)."""
+    def score(self, features: ImageFeatures, text_features: Tensor | None = None) -> Output:
+        """Logits of features."""
+        f_c, f_r, frozen = features
         w = self.text_features if text_features is None else text_features
         by_class, by_rep = LOGIT_SCALE * f_c @ w.T, LOGIT_SCALE * f_r @ w.T
-        return Output(by_class, by_rep, self.alpha * by_class + (1 - self.alpha) * by_rep, f_c, f_r, w)
+        fused = self.alpha * by_class + (1 - self.alpha) * by_rep
+        head = None if self.head is None or frozen is None else self.head(frozen)
+        return Output(by_class, by_rep, fused, f_c, f_r, w, head)

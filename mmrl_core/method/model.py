@@ -11,6 +11,7 @@ from mmrl_core.clip.towers import ImageTower, TextTower
 from mmrl_core.distributed import Workers
 from mmrl_core.method.adapter import Adapter
 from mmrl_core.method.adapter_stack import AdapterStack
+from mmrl_core.method.baseline import Baseline
 
 
 class Output(NamedTuple):
@@ -22,6 +23,7 @@ class Output(NamedTuple):
     image_features: Tensor  # f_c (B, E)
     rep_features: Tensor  # f_r (B, E)
     text_features: Tensor  # w (C, E)
+    head: Tensor | None = None  # logits of the trained classes by the adapter's head on frozen features (B, C')
 
 
 class AdaptedCLIP(nn.Module):
@@ -33,11 +35,11 @@ class AdaptedCLIP(nn.Module):
     frozen class features (C, E) of another process, no text tower is built.
     """
 
-    adapter: Adapter | AdapterStack
+    adapter: Adapter | AdapterStack | Baseline
     zero_shot_text: Tensor
 
     def __init__(
-        self, backbone: Backbone, adapter: Adapter | AdapterStack, class_names: list[str], template: str,
+        self, backbone: Backbone, adapter: Adapter | AdapterStack | Baseline, class_names: list[str], template: str,
         precision: str = "float32", workers: Workers | None = None, text: tuple[Tensor, Tensor] | None = None,
     ):  # fmt: skip
         super().__init__()
@@ -72,28 +74,42 @@ class AdaptedCLIP(nn.Module):
 
     @property
     def adapters(self) -> list[Adapter]:
-        """Those that training changes: the one, or all of the stack."""
-        return list(self.adapter.adapters) if isinstance(self.adapter, AdapterStack) else [self.adapter]
+        """Those that training changes: the one, or all of the stack; none of a baseline."""
+        if isinstance(self.adapter, AdapterStack):
+            return list(self.adapter.adapters)
+        return [] if isinstance(self.adapter, Baseline) else [self.adapter]
 
     def text_features(self) -> Tensor:
         """Adapted class features w (C, E); constant once training is over."""
         if self._given_text:
             return self._given_text[0].to(self.backbone.device)
+        if isinstance(self.adapter, Baseline):
+            return self.zero_shot_text
         return self._gathered(self.text_tower.adapted(self.adapter.text_tokens(), self.adapter.config.composition))
 
     def forward(self, images: Tensor, text_features: Tensor | None = None) -> Output:
         """(B, 3, size, size) preprocessed images; pass `text_features` to reuse them over many batches."""
         return self.from_trunk(self.image_tower.trunk(images), text_features)
 
-    def from_trunk(self, trunk: Tensor, text_features: Tensor | None = None) -> Output:
-        """The same from the image tower's frozen trunk (B, 1 + P, D)."""
+    def from_trunk(
+        self, trunk: Tensor, text_features: Tensor | None = None, zero_shot_image: Tensor | None = None
+    ) -> Output:
+        """The same from the image tower's frozen trunk (B, 1 + P, D); frozen image features (B, E) are not computed
+        where they are given."""
         adapter, tower = self.adapter, self.image_tower
         w = self.text_features() if text_features is None else text_features
-        cls, slots = tower.adapted(trunk, adapter.image_tokens(), adapter.config.composition)
-        f_c = F.normalize(cls @ tower.proj, dim=-1)
-        f_r = F.normalize(adapter.projection(slots.mean(dim=-2), tower.proj), dim=-1)
+        if adapter.head is not None and zero_shot_image is None:
+            zero_shot_image = tower.zero_shot(trunk)
+        if isinstance(adapter, Baseline):
+            assert zero_shot_image is not None  # a baseline has a head
+            f_c = f_r = zero_shot_image
+        else:
+            cls, slots = tower.adapted(trunk, adapter.image_tokens(), adapter.config.composition)
+            f_c = F.normalize(cls @ tower.proj, dim=-1)
+            f_r = F.normalize(adapter.projection(slots.mean(dim=-2), tower.proj), dim=-1)
         by_class, by_rep = LOGIT_SCALE * f_c @ w.mT, LOGIT_SCALE * f_r @ w.mT
-        return Output(by_class, by_rep, adapter.fused(by_class, by_rep), f_c, f_r, w)
+        head = None if adapter.head is None or zero_shot_image is None else adapter.head(zero_shot_image)
+        return Output(by_class, by_rep, adapter.fused(by_class, by_rep), f_c, f_r, w, head)
 
     def zero_shot_logits(self, zero_shot_image: Tensor) -> Tensor:
         """The frozen CLIP's logits (B, C) from its image features (B, E)."""

@@ -1,9 +1,9 @@
 """Which trial of a search is chosen. Plain numbers.
 
-A search is a lottery among settings that its few images cannot tell apart, and whoever takes the winner takes its luck.
-The rule is the one-standard-error rule (Breiman, Friedman, Olshen and Stone, 1984, section 3.4.3) on paired differences:
+A search is a lottery among settings that its few images cannot tell apart, and who takes the winner takes its luck. The
+rule is the one-standard-error rule (Breiman, Friedman, Olshen and Stone, 1984, section 3.4.3) on paired differences:
 among trials that are not told from the best, the one that changes the frozen model least. That is the largest
-regularisation, of equals the smaller learning rate, of these the one nearer to the published values, and then the first.
+regularisation, of equals the smaller learning rate, of these the one nearer to the published values, then the first.
 
 How good a trial is is not its own mean alone: a Gaussian process over the space, whose noise is the means' standard
 error, gives its posterior mean, so that a lucky trial among mediocre neighbours counts for less.

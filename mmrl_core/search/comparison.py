@@ -1,4 +1,4 @@
-"""How trials of a search compare: means and standard errors over partitions, the race. choice.py chooses. Plain numbers.
+"""How trials of a search compare: means and standard errors over partitions, the race. Plain numbers.
 
 Scores that differ by no more than SCORE are equal; a race looks closer.
 """
@@ -123,8 +123,8 @@ def paired_errors(best: Trial, trials: list[Trial], objective: Objective) -> lis
     """Of each trial's mean difference from the best of equally far ones; None for the best itself, and where one
     partition alone was seen.
 
-    With few partitions a trial's own spread says next to nothing, so it is moderated (Smyth, 2004): mixed, by degrees of
-    freedom, with the median spread of all trials about the best.
+    With few partitions a trial's own spread says next to nothing, so it is moderated (Smyth, 2004): mixed, by degrees
+    of freedom, with the median spread of all trials about the best.
     """
     n = len(best["scores"])
     spreads = [None if trial is best or n < 2 else variance(differences(best["scores"], trial["scores"], objective))

@@ -9,19 +9,18 @@ image.
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 from torch import Tensor
 
 from mmrl_core.clip.backbone import LOGIT_SCALE, Backbone
-from mmrl_core.clip.feature_store import FeatureStore, FrozenFeatures, evaluation_key
-from mmrl_core.clip.towers import ImageTower
+from mmrl_core.clip.feature_store import FeatureStore, evaluation_key
 from mmrl_core.config import Resolved
 from mmrl_core.data.sets import Decoded, ImageSet
 from mmrl_core.data.shards import Example
 from mmrl_core.errors import UserError
-from mmrl_core.evaluation.scores import BATCH_SIZE, CHUNK, batched, score, summary, test_batch
+from mmrl_core.evaluation.frozen import frozen_features
+from mmrl_core.evaluation.scores import score, summary, test_batch
 from mmrl_core.method.adapter import Adapter
 from mmrl_core.method.model import AdaptedCLIP
 from mmrl_core.protocols import harmonic_mean
@@ -135,7 +134,7 @@ def hardest_first(
     """
     every = {example.path: example for examples in [*data.train, *data.val] for example in examples}
     features = _zero_shot(backbone, list(every.values()), data.digests, store)
-    text = backbone.encode_text([data.class_names[label] for label in data.base], data.template)
+    text = backbone.encode_text([data.class_names[label] for label in data.base], data.template).cpu()
 
     def summarise(examples: list[Example], labels: list[int], trained: Sequence[int]) -> dict[str, float]:
         mine = _among(examples, labels)
@@ -150,17 +149,11 @@ def hardest_first(
 def _zero_shot(
     backbone: Backbone, examples: list[Example], digests: dict[str, str], store: FeatureStore | None
 ) -> dict[str, Tensor]:
-    """The frozen CLIP's features by path, from the records that scoring wants too."""
-    depth = store.depth if store and store.depth else backbone.depth
-    kept = FrozenFeatures(ImageTower(backbone, backbone.depth - depth + 1), CHUNK, store)
-    features: dict[str, Tensor] = {}
-    for batch in batched(examples, BATCH_SIZE):
-        keys = [evaluation_key(digests[example.path]) for example in batch]
-        loaded = kept.load(keys, partial(_test_rows, backbone, batch))
-        rows = zip(batch, kept.frozen(loaded).zero_shot, strict=True)
-        features |= {example.path: row for example, row in rows}
-    return features
+    """The frozen CLIP's features by path."""
+    keys = [evaluation_key(digests[example.path]) for example in examples]
 
+    def views(rows: list[int]) -> Tensor:
+        return test_batch(backbone, [examples[row] for row in rows])
 
-def _test_rows(backbone: Backbone, batch: list[Example], rows: list[int]) -> Tensor:
-    return test_batch(backbone, [batch[row] for row in rows])
+    features = frozen_features(backbone, keys, views, store)
+    return {example.path: row for example, row in zip(examples, features, strict=True)}

@@ -13,6 +13,7 @@ from torch import Tensor
 from mmrl_core.clip.towers import Frozen
 from mmrl_core.distributed import gradients
 from mmrl_core.errors import UserError
+from mmrl_core.method.baseline import Baseline
 from mmrl_core.method.losses import LossTerms, mmrl_loss
 from mmrl_core.method.model import AdaptedCLIP
 
@@ -61,6 +62,7 @@ class TrainingStep:
         for parameter in model.adapter.parameters():
             parameter.grad = None
         out = model.from_trunk(trunk)
+        assert not isinstance(model.adapter, Baseline)  # which has nothing to train
         weights = {"alpha": model.adapter.alpha, "reg_weight": model.adapter.reg_weight}
         terms = self._share(mmrl_loss(out, labels, zero_shot, model.zero_shot_text, **weights))
         totals = terms.total.view(-1).unbind()
