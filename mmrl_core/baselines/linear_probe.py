@@ -16,7 +16,7 @@ from mmrl_core.method.heads import LinearProbe
 from mmrl_core.rounding import SCORE
 
 STRENGTHS = [10.0 ** (half / 2) for half in range(-2, 11)]  # C of the features' unit length, 0.1 to 100,000
-UNKNOWN = 1.0  # C where one image of a class leaves nothing to choose by
+UNKNOWN = 100.0  # C where one image of a class leaves nothing to choose by; of the order that larger sets choose
 FOLDS = 5
 RISES = 2
 

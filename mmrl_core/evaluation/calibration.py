@@ -2,8 +2,8 @@
 
 N validation images, C trained classes, logits (N, C), labels (N,). A handful of images, all of them classified rightly,
 would ask for endless confidence: so a temperature only softens, and what is compared is compared with targets that
-leave a share for all classes, as much as if one image more had been anybody's (after Platt, 1999). Whatever is chosen is
-used only where it helps by more than the standard error of the mean difference, image by image.
+leave a share for all classes, as much as if one image more had been anybody's (after Platt, 1999). Whatever is chosen
+is used only where it helps by more than the standard error of the mean difference, image by image.
 """
 
 from collections.abc import Iterable
