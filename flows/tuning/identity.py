@@ -19,7 +19,7 @@ from mmrl_core.protocols import PROTOCOLS
 from mmrl_core.search.trial import Space
 
 FREE = {"enabled", "trials", "concurrent"}  # of the section `search`: more trials are the same search
-SEARCH_VERSION = 2  # of the order of partitions, the race and the searchers
+SEARCH_VERSION = 3  # of the order of partitions, the race, the searchers and what they are told, the choice
 FACTS, TUNE = "search.json", "mmrl tune"
 TRIALS = "trials"  # the ledger's folder in a search's
 
