@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flows.report import figures, published, searches
+from flows.report import comparisons, figures, published, searches
 from flows.report.html import files, table
 from flows.report.searches import Search
 from flows.report.tables import cells, header, more_table, title
@@ -73,7 +73,7 @@ class Material(NamedTuple):
 def page(summary: dict, material: Material) -> str:
     """The whole document; `summary` as in summary.json."""
     sections = [
-        _results(summary), _more(summary), _published(summary), _bars(summary),
+        _results(summary), _more(summary), _published(summary), _differences(summary), _bars(summary),
         _few_shot(summary), _curves(material.curves), searches.section(summary["searches"], material.searches),
         _exhibits(material.exhibits), _settings(summary, material),
     ]  # fmt: skip
@@ -112,6 +112,14 @@ def _published(summary: dict) -> str:
              for row in reference["rows"]]  # fmt: skip
     inner = f"<p>{html.escape(reference['source'])}</p>{table(published.HEADER, lines)}"
     return f"<details><summary>Published figures of other backbones and datasets</summary>{inner}</details>"
+
+
+def _differences(summary: dict) -> str:
+    names, lines = comparisons.table(summary["comparisons"])
+    if not lines:
+        return ""
+    text = f"<h2>Methods against each other</h2><p>{html.escape(comparisons.EXPLAINED)}</p>"
+    return text + table(names, lines) + files("reports/summary.json, results/*/*/seed*/predictions.parquet")
 
 
 def _bars(summary: dict) -> str:

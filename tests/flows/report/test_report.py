@@ -17,8 +17,9 @@ import pytest
 
 from flows.project.paths import RunKey
 from flows.report.material import _settings
-from flows.report.summary import named_runs, read_rows, read_summary, summarize
-from flows.report.tables import MORE, averages, error_ratio, markdown, more_table, results_csv, title
+from flows.report.page import _differences
+from flows.report.summary import _results_md, named_runs, read_rows, read_summary, summarize
+from flows.report.tables import MORE, averages, error_ratio, interval, markdown, more_table, results_csv, title
 from flows.settings.params import Params
 from mmrl_core.data.catalog import open_source
 from mmrl_core.errors import UserError
@@ -153,6 +154,26 @@ def without_more(metrics: dict) -> None:
                 del scores[part][name]
 
 
+def test_methods_are_compared_beneath_the_results_and_in_the_summary(runs):
+    probe = [(key._replace(method="linear_probe"), None) for key, _ in runs]
+    for (key, _), right in zip(probe, (2, 4), strict=True):
+        write_run(key, {"base": right, "novel": 2})
+    write_search(RUNS[0][0], {}, 1)
+    assert read_summary(Params(**MATRIX), runs)["comparisons"] == []
+    summary = read_summary(Params(**MATRIX), [*runs, *probe])
+    against_mmrl, against_probe = summary["comparisons"]
+    assert [against_probe[name] for name in ("method", "against", "seeds")] == ["mmrl", "linear_probe", [1, 2]]
+    assert against_probe["difference"]["base"]["mean"] == pytest.approx(0.875 - 0.75)
+    lines = [
+        "| dataset | shots | method | base against linear probe [95%] | harmonic mean against MMRL [95%] |",
+        "| --- | --- | --- | ---: | ---: |",
+        f"| digits | 16 | linear probe |  | {interval(against_mmrl['difference']['harmonic_mean'])} |",
+        f"| digits | 16 | MMRL | {interval(against_probe['difference']['base'])} |  |",
+    ]
+    assert _results_md(summary).endswith("\n\nPaired differences:\n\n" + "\n".join(lines) + "\n")
+    assert "<h2>Methods against each other</h2>" in _differences(summary)
+
+
 @pytest.fixture(scope="module")
 def digits_pool(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pool")
@@ -197,7 +218,7 @@ def test_the_page_shows_every_section_and_needs_no_network(whole):
                   "0123456789abcdef", "params.yaml does not name it: results/old-to-old",
                   "stopped after 1"):  # fmt: skip
         assert words in page
-    assert "Few-shot curve" not in page
+    assert "Few-shot curve" not in page and "Methods against each other" not in page
     addresses = set(re.findall(r"https?://[\w./]+", page))
     assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}  # names, not addresses
     assert not re.search(r"<(script|link|iframe)|@import|src=\"(?!data:)", page)
