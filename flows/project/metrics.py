@@ -20,6 +20,12 @@ class PartScores(TypedDict):
 
     accuracy: Share
     ece: NotRequired[Share]  # which the registry does without
+    # Not in files of earlier versions, and where they are not defined.
+    tested_classes: NotRequired[int]
+    macro_f1: NotRequired[Share]
+    balanced_accuracy: NotRequired[Share]
+    top5_accuracy: NotRequired[Share]
+    auroc: NotRequired[Share]
 
 
 class ValidationScores(TypedDict):

@@ -8,10 +8,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flows.report import figures, published, searches
+from flows.report import comparisons, figures, published, searches
 from flows.report.html import files, table
 from flows.report.searches import Search
-from flows.report.tables import cells, header, title
+from flows.report.tables import cells, header, more_table, title
 
 THUMBNAIL = 96  # pixels
 STYLE = """
@@ -31,6 +31,12 @@ INTRODUCTION = """Accuracy in percent, mean ± standard deviation over seeds. Ha
 average: of the averages. Zero-shot is the same frozen CLIP without an adapter, on the same images with the same
 prompts. Gain: over zero-shot (in the harmonic mean where there is one), with the 95% interval of a paired bootstrap
 over test images and seeds. ECE: expected calibration error in percent, the mean gap between confidence and accuracy."""
+
+MORE_EXPLAINED = """Of the same images, in percent, means over seeds. Macro F1: the mean over classes of F1. Balanced
+accuracy: the mean over classes of the share of their images that are classified rightly. Top-5: the share of images
+whose class is among the five most probable; not given for five classes or fewer. AUROC: the mean over classes of the
+area under the ROC curve of the class's probability, one class against the rest. A class without test images counts in
+none of these but macro F1, there as 0 where it is the answer to any image."""
 
 
 class Exhibit(NamedTuple):
@@ -67,9 +73,9 @@ class Material(NamedTuple):
 def page(summary: dict, material: Material) -> str:
     """The whole document; `summary` as in summary.json."""
     sections = [
-        _results(summary), _published(summary), _bars(summary), _few_shot(summary), _curves(material.curves),
-        searches.section(summary["searches"], material.searches), _exhibits(material.exhibits),
-        _settings(summary, material),
+        _results(summary), _more(summary), _published(summary), _differences(summary), _bars(summary),
+        _few_shot(summary), _curves(material.curves), searches.section(summary["searches"], material.searches),
+        _exhibits(material.exhibits), _settings(summary, material),
     ]  # fmt: skip
     head = '<!doctype html>\n<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
     named = f"Protocol {summary['protocol']}, preset {summary['preset']}, backbone {summary['backbone']}."
@@ -82,9 +88,20 @@ def page(summary: dict, material: Material) -> str:
 
 def _results(summary: dict) -> str:
     rows = summary["rows"] + summary["averages"]
-    averaged = [False] * len(summary["rows"]) + [True] * len(summary["averages"])
-    text = f"<p>{html.escape(INTRODUCTION)}</p>"
-    return text + table(header(rows), map(cells, rows), averaged) + files("reports/summary.json, reports/results.csv")
+    text = f"<p>{html.escape(INTRODUCTION)}</p>{table(header(rows), map(cells, rows), _averaged(summary))}"
+    return text + files("reports/summary.json, reports/results.csv")
+
+
+def _more(summary: dict) -> str:
+    names, lines = more_table(summary["rows"] + summary["averages"])
+    if not lines:
+        return ""
+    inner = f"<p>{html.escape(MORE_EXPLAINED)}</p>{table(names, lines, _averaged(summary))}"
+    return f"<details><summary>More metrics</summary>{inner}{files('reports/results.csv')}</details>"
+
+
+def _averaged(summary: dict) -> list[bool]:
+    return [False] * len(summary["rows"]) + [True] * len(summary["averages"])
 
 
 def _published(summary: dict) -> str:
@@ -95,6 +112,14 @@ def _published(summary: dict) -> str:
              for row in reference["rows"]]  # fmt: skip
     inner = f"<p>{html.escape(reference['source'])}</p>{table(published.HEADER, lines)}"
     return f"<details><summary>Published figures of other backbones and datasets</summary>{inner}</details>"
+
+
+def _differences(summary: dict) -> str:
+    names, lines = comparisons.table(summary["comparisons"])
+    if not lines:
+        return ""
+    text = f"<h2>Methods against each other</h2><p>{html.escape(comparisons.EXPLAINED)}</p>"
+    return text + table(names, lines) + files("reports/summary.json, results/*/*/seed*/predictions.parquet")
 
 
 def _bars(summary: dict) -> str:

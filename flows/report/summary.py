@@ -10,10 +10,11 @@ from flows.project.metrics import METRICS as FILE
 from flows.project.metrics import read_metrics
 from flows.project.paths import RunKey
 from flows.project.predictions import read_outcomes
+from flows.report import comparisons
 from flows.report.material import gather
 from flows.report.page import Material, page
 from flows.report.published import published
-from flows.report.tables import averages, csv_text, markdown, results_csv, summarise
+from flows.report.tables import averages, csv_text, markdown, markdown_table, results_csv, summarise
 from flows.settings.params import Params
 from mmrl_core.errors import Damaged, UserError
 from mmrl_core.evaluation.bootstrap import Outcomes, paired_gains
@@ -35,13 +36,19 @@ def summarize(params: Params, out: Path) -> dict[str, Any]:
     write_json(out / paths.SUMMARY.name, summary)
     texts = {
         paths.REPORT.name: page(summary, material),
-        "results.md": markdown(rows) + "\n",
+        "results.md": _results_md(summary),
         "results.csv": results_csv(rows),
         **_plots(summary, material),
     }
     for name, text in texts.items():
         write_bytes(out / name, text.encode())
     return {"table": markdown(rows), "stale": summary["stale"]}
+
+
+def _results_md(summary: dict) -> str:
+    text = markdown(summary["rows"] + summary["averages"]) + "\n"
+    names, lines = comparisons.table(summary["comparisons"])
+    return f"{text}\nPaired differences:\n\n{markdown_table(names, lines)}\n" if lines else text
 
 
 def named_runs(params: Params) -> list[Run]:
@@ -52,7 +59,7 @@ def named_runs(params: Params) -> list[Run]:
 
 def read_summary(params: Params, runs: Sequence[Run]) -> dict[str, Any]:
     """What summary.json holds. Raises UserError on the first file that is missing or damaged."""
-    rows = read_rows(runs)
+    rows, differences = read_tables(runs)
     named = {str(key.results(target)) for key, target in runs}
     return {
         "protocol": params.data.protocol,
@@ -60,6 +67,7 @@ def read_summary(params: Params, runs: Sequence[Run]) -> dict[str, Any]:
         "backbone": params.backbone.name,
         "rows": rows,
         "averages": averages(rows),
+        "comparisons": differences,
         "published": published(params.data.protocol),
         "searches": [_search(*pair) for pair in product(params.datasets, params.methods)],
         "stale": sorted(set(map(str, _evaluated())) - named),
@@ -74,13 +82,19 @@ def _evaluated() -> Iterator[Path]:
 
 def read_rows(runs: Sequence[Run]) -> list[dict]:
     """The results table from the files of these runs."""
+    return read_tables(runs)[0]
+
+
+def read_tables(runs: Sequence[Run]) -> tuple[list[dict], list[dict]]:
+    """The results table, and the comparisons of methods with each other, from the files of these runs."""
     groups: dict[tuple[str, str, int, str], list[Run]] = {}
     for key, target in runs:
         name = (key.dataset, target or key.dataset, key.shots, key.method)
         groups.setdefault(name, []).append((key, target))
     metrics = {name: _same_parts(group) for name, group in groups.items()}
-    gains = {name: paired_gains([_outcomes(*run) for run in group]) for name, group in groups.items()}
-    return summarise(metrics, gains)
+    outcomes = {name: {run[0].seed: _outcomes(*run) for run in group} for name, group in groups.items()}
+    gains = {name: paired_gains(list(seeds.values())) for name, seeds in outcomes.items()}
+    return summarise(metrics, gains), comparisons.compare(outcomes)
 
 
 def _same_parts(runs: Sequence[Run]) -> list[dict[str, Any]]:

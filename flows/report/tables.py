@@ -1,7 +1,7 @@
 """Rows of results from the metrics of every seed, their averages, and how a row reads.
 
 A row has "source", "target", "shots", "method" ("zero_shot" for the frozen CLIP), "seeds", and by part of the protocol
-("base" and "novel", or "all") "accuracy", "ece" and "gain"; fractions of 1.
+("base" and "novel", or "all") "accuracy", "ece", "gain" and what MORE names; fractions of 1.
 """
 
 import csv
@@ -12,7 +12,12 @@ from typing import Any
 
 from mmrl_core.protocols import harmonic_mean
 
-METHOD_TITLES = {"zero_shot": "zero-shot CLIP", "mmrl": "MMRL", "mmrlpp": "MMRL++"}
+METHOD_TITLES = {
+    "zero_shot": "zero-shot CLIP", "linear_probe": "linear probe", "tip_adapter": "Tip-Adapter",
+    "tip_adapter_f": "Tip-Adapter-F", "mmrl": "MMRL", "mmrl+probe": "MMRL + probe", "mmrlpp": "MMRL++",
+    "mmrlpp+probe": "MMRL++ + probe",
+}  # fmt: skip
+MORE = {"macro_f1": "macro F1", "balanced_accuracy": "balanced accuracy", "top5_accuracy": "top-5", "auroc": "AUROC"}
 AVERAGE = "average"
 
 Key = tuple[str, str, int, str]  # source, target, shots, method
@@ -49,7 +54,18 @@ def _aggregate(metrics: list[dict], parts: list[str]) -> dict[str, Any]:
         "accuracy": accuracy,
         **_harmonic(accuracy),
         "ece": {part: mean(run[part]["ece"] for run in metrics) for part in parts},
+        **{name: _means([_defined(run, parts, name) for run in metrics]) for name in MORE},
     }
+
+
+def _defined(run: dict, parts: list[str], name: str) -> dict[str, float]:
+    """A metric by part; of few classes, and in files of earlier versions, there is none."""
+    return {part: run[part][name] for part in parts if name in run[part]}
+
+
+def _means(each: list[dict[str, float]]) -> dict[str, float]:
+    """The mean by part, of the parts that each has."""
+    return {part: mean(one[part] for one in each) for part in each[0] if all(part in one for one in each)}
 
 
 def _harmonic(accuracy: dict[str, dict]) -> dict[str, float]:
@@ -89,6 +105,7 @@ def _average(shots: int, method: str, group: list[dict]) -> dict[str, Any]:
     return {
         "source": " ".join(sources) or AVERAGE, "target": AVERAGE, "shots": shots, "method": method,
         "seeds": group[0]["seeds"], "datasets": len(group), "accuracy": accuracy, **_harmonic(accuracy), "ece": ece,
+        **{name: _means([row[name] for row in group]) for name in MORE},
     }  # fmt: skip
 
 
@@ -106,11 +123,28 @@ def cells(row: dict) -> list[str]:
     both = [f"{100 * row['harmonic_mean']:.1f}"] if "harmonic_mean" in row else []
     overall = "harmonic_mean" if both else parts[0]
     return [
-        title(row), str(row["shots"]), METHOD_TITLES[row["method"]],
+        *named(row),
         *[percent(row["accuracy"][part], row["seeds"]) for part in parts], *both,
         interval(row["gain"][overall]) if "gain" in row else "",
         " / ".join(f"{100 * row['ece'][part]:.1f}" for part in parts),
     ]  # fmt: skip
+
+
+def more_table(rows: list[dict]) -> tuple[list[str], list[list[str]]]:
+    """A second table, of the metrics in MORE that any row has: its columns, and its lines in percent, part by part."""
+    parts, names = list(rows[0]["accuracy"]), [name for name in MORE if any(row[name] for row in rows)]
+    by_part = f" {' / '.join(parts)}" if len(parts) > 1 else ""
+    lines = [[*named(row), *(_by_part(row[name], parts) for name in names)] for row in rows]
+    return ["dataset", "shots", "method", *(MORE[name] + by_part for name in names)], lines if names else []
+
+
+def _by_part(values: dict[str, float], parts: list[str]) -> str:
+    return " / ".join(f"{100 * values[part]:.1f}" if part in values else "–" for part in parts)
+
+
+def named(row: dict) -> list[str]:
+    """What the first columns of every table say: dataset, shots and method."""
+    return [title(row), str(row["shots"]), METHOD_TITLES[row["method"]]]
 
 
 def title(row: dict) -> str:
@@ -130,9 +164,13 @@ def interval(gain: dict[str, float]) -> str:
 
 def markdown(rows: list[dict]) -> str:
     """Results, averages among them, as a Markdown table."""
-    names = header(rows)
-    lines = [names, ["---"] * 3 + ["---:"] * (len(names) - 3), *map(cells, rows)]
-    return "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return markdown_table(header(rows), map(cells, rows))
+
+
+def markdown_table(names: list[str], lines: Iterable[list[str]]) -> str:
+    """Lines that begin with dataset, shots and method as a Markdown table."""
+    all_lines = [names, ["---"] * 3 + ["---:"] * (len(names) - 3), *lines]
+    return "\n".join("| " + " | ".join(line) + " |" for line in all_lines)
 
 
 def csv_text(names: list[str], lines: Iterable[list]) -> str:
@@ -144,7 +182,8 @@ def csv_text(names: list[str], lines: Iterable[list]) -> str:
 
 def results_csv(rows: list[dict]) -> str:
     """One line a row and part; the harmonic mean counts as a part. Fractions of 1, unrounded."""
-    names = ["source", "target", "shots", "method", "part", "mean", "std", "gain", "gain_low", "gain_high", "ece"]
+    names = ["source", "target", "shots", "method", "part", "mean", "std", "gain", "gain_low", "gain_high", "ece",
+             *MORE]  # fmt: skip
     lines = []
     for row in rows:
         values = {part: (value["mean"], value["std"]) for part, value in row["accuracy"].items()}
@@ -153,5 +192,5 @@ def results_csv(rows: list[dict]) -> str:
         for part, value in values.items():
             gain = row.get("gain", {}).get(part, dict.fromkeys(("mean", "low", "high"), ""))
             fixed = [row["source"], row["target"], row["shots"], row["method"], part]
-            lines.append([*fixed, *value, *gain.values(), row["ece"].get(part, "")])
+            lines.append([*fixed, *value, *gain.values(), *(row[name].get(part, "") for name in ("ece", *MORE))])
     return csv_text(names, lines)

@@ -23,6 +23,7 @@ from mmrl_core.clip.feature_store import FeatureStore
 from mmrl_core.data.shards import Manifest, read_manifest, shards_of
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation.bootstrap import Outcomes, paired_gains
+from mmrl_core.evaluation.class_metrics import class_metrics
 from mmrl_core.evaluation.gate import is_gate_image
 from mmrl_core.evaluation.scores import UNCALIBRATED, WITHOUT_PROBE, Columns, Scores, merged, summary
 from mmrl_core.files import write_json
@@ -252,9 +253,12 @@ def _parts_of(scores: dict[str, Scores], variant: str) -> dict[str, Any]:
 
 
 def _parts(parts: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Any]:
-    """Every part's summary, the number of images, and the harmonic mean where there are base and novel. A part is its
-    probabilities (N, C) and labels (N,)."""
-    summaries = {name: summary(*part) for name, part in parts.items()}
+    """Every part's summary and metrics by class, the number of images, and the harmonic mean where there are base and
+    novel. A part is its probabilities (N, C) and labels (N,)."""
+    summaries = {
+        name: {**summary(probabilities, labels), **class_metrics(probabilities.float().numpy(), labels.numpy())}
+        for name, (probabilities, labels) in parts.items()
+    }
     accuracies = {name: part["accuracy"] for name, part in summaries.items()}
     both = {"base", "novel"} <= accuracies.keys()
     mean = {"harmonic_mean": harmonic_mean(accuracies["base"], accuracies["novel"])} if both else {}

@@ -1,4 +1,4 @@
-"""Paired bootstrap intervals for an adapter's gain over zero-shot.
+"""Paired bootstrap intervals for an adapter's gain over zero-shot, and over another adapter.
 
 S sampling seeds, n images of one half; correctness is boolean, gains are fractions.
 """
@@ -46,6 +46,23 @@ def paired_gains(runs: Sequence[dict[str, Outcomes]], replicates: int = REPLICAT
     names = [*point, "harmonic_mean"] if _has_halves(point) else list(point)
     columns = zip(names, mean, low, high, strict=True)
     return {name: dict(zip(("mean", "low", "high"), map(float, values), strict=True)) for name, *values in columns}
+
+
+def paired_differences(
+    runs: Sequence[dict[str, Outcomes]], others: Sequence[dict[str, Outcomes]], replicates: int = REPLICATES
+) -> dict[str, dict[str, float]]:
+    """What `paired_gains` gives, of one method's adapters over another's in place of zero-shot.
+
+    The runs are paired in order, so one of each seed: a replicate draws the same images and seeds for both methods.
+    Raises as `paired_gains`, and UserError where the two of a pair were not tested on the same parts and images.
+    """
+    return paired_gains([_against(*pair) for pair in zip(runs, others, strict=True)], replicates)
+
+
+def _against(run: dict[str, Outcomes], other: dict[str, Outcomes]) -> dict[str, Outcomes]:
+    if {part: of_part.items for part, of_part in run.items()} != {part: one.items for part, one in other.items()}:
+        raise UserError("tested on different images; run `mmrl evaluate` for all")
+    return {part: Outcomes(of_part.items, of_part.adapted, other[part].adapted) for part, of_part in run.items()}
 
 
 def _patterns(runs: list[Outcomes]) -> tuple[np.ndarray, np.ndarray]:

@@ -10,7 +10,8 @@ from mmrl_core.data.shards import read_manifest, stream_examples, write_pool
 from mmrl_core.files import write_json
 from mmrl_core.search.comparison import comparisons
 
-FACTS = {"n": 4, "ece": 0.05, "nll": 0.3}
+FACTS = {"n": 4, "ece": 0.05, "nll": 0.3, "tested_classes": 2, "macro_f1": 0.4, "balanced_accuracy": 0.45,
+         "top5_accuracy": 0.95, "auroc": 0.9}  # fmt: skip
 TRIAL = {"log_likelihood": -0.5, "log_likelihood_se": 0.1, "harmonic_mean": 0.9, "harmonic_mean_se": 0.02}
 SHA = "0123456789abcdef" * 4
 

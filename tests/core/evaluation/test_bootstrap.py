@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from mmrl_core.errors import UserError
-from mmrl_core.evaluation.bootstrap import Outcomes, paired_gains
+from mmrl_core.evaluation.bootstrap import Outcomes, paired_differences, paired_gains
 
 
 def outcomes(adapted, zero_shot) -> Outcomes:
@@ -73,3 +73,35 @@ def test_the_same_runs_give_the_same_interval():
     rng = np.random.default_rng(3)
     runs = [{"base": drawn(rng, 50, 0.8, 0.7), "novel": drawn(rng, 60, 0.6, 0.65)} for _ in range(3)]
     assert paired_gains(runs) == paired_gains(runs)
+
+
+def test_a_difference_from_zero_shot_is_the_gain_over_it():
+    rng = np.random.default_rng(4)
+    runs = [{"base": drawn(rng, 50, 0.8, 0.7), "novel": drawn(rng, 60, 0.6, 0.65)} for _ in range(3)]
+    zero_shots = [{part: outcomes(one.zero_shot, one.adapted) for part, one in run.items()} for run in runs]
+    assert paired_differences(runs, zero_shots) == paired_gains(runs)
+
+
+def test_a_difference_between_methods_is_that_of_their_means_and_narrow_where_they_err_alike():
+    rng, n = np.random.default_rng(5), 4000
+    one, other, by_itself = [], [], []
+    for _ in range(2):
+        right = rng.random(n) < 0.7
+        one.append({"all": outcomes(right ^ (rng.random(n) < 0.05), right)})
+        other.append({"all": outcomes(right, right)})
+        by_itself.append({"all": outcomes(rng.random(n) < 0.7, right)})
+    found = paired_differences(one, other)["all"]
+    plain = np.mean([run["all"].adapted.mean() for run in one]) - np.mean([run["all"].adapted.mean() for run in other])
+    assert found["mean"] == pytest.approx(plain)
+    apart = paired_differences(one, by_itself)["all"]
+    assert found["high"] - found["low"] < (apart["high"] - apart["low"]) / 2
+    assert paired_differences(other, one)["all"]["mean"] == pytest.approx(-plain)
+
+
+@pytest.mark.parametrize("other", [
+    {"base": Outcomes(["1.png", "0.png"], np.ones(2, bool), np.ones(2, bool))},
+    {"all": outcomes([1, 0], [1, 1])},
+])  # fmt: skip
+def test_methods_on_other_images_or_parts_are_not_compared(other):
+    with pytest.raises(UserError, match="tested on different images"):
+        paired_differences([{"base": outcomes([1, 0], [1, 1])}], [other])

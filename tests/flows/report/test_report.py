@@ -17,8 +17,9 @@ import pytest
 
 from flows.project.paths import RunKey
 from flows.report.material import _settings
-from flows.report.summary import named_runs, read_rows, read_summary, summarize
-from flows.report.tables import averages, error_ratio, markdown, results_csv, title
+from flows.report.page import _differences
+from flows.report.summary import _results_md, named_runs, read_rows, read_summary, summarize
+from flows.report.tables import MORE, averages, error_ratio, interval, markdown, more_table, results_csv, title
 from flows.settings.params import Params
 from mmrl_core.data.catalog import open_source
 from mmrl_core.errors import UserError
@@ -38,6 +39,12 @@ def write_runs() -> list:
     write_run(RUNS[0][0], {"base": 4, "novel": 2})
     write_run(RUNS[1][0], {"base": 3, "novel": 2})
     return RUNS
+
+
+def rewrite(path: Path, change) -> None:
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
 
 
 @pytest.fixture
@@ -116,6 +123,57 @@ def test_a_csv_line_a_row_and_part(runs):
     assert float(lines[3]["mean"]) == 0.875 and float(lines[3]["gain"]) == pytest.approx(0.375) and not lines[0]["gain"]
 
 
+def test_more_metrics_have_a_table_of_their_own_and_columns_of_the_csv(folder):
+    for dataset, key in (("digits", RUNS[0][0]), ("objects", RunKey("objects", "mmrl", 16, 1))):
+        write_run(key, {"base": 4, "novel": 2})
+        if dataset == "objects":
+            rewrite(key.results() / "metrics.json", lambda one: one["novel"].pop("top5_accuracy"))
+    rows = read_rows([RUNS[0], (key, None)])
+    rows += averages(rows)
+    names, lines = more_table(rows)
+    assert names[3:] == [f"{name} base / novel" for name in ("macro F1", "balanced accuracy", "top-5", "AUROC")]
+    figures = ["40.0 / 40.0", "45.0 / 45.0", "95.0 / 95.0", "90.0 / 90.0"]
+    few = [*figures[:2], "95.0 / –", figures[3]]
+    assert [line[3:] for line in lines] == [figures, figures, figures, few, figures, few]
+    found = list(csv.DictReader(results_csv(rows).splitlines()))
+    assert (found[3]["macro_f1"], found[3]["auroc"], found[5]["auroc"]) == ("0.4", "0.9", "")
+
+
+def test_results_of_an_earlier_version_are_read_without_more_metrics(runs):
+    for key, _ in runs:
+        rewrite(key.results() / "metrics.json", without_more)
+    rows = read_rows(runs)
+    assert more_table(rows)[1] == [] and rows[1]["auroc"] == {}
+    assert list(csv.DictReader(results_csv(rows).splitlines()))[3]["auroc"] == ""
+
+
+def without_more(metrics: dict) -> None:
+    for scores in (metrics, metrics["zero_shot"]):
+        for part in metrics["parts"]:
+            for name in MORE:
+                del scores[part][name]
+
+
+def test_methods_are_compared_beneath_the_results_and_in_the_summary(runs):
+    probe = [(key._replace(method="linear_probe"), None) for key, _ in runs]
+    for (key, _), right in zip(probe, (2, 4), strict=True):
+        write_run(key, {"base": right, "novel": 2})
+    write_search(RUNS[0][0], {}, 1)
+    assert read_summary(Params(**MATRIX), runs)["comparisons"] == []
+    summary = read_summary(Params(**MATRIX), [*runs, *probe])
+    against_mmrl, against_probe = summary["comparisons"]
+    assert [against_probe[name] for name in ("method", "against", "seeds")] == ["mmrl", "linear_probe", [1, 2]]
+    assert against_probe["difference"]["base"]["mean"] == pytest.approx(0.875 - 0.75)
+    lines = [
+        "| dataset | shots | method | base against linear probe [95%] | harmonic mean against MMRL [95%] |",
+        "| --- | --- | --- | ---: | ---: |",
+        f"| digits | 16 | linear probe |  | {interval(against_mmrl['difference']['harmonic_mean'])} |",
+        f"| digits | 16 | MMRL | {interval(against_probe['difference']['base'])} |  |",
+    ]
+    assert _results_md(summary).endswith("\n\nPaired differences:\n\n" + "\n".join(lines) + "\n")
+    assert "<h2>Methods against each other</h2>" in _differences(summary)
+
+
 @pytest.fixture(scope="module")
 def digits_pool(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pool")
@@ -156,10 +214,11 @@ def test_the_page_shows_every_section_and_needs_no_network(whole):
     summarize(whole, Path("reports"))
     page = Path("reports/report.html").read_text()
     for words in ("Against zero-shot", "Learning curves", "What the search chose", "Class by class", "Published",
-                  "Right with the adapter, wrong zero-shot", "Settings, versions, digests", "0123456789abcdef",
-                  "params.yaml does not name it: results/old-to-old", "stopped after 1"):  # fmt: skip
+                  "Right with the adapter, wrong zero-shot", "Settings, versions, digests", "More metrics",
+                  "0123456789abcdef", "params.yaml does not name it: results/old-to-old",
+                  "stopped after 1"):  # fmt: skip
         assert words in page
-    assert "Few-shot curve" not in page
+    assert "Few-shot curve" not in page and "Methods against each other" not in page
     addresses = set(re.findall(r"https?://[\w./]+", page))
     assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}  # names, not addresses
     assert not re.search(r"<(script|link|iframe)|@import|src=\"(?!data:)", page)
@@ -180,12 +239,6 @@ def test_names_from_files_cannot_write_html(whole):
     path.write_text(json.dumps(document))
     summarize(whole, Path("reports"))
     assert "<b onload" not in Path("reports/report.html").read_text()
-
-
-def rewrite(path: Path, change) -> None:
-    document = json.loads(path.read_text())
-    change(document)
-    path.write_text(json.dumps(document))
 
 
 def test_names_are_no_formulas_and_need_no_font_of_matplotlibs(whole):

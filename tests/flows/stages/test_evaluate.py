@@ -2,8 +2,10 @@
 
 from dataclasses import replace
 
+import pyarrow.parquet
 import pytest
 import torch
+from sklearn.metrics import balanced_accuracy_score, f1_score
 
 from flows.project import paths
 from flows.project.paths import RunKey
@@ -65,6 +67,19 @@ def test_a_target_is_met_with_its_own_classes_and_prompt(project, backbone):
     assert (found["dataset"], found["target"], found["parts"]) == ("digits", "food101", ["all"])
     assert found["template"] == "a photo of the digit {}." and found["class_names"][3] == "three"
     assert found["validation"] == {} and found["n"] == len(range(0, 1197, 40))
+
+
+def test_metrics_by_class_are_those_of_the_predictions(project, backbone):
+    found = evaluated(backbone, project, "one")
+    rows = pyarrow.parquet.read_table(project / "one" / "predictions.parquet").to_pandas()
+    adapted, zero_shot = found["all"], found["zero_shot"]["all"]
+    assert adapted["macro_f1"] == pytest.approx(f1_score(rows.label, rows.prediction, average="macro"))
+    among = [label in top for label, top in zip(rows.label, rows.top_labels, strict=True)]
+    assert adapted["top5_accuracy"] == pytest.approx(sum(among) / len(among))
+    recall = balanced_accuracy_score(rows.label, rows.zero_shot_prediction)
+    assert zero_shot["balanced_accuracy"] == pytest.approx(recall)
+    assert adapted["tested_classes"] == zero_shot["tested_classes"] == rows.label.nunique()
+    assert 0.9 < adapted["auroc"] <= 1 and 0.9 < zero_shot["auroc"] <= 1
 
 
 def test_an_adapter_trained_for_another_protocol_is_refused(project, backbone):
