@@ -1,8 +1,7 @@
-"""Metrics by class against values by hand, against scikit-learn, and against a count of all pairs."""
+"""Metrics by class against values by hand, and against a count of all pairs."""
 
 import numpy as np
 import pytest
-from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score, top_k_accuracy_score
 
 from mmrl_core.evaluation.class_metrics import class_metrics
 
@@ -65,29 +64,16 @@ def pairs_won(positive: np.ndarray, scores: np.ndarray) -> float:
     return float(((difference > 0) + (difference == 0) / 2).mean())
 
 
-@pytest.mark.filterwarnings("ignore:y_pred contains classes not in y_true")
 @pytest.mark.parametrize(("classes", "images", "levels"), [
     (2, 30, 1000), (3, 12, 4), (5, 40, 1), (7, 60, 3), (9, 12, 1000), (9, 5, 2),
 ])  # fmt: skip
-def test_the_metrics_are_scikit_learns_ties_and_classes_without_images_among_them(classes, images, levels):
+def test_auroc_is_the_share_of_pairs_that_are_won_ties_and_classes_without_images_among_them(classes, images, levels):
     for seed in range(4):
         rng = np.random.default_rng(seed)
         probabilities = rng.integers(0, levels, (images, classes)).astype(np.float32) / levels
-        labels, answers = rng.integers(0, classes, images), probabilities.argmax(1)
-        metrics = class_metrics(probabilities, labels)
-        assert metrics["macro_f1"] == pytest.approx(f1_score(labels, answers, average="macro", zero_division=0))
-        assert metrics["balanced_accuracy"] == pytest.approx(balanced_accuracy_score(labels, answers))
-        columns = [(labels == c, probabilities[:, c]) for c in np.unique(labels)]
-        assert metrics["auroc"] == pytest.approx(np.mean([roc_auc_score(*column) for column in columns]))
-        assert metrics["auroc"] == pytest.approx(np.mean([pairs_won(*column) for column in columns]))
-
-
-@pytest.mark.parametrize("classes", [6, 9])
-def test_top_5_is_scikit_learns_where_no_two_are_equal(classes):
-    rng = np.random.default_rng(classes)
-    probabilities, labels = rng.random((50, classes)), rng.integers(0, classes, 50)
-    expected = top_k_accuracy_score(labels, probabilities, k=5, labels=range(classes))
-    assert class_metrics(probabilities, labels)["top5_accuracy"] == pytest.approx(expected)
+        labels = rng.integers(0, classes, images)
+        won = [pairs_won(labels == one, probabilities[:, one]) for one in np.unique(labels)]
+        assert class_metrics(probabilities, labels)["auroc"] == pytest.approx(np.mean(won))
 
 
 def test_rows_of_a_softmax_in_float32_need_not_sum_to_1():
