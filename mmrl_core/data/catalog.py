@@ -23,6 +23,7 @@ EMBEDDED = {
     "digits_outlines": "digits_shifted",
     "letters": "letters",
     "objects": "objects",
+    "signboards": "signboards",
 }
 # Modules with open_source, fingerprint, needs, template and read, each of (key, root).
 BENCHMARK: dict[str, ModuleType] = {
