@@ -79,6 +79,16 @@ def fingerprint(key: str, root: str | Path, own: Own | None = None) -> dict[str,
     return {**facts, "digest": hashlib.sha256(canonical_json(facts)).hexdigest()}
 
 
+def photograph_note(key: str, backbone: str) -> str | None:
+    """A line where a dataset may hold photographs and the backbone is the bundled one, which knows none."""
+    if key in EMBEDDED or backbone != "tiny":
+        return None
+    return (
+        "the backbone tiny was trained on rendered letters, digits and shapes and knows no photographs; for those let "
+        "params.yaml say `backbone: {name: ViT-B-16, weights: openai}`, or a file of weights in place of openai"
+    )
+
+
 def _embedded(key: str) -> ModuleType:
     """Imported when asked for: what draws pictures takes a while to import."""
     return importlib.import_module(f"mmrl_core.data.embedded.{EMBEDDED[key]}")
