@@ -53,11 +53,12 @@ def check(
         rows[0]["settings"] = _lines_for(*found) if found[0] not in data.own else None
     else:
         rows = _check_all(root or Path(data.root), data.own, keys, settings)
+    rows = [{**row, "notes": [*row.get("notes", []), *_unknown(row, settings)]} for row in rows]
     if json_:
         print(json.dumps({"datasets": rows}))
     else:
         print(text_table(["dataset", "state", "found", "published"], map(_checked, rows)))
-        print("".join(f"{line}\n" for row in rows for line in _said(row)), end="")
+        print("".join(f"{line}\n" for line in _said(rows)), end="")
     _refuse(rows, bool(keys or found), root or data.root)
 
 
@@ -161,8 +162,18 @@ def _checked(row: dict[str, Any]) -> list[str]:
     return [row["dataset"], row["state"], _counts(row["found"]), _counts(row["expected"])]
 
 
-def _said(row: dict[str, Any]) -> Iterator[str]:
-    """Lines on a dataset: its classes, what makes it incomplete, what else should be known, how to name it."""
+def _said(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """Lines on datasets: classes, what makes them incomplete, what else should be known, once, and how to name them."""
+    for row in rows:
+        yield from _problems(row)
+    for note in dict.fromkeys(note for row in rows for note in row["notes"]):
+        yield f"{', '.join(row['dataset'] for row in rows if note in row['notes'])}: note: {note}"
+    for settings in (row["settings"] for row in rows if row.get("settings")):
+        lines = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).splitlines()
+        yield from ("to use it, let params.yaml say:", *(f"    {line}" for line in lines))
+
+
+def _problems(row: dict[str, Any]) -> Iterator[str]:
     from mmrl_core.data.own.records import some
 
     problems = row["problems"]
@@ -171,10 +182,6 @@ def _said(row: dict[str, Any]) -> Iterator[str]:
     yield from (f"{row['dataset']}: {problem}" for problem in problems[:PROBLEMS])
     if len(problems) > PROBLEMS:
         yield f"{row['dataset']}: and {len(problems) - PROBLEMS} more; --json lists them all"
-    yield from (f"{row['dataset']}: note: {note}" for note in row.get("notes", []))
-    if row.get("settings"):
-        lines = yaml.safe_dump(row["settings"], sort_keys=False, allow_unicode=True).splitlines()
-        yield from ("to use it, let params.yaml say:", *(f"    {line}" for line in lines))
 
 
 def _counts(counts: dict[str, int] | None) -> str:
@@ -208,6 +215,15 @@ def _check_own(key: str, own: dict[str, OwnSection], settings: Params | None) ->
     backbone = settings.backbone if settings else BackboneSection()
     row["notes"] += cut_notes(row["class_names"], [own[key].template], backbone.name)
     return row
+
+
+def _unknown(row: dict[str, Any], settings: Params | None) -> list[str]:
+    """A note where data that are there are photographs to a backbone that knows none."""
+    from mmrl_core.data.catalog import photograph_note
+
+    backbone = settings.backbone if settings else BackboneSection()
+    note = photograph_note(row["dataset"], backbone.name)
+    return [note] if note and row["found"] else []
 
 
 def _refuse(rows: list[dict[str, Any]], asked: bool, root: Path | str) -> None:

@@ -12,6 +12,7 @@ from flows.project import paths
 from flows.project.progress import lines
 from flows.settings import addresses
 from flows.settings.params import load_params
+from flows.settings.resolve import photograph_notes
 from mmrl_core.config import short
 from mmrl_core.errors import UserError
 
@@ -34,11 +35,13 @@ def adapt(
     with lines("adapt"):  # Prefect and its server take a while
         adapted = _adapted(params, remote, set_)
     champions = {name: promoted.live for name, promoted in adapted.promoted.items()}
+    settings = load_params(params)
+    notes = photograph_notes(settings)
     if json_:
         decisions = {name: {"verdict": promoted.verdict, "reasons": promoted.reasons}
                      for name, promoted in adapted.promoted.items()}  # fmt: skip
         done = {"ran": adapted.ran, "up_to_date": adapted.up_to_date, "champions": champions, "decisions": decisions}
-        print(json.dumps(done))
+        print(json.dumps({**done, "notes": notes}))
         return
     summary = read_json(paths.SUMMARY, made_by="mmrl summarize")
     print(markdown(summary["rows"] + summary["averages"]))
@@ -46,7 +49,9 @@ def adapt(
     for promoted in adapted.promoted.values():
         print(f"decision: {promoted.decided}")
     print(f"report:   {paths.REPORT}")
-    print(f"runs:     mlflow ui --backend-store-uri {printable(store_uri(load_params(params)))}")
+    print(f"runs:     mlflow ui --backend-store-uri {printable(store_uri(settings))}")
+    for note in notes:
+        print(f"note:     {note}")
 
 
 def _adapted(params: Path, remote: str | None, overrides: list[str]) -> "Adapted":

@@ -30,6 +30,7 @@ from flows.orchestration.workplace import changed_settings, own_place, week_seed
 from flows.processes.lifeline import Lifeline
 from flows.project.progress import MARKED, lines, say
 from flows.settings.params import Params, load_params
+from flows.settings.resolve import photograph_notes
 from flows.stages.ahead.turns import Turns
 from flows.tracking.redaction import first_line
 from flows.tracking.store import StoreFailed, store_uri
@@ -238,6 +239,8 @@ def _run_stages(root: Path, params: Params, lifeline: Lifeline, timeout: float) 
     checks = dvc_graph.source_checks(root, graph)
     _run_items(root, {name: [] for name in checks}, set(checks), params, lifeline, timeout)
     stale = dvc_graph.stale_stages(root, graph, checks)
+    for note in photograph_notes(params) if stale else []:
+        _warn(note)
     rest = {name: [other for other in graph[name] if other not in checks] for name in graph if name not in checks}
     with lines("adapt", len(stale) or None, what="item") as report:
         return _run_items(root, rest, stale, params, lifeline, timeout, report)

@@ -5,7 +5,7 @@ from typing import Any
 from flows.settings.dotted import flatten, unflatten
 from flows.settings.params import Params
 from mmrl_core.config import AdapterConfig, Resolved, TrainConfig, parse
-from mmrl_core.data.catalog import ALIASES
+from mmrl_core.data.catalog import ALIASES, photograph_note
 from mmrl_core.presets import TARGET_BETA, published
 
 
@@ -17,6 +17,14 @@ def target_beta(params: Params, method: str, target: str) -> float | None:
     if params.preset != "published-per-target" or method != "mmrlpp" or params.adapter.beta is not None:
         return None
     return TARGET_BETA.get(ALIASES.get(target, target))
+
+
+def photograph_notes(params: Params) -> list[str]:
+    """A line, if any, that names the datasets and targets whose photographs the settings' backbone does not know."""
+    keys = dict.fromkeys([*params.datasets, *params.targets])
+    notes = {key: photograph_note(key, params.backbone.name) for key in keys}
+    unknown = [key for key in keys if notes[key]]
+    return [f"{', '.join(unknown)}: {notes[unknown[0]]}"] if unknown else []
 
 
 def explicit_values(params: Params) -> dict[str, Any]:

@@ -31,13 +31,14 @@ def fingerprint_training(params: Params, out: Path) -> dict[str, Any]:
 
 def prepare_pool(params: Params, dataset: str, out: Path) -> dict[str, Any]:
     """Val and test shards of a dataset."""
+    from mmrl_core.data.catalog import photograph_note
     from mmrl_core.data.shards import write_pool
 
     out.mkdir()
     with progress(f"prepare {dataset}", unit="images") as report:
         source, n_base = _source(params, dataset)
         manifest = write_pool(source, out, report, n_base=n_base)
-    return {**_facts(manifest), **_notes(manifest, params)}
+    return {**_facts(manifest), **_notes(manifest, params, photograph_note(dataset, params.backbone.name))}
 
 
 def _source(params: Params, dataset: str) -> tuple["Source", int | None]:
@@ -58,11 +59,12 @@ def _facts(manifest: "Manifest") -> dict[str, Any]:
     return {"digest": manifest["digest"], **manifest["counts"], "classes": f"{len(names)} ({some(names)})"}
 
 
-def _notes(manifest: "Manifest", params: Params) -> dict[str, list[str]]:
-    """What the manifest notes of the data, and what the settings' backbone would make of the class names."""
+def _notes(manifest: "Manifest", params: Params, other: str | None = None) -> dict[str, list[str]]:
+    """What the manifest notes of the data, what the settings' backbone would make of the class names, and another."""
     from mmrl_core.clip.prompts import cut_notes
 
-    notes = [*manifest["notes"], *cut_notes(manifest["class_names"], manifest["templates"], params.backbone.name)]
+    cut = cut_notes(manifest["class_names"], manifest["templates"], params.backbone.name)
+    notes = [*manifest["notes"], *cut, *filter(None, [other])]
     return {"notes": notes} if notes else {}
 
 

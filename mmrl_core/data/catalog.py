@@ -23,6 +23,7 @@ EMBEDDED = {
     "digits_outlines": "digits_shifted",
     "letters": "letters",
     "objects": "objects",
+    "signboards": "signboards",
 }
 # Modules with open_source, fingerprint, needs, template and read, each of (key, root).
 BENCHMARK: dict[str, ModuleType] = {
@@ -76,6 +77,16 @@ def fingerprint(key: str, root: str | Path, own: Own | None = None) -> dict[str,
         return _embedded(key).fingerprint(key)
     facts = {"dataset": key, **BENCHMARK[key].fingerprint(key, root)}
     return {**facts, "digest": hashlib.sha256(canonical_json(facts)).hexdigest()}
+
+
+def photograph_note(key: str, backbone: str) -> str | None:
+    """A line where a dataset may hold photographs and the backbone is the bundled one, which knows none."""
+    if key in EMBEDDED or backbone != "tiny":
+        return None
+    return (
+        "the backbone tiny was trained on rendered letters, digits and shapes and knows no photographs; for those let "
+        "params.yaml say `backbone: {name: ViT-B-16, weights: openai}`, or a file of weights in place of openai"
+    )
 
 
 def _embedded(key: str) -> ModuleType:

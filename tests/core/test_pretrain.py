@@ -48,7 +48,7 @@ def test_captions_name_parts_of_their_object_and_nothing_else():
         assert everything & set(caption.rstrip(".").split()) <= {"striped", "red", "star"}
 
 
-@pytest.mark.parametrize("key", ["digits", "objects"])
+@pytest.mark.parametrize("key", ["digits", "objects", "signboards"])
 def test_prompts_of_the_embedded_datasets_are_captions(key):
     source, texts = open_source(key, ""), set(caption_table()[0])
     for template in source.templates:

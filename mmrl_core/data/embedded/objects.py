@@ -5,17 +5,13 @@ camera's coloured light, dirt and blur are the same for both halves: what adapta
 can serve the novel ones.
 """
 
-import hashlib
-import io
 from itertools import product
-from pathlib import PurePosixPath
 
 import numpy as np
-from PIL import Image
 from scipy.ndimage import gaussian_filter, zoom
 
+from mmrl_core.data.embedded import drawn
 from mmrl_core.data.source import Source
-from mmrl_core.data.splits import Item
 from mmrl_core.renders import objects as renders
 from mmrl_core.renders.objects import FINE, Object
 
@@ -42,29 +38,14 @@ CLASSES = _classes()
 
 def open_source(key: str = KEY) -> Source:
     """The dataset; an image is a function of its path and is drawn when it is read."""
-    lists = _items("train"), _items("val"), _items("test")
-    return Source(KEY, TEMPLATES, [shown.name for shown in CLASSES], *lists, reader=_png)
+    names = [shown.name for shown in CLASSES]
+    draw = drawn.reader(KEY, lambda rng, item: scene(rng, CLASSES[item.label]))
+    return Source(KEY, TEMPLATES, names, *drawn.splits(names, COUNTS), reader=draw)
 
 
 def fingerprint(key: str = KEY) -> dict[str, str]:
     """What the pictures depend on: they are drawn alike wherever `PICTURES` is the same."""
     return {"dataset": KEY, "digest": PICTURES}
-
-
-def _items(split: str) -> list[Item]:
-    return [
-        Item(f"{split}/{shown.name.replace(' ', '_')}/{number:03d}.png", label, shown.name)
-        for label, shown in enumerate(CLASSES)
-        for number in range(COUNTS[split])
-    ]
-
-
-def _png(item: Item) -> bytes:
-    path = PurePosixPath(item.path)
-    seed = int.from_bytes(hashlib.sha256(f"{KEY}/{path}".encode()).digest()[:8], "big")
-    encoded = io.BytesIO()
-    Image.fromarray(scene(np.random.default_rng(seed), CLASSES[item.label])).save(encoded, format="PNG")
-    return encoded.getvalue()
 
 
 def scene(rng: np.random.Generator, shown: Object) -> np.ndarray:

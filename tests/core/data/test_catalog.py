@@ -69,7 +69,7 @@ def test_an_unknown_key_lists_the_known_ones():
         match="caltech101, digits, digits_inverted, .*, fgvc_aircraft, food101, imagenet, ",
     ):
         open_source("cifar", "")
-    assert len(known_keys()) == 22
+    assert len(known_keys()) == 23
 
 
 def test_an_alias_opens_the_data_set_under_its_own_key(pets):

@@ -181,7 +181,7 @@ def test_one_class_alone_to_be_trained_on_is_refused_when_data_are_prepared(own,
 
 def test_prepare_prints_classes_counts_and_what_was_left_out(own, mmrl):
     (own / "pets/readme.txt").touch()
-    first, second = mmrl("prepare", "--dataset", "pets").splitlines()
+    first, second, _ = mmrl("prepare", "--dataset", "pets").splitlines()
     assert first.endswith(", val 6, test 9, classes 3 (cat, dog, newt)")
     assert second == "data/pets/pool: 1 files that are no images were left out, the first readme.txt"
 
@@ -199,6 +199,17 @@ def test_class_names_too_long_for_the_backbones_prompts_are_noted_with_their_tok
         assert note in json.loads(mmrl("prepare", "--dataset", "pets", *options, "--json"))["notes"]
     manifest = json.loads((own / "data/pets/pool/manifest.json").read_text())
     assert not [one for one in manifest["notes"] if "tokens" in one]  # the data are the same for every backbone
+
+
+def test_photographs_that_tiny_does_not_know_are_noted_once_with_settings_that_help(own, mmrl):
+    rows = by_key(mmrl("check", "--dataset", "pets", "--dataset", "objects", "--json"))
+    [note] = [note for note in rows["pets"]["notes"] if "photographs" in note]
+    assert "knows no photographs" in note and rows["objects"]["notes"] == []
+    assert f"pets: note: {note}\n" in mmrl("check", "--dataset", "pets")
+    assert f"data/pets/pool: {note}\n" in mmrl("prepare", "--dataset", "pets")
+    assert note not in mmrl("prepare", "--dataset", "pets", "--shots", "1", "--seed", "1")  # it would be told each seed
+    write_params(own, data={"own": {"pets": {"images": "pets"}}}, **yaml.safe_load(note.split("`")[1]))
+    assert "knows no photographs" not in mmrl("check", "--dataset", "pets")
 
 
 def test_training_with_the_feature_store_gives_the_same_adapter_and_clean_removes_the_store_alone(project, mmrl):

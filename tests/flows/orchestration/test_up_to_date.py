@@ -116,6 +116,7 @@ def test_the_command_prints_it_without_the_flow(project, mmrl, monkeypatch, caps
     check, summary = mmrl.error.splitlines()
     assert check.startswith("fingerprint@digits  ") and summary == "nothing to do"
     assert f"champion: models:/{NAME} version 1\n" in mmrl("flow", "adapt")
+    assert "note: " not in mmrl.out and answer["notes"] == []
     monkeypatch.setattr("sys.argv", ["mmrl", "flow", "adapt", "--remote", "storage"])
     with pytest.raises(ImportError, match="adapt"):  # it would pull and push
         flows.cli.main()
