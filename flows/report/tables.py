@@ -106,7 +106,7 @@ def cells(row: dict) -> list[str]:
     both = [f"{100 * row['harmonic_mean']:.1f}"] if "harmonic_mean" in row else []
     overall = "harmonic_mean" if both else parts[0]
     return [
-        title(row), str(row["shots"]), METHOD_TITLES[row["method"]],
+        title(row), str(row["shots"]), METHOD_TITLES.get(row["method"], row["method"]),
         *[percent(row["accuracy"][part], row["seeds"]) for part in parts], *both,
         interval(row["gain"][overall]) if "gain" in row else "",
         " / ".join(f"{100 * row['ece'][part]:.1f}" for part in parts),
