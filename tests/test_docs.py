@@ -1,5 +1,6 @@
 """Documents lead to what is there: links, paths and modules exist, every setting is described, examples run."""
 
+import json
 import re
 import sys
 from pathlib import Path
@@ -7,6 +8,8 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
+from flows.project.machine import in_words
+from flows.report.tables import markdown
 from flows.settings.params import Params
 from tests import conftest
 from tests.support.workspace import ROOT, run
@@ -69,6 +72,14 @@ def test_every_test_that_holds_a_promise_is_there():
 
 def test_the_readme_is_short():
     assert len((ROOT / "README.md").read_text().splitlines()) <= README_LINES
+
+
+def test_the_readmes_table_is_that_of_the_kept_run_and_names_its_machine():
+    """`mmrl compare docs/demo.json --keep` prints both."""
+    kept, text = json.loads((ROOT / "docs/demo.json").read_text()), (ROOT / "README.md").read_text()
+    [table] = re.findall(r"^\| dataset \| shots .*(?:\n\|.*)+", text, re.M)
+    assert table == markdown(kept["rows"])
+    assert in_words(kept["machine"]) in " ".join(text.split())
 
 
 def test_every_setting_is_described():

@@ -3,9 +3,10 @@
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import torch
+
+from flows.project.machine import processor
 
 ROWS, INPUTS, OUTPUTS = 1024, 768, 3072  # a product of a ViT-B/16's own size
 DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16}
@@ -41,15 +42,6 @@ def describe() -> dict:
         "memory_gb": memory_gb(),
         "omp_wait_policy": os.environ.get("OMP_WAIT_POLICY"),
     }
-
-
-def processor() -> str:
-    """The model name in /proc/cpuinfo, where there is one, with its family and model numbers."""
-    path = Path("/proc/cpuinfo")
-    lines = path.read_text().splitlines() if path.exists() else []
-    facts = {name.strip(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
-    numbers = f"family {facts.get('cpu family')}, model {facts.get('model')}"
-    return f"{facts['model name']}, {numbers}" if "model name" in facts else "unknown"
 
 
 def memory_gb() -> float:

@@ -144,7 +144,7 @@ def _by_part(values: dict[str, float], parts: list[str]) -> str:
 
 def named(row: dict) -> list[str]:
     """What the first columns of every table say: dataset, shots and method."""
-    return [title(row), str(row["shots"]), METHOD_TITLES[row["method"]]]
+    return [title(row), str(row["shots"]), METHOD_TITLES.get(row["method"], row["method"])]
 
 
 def title(row: dict) -> str:

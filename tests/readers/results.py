@@ -8,6 +8,8 @@ from flows.cli.trials_table import trials_of
 from flows.project import paths
 from flows.project.paths import RunKey
 from flows.registry import versions
+from flows.report.agreement import compare
+from flows.report.kept import keep
 from flows.report.material import gather
 from flows.report.summary import named_runs, read_summary
 from flows.report.tables import markdown, results_csv
@@ -23,7 +25,7 @@ from mmrl_core.method.adapter_card import CARD
 from mmrl_core.search.comparison import compared
 from tests.readers.damage import Reader, damaged_json, damaged_parquet, inside
 from tests.readers.weights import ADAPTER
-from tests.support.results import FACTS, SHA, write_model, write_run, write_search
+from tests.support.results import FACTS, SHA, results_of_two_datasets, write_model, write_run, write_search
 
 PARAMS = Params(datasets=["digits"], methods=["mmrl"], shots=[16], seeds=[1, 2], search={"space": {}})
 KEY, OTHER = RunKey("digits", "mmrl", 16, 1), RunKey("digits", "mmrl", 16, 2)
@@ -54,6 +56,22 @@ def read_results() -> None:
     markdown(summary["rows"] + summary["averages"])
     results_csv(summary["rows"])
     gather(PARAMS, runs)
+
+
+MACHINE = {"processor": "x", "cores": 2, "capability": "AVX2", "gpu": None, "torch": "2", "date": "2026-01-01"}
+
+
+def make_kept() -> None:
+    write_json("kept.json", {**results_of_two_datasets(), "machine": MACHINE})
+    write_json("summary.json", results_of_two_datasets())
+
+
+def read_kept() -> None:
+    """As the run in question and as what it is compared with."""
+    for pair in (("kept.json", "summary.json"), ("summary.json", "kept.json")):
+        compare(*map(Path, pair))
+    markdown(keep(Path("kept.json"), Path("again.json"))["rows"])
+    Path("again.json").unlink()
 
 
 def read_searches() -> None:
@@ -208,5 +226,6 @@ READERS = [
         inside(read_points),
     ),
     Reader("facts of a search", inside(make_facts), "facts.json", damaged_json, inside(read_facts)),
+    Reader("results to compare with", inside(make_kept), "kept.json", damaged_json, inside(read_kept)),
     Reader("an output made ahead", inside(make_ready), "ready.json", damaged_json, inside(read_ready)),
 ]
