@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 SUMMARY, REPORT = Path("reports/summary.json"), Path("reports/report.html")
+CHAMPION = Path("reports/champion.js")  # loaded by the report; no output of DVC
 TRAINING = Path("data/training.json")
 STATE = Path(".mmrl")
 FEATURES = STATE / "features"  # of the frozen backbone, kept between runs
