@@ -28,7 +28,8 @@ NEED_PHOTOGRAPHS = {
     "tests/slow/test_end_to_end.py::test_a_randomly_initialised_vit_b_16_runs_whole_on_a_handful_of_classes",
 }
 NEED_NODE = {
-    "tests/flows/serving/test_page.py::test_the_page_shows_the_likeliest_class_first_also_where_names_are_numbers"
+    "tests/flows/registry/test_standing.py::test_the_page_shows_it_and_says_where_it_is_of_other_results",
+    "tests/flows/serving/test_page.py::test_the_page_shows_the_likeliest_class_first_also_where_names_are_numbers",
 }
 skipped: set[str] = set()
 COUNTED = "killed and repeated"  # name of the property in which tests say how often

@@ -28,6 +28,7 @@ from mmrl_core.errors import UserError
 
 if TYPE_CHECKING:
     from flows.registry.promotion import PromotionDecision
+    from flows.settings.params import Params
 
 
 def register(
@@ -61,7 +62,7 @@ def promote(
         name: promotion.promote(settings, name, version, new_classes=new_classes, force=force) for name in names
     }
     show_each(promoted, json_, lambda one: f"{one.name} version {one.version}: {one.verdict}")
-    _announce(promoted.values())
+    _announce(settings, promoted.values())
     if any(one.verdict in promotion.DECLINED for one in promoted.values()):
         raise typer.Exit(1)
 
@@ -78,13 +79,15 @@ def rollback(
     names = [dataset] if dataset else settings.datasets
     decisions = {name: promotion.rollback(settings, name, reason) for name in names}
     show_each(decisions, json_, lambda one: f"{one.name} version {one.version}: rolled back")
-    _announce(decisions.values())
+    _announce(settings, decisions.values())
 
 
-def _announce(decisions: Iterable["PromotionDecision"]) -> None:
-    """To Prefect's server, where there is one."""
+def _announce(settings: "Params", decisions: Iterable["PromotionDecision"]) -> None:
+    """In the report, and to Prefect's server, where these are."""
     from flows.orchestration import events
+    from flows.registry.standing import show_champions
 
+    show_champions(settings, lambda line: print(f"warning: {line}", file=sys.stderr))
     for decision in decisions:
         if decision.moved or decision.finished:
             events.announce(events.MOVED, decision.name, "mmrl flow release")

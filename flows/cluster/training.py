@@ -38,6 +38,7 @@ class TrainingJob(NamedTuple):
     adapter: AdapterConfig
     train: TrainConfig
     examples: list[Example]
+    val: list[Example]  # of the same classes
     labels: list[int]
     class_names: list[str]
     template: str
@@ -116,14 +117,15 @@ def _work(config: dict[str, Any]) -> None:
     if needed is None:
         return
     backbone, checkpoints = needed
-    data = image_set(job.examples, job.labels, job.class_names, job.template)
+    data, val = (image_set(of, job.labels, job.class_names, job.template) for of in (job.examples, job.val))
 
     def report(epoch: int, metrics: dict[str, float]) -> None:
         if workers.rank == 0:
             ray.get(progress.epoch.remote(epoch, metrics, workers.size))
 
     try:
-        fitted = fit(backbone, job.adapter, job.train, data, report=report, checkpoints=checkpoints, workers=workers)
+        fitted = fit(backbone, job.adapter, job.train, data, val=val, report=report, checkpoints=checkpoints,
+                     workers=workers)  # fmt: skip
     except UserError as error:  # every worker meets it: trying again would not help
         ray.get(progress.fail.remote(str(error)))
         return

@@ -210,7 +210,11 @@ def promote(params: Params, dataset: str) -> "PromotionDecision":
 
 @task(cache_policy=NO_CACHE)
 def publish(params: Params, adapted: Adapted) -> None:
-    """Publish Prefect artifacts for people; a failure to do so is a warning and fails no run."""
+    """Name the champions in the report and publish Prefect artifacts; a failure to do so is a warning and fails no
+    run."""
+    from flows.registry.standing import show_champions
+
+    show_champions(params, _warn)
     try:
         artifacts.publish(params, adapted.summary, adapted.registered.values(), adapted.promoted.values(), _warn)
     except Exception as error:

@@ -59,6 +59,8 @@ def _lasting_report() -> Path:
     logs = paths.STATE / "logs"
     if not logs.is_symlink():
         return paths.REPORT.absolute()
+    if paths.CHAMPION.exists():
+        shutil.copy(paths.CHAMPION, logs.resolve())
     return Path(shutil.copy(paths.REPORT, logs.resolve()))
 
 

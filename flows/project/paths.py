@@ -6,6 +6,7 @@ from typing import NamedTuple
 from mmrl_core.protocols import BASELINES
 
 SUMMARY, REPORT = Path("reports/summary.json"), Path("reports/report.html")
+CHAMPION = Path("reports/champion.js")  # loaded by the report; no output of DVC
 TRAINING = Path("data/training.json")
 STATE = Path(".mmrl")
 FEATURES = STATE / "features"  # of the frozen backbone, kept between runs

@@ -3,7 +3,8 @@
 import html
 from collections.abc import Iterable, Sequence
 
-TEXT = {"dataset", "method", "setting", "values", "key", "value", "from", "what", "sha256", "true", "predicted"}
+TEXT = {"dataset", "method", "setting", "values", "key", "value", "from", "what", "sha256", "true", "predicted",
+        "champion", "tested, %", "verdict"}  # fmt: skip
 
 
 def files(names: str) -> str:

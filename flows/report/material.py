@@ -14,7 +14,8 @@ from flows.project import paths
 from flows.project.metrics import METRICS, read_metrics
 from flows.project.paths import RunKey
 from flows.project.predictions import read_answers
-from flows.report.page import Exhibit, Material, Settings
+from flows.report.by_class import KINDS, ClassGain
+from flows.report.page import Curves, Exhibit, Material, Settings
 from flows.report.searches import Search
 from flows.report.tables import METHOD_TITLES
 from flows.settings.params import Params
@@ -51,19 +52,17 @@ def _card(key: RunKey) -> AdapterCard:
     return read_unverified_card(key.model, made_by=key.command("train"), keys=keys)
 
 
-def _curves(groups: list[list[RunKey]]) -> dict[str, dict[str, dict[int, list[float]]]]:
-    """Loss of every epoch by dataset, method and seed, of the adapters that have a history."""
-    curves: dict[str, dict[str, dict[int, list[float]]]] = {}
+def _curves(groups: list[list[RunKey]]) -> Curves:
+    """The metrics of every epoch by dataset, method and seed, of the adapters that have a history."""
+    curves: Curves = {}
     for keys in groups:
         name = f"{keys[0].dataset}, {keys[0].shots} shots"
         histories = {key.seed: _card(key).get("history") for key in keys}
-        losses = {
-            seed: [epoch["loss"] for epoch in history if "loss" in epoch]
-            for seed, history in histories.items()
-            if history
+        known = {
+            seed: [epoch for epoch in history if "loss" in epoch] for seed, history in histories.items() if history
         }
-        if losses:
-            curves.setdefault(name, {})[keys[0].method] = losses
+        if known:
+            curves.setdefault(name, {})[keys[0].method] = known
     return curves
 
 
@@ -83,14 +82,17 @@ def _exhibit(keys: list[RunKey], target: str | None) -> Exhibit:
     by_label = read_metrics(folders[0], ("class_names",), made_by)["class_names"]
     names = dict(zip(by_label, told_apart(list(by_label.values())), strict=True))
     answers = pd.concat([read_answers(folder / PREDICTIONS, made_by) for folder in folders], ignore_index=True)
-    labels = sorted({*answers["label"], *answers["prediction"]})  # a class may be predicted and have no image
+    kinds, order = _kinds(answers), [*KINDS, ""]
+    labels = sorted({*answers["label"], *answers["prediction"]},  # a class may be predicted and have no image
+                    key=lambda label: (order.index(kinds.get(label, "")), label))  # fmt: skip
     _check_named(folders[0], {*labels, *answers["zero_shot_prediction"]}, names)
     won, lost = _shown(target or key.dataset, read_answers(folders[0] / PREDICTIONS, made_by), names)
     head = key.dataset if target is None else f"{key.dataset} to {target}"
     pattern = folders[0].parent / "seed*" / "predictions.parquet"
     return Exhibit(
         f"{head}, {METHOD_TITLES[key.method]}, {key.shots} shots",
-        [names[str(label)] for label in labels], _confusion(answers, labels), _gains(answers, names), won, lost,
+        [names[str(label)] for label in labels], [kinds.get(label, "") for label in labels],
+        _confusion(answers, labels), _gains(answers, names, kinds), won, lost,
         f"{pattern}; images: seed {key.seed}",
     )  # fmt: skip
 
@@ -103,11 +105,20 @@ def _confusion(answers: pd.DataFrame, labels: list[int]) -> np.ndarray:
     return matrix
 
 
-def _gains(answers: pd.DataFrame, names: dict[str, str]) -> list[tuple[str, float]]:
+def _kinds(answers: pd.DataFrame) -> dict[int, str]:
+    """Which classes are base and which novel, by label, where the protocol tests both."""
+    if set(answers["part"]) != set(KINDS):
+        return {}
+    return dict(zip(answers["label"], answers["part"], strict=True))
+
+
+def _gains(answers: pd.DataFrame, names: dict[str, str], kinds: dict[int, str]) -> list[ClassGain]:
     """Every class's accuracy minus zero-shot's."""
     truth = answers["label"]
     gain = (answers["prediction"] == truth).astype(float) - (answers["zero_shot_prediction"] == truth)
-    return [(names[str(label)], value) for label, value in gain.groupby(truth).mean().items()]
+    by_label = gain.groupby(truth).mean()
+    pairs = zip(by_label.index.tolist(), by_label.tolist(), strict=True)
+    return [ClassGain(names[str(label)], value, kinds.get(label, "")) for label, value in pairs]
 
 
 def _check_named(folder: Path, labels: set[int], names: dict[str, str]) -> None:

@@ -1,6 +1,10 @@
-"""The report: one HTML page that needs nothing beside itself. Every figure names the files it comes from."""
+"""The report: one HTML page. Every figure names the files it comes from.
+
+It needs nothing beside itself, and names the champion where champions.py's file lies beside it.
+"""
 
 import base64
+import hashlib
 import html
 import io
 from collections.abc import Sequence
@@ -8,10 +12,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from flows.report import comparisons, figures, published, searches
+from flows.report import by_class, champions, comparisons, figures, published, searches
+from flows.report.by_class import ClassGain
 from flows.report.html import files, table
 from flows.report.searches import Search
 from flows.report.tables import cells, header, more_table, title
+from mmrl_core.files import json_document
 
 THUMBNAIL = 96  # pixels
 STYLE = """
@@ -31,6 +37,14 @@ INTRODUCTION = """Accuracy in percent, mean ± standard deviation over seeds. Ha
 average: of the averages. Zero-shot is the same frozen CLIP without an adapter, on the same images with the same
 prompts. Gain: over zero-shot (in the harmonic mean where there is one), with the 95% interval of a paired bootstrap
 over test images and seeds. ECE: expected calibration error in percent, the mean gap between confidence and accuracy."""
+GAINS = """Points of accuracy, or of the harmonic mean, with the 95% interval of the paired bootstrap. A dot is filled
+where the interval is on one side of 0. In a dataset's own line is what zero-shot gets."""
+LEARNING = """Training loss: all terms of the loss, of augmented training images. Validation: the few-shot validation
+images of the trained classes, among these, not augmented; of more than 256, as many spread over them. Thin lines are
+seeds, thick ones their mean. The last epoch's adapter is the one that is tested, whatever the curves."""
+
+
+Curves = dict[str, dict[str, dict[int, list[dict[str, float]]]]]  # run group -> method -> seed -> every epoch's metrics
 
 MORE_EXPLAINED = """Of the same images, in percent, means over seeds. Macro F1: the mean over classes of F1. Balanced
 accuracy: the mean over classes of the share of their images that are classified rightly. Top-5: the share of images
@@ -44,8 +58,9 @@ class Exhibit(NamedTuple):
 
     name: str
     classes: list[str]
+    kinds: list[str]  # of every class: base, novel, or empty
     matrix: np.ndarray  # images by (true, predicted) class
-    gains: list[tuple[str, float]]  # class, accuracy minus zero-shot's
+    gains: list[ClassGain]
     won: list[tuple[bytes, str]]  # images that the adapter alone got right, with a caption
     lost: list[tuple[bytes, str]]  # and that zero-shot alone did
     files: str
@@ -63,7 +78,7 @@ class Settings(NamedTuple):
 class Material(NamedTuple):
     """All that the page shows beside the summary."""
 
-    curves: dict[str, dict[str, dict[int, list[float]]]]  # run group -> method -> seed -> loss of every epoch
+    curves: Curves
     searches: list[Search]
     exhibits: list[Exhibit]
     settings: list[Settings]
@@ -73,16 +88,17 @@ class Material(NamedTuple):
 def page(summary: dict, material: Material) -> str:
     """The whole document; `summary` as in summary.json."""
     sections = [
-        _results(summary), _more(summary), _published(summary), _differences(summary), _bars(summary),
+        _results(summary), _more(summary), _published(summary), _differences(summary), _gains(summary),
         _few_shot(summary), _curves(material.curves), searches.section(summary["searches"], material.searches),
         _exhibits(material.exhibits), _settings(summary, material),
     ]  # fmt: skip
     head = '<!doctype html>\n<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
+    of = hashlib.sha256(json_document(summary)).hexdigest()
     named = f"Protocol {summary['protocol']}, preset {summary['preset']}, backbone {summary['backbone']}."
     body = "\n".join(section for section in sections if section)
     return (
         f"{head}<title>MMRL Ops: results</title><style>{STYLE}</style>\n<h1>Results</h1>\n"
-        f"<p>{html.escape(named)}</p>\n{body}\n<footer>{_stale(summary)}</footer></html>\n"
+        f"<p>{html.escape(named)}</p>\n{champions.place(of)}\n{body}\n<footer>{_stale(summary)}</footer></html>\n"
     )
 
 
@@ -122,12 +138,12 @@ def _differences(summary: dict) -> str:
     return text + table(names, lines) + files("reports/summary.json, results/*/*/seed*/predictions.parquet")
 
 
-def _bars(summary: dict) -> str:
+def _gains(summary: dict) -> str:
     most = max(row["shots"] for row in summary["rows"])
     rows = [row for row in summary["rows"] if row["shots"] == most]
     parts = [*rows[0]["accuracy"], *(["harmonic_mean"] if "harmonic_mean" in rows[0] else [])]
-    drawn = "".join(figures.bars(rows, part) for part in parts)
-    return f'<h2>Against zero-shot</h2><div class="row">{drawn}</div>' + files("reports/results.csv")
+    text = f"<h2>Gains over zero-shot</h2><p>{html.escape(GAINS)}</p>"
+    return f'{text}<div class="wide">{figures.forest(rows, parts)}</div>' + files("reports/results.csv")
 
 
 def _few_shot(summary: dict) -> str:
@@ -142,7 +158,8 @@ def _few_shot(summary: dict) -> str:
 def _curves(curves: dict) -> str:
     drawn = "".join(figures.learning_curves(name, methods) for name, methods in curves.items())
     where = files("models/*/*/seed*/adapter.json, reports/learning_curves.csv")
-    return f'<h2>Learning curves</h2><div class="row">{drawn}</div>{where}' if drawn else ""
+    text = f"<h2>Learning curves</h2><p>{html.escape(LEARNING)}</p>"
+    return f'{text}<div class="row">{drawn}</div>{where}' if drawn else ""
 
 
 def _exhibits(exhibits: Sequence[Exhibit]) -> str:
@@ -150,11 +167,11 @@ def _exhibits(exhibits: Sequence[Exhibit]) -> str:
 
 
 def _exhibit(exhibit: Exhibit) -> str:
-    if len(exhibit.classes) <= figures.LARGEST_MATRIX:
-        matrix = figures.confusion(exhibit.name, exhibit.matrix, exhibit.classes)
+    if len(exhibit.classes) <= by_class.LARGEST_MATRIX:
+        matrix = by_class.confusion(exhibit.name, exhibit.matrix, exhibit.classes, exhibit.kinds)
     else:
         matrix = table(["true", "predicted", "images"], _most_confused(exhibit))
-    drawn = f'<div class="row">{matrix}{figures.class_gains(exhibit.name, exhibit.gains)}</div>'
+    drawn = f'<div class="row">{matrix}{by_class.class_gains(exhibit.name, exhibit.gains)}</div>'
     grids = _grid("Right with the adapter, wrong zero-shot", exhibit.won)
     grids += _grid("Wrong with the adapter, right zero-shot", exhibit.lost)
     return f"<h3>{html.escape(exhibit.name)}</h3>{drawn}{grids}{files(exhibit.files)}"
@@ -164,8 +181,8 @@ def _most_confused(exhibit: Exhibit, count: int = 20) -> list[list[str]]:
     wrong = exhibit.matrix - np.diag(np.diag(exhibit.matrix))
     order = np.argsort(-wrong, axis=None, kind="stable")[:count]
     pairs = [(row, column) for row, column in zip(*np.unravel_index(order, wrong.shape), strict=True)]
-    return [[exhibit.classes[row], exhibit.classes[column], str(wrong[row, column])] for row, column in pairs
-            if wrong[row, column]]  # fmt: skip
+    names = [f"{name} ({kind})" if kind else name for name, kind in zip(exhibit.classes, exhibit.kinds, strict=True)]
+    return [[names[row], names[column], str(wrong[row, column])] for row, column in pairs if wrong[row, column]]
 
 
 def _grid(heading: str, images: Sequence[tuple[bytes, str]]) -> str:

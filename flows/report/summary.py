@@ -11,6 +11,7 @@ from flows.project.metrics import read_metrics
 from flows.project.paths import RunKey
 from flows.project.predictions import read_outcomes
 from flows.report import comparisons
+from flows.report.figures import CURVES
 from flows.report.material import gather
 from flows.report.page import Material, page
 from flows.report.published import published
@@ -142,9 +143,9 @@ def _scores(trial: Trial) -> dict[str, Any]:
 def _plots(summary: dict, material: Material) -> dict[str, str]:
     """The tables behind `dvc plots show`; a header alone where there is nothing to show."""
     curves = [
-        [name, method, seed, epoch + 1, loss]
+        [name, method, seed, at, *(epoch.get(metric, "") for metric in CURVES)]
         for name, methods in material.curves.items() for method, seeds in methods.items()
-        for seed, losses in seeds.items() for epoch, loss in enumerate(losses)
+        for seed, history in seeds.items() for at, epoch in enumerate(history, 1)
     ]  # fmt: skip
     shots = [
         [row["target"], row["method"], row["shots"], row["accuracy"]["all"]["mean"], row["accuracy"]["all"]["std"]]
@@ -156,7 +157,7 @@ def _plots(summary: dict, material: Material) -> dict[str, str]:
         for _ in range(int(exhibit.matrix[actual, predicted]))
     ]  # fmt: skip
     return {
-        "learning_curves.csv": csv_text(["runs", "method", "seed", "epoch", "loss"], curves),
+        "learning_curves.csv": csv_text(["runs", "method", "seed", "epoch", *CURVES], curves),
         "few_shot_curve.csv": csv_text(["dataset", "method", "shots", "mean", "std"], shots),
         "confusion.csv": csv_text(["runs", "actual", "predicted"], confused),
     }

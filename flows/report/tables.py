@@ -12,7 +12,7 @@ from typing import Any
 
 from mmrl_core.protocols import harmonic_mean
 
-METHOD_TITLES = {
+METHOD_TITLES = {  # in the order of tables and figures
     "zero_shot": "zero-shot CLIP", "linear_probe": "linear probe", "tip_adapter": "Tip-Adapter",
     "tip_adapter_f": "Tip-Adapter-F", "mmrl": "MMRL", "mmrl+probe": "MMRL + probe", "mmrlpp": "MMRL++",
     "mmrlpp+probe": "MMRL++ + probe",
@@ -29,12 +29,13 @@ def spread(values: list[float]) -> dict[str, Any]:
 
 
 def summarise(runs: dict[Key, list[dict]], gains: dict[Key, dict]) -> list[dict]:
-    """Rows from the metrics.json documents of all seeds of every run, zero-shot first in every group.
+    """Rows from the metrics.json documents of all seeds of every run, zero-shot first in every group, the others in the
+    order of METHOD_TITLES.
 
     `gains` holds each run's gain over zero-shot with its interval (mmrl_core.evaluation.bootstrap.paired_gains).
     """
-    rows, zero_shots = [], {}
-    for key, metrics in sorted(runs.items()):
+    rows, zero_shots, order = [], {}, list(METHOD_TITLES)
+    for key, metrics in sorted(runs.items(), key=lambda run: (*run[0][:3], order.index(run[0][3]))):
         source, target, shots, method = key
         group, parts = {"source": source, "target": target, "shots": shots}, metrics[0]["parts"]
         if (source, target, shots) not in zero_shots:

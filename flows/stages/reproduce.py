@@ -66,9 +66,12 @@ def _train(
 
     settle_process(backbone)
     config, train = settings_from_keys(card["settings"])
-    data = read_set(_few_shot(params, card, folder), "train", card["training"]["trains_on"], card["template"])
+    few_shot = _few_shot(params, card, folder)
+    data, val = (
+        read_set(few_shot, split, card["training"]["trains_on"], card["template"]) for split in ("train", "val")
+    )
     with progress(f"train {card['data']['dataset']} again", train.epochs, what="epoch") as bar:
-        fitted = fit(backbone, config, train, data, report=lambda epoch, metrics: bar(epoch + 1))
+        fitted = fit(backbone, config, train, data, val=val, report=lambda epoch, metrics: bar(epoch + 1))
     return fitted.adapter, fitted.history
 
 

@@ -84,12 +84,15 @@ def _fit(
     report: EpochReport,
 ) -> "Fitted":  # fmt: skip
     """The adapter, the metrics of its epochs and the precision, trained here or on the cluster."""
+    from mmrl_core.data.sets import read_set
     from mmrl_core.training.fit import fit
 
     if params.cluster.is_distributed:
         return _fit_on_cluster(params, key, backbone, settings, data, identity, report)
     checkpoints, store = paths.STATE / "runs" / identity, open_store(params, "train")
-    fitted = fit(backbone, settings.adapter, settings.train, data, report=report, checkpoints=checkpoints, store=store)
+    val = read_set(key.few_shot, "val", PROTOCOLS[params.data.protocol].trains_on, data.template)
+    fitted = fit(backbone, settings.adapter, settings.train, data, val=val, report=report, checkpoints=checkpoints,
+                 store=store)  # fmt: skip
     shutil.rmtree(checkpoints, ignore_errors=True)
     return fitted
 
@@ -107,9 +110,10 @@ def _fit_on_cluster(
     most = params.cluster.worker_range[1]
     check_division(most, settings.train.batch_size, len(data.items), len(data.class_names))
     halves, manifest = PROTOCOLS[params.data.protocol].trains_on, read_manifest(key.few_shot)
-    examples = [example for half in halves for example in read_examples(key.few_shot, "train", half)]
+    train, val = ([example for half in halves for example in read_examples(key.few_shot, split, half)]
+                  for split in ("train", "val"))  # fmt: skip
     labels = labels_of(manifest, halves)
-    job = TrainingJob(identity, params.backbone, settings.adapter, settings.train, examples, labels,
+    job = TrainingJob(identity, params.backbone, settings.adapter, settings.train, train, val, labels,
                       manifest["class_names"], data.template)  # fmt: skip
     trained = train_on_cluster(params.cluster, job, paths.STATE / "runs", report)
     adapter = new_adapter(settings.adapter, backbone, settings.train.seed)

@@ -31,6 +31,7 @@ from mmrl_core.training.checkpoints import EVERY, Checkpoints, NoCheckpoints, as
 from mmrl_core.training.optimizer import AdamW
 from mmrl_core.training.stack import StackedCLIP
 from mmrl_core.training.step import TERMS, TrainingStep
+from mmrl_core.training.validation import Validation
 
 BETAS, WEIGHT_DECAY = (0.9, 0.999), 5e-4
 WARMUP_LR = 1e-5
@@ -90,6 +91,7 @@ def fit(
     train: TrainConfig,
     data: ImageSet,
     *,
+    val: ImageSet | None = None,
     report: EpochCallback | None = None,
     checkpoints: str | Path | Checkpoints | None = None,
     store: FeatureStore | None = None,
@@ -97,17 +99,21 @@ def fit(
 ) -> Fitted:
     """Train an adapter; the last epoch's weights are the result, the same on every one of `workers`.
 
-    `report(epoch, metrics)` is called for every epoch, counted from 0. With `checkpoints`, a folder or a store of them,
-    the state is kept after every epoch and every EVERY steps, and a later call goes on from it, reporting the epochs
-    behind it first, whatever the number of workers was. `store` keeps frozen features for other calls. Raises
-    UserError when loss or gradient stop being finite, for a precision that the backbone's device does not have, and
-    for more workers than a batch has images or the data classes.
+    The images of `val`, with the classes of `data`, are classified after every epoch: `val_accuracy` and `val_nll` are
+    then among its metrics (validation.py), and nothing else changes. `report(epoch, metrics)` is called for every
+    epoch, counted from 0. With `checkpoints`, a folder or a store of them, the state is kept after every epoch and
+    every EVERY steps, and a later call goes on from it, reporting the epochs behind it first, whatever the number of
+    workers was. `store` keeps frozen features for other calls. Raises UserError when loss or gradient stop being
+    finite, for a precision that the backbone's device does not have, and for more workers than a batch has images or
+    the data classes.
     """
     workers = workers or Workers()
     if not data.items:
         raise UserError("there is no training image; prepare at least one shot of one class")
     check_division(workers.size, train.batch_size, len(data.items), len(data.class_names))
     run = _begin(backbone, [Training(config, train, data)], as_checkpoints(checkpoints), store, workers)
+    if val and val.items:
+        run.validation = Validation(run.step.model, val)
     return run.train(report or (lambda epoch, metrics: None))[0]
 
 
@@ -199,6 +205,7 @@ class Run:
         self.step, self.views, self.trains, self.workers = step, views, trains, step.workers
         # of the first worker alone: two lists of what is kept might differ
         self.checkpoints = NoCheckpoints() if self.workers.rank else checkpoints
+        self.validation: Validation | None = None  # of a single training
         self.histories: list[list[dict[str, float]]] = [[] for _ in trains]  # of whole epochs
         self.rows = torch.empty(0, len(trains), len(TERMS))  # of the present epoch's steps, of all workers together
 
@@ -232,6 +239,8 @@ class Run:
         for history, rows, lr in zip(self.histories, self._add_steps(epoch, terms), rates, strict=True):
             means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
             history.append({**means, "lr": lr})
+        if self.validation:
+            self.histories[0][-1] |= self.validation()
         self.rows = self.rows[:0]
         self._save(epoch + 1)
 

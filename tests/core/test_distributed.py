@@ -53,13 +53,13 @@ def first_step(method: str, workers: Workers) -> tuple[torch.Tensor, list[torch.
 
 
 def trained(method: str, workers: Workers, folder: str, epochs: int) -> list[float]:
-    """Losses of all epochs, those behind the newest checkpoint in `folder` included."""
+    """Losses and validation figures of all epochs, those behind the newest checkpoint in `folder` included."""
     images = [Image.new("RGB", (20, 16), (40 * i, 0, 0)) for i in range(BATCH)]
     data = ImageSet([str(i) for i in range(BATCH)], images, list(range(BATCH)), CLASSES[:BATCH], "a {}.")
     config = AdapterConfig(method=method, insertion_depth=2, n_tokens=2, rep_dim=8, projection_rank=4)
     train = TrainConfig(epochs=epochs, batch_size=BATCH)
-    fitted = fit(small_backbone(), config, train, data, checkpoints=folder, workers=workers)
-    return [epoch["loss"] for epoch in fitted.history]
+    fitted = fit(small_backbone(), config, train, data, val=data, checkpoints=folder, workers=workers)
+    return [epoch[name] for epoch in fitted.history for name in ("loss", "val_nll", "val_accuracy")]
 
 
 def in_a_process(rank: int, size: int, method: str, file: str) -> None:

@@ -66,7 +66,7 @@ def test_a_probe_beside_a_method_is_of_the_methods_search(results, against):
     probed = {**results, "rows": [{**row, "method": f"{row['method']}+probe"} for row in results["rows"][1:2]]}
     reference = deepcopy(probed)
     choose_otherwise(probed)
-    assert against(probed, reference).other_choices == ["digits, 16 shots, mmrl+probe"]
+    assert against(probed, reference).other_choices == ["digits, 16 shots, MMRL + probe"]
 
 
 def test_a_run_is_not_excused_by_scattering_more(results, against):

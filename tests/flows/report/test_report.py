@@ -10,13 +10,12 @@ import warnings
 from pathlib import Path
 
 import matplotlib
-import numpy as np
 import pyarrow
 import pyarrow.parquet
 import pytest
 
 from flows.project.paths import RunKey
-from flows.report.material import _settings
+from flows.report.material import _settings, gather
 from flows.report.page import _differences
 from flows.report.summary import _results_md, named_runs, read_rows, read_summary, summarize
 from flows.report.tables import MORE, averages, error_ratio, interval, markdown, more_table, results_csv, title
@@ -204,7 +203,7 @@ def test_the_folder_of_reports_is_whole_and_the_same_every_time(whole):
         assert (Path("one") / name).read_bytes() == (Path("two") / name).read_bytes()
     curves = list(csv.DictReader(Path("one/learning_curves.csv").read_text().splitlines()))
     assert len(curves) == 4 and curves[1] == {"runs": "digits, 16 shots", "method": "mmrl", "seed": "1", "epoch": "2",
-                                              "loss": "1.0"}  # fmt: skip
+                                              "loss": "1.0", "val_nll": "", "val_accuracy": ""}  # fmt: skip
     assert Path("one/few_shot_curve.csv").read_text() == "dataset,method,shots,mean,std\n"
     confused = list(csv.DictReader(Path("one/confusion.csv").read_text().splitlines()))
     assert [(one["actual"], one["predicted"]) for one in confused].count(("zero", "zero")) == 4 + 2 + 3 + 2
@@ -213,15 +212,15 @@ def test_the_folder_of_reports_is_whole_and_the_same_every_time(whole):
 def test_the_page_shows_every_section_and_needs_no_network(whole):
     summarize(whole, Path("reports"))
     page = Path("reports/report.html").read_text()
-    for words in ("Against zero-shot", "Learning curves", "What the search chose", "Class by class", "Published",
-                  "Right with the adapter, wrong zero-shot", "Settings, versions, digests", "More metrics",
-                  "0123456789abcdef", "params.yaml does not name it: results/old-to-old",
-                  "stopped after 1"):  # fmt: skip
+    for words in ("Gains over zero-shot", "Learning curves", "What the search chose", "Class by class", "Published",
+                  "Right with the adapter, wrong zero-shot", "Settings, versions, digests", "0123456789abcdef",
+                  "params.yaml does not name it: results/old-to-old", "stopped after 1"):  # fmt: skip
         assert words in page
     assert "Few-shot curve" not in page and "Methods against each other" not in page
     addresses = set(re.findall(r"https?://[\w./]+", page))
     assert addresses <= {"http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"}  # names, not addresses
-    assert not re.search(r"<(script|link|iframe)|@import|src=\"(?!data:)", page)
+    loaded = re.findall(r"<(?:script|link|iframe)[^>]*|@import|src=\"(?!data:)", page)
+    assert loaded == ['<script src="champion.js"'] and "`mmrl flow adapt` writes that" in page  # where it is not there
     assert page.count("<img") == 2 and page.count("data:image/png") >= 2  # the two base images that seed 1 won
 
 
@@ -323,38 +322,35 @@ def test_every_run_of_the_matrix_is_named_on_its_data_set_and_on_every_target():
     assert found == [(RUNS[0][0], None), (RUNS[0][0], "letters")]
 
 
-def test_the_heat_map_shows_the_objective_that_was_searched_and_takes_a_weight_of_zero():
-    from flows.report.searches import heat_map
-
-    trials = [{"params": {"adapter.reg_weight": weight, "adapter.insertion_depth": 3}, "log_likelihood": -1.0,
-               "harmonic_mean": 0.5 + weight / 10} for weight in (0.0, 1.0)]  # fmt: skip
-    assert ">harmonic mean<" in heat_map("digits", trials, 1, "harmonic_mean")
-    assert ">log-likelihood, nats an image<" in heat_map("digits", trials, 1, "log_likelihood")
-
-
-def test_bins_of_a_heat_map_hold_every_value():
-    from flows.report.searches import bins
-
-    for values in ([0.5], [0.5, 2], [0, 1, 10], list(np.geomspace(0.1, 30, 24))):
-        edges = bins(np.array(values, float))
-        assert (np.diff(edges) > 0).all() and edges[0] <= min(values) and max(values) <= edges[-1] * (1 + 1e-12)
+def test_classes_are_of_the_part_that_their_images_are_in_base_ones_first(whole):
+    for key, _ in RUNS:  # of the novel part's images one is of class 1, which stands before 2 of the base part
+        path = key.results() / "predictions.parquet"
+        rows = pyarrow.parquet.read_table(path).to_pylist()
+        changed = [{**row, "label": 2 if row["part"] == "base" else 1, "prediction": 2} for row in rows]
+        pyarrow.parquet.write_table(pyarrow.Table.from_pylist(changed), path)
+    [exhibit] = gather(whole, RUNS).exhibits
+    assert (exhibit.classes, exhibit.kinds) == (["two", "one"], ["base", "novel"])
+    assert exhibit.matrix.tolist() == [[8, 0], [8, 0]]
+    assert {one.name: one.kind for one in exhibit.gains} == {"two": "base", "one": "novel"}
 
 
-def test_a_trial_that_failed_is_in_no_picture():
-    from flows.report.searches import Search, pictures
-
-    trials = [
-        {"params": {"adapter.reg_weight": 1.0, "adapter.insertion_depth": 3}, "scores": []},
-        {"params": {"adapter.reg_weight": 2.0, "adapter.insertion_depth": 3}, "scores": [{}], "harmonic_mean": 0.5},
-    ]
-    drawn = pictures(Search("digits", trials, 1, "harmonic_mean", "x.json"))
-    assert len(drawn) == 2 and all("<svg" in picture for picture in drawn)
+def test_rows_of_results_are_in_the_order_of_the_methods(folder):
+    keys = [RunKey("digits", method, 16, 1) for method in ("tip_adapter", "mmrlpp", "linear_probe", "mmrl")]
+    for key in keys:
+        write_run(key, {"all": 3})
+    assert [row["method"] for row in read_rows([(key, None) for key in keys])] == [
+        "zero_shot", "linear_probe", "tip_adapter", "mmrl", "mmrlpp"]  # fmt: skip
 
 
-def test_classes_of_one_name_have_a_bar_each():
-    from flows.report.figures import class_gains
-
-    assert class_gains("imagenet", [("missile", 0.1), ("missile", -0.1), ("hen", 0.2)]).count(">missile<") == 2
+def test_validation_curves_stand_beside_the_loss_also_where_early_epochs_have_none(whole):
+    history = [{"loss": 2.0}, {"loss": 1.0, "val_nll": 0.5, "val_accuracy": 0.75}]
+    rewrite(RUNS[0][0].model / "adapter.json", lambda card: card.update(history=history))
+    summarize(whole, Path("reports"))
+    page = Path("reports/report.html").read_text()
+    assert ">validation: negative log-likelihood<" in page and ">validation: accuracy<" in page
+    lines = Path("reports/learning_curves.csv").read_text().splitlines()
+    assert lines[:3] == ["runs,method,seed,epoch,loss,val_nll,val_accuracy", '"digits, 16 shots",mmrl,1,1,2.0,,',
+                         '"digits, 16 shots",mmrl,1,2,1.0,0.5,0.75']  # fmt: skip
 
 
 def test_no_error_leaves_no_share():
