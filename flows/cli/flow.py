@@ -42,11 +42,11 @@ def adapt(
         return
     summary = read_json(paths.SUMMARY, made_by="mmrl summarize")
     print(markdown(summary["rows"] + summary["averages"]))
-    print(f"champion: {', '.join(champions.values())}")
     for promoted in adapted.promoted.values():
         print(f"decision: {promoted.decided}")
-    print(f"report:   {paths.REPORT}")
-    print(f"runs:     mlflow ui --backend-store-uri {printable(store_uri(load_params(params)))}")
+    print(*adapted.champions, sep="\n")
+    print(f"report: {paths.REPORT}")
+    print(f"runs: mlflow ui --backend-store-uri {printable(store_uri(load_params(params)))}")
 
 
 def _adapted(params: Path, remote: str | None, overrides: list[str]) -> "Adapted":

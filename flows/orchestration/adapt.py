@@ -114,7 +114,7 @@ def adapt(
         )
         publish(params, adapted)
     say(adapted.summary)
-    get_run_logger().info(adapted.summary)
+    get_run_logger().info("\n".join([adapted.summary, *adapted.champions]))
     return adapted
 
 
@@ -211,7 +211,7 @@ def promote(params: Params, dataset: str) -> "PromotionDecision":
 def publish(params: Params, adapted: Adapted) -> None:
     """Publish Prefect artifacts for people; a failure to do so is a warning and fails no run."""
     try:
-        artifacts.publish(params, adapted.summary, adapted.registered.values(), adapted.promoted.values(), _warn)
+        artifacts.publish(params, adapted, _warn)
     except Exception as error:
         _warn(f"Prefect has no artifact `results` of this run: {first_line(error, store_uri(params))}")
 
