@@ -42,6 +42,9 @@ Dataset = Annotated[str, typer.Option("--dataset", help="Dataset key.")]
 MethodOption = Annotated[
     Method, typer.Option("--method", parser=_method, metavar=f"[{'|'.join(METHODS)}]", help="Method.")
 ]
+ChampionOf = Annotated[
+    str | None, typer.Option("--dataset", help="Whose champion; by default that of the settings' only dataset.")
+]
 Shots = Annotated[int, typer.Option("--shots", min=1, max=MOST_SHOTS, help="Labelled images a class.")]
 Seed = Annotated[
     int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Seed of sampling, initialisation and order.")
