@@ -22,7 +22,7 @@ import httpx
 from tests.support import serving
 from tests.support.processes import TOKEN, command_of, end_all, processes_with, wait_until
 from tests.support.serving import URI, in_base64, picture, promote, register
-from tests.support.workspace import BIN, ROOT, environment
+from tests.support.workspace import BIN, ROOT, environment, write_params
 
 SECONDS, CLIENTS = 60, 16
 MMRL, MLFLOW = "mmrl", "mlflow"
@@ -248,7 +248,7 @@ def main(what: str, *arguments: str) -> None:
     folder = Path(tempfile.mkdtemp(prefix="mmrl-serving-"))
     os.chdir(folder)
     try:
-        shutil.copy(ROOT / "params.yaml", folder)
+        write_params(folder)
         for seed in (1, 2):
             register(seed)
         promote(1)

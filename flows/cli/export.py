@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.class_list import ClassFile, ClassNames, class_list, say_what_surprises
-from flows.cli.options import DEFAULT_PARAMS, PATH, AsJson, Overrides, ParamsFile, show
+from flows.cli.options import DEFAULT_PARAMS, PATH, AsJson, ChampionOf, Overrides, ParamsFile, show
 from flows.project.outputs import atomic_output, check_out_path
 from flows.project.progress import progress
 from flows.settings.params import load_params
@@ -15,6 +15,7 @@ from flows.settings.params import load_params
 def export(
     out: Annotated[Path, typer.Option("--out", help="Folder for model.onnx and model.json.", **PATH)],
     model: Annotated[str | None, typer.Option(help="Adapter folder or models:/NAME@ALIAS; default: champion.")] = None,
+    dataset: ChampionOf = None,
     class_names: ClassNames = None,
     classes: ClassFile = None,
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
@@ -24,7 +25,7 @@ def export(
 
     check_out_path(out, changed=True)
     class_names = class_list(class_names, classes)
-    predictor = versions.open_predictor(load_params(params, set_), model)
+    predictor = versions.open_predictor(load_params(params, set_), model, dataset)
     say_what_surprises(predictor, class_names)
     from mmrl_core.export import STEPS, export_onnx
 

@@ -45,13 +45,13 @@ def adapt(
         return
     summary = read_json(paths.SUMMARY, made_by="mmrl summarize")
     print(markdown(summary["rows"] + summary["averages"]))
-    print(f"champion: {', '.join(champions.values())}")
     for promoted in adapted.promoted.values():
         print(f"decision: {promoted.decided}")
-    print(f"report:   {paths.REPORT}")
-    print(f"runs:     mlflow ui --backend-store-uri {printable(store_uri(settings))}")
+    print(*adapted.champions, sep="\n")
+    print(f"report: {paths.REPORT}")
+    print(f"runs: mlflow ui --backend-store-uri {printable(store_uri(settings))}")
     for note in notes:
-        print(f"note:     {note}")
+        print(f"note: {note}")
 
 
 def _adapted(params: Path, remote: str | None, overrides: list[str]) -> "Adapted":

@@ -45,6 +45,9 @@ Out = Annotated[Path | None, typer.Option("--out", help="Write here instead of t
 Dataset = Annotated[str, typer.Option("--dataset", help="Dataset key.")]
 MethodOption = Annotated[Method, typer.Option("--method", help="Method.", **_one_of(METHODS))]
 KindOption = Annotated[str, typer.Option("--method", help="Method or baseline.", **_one_of([*METHODS, *BASELINES]))]
+ChampionOf = Annotated[
+    str | None, typer.Option("--dataset", help="Whose champion; by default that of the settings' only dataset.")
+]
 Shots = Annotated[int, typer.Option("--shots", min=1, max=MOST_SHOTS, help="Labelled images a class.")]
 Seed = Annotated[
     int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Seed of sampling, initialisation and order.")

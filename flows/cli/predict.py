@@ -12,7 +12,7 @@ import typer
 
 from flows.cli import predict_output
 from flows.cli.class_list import ClassFile, ClassNames, class_list, say_what_surprises
-from flows.cli.options import DEFAULT_PARAMS, PATH, AsJson, Overrides, ParamsFile, finite, show
+from flows.cli.options import DEFAULT_PARAMS, PATH, AsJson, ChampionOf, Overrides, ParamsFile, finite, show
 from flows.cli.predict_images import Tables, count_images, find_images, unread_notes
 from flows.project.progress import ProgressReport, progress
 from flows.settings.params import load_params
@@ -27,6 +27,7 @@ def predict(
         list[Path], typer.Argument(help="Image files, folders of them, CSV or Parquet that name them.", **PATH)
     ],
     model: Annotated[str | None, typer.Option(help="Adapter folder or models:/NAME@ALIAS; default: champion.")] = None,
+    dataset: ChampionOf = None,
     class_names: ClassNames = None,
     classes: ClassFile = None,
     out: Annotated[Path | None, typer.Option("--out", help="Write a table: FILE.csv or FILE.parquet.", **PATH)] = None,
@@ -50,7 +51,7 @@ def predict(
     total = count_images(images, how)  # what is wrong with a folder or table shows before the model is loaded
     for note in unread_notes(images):
         print(f"mmrl: {note}", file=sys.stderr)
-    predictor = versions.open_predictor(load_params(params, set_), model)
+    predictor = versions.open_predictor(load_params(params, set_), model, dataset)
     threshold = _threshold(predictor, abstain, threshold)
     say_what_surprises(predictor, class_names)
     columns = (class_names or predictor.class_names) if all_ else []

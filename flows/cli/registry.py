@@ -45,7 +45,10 @@ def register(
 
 
 def promote(
-    dataset: Annotated[str | None, typer.Option(help="By default every dataset of the settings.")] = None,
+    dataset: Annotated[
+        str | None,
+        typer.Option(help="By default every dataset of the settings; with --version or --force their only one."),
+    ] = None,
     version: Annotated[
         int | None, typer.Option(min=1, max=2**31 - 1, help="By default the one that `register` chose last.")
     ] = None,
@@ -55,9 +58,10 @@ def promote(
 ) -> None:  # fmt: skip
     """Move the alias `champion` to a version that passes the gate against the present one; exit 1 if it does not."""
     from flows.registry import promotion
+    from flows.registry.versions import one_dataset
 
     settings = load_params(params, set_)
-    names = [dataset] if dataset else settings.datasets
+    names = [one_dataset(settings, dataset)] if dataset or version or force else settings.datasets
     promoted = {
         name: promotion.promote(settings, name, version, new_classes=new_classes, force=force) for name in names
     }
@@ -69,15 +73,16 @@ def promote(
 
 def rollback(
     reason: Annotated[str, typer.Argument(help="Why; kept in the history.")],
-    dataset: Annotated[str | None, typer.Option(help="By default every dataset of the settings.")] = None,
+    dataset: Annotated[str | None, typer.Option(help="By default the settings' only dataset.")] = None,
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
 ) -> None:  # fmt: skip
     """Make the champion before the present one the champion again."""
     from flows.registry import promotion
+    from flows.registry.versions import one_dataset
 
     settings = load_params(params, set_)
-    names = [dataset] if dataset else settings.datasets
-    decisions = {name: promotion.rollback(settings, name, reason) for name in names}
+    name = one_dataset(settings, dataset)
+    decisions = {name: promotion.rollback(settings, name, reason)}
     show_each(decisions, json_, lambda one: f"{one.name} version {one.version}: rolled back")
     _announce(settings, decisions.values())
 

@@ -6,25 +6,27 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile, finite
-from flows.settings.params import Params, load_params
+from flows.cli.options import DEFAULT_PARAMS, AsJson, ChampionOf, Overrides, ParamsFile, finite
+from flows.settings.params import load_params
 from mmrl_core.errors import UserError
 
 
 def serve(
     model: Annotated[str | None, typer.Option(help="models:/NAME@ALIAS; default: champion.")] = None,
+    dataset: ChampionOf = None,
     host: Annotated[str | None, typer.Option(help="Address to listen on; default: serving.host.")] = None,
     port: Annotated[int | None, typer.Option(min=0, max=65535, help="0: any free one; default: serving.port.")] = None,
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
 ) -> None:  # fmt: skip
     """Answer questions over HTTP by the version that the alias names, until Ctrl-C."""
+    from flows.registry.versions import model_of
     from flows.serving import launch
 
     where = {"host": host, "port": port}
     settings = load_params(
         params, [*set_, *(f"serving.{name}={value}" for name, value in where.items() if value is not None)]
     )
-    uri, out = model or _champion(settings), sys.stdout
+    uri, out = model_of(settings, model, dataset), sys.stdout
 
     def started(address: str) -> None:
         if json_:
@@ -34,16 +36,6 @@ def serve(
         print(line, file=out, flush=True)
 
     launch.run(settings, uri, started)
-
-
-def _champion(settings: Params) -> str:
-    from flows.registry.versions import registered_name
-
-    if len(settings.datasets) > 1:
-        raise UserError(
-            f"the settings name the datasets {settings.datasets}; say which with --model models:/NAME@ALIAS"
-        )
-    return f"models:/{registered_name(settings.datasets[0], settings.data.protocol)}@{settings.registry.alias}"
 
 
 def drift(

@@ -164,7 +164,14 @@ def _is_item(out: Path | None) -> bool:
 def summarize(
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], out: Out = None, json_: AsJson = False
 ) -> None:
-    """Tables over all runs that the settings name."""
-    from flows.report.summary import summarize as stage
+    """Tables over all runs that the settings name; their figures go to MLflow's runs too."""
+    from flows.registry.results import log_results
+    from flows.report.summary import summarize as run
+
+    def stage(p: Params, path: Path) -> dict[str, Any]:
+        result = run(p, path)
+        if out is None:
+            log_results(p)
+        return result
 
     run_stage("summarize", params, set_, out, paths.SUMMARY.parent, json_, stage, merge=True)

@@ -115,7 +115,7 @@ def adapt(
         )
         publish(params, adapted)
     say(adapted.summary)
-    get_run_logger().info(adapted.summary)
+    get_run_logger().info("\n".join([adapted.summary, *adapted.champions]))
     return adapted
 
 
@@ -216,7 +216,7 @@ def publish(params: Params, adapted: Adapted) -> None:
 
     show_champions(params, _warn)
     try:
-        artifacts.publish(params, adapted.summary, adapted.registered.values(), adapted.promoted.values(), _warn)
+        artifacts.publish(params, adapted, _warn)
     except Exception as error:
         _warn(f"Prefect has no artifact `results` of this run: {first_line(error, store_uri(params))}")
 

@@ -3,12 +3,12 @@
 import hashlib
 import re
 import shutil
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from prefect.artifacts import create_link_artifact, create_markdown_artifact
 
+from flows.orchestration.up_to_date import Adapted
 from flows.project import paths
 from flows.report.tables import markdown
 from flows.settings.params import Params
@@ -16,25 +16,19 @@ from flows.tracking.redaction import first_line, printable
 from flows.tracking.store import connect, store_uri
 from mmrl_core.files import read_json
 
-if TYPE_CHECKING:
-    from flows.registry.promotion import PromotionDecision
-    from flows.registry.versions import RegisteredVersion
 
-
-def publish(
-    params: Params, summary: str, registered: Iterable["RegisteredVersion"], promoted: Iterable["PromotionDecision"],
-    warn: Callable[[str], object],
-) -> None:  # fmt: skip
+def publish(params: Params, adapted: Adapted, warn: Callable[[str], object]) -> None:
     """Create the artifact `results`, and for every model on an MLflow server one of its name with a link to its run.
 
     What cannot be published is said to `warn`; the others are published all the same.
     """
-    uri, lines = store_uri(params), [summary, ""]
+    uri, lines = store_uri(params), [adapted.summary, ""]
     if paths.SUMMARY.exists():
         results = read_json(paths.SUMMARY, made_by="mmrl summarize")
         lines += [markdown(results["rows"] + results["averages"]), "", f"Report: `{_lasting_report()}`", ""]
-    lines += [f"- champion: `{decision.live}`; {decision.decided}" for decision in promoted]
-    for name, version in ((model.name, model.version) for model in registered):
+    lines += [f"- {line}" for line in adapted.champions]
+    lines += [f"- decision: {decision.decided}" for decision in adapted.promoted.values()]
+    for name, version in ((model.name, model.version) for model in adapted.registered.values()):
         link = None
         try:
             if link := _training_run(uri, name, version):

@@ -47,6 +47,11 @@ class Adapted(NamedTuple):
             f"{len(created)} adapters registered, {len(moved)} promoted"
         )
 
+    @property
+    def champions(self) -> list[str]:
+        """A line a dataset: what its champion is now."""
+        return [f"champion of {dataset}: {decision.champion}" for dataset, decision in self.promoted.items()]
+
 
 def up_to_date(params_path: str | Path = "params.yaml") -> Adapted | None:
     """What the flow would return where it would do nothing, its lines printed on stderr; None where it would do

@@ -33,6 +33,14 @@ class ValidationScores(TypedDict):
     nll: float
 
 
+class Gain(TypedDict):
+    """Over zero-shot, with its 95% interval."""
+
+    mean: float
+    low: float
+    high: float
+
+
 class MetricsFile(TypedDict):
     """What is read of the file. Each of `parts` is an entry of it as well, of PartScores."""
 
@@ -44,6 +52,7 @@ class MetricsFile(TypedDict):
     template: str
     parts: list[str]
     zero_shot: dict[str, Any]  # by part, and the harmonic mean
+    gain: dict[str, Gain]  # by part, and of the harmonic mean
     validation: dict[str, ValidationScores]  # by part
     harmonic_mean: Share
     class_names: dict[str, str]  # by label

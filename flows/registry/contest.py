@@ -1,20 +1,32 @@
-"""Champion and challenger compared on the images that are kept for the gate."""
+"""Champion and challenger, or zero-shot and a first version, compared on the images that are kept for the gate."""
 
 import itertools
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from flows.project import paths
 from flows.registry.versions import FetchedVersion
 from flows.settings.params import Params
+from mmrl_core.clip.backbone import LOGIT_SCALE
 from mmrl_core.data.shards import Example, Manifest, read_manifest, stream_examples
 from mmrl_core.errors import UserError
-from mmrl_core.evaluation.gate import REFUSED, Bounds, Decision, Pair, decide, is_gate_image, latency_ratio
+from mmrl_core.evaluation.gate import (
+    REFUSED,
+    Bounds,
+    Decision,
+    Pair,
+    decide,
+    decide_first,
+    is_gate_image,
+    latency_ratio,
+)
 from mmrl_core.evaluation.scores import Columns, Scores, score
 from mmrl_core.method.adapter import backbone_of, load_adapter
 from mmrl_core.method.adapter_card import read_card
@@ -25,9 +37,12 @@ from mmrl_core.protocols import HALVES, PROTOCOLS, Half, Protocol, labels_of
 
 TIMED_IMAGES, ROUNDS = 8, 5  # of the latency's measurement: in each round both models take every image in turn
 
+Predicted = dict[str, dict[str, Tensor]]  # probabilities (N, C) by part and by who predicts: two, the champion first
+Answers = Callable[[bytes], object]  # to one encoded image
+
 
 class Comparison(NamedTuple):
-    """The gate's decision, and one row an image: its part, path and label, and the class that each version predicts."""
+    """The gate's decision, and one row an image: its part, path and label, and the class that either predicts."""
 
     decision: Decision
     rows: list[dict[str, Any]]
@@ -42,21 +57,40 @@ def compare_versions(
     `new_classes` allows class lists that differ; both then choose among the challenger's. Raises UserError when what
     is prepared here is not what the challenger was evaluated on.
     """
-    manifest = read_manifest(paths.pool(dataset))
-    if manifest["digest"] != challenger.tags.get("pool_digest"):
-        raise UserError(
-            f"{paths.pool(dataset)} is not the data that version {challenger.version} was evaluated on; "
-            "run `dvc repro`, then `mmrl register`"
-        )
+    manifest = _evaluated_on(dataset, challenger)
     if (refusal := _class_list_change(champion, challenger)) and not new_classes:
         return Comparison(Decision(REFUSED, [refusal], {}), [])
     protocol, used = PROTOCOLS[params.data.protocol], _used_images(dataset)
     before, after = (_scores_by_part(version, manifest, dataset, protocol, used) for version in (champion, challenger))
-    parts = {part: Pair(_is_right(before[part]), _is_right(after[part])) for part in before}
-    bounds = Bounds(**params.registry.model_dump(exclude={"alias"}))
-    ratio = _latency_ratio(champion, challenger, dataset)
-    rows = [row for part in parts for row in _rows(part, before[part], after[part])]
-    return Comparison(decide(parts, ratio, bounds), rows)
+    predicted = {part: {"champion": before[part].adapted, "challenger": after[part].adapted} for part in before}
+    ratio = _latency_ratio(dataset, _answers(champion), _answers(challenger))
+    return Comparison(decide(_pairs(after, predicted), ratio, _bounds(params)), _rows(after, predicted))
+
+
+def compare_with_zero_shot(params: Params, dataset: str, first: FetchedVersion) -> Comparison:
+    """A version's predictions, and those of the frozen CLIP with the same prompts, for the gate's images, and the
+    decision on a version that has no champion before it. Raises as `compare_versions`."""
+    manifest = _evaluated_on(dataset, first)
+    protocol, used = PROTOCOLS[params.data.protocol], _used_images(dataset)
+    scores = _scores_by_part(first, manifest, dataset, protocol, used)
+    predicted = {part: {"zero_shot": one.zero_shot, "challenger": one.adapted} for part, one in scores.items()}
+    ratio = _latency_ratio(dataset, *_zero_shot_and_adapted(first))
+    return Comparison(decide_first(_pairs(scores, predicted), ratio, _bounds(params)), _rows(scores, predicted))
+
+
+def _evaluated_on(dataset: str, version: FetchedVersion) -> Manifest:
+    """The prepared dataset's manifest. Raises UserError where that is not what the version was evaluated on."""
+    manifest = read_manifest(paths.pool(dataset))
+    if manifest["digest"] != version.tags.get("pool_digest"):
+        raise UserError(
+            f"{paths.pool(dataset)} is not the data that version {version.version} was evaluated on; "
+            "run `dvc repro`, then `mmrl register`"
+        )
+    return manifest
+
+
+def _bounds(params: Params) -> Bounds:
+    return Bounds(**params.registry.model_dump(exclude={"alias"}))
 
 
 def _class_list_change(champion: FetchedVersion, challenger: FetchedVersion) -> str | None:
@@ -108,28 +142,54 @@ def _trained(manifest: Manifest, class_names: list[str], halves: Iterable[Half])
     return {label: column for label, column in enumerate(columns) if column >= 0}
 
 
-def _is_right(scores: Scores) -> np.ndarray:
-    """Whether each image was classified rightly, (N,) bool."""
-    return (scores.adapted.argmax(-1) == scores.labels).numpy()
+def _pairs(scores: dict[str, Scores], predicted: Predicted) -> dict[str, Pair]:
+    """By part whether each image was classified rightly by the one and by the other."""
+    labels = {part: one.labels for part, one in scores.items()}
+    return {
+        part: Pair(*((one.argmax(-1) == labels[part]).numpy() for one in both.values()))
+        for part, both in predicted.items()
+    }
 
 
-def _rows(part: str, champion: Scores, challenger: Scores) -> Iterator[dict[str, Any]]:
-    predicted = (
-        [scores.classes[index] for index in scores.adapted.argmax(-1).tolist()] for scores in (champion, challenger)
-    )
-    for item, label, before, after in zip(champion.items, champion.labels.tolist(), *predicted, strict=True):
-        yield {"part": part, "item": item, "label": champion.classes[label], "champion": before, "challenger": after}
+def _rows(scores: dict[str, Scores], predicted: Predicted) -> list[dict[str, Any]]:
+    rows = []
+    for part, one in scores.items():
+        says = {who: probabilities.argmax(-1).tolist() for who, probabilities in predicted[part].items()}
+        for row, (item, label) in enumerate(zip(one.items, one.labels.tolist(), strict=True)):
+            classes = {who: one.classes[said[row]] for who, said in says.items()}
+            rows.append({"part": part, "item": item, "label": one.classes[label], **classes})
+    return rows
 
 
-def _latency_ratio(champion: FetchedVersion, challenger: FetchedVersion, dataset: str) -> float:
+def _answers(version: FetchedVersion) -> Answers:
+    predictor = Predictor.load(version.adapter)
+    return lambda image: predictor.predict([image])
+
+
+def _zero_shot_and_adapted(version: FetchedVersion) -> tuple[Answers, Answers]:
+    """What the frozen CLIP computes for an image, and what the version does; neither with a thread to decode it in."""
+    predictor = Predictor.load(version.adapter)
+    backbone, classes = predictor.model.backbone, predictor.classes()
+    text = backbone.encode_text(classes.names, predictor.card["template"])
+
+    @torch.inference_mode()
+    def zero_shot(image: bytes) -> list[list[float]]:
+        view = predictor.view(image, "an image of the gate")
+        return (LOGIT_SCALE * backbone.encode_image(view[None]) @ text.T).softmax(-1).tolist()
+
+    return zero_shot, lambda image: predictor.score([predictor.view(image, "an image of the gate")], [classes])
+
+
+def _latency_ratio(dataset: str, champion: Answers, challenger: Answers) -> float:
     """The challenger's time for one image over the champion's, measured in turn in this process."""
     images = [example.image for example in itertools.islice(_gate_images(dataset, HALVES, set()), TIMED_IMAGES)]
-    predictors = [Predictor.load(version.adapter) for version in (champion, challenger)]
-    seconds = [[[_seconds(each, image) for each in predictors] for image in images] for _ in range(ROUNDS + 1)]
+    seconds = [
+        [[_seconds(answer, image) for answer in (champion, challenger)] for image in images] for _ in range(ROUNDS + 1)
+    ]
     return latency_ratio(np.array(seconds[1:])) if images else 1.0  # the first round warms up
 
 
-def _seconds(predictor: Predictor, image: bytes) -> float:
+def _seconds(answer: Answers, image: bytes) -> float:
     start = time.perf_counter()
-    predictor.predict([image])
+    answer(image)
     return time.perf_counter() - start

@@ -15,6 +15,7 @@ from typing_extensions import TypedDict
 
 from flows.registry import decisions
 from flows.registry.decisions import PastDecision, shortened
+from flows.registry.descriptions import in_words
 from flows.registry.locked_model import (
     CHALLENGER,
     FIRST,
@@ -32,13 +33,19 @@ from flows.registry.versions import fetch, known_version, registered_name
 from flows.settings.params import Params
 from flows.tracking.store import connect, store_errors, store_uri
 from mmrl_core.errors import UserError
-from mmrl_core.evaluation.gate import INCONCLUSIVE, REFUSED, Decision
+from mmrl_core.evaluation.gate import ACCEPTED, INCONCLUSIVE, REFUSED, Decision
 from mmrl_core.files import wrong_entry
 from mmrl_core.parsing import parse_json, whole_number
 
 DECLINED = (REFUSED, INCONCLUSIVE)
 UNCHANGED = "unchanged"
 GATE, WITHDRAWN = "gate", "rolled_back"  # tags of versions
+OF_FIRST = {  # what the gate's verdict on a version means where zero-shot stands for a champion
+    ACCEPTED: "there was no champion; it is better than zero-shot",
+    INCONCLUSIVE: "there was no champion; it is not shown to be better than zero-shot, nor worse",
+    REFUSED: "there is no champion, and it is worse than zero-shot; --force REASON makes it the champion all the same",
+}
+NOT_COMPARED = "there was no champion, and it could not be compared with zero-shot"
 
 
 class _Verdict(TypedDict):
@@ -52,8 +59,8 @@ class PromotionDecision(NamedTuple):
     """What was decided about a version, and whether the alias moved to it; `previous` was the champion before.
 
     The alias moves by the verdicts accepted, first (there was no champion), forced and rolled back, and stays by
-    unchanged, refused and inconclusive. `finished` names what killed processes had
-    decided, which this one completed first.
+    unchanged, refused and inconclusive. `adapter` is what is live after the decision, in words. `finished` names what
+    killed processes had decided, which this one completed first.
     """
 
     name: str
@@ -62,12 +69,19 @@ class PromotionDecision(NamedTuple):
     moved: bool
     verdict: str
     reasons: list[str]
+    adapter: str = ""
     finished: list[str] = []
 
     @property
-    def live(self) -> str:
-        """The champion after the decision, in words."""
-        return f"models:/{self.name} version {self.previous if self.verdict in DECLINED else self.version}"
+    def live(self) -> str | None:
+        """The champion after the decision: name and version, or None."""
+        live = self.previous if self.verdict in DECLINED else self.version
+        return None if live is None else f"models:/{self.name} version {live}"
+
+    @property
+    def champion(self) -> str:
+        """The same for people, with what it is: method, shots, seed, test figures."""
+        return f"{self.adapter}; {self.live}" if self.live else "none"
 
     @property
     def decided(self) -> str:
@@ -80,9 +94,9 @@ def promote(
 ) -> PromotionDecision:
     """Put a version, by default the one that `register` named last, to the gate; the alias moves if it passes.
 
-    The first version passes as it is, and with `force`, a reason, any. `new_classes` lets the classes differ from the
-    champion's. Raises UserError for a dataset or version that was never registered, and where the images of the gate
-    are not at hand.
+    The first version passes unless it is worse than zero-shot, and with `force`, a reason, any. `new_classes` lets the
+    classes differ from the champion's. Raises UserError for a dataset or version that was never registered, and where
+    the images of the gate are not at hand.
     """
     with locked(params, dataset) as model:
         with store_errors(model.uri):
@@ -133,18 +147,27 @@ def history(params: Params, dataset: str) -> list[PastDecision]:
         return decisions.history(connect(uri, create=False), uri, registered_name(dataset, params.data.protocol))
 
 
+def told(
+    name: str, versions: Mapping[int, Mapping[str, str]], version: int, champion: int | None, verdict: str,
+    reasons: list[str],
+) -> PromotionDecision:  # fmt: skip
+    """A decision about a version of a model of which `champion` was the champion; `versions` are its versions' tags."""
+    live = champion if verdict in DECLINED else version
+    adapter = "" if live is None else in_words(versions.get(live, {}))
+    return PromotionDecision(name, version, champion, verdict in MOVES, verdict, reasons, adapter)
+
+
 def _decided(model: LockedModel, version: int, decision: Decision) -> PromotionDecision:
-    moved = decision.verdict in MOVES
     others = [f"version {past.version}: {past.verdict}" for past in model.finished if past.moved]
-    return PromotionDecision(model.name, version, model.champion, moved, decision.verdict, decision.reasons,
-                             others)  # fmt: skip
+    one = told(model.name, model.versions, version, model.champion, decision.verdict, decision.reasons)
+    return one._replace(finished=others)
 
 
 def _repeated(model: LockedModel, version: int) -> PromotionDecision | None:
     """The decision of a promotion of this version that was killed before it was done, and is done now."""
     for past in model.finished:
         if past.moved and past.verdict != ROLLED_BACK and past.version == version == model.champion:
-            return PromotionDecision(model.name, version, past.champion, True, past.verdict, past.reasons)
+            return told(model.name, model.versions, version, past.champion, past.verdict, past.reasons)
     return None
 
 
@@ -154,7 +177,7 @@ def _rolled_back_already(model: LockedModel, reason: str) -> PromotionDecision |
     for past in model.finished:
         same = past.reasons == [shortened(reason)] or model.found == past.champion
         if past.verdict == ROLLED_BACK and past.version == model.champion and same:
-            return PromotionDecision(model.name, past.version, past.champion, True, past.verdict, past.reasons)
+            return told(model.name, model.versions, past.version, past.champion, past.verdict, past.reasons)
     return None
 
 
@@ -170,7 +193,7 @@ def _decide(
     if force:
         return Decision(FORCED, [shortened(force)], {}), []
     if model.champion is None:
-        return _without_champion(model), []
+        return _without_champion(model, version)
     if withdrawn := model.versions[version].get(WITHDRAWN):
         reason = f"it was rolled back ({withdrawn}); promote it by --version and --force"
         return Decision(REFUSED, [reason], {}), []
@@ -183,17 +206,25 @@ def _decide(
     return decision._replace(reasons=[shortened(reason) for reason in decision.reasons]), rows
 
 
-def _without_champion(model: LockedModel) -> Decision:
-    """The first version passes; where there was a champion, deleting it opens no way past the gate."""
+def _without_champion(model: LockedModel, version: int) -> tuple[Decision, list[dict[str, Any]]]:
+    """The first version passes unless it is worse than zero-shot; where there was a champion, deleting it opens no way
+    past the gate."""
     with store_errors(model.uri):
         last = _last_champion(model)
-    if last is None:
-        return Decision(FIRST, ["there was no champion"], {})
-    reason = (
-        f"version {last} was the champion, and it or its alias {model.alias} was deleted in MLflow; `mmrl rollback` "
-        "goes back to the one before, --force REASON passes the gate by"
-    )
-    return Decision(REFUSED, [reason], {})
+    if last is not None:
+        reason = (
+            f"version {last} was the champion, and it or its alias {model.alias} was deleted in MLflow; "
+            "`mmrl rollback` goes back to the one before, --force REASON passes the gate by"
+        )
+        return Decision(REFUSED, [reason], {}), []
+    from flows.registry.contest import compare_with_zero_shot
+
+    with TemporaryDirectory() as folder:
+        first = fetch(f"models:/{model.name}/{version}", model.uri, folder)
+        decision, rows = compare_with_zero_shot(model.params, model.dataset, first)
+    verdict = REFUSED if decision.verdict == REFUSED else FIRST
+    reasons = [OF_FIRST[decision.verdict] if rows else NOT_COMPARED, *decision.reasons]
+    return Decision(verdict, reasons, decision.figures), rows
 
 
 def known_decision(

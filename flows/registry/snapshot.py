@@ -26,7 +26,7 @@ class Snapshot(NamedTuple):
 
 def unchanged(params: Params, dataset: str, commit: str | None) -> tuple[RegisteredVersion, PromotionDecision] | None:
     """What `register` and `promote` would return for the dataset's candidate, where they would change nothing but the
-    tag `candidate_at`; else None. `commit` is what `git_commit` returns.
+    tag `candidate_at` and an older release's lack of descriptions; else None. `commit` is what `git_commit` returns.
 
     Raises UserError or sqlite3.Error where that cannot be told.
     """
@@ -41,7 +41,7 @@ def unchanged(params: Params, dataset: str, commit: str | None) -> tuple[Registe
     if decision is None or any(tags.get(key) != facts.get(key) for key in {*facts, "git_commit"}):
         return None
     registered = RegisteredVersion(name, version, facts["adapter_sha256"], created=False)
-    return registered, PromotionDecision(name, version, champion, False, decision.verdict, decision.reasons)
+    return registered, promotion.told(name, versions, version, champion, decision.verdict, decision.reasons)
 
 
 def _facts(params: Params, dataset: str, commit: str | None) -> dict[str, str]:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flows.project.metrics import METRICS, read_metrics
 from flows.project.paths import RunKey
+from flows.registry.descriptions import description, is_due, of_model
 from flows.registry.model_files import LOCK, SETTINGS, check_model, save_model
 from flows.settings.params import Params
 from flows.tracking.locks import exclusive
@@ -26,7 +27,7 @@ from mmrl_core.rounding import at_most, first_of_best
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
-    from mlflow.entities import LoggedModel
+    from mlflow.entities import LoggedModel, Run
 
     from mmrl_core.predict import Predictor
 
@@ -107,6 +108,7 @@ def register(params: Params, key: RunKey) -> RegisteredVersion:
         version = _create_version(client, uri, name, key, tags, params) if known is None else known
         for tag, value in (tags | {"candidate_at": datetime.now(UTC).isoformat()}).items():
             client.set_model_version_tag(name, str(version), tag, value)  # an evaluation may be newer than the version
+        _describe(client, params, version, key)
     return RegisteredVersion(name, version, sha256, created=known is None)
 
 
@@ -136,6 +138,16 @@ def facts(key: RunKey, commit: str | None) -> dict[str, str]:
     return {name: str(value) for name, value in values.items()}
 
 
+def _describe(client: "MlflowClient", params: Params, version: int, key: RunKey) -> None:
+    """Give the version and its model the descriptions that are due."""
+    name, text = registered_name(key.dataset, params.data.protocol), description(key, _metrics(key))
+    if is_due(text, client.get_model_version(name, str(version)).description):
+        client.update_model_version(name, str(version), text)
+    text = of_model(key.dataset, params.data.protocol, params.registry.alias)
+    if is_due(text, client.get_registered_model(name).description):
+        client.update_registered_model(name, text)
+
+
 def _version_of(client: "MlflowClient", name: str, sha256: str) -> int | None:
     """The first version with this adapter."""
     versions = client.search_model_versions(f"name = '{name}' and tags.adapter_sha256 = '{sha256}'")
@@ -147,7 +159,8 @@ def _create_version(
 ) -> int:
     """Upload the model, then create the version with its tags at once: a killed process leaves none half-made."""
     experiment = experiment_id(client, uri, key.dataset)
-    run_id = _training_run(client, experiment, tags["adapter_sha256"])
+    run = training_run(client, experiment, tags["adapter_sha256"])
+    run_id = run and run.info.run_id
     with TemporaryDirectory() as folder:
         save_model(Path(folder) / "model", key.model, params)
         model = _half_made(client, experiment, tags["adapter_sha256"]) or client.create_logged_model(
@@ -175,9 +188,10 @@ def _half_made(client: "MlflowClient", experiment: str, sha256: str) -> "LoggedM
     return None
 
 
-def _training_run(client: "MlflowClient", experiment: str, sha256: str) -> str | None:
+def training_run(client: "MlflowClient", experiment: str, sha256: str) -> "Run | None":
+    """The run that trained the adapter of this sha256, the last of several."""
     runs = client.search_runs([experiment], f"tags.adapter_sha256 = '{sha256}'", max_results=1)
-    return runs[0].info.run_id if runs else None
+    return runs[0] if runs else None
 
 
 def _ensure_registered_model(client: "MlflowClient", name: str) -> None:
@@ -229,13 +243,28 @@ def named_last(versions: Mapping[int, Mapping[str, str]]) -> int:
     return max(versions, key=lambda number: (versions[number].get("candidate_at", ""), number))
 
 
-def open_predictor(params: Params, model: str | None = None) -> "Predictor":
-    """The predictor of an adapter folder or a `models:/` URI; by default the alias of the settings' only dataset."""
+def one_dataset(params: Params, dataset: str | None) -> str:
+    """The dataset that is asked for, by default the settings' only one. Raises UserError where they name several."""
+    if dataset is None and len(params.datasets) > 1:
+        options = " or ".join(f"--dataset {name}" for name in params.datasets[:5])
+        raise UserError(f"the settings name {len(params.datasets)} datasets; say which you mean: {options}")
+    return dataset or params.datasets[0]
+
+
+def model_of(params: Params, model: str | None, dataset: str | None) -> str:
+    """The model that is asked for, by default `models:/NAME@ALIAS` of a dataset's champion. Raises as `one_dataset`."""
+    if model and dataset:
+        raise UserError("--model and --dataset both say which adapter; give one of them")
+    if model:
+        return model
+    return f"models:/{registered_name(one_dataset(params, dataset), params.data.protocol)}@{params.registry.alias}"
+
+
+def open_predictor(params: Params, model: str | None = None, dataset: str | None = None) -> "Predictor":
+    """The predictor of an adapter folder or a `models:/` URI, or of a dataset's champion. Raises as `model_of`."""
     from mmrl_core.predict import Predictor
 
-    if model is None and len(params.datasets) > 1:
-        raise UserError(f"the settings name the datasets {params.datasets}; say which with --model models:/NAME@ALIAS")
-    model = model or f"models:/{registered_name(params.datasets[0], params.data.protocol)}@{params.registry.alias}"
+    model = model_of(params, model, dataset)
     return load(model, store_uri(params)) if model.startswith("models:") else Predictor.load(path_of(model))
 
 

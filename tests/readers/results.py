@@ -8,6 +8,7 @@ from flows.cli.trials_table import trials_of
 from flows.project import paths
 from flows.project.paths import RunKey
 from flows.registry import versions
+from flows.registry.descriptions import description
 from flows.report.agreement import compare
 from flows.report.kept import keep
 from flows.report.material import gather
@@ -95,12 +96,14 @@ def make_registrable() -> None:
     write_json(KEY.results() / "metrics.json", {
         "adapter_sha256": sha256, "protocol": "base-to-novel", "preset": "published", "data_digest": SHA,
         "parts": ["base"], **scores, "harmonic_mean": 0.5, "validation": {"base": {"accuracy": 0.5, "nll": 1.0}},
+        "zero_shot": scores, "gain": {"harmonic_mean": {"mean": 0.0, "low": 0.0, "high": 0.0}},
     })  # fmt: skip
 
 
 def read_registrable() -> None:
-    params = PARAMS.model_copy(update={"seeds": [1]})
-    versions.facts(versions.candidate(params, "digits"), None)
+    key = versions.candidate(PARAMS.model_copy(update={"seeds": [1]}), "digits")
+    versions.facts(key, None)
+    description(key, versions._metrics(key))
 
 
 # A search's state.

@@ -121,7 +121,7 @@ def test_a_folder_of_photographs_becomes_predictions_in_three_commands(adapted, 
     assert len([line for line in done.stderr.splitlines() if line.endswith(" s")]) == 8
     assert "1 adapters registered, 1 promoted" in done.stderr
     note = "mine: the backbone tiny was trained on rendered letters"
-    assert done.stderr.count(f"warning: {note}") == 1 and done.stdout.splitlines()[-1].startswith(f"note:     {note}")
+    assert done.stderr.count(f"warning: {note}") == 1 and done.stdout.splitlines()[-1].startswith(f"note: {note}")
     rows = json.loads((folder / "reports/summary.json").read_text())["rows"]
     assert [row["method"] for row in rows] == ["zero_shot", "mmrlpp"]
     run(folder, "mmrl", "predict", str(tmp_path / "pictures"), "--out", "labels.csv")

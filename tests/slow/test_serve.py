@@ -2,7 +2,6 @@
 
 import contextlib
 import os
-import shutil
 import signal
 import threading
 from collections import Counter
@@ -17,7 +16,7 @@ from flows.tracking import store
 from tests.support import serving
 from tests.support.processes import PATIENCE, processes_with, wait_until
 from tests.support.serving import NAME, in_base64, picture
-from tests.support.workspace import ROOT
+from tests.support.workspace import write_params
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +25,7 @@ pytestmark = pytest.mark.slow
 def project(tmp_path_factory):
     """A working directory with two registered versions, the first of them the champion."""
     folder = tmp_path_factory.mktemp("project")
-    shutil.copy(ROOT / "params.yaml", folder)
+    write_params(folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.chdir(folder)

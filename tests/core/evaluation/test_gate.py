@@ -4,7 +4,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from mmrl_core.evaluation.gate import Bounds, Pair, decide, discordant, is_gate_image, latency_ratio, loss_bound
+from mmrl_core.evaluation.gate import (
+    NO_IMAGE,
+    Bounds,
+    Pair,
+    decide,
+    decide_first,
+    discordant,
+    gain_bounds,
+    is_gate_image,
+    latency_ratio,
+    loss_bound,
+)
 
 
 def pair(both: int, challenger: int, champion: int, neither: int = 0) -> Pair:
@@ -85,6 +96,52 @@ def test_the_loss_bound_covers_the_true_loss_as_often_as_it_says():
         champion, challenger = draw < 0.8, (draw < 0.7) | ((draw > 0.8) & (draw < 0.85))
         covered += loss_bound(Pair(champion, challenger), 0.05)[1] >= true_loss
     assert covered / 1000 > 0.93
+
+
+@pytest.mark.parametrize(
+    ("case", "expected", "reason"),
+    [
+        ({"base": CLEAR_WIN, "novel": NO_CHANGE}, "accepted", "harmonic mean 92.90%, zero-shot's 82.29%: +10.62% ["),
+        ({"base": NO_CHANGE, "novel": NO_CHANGE}, "inconclusive", "2 only by zero-shot (McNemar p = 0.69)"),
+        ({"base": pair(90, 3, 1, 6), "novel": pair(10, 0, 0)}, "inconclusive", "on 10 novel images"),
+        ({"base": pair(70, 2, 20, 8), "novel": NO_CHANGE}, "refused", "worse: of 200 images 3 only by the challenger"),
+        ({"base": pair(300, 40, 0, 60), "novel": pair(80, 1, 16, 3)}, "refused", "falls by 15.00%, at least 8."),
+        ({"base": pair(900, 16, 0), "novel": pair(40, 0, 6)}, "refused", "%: -"),  # more images, a lower harmonic mean
+        ({"all": CLEAR_WIN}, "accepted", "accuracy 90.00%, zero-shot's 72.00%: +18.00% ["),
+        ({"base": CLEAR_WIN, "novel": pair(0, 0, 0)}, "accepted", "accuracy 90.00%"),
+        ({"base": pair(0, 0, 0), "novel": NO_CHANGE}, "inconclusive", "accuracy 96.00%"),
+        ({"base": pair(0, 0, 0), "novel": pair(0, 0, 0)}, "inconclusive", NO_IMAGE),
+    ],
+)
+def test_a_first_version_is_declined_only_where_something_speaks_against_it(case, expected, reason):
+    decision = decide_first(case, latency_ratio=9.0)
+    assert decision.verdict == expected and reason in " ".join(decision.reasons)
+
+
+@pytest.mark.parametrize("lost", [1, 2, 3, 4])
+def test_a_handful_of_images_declines_no_first_version(lost):
+    for half in (pair(0, 0, 0), pair(5, 0, 0)):
+        for parts in ({"base": half, "novel": pair(0, 0, lost)}, {"base": pair(0, 0, lost), "novel": half}):
+            assert decide_first(parts, 1.0).verdict == "inconclusive"
+
+
+def test_a_first_version_that_is_as_good_as_zero_shot_is_seldom_declined():
+    rng, declined = np.random.default_rng(2), 0
+    for _ in range(200):
+        parts = {part: Pair(*(rng.random((2, 100)) < 0.8)) for part in ("base", "novel")}
+        declined += decide_first(parts, 1.0).verdict == "refused"
+    assert declined / 200 <= 0.1  # three findings, each with its 5%
+
+
+def test_the_bounds_of_a_gain_cover_the_true_one_as_often_as_they_say():
+    rng, below, above = np.random.default_rng(3), 0, 0
+    true = 2 * 0.9 * 0.6 / 1.5 - 2 * 0.8 * 0.7 / 1.5
+    for _ in range(1000):
+        base, novel = rng.random(80), rng.random(120)
+        parts = {"base": Pair(base < 0.8, base < 0.9), "novel": Pair(novel < 0.7, novel < 0.6)}
+        _, low, high = gain_bounds(parts, 0.05)
+        below, above = below + (low <= true), above + (true <= high)
+    assert min(below, above) / 1000 > 0.93
 
 
 def test_half_of_the_validation_images_are_the_gates_wherever_the_data_lies():

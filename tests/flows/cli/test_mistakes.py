@@ -10,6 +10,8 @@ from mmrl_core.method.adapter_card import card_sha256
 from tests.flows.conftest import PREPARE, RUN
 from tests.support.workspace import QUICK, run, write_params
 
+TWO = {"datasets": ["digits", "objects"]}
+
 
 def break_shard(project):
     path = project / "data/digits/2shot-seed1/train-base-000000.tar"
@@ -126,6 +128,9 @@ def test_broken_inputs_end_with_one_line_and_leave_outputs_as_they_were(project,
         ({}, ["flow", "release", "--listen", "no host:8090"], "not of the form HOST:PORT"),
         ({}, ["drift", "--hours", "1e300"], "'--hours'"),
         ({}, ["promote"], "no model 'digits-base-to-novel' is registered"),
+        (TWO, ["predict", "params.yaml"], "name 2 datasets; say which you mean: --dataset digits or --dataset objects"),
+        (TWO, ["rollback", "why"], "say which you mean: --dataset digits or --dataset objects"),
+        (TWO, ["promote", "--version", "1"], "say which you mean: --dataset digits or --dataset objects"),
         ({"seeds": [1, 2]}, ["register"], "1 of 2 runs of digits are missing"),
         ({}, ["predict", "nowhere.png", "--model", "models/digits/mmrl-2shot/seed1"], "nowhere.png"),
         ({}, ["predict", "params.yaml", "--model", "models/digits/mmrl-2shot/seed1"], "params.yaml is not an image"),

@@ -7,6 +7,8 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
+from flows.orchestration.up_to_date import Adapted
+from flows.registry.promotion import PromotionDecision
 from flows.registry.versions import RegisteredVersion, registered_name
 from flows.settings.params import Params
 from flows.tracking.store import set_environment
@@ -68,8 +70,12 @@ def test_a_run_that_cannot_be_linked_is_said_and_the_results_are_published(artif
         uri = f"http://user:secret@127.0.0.1:{closed.getsockname()[1]}"
         params = Params(datasets=["A"], methods=["mmrl"], shots=[1], seeds=[1], tracking={"uri": uri})
         version = RegisteredVersion("A-base-to-novel", 3, "0" * 64, created=True)
-        artifacts.publish(params, "1 stages ran", [version], [], said.append)
+        decision = PromotionDecision(
+            "A-base-to-novel", 3, None, True, "first", ["there was no champion"], "MMRL, 1 shot"
+        )
+        artifacts.publish(params, Adapted(["train"], 0, {"A": version}, {"A": decision}), said.append)
     [line] = said
     assert line.startswith("no link from Prefect to the training run of A-base-to-novel version 3: the MLflow store")
     assert "secret" not in line + published["results"]
     assert "- version 3 of `A-base-to-novel`: see MLflow" in published["results"]
+    assert "- champion of A: MMRL, 1 shot; models:/A-base-to-novel version 3\n" in published["results"]

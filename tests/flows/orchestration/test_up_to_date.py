@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import sqlite3
 import subprocess
@@ -115,7 +116,8 @@ def test_the_command_prints_it_without_the_flow(project, mmrl, monkeypatch, caps
     assert answer["decisions"] == {"digits": {"verdict": "unchanged", "reasons": ["it is the champion"]}}
     check, summary = mmrl.error.splitlines()
     assert check.startswith("fingerprint@digits  ") and summary == "nothing to do"
-    assert f"champion: models:/{NAME} version 1\n" in mmrl("flow", "adapt")
+    said = re.search(f"^champion of digits: (.*); models:/{NAME} version 1$", mmrl("flow", "adapt"), re.M)
+    assert re.fullmatch(r"MMRL, 2 shots, seed 1: base [\d.]+, novel [\d.]+, harmonic mean [\d.]+", said[1])
     assert "note: " not in mmrl.out and answer["notes"] == []
     monkeypatch.setattr("sys.argv", ["mmrl", "flow", "adapt", "--remote", "storage"])
     with pytest.raises(ImportError, match="adapt"):  # it would pull and push
@@ -328,3 +330,12 @@ def test_a_challenger_that_was_declined_stays_so_until_the_question_is_another(p
     assert up_to_date().promoted == {"digits": promotion.promote(params, "digits")}
     edit_params(Path("params.yaml"), ["registry.margin=0.1"])
     assert up_to_date() is None
+
+
+def test_without_a_champion_it_says_that_there_is_none(project, mmrl):
+    client().delete_registered_model_alias(NAME, "champion")
+    _, promoted = register_and_promote("digits")
+    assert (promoted.verdict, promoted.previous) == ("refused", None)
+    assert up_to_date().promoted == {"digits": promoted}
+    assert json.loads(mmrl("flow", "adapt", "--json"))["champions"] == {"digits": None}
+    assert "\nchampion of digits: none\n" in mmrl("flow", "adapt")

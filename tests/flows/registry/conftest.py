@@ -9,7 +9,7 @@ from flows.registry import releases
 from flows.stages import prepare
 from flows.tracking import store
 from flows.tracking.places import settle
-from tests.support.registry.promotions import PARAMS, promote, register
+from tests.support.registry.promotions import PARAMS, crown, promote, register
 
 
 @pytest.fixture(scope="session")
@@ -39,9 +39,9 @@ def released_digits(prepared_digits, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         patch.chdir(folder)
-        for quality in ("bad", "good"):
-            register(quality)
-            promote()
+        crown("bad")
+        register("good")
+        assert promote() == (2, "accepted")
         assert releases.release(PARAMS, "digits").created
     return folder
 

@@ -10,7 +10,7 @@ from flows.registry import promotion
 from flows.tracking.run import tracked_run
 from flows.tracking.store import connect, store_uri
 from mmrl_core.errors import UserError
-from tests.support.registry.promotions import KEY, PARAMS, aliases, promote, register
+from tests.support.registry.promotions import KEY, PARAMS, aliases, crown, register
 from tests.support.workspace import write_params
 
 LINE = re.compile(
@@ -46,8 +46,7 @@ def test_nothing_is_registered_into_a_deleted_experiment_until_it_is_back(digits
 
 
 def test_without_its_decisions_the_registry_neither_promotes_nor_tells_an_empty_history(digits_project, monkeypatch):
-    register("good")
-    promote()
+    crown("good")
     register("better")
     delete("promotions")
     for attempt in (
@@ -59,7 +58,7 @@ def test_without_its_decisions_the_registry_neither_promotes_nor_tells_an_empty_
             attempt()
     assert aliases() == {"champion": 1}
     assert bring_back(refused.value, monkeypatch) == "promotions"
-    assert [past.verdict for past in promotion.history(PARAMS, "digits")] == ["first"]
+    assert [past.verdict for past in promotion.history(PARAMS, "digits")] == ["forced"]
     assert promotion.promote(PARAMS, "digits", force="why").verdict == "forced"
 
 

@@ -11,17 +11,18 @@ from flows.registry.contest import _class_list_change, _trained
 from flows.registry.locked_model import locked
 from flows.registry.versions import FetchedVersion
 from flows.tracking import store
+from mmrl_core.data.shards import _digest
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation.gate import Decision
+from mmrl_core.files import read_json, write_json
 from mmrl_core.protocols import HALVES
 from tests.core.test_predict import save_small
 from tests.support.processes import PATIENCE
-from tests.support.registry.promotions import NAME, PARAMS, aliases, promote, register
+from tests.support.registry.promotions import NAME, PARAMS, aliases, crown, promote, register
 
 
-def test_the_first_is_live_at_once_a_better_one_follows_and_a_worse_one_is_refused_for_good(digits_project):
-    assert register("bad") == 1
-    assert promote() == (1, "first") and promote() == (1, "unchanged")
+def test_a_better_one_takes_the_champions_place_and_a_worse_one_is_refused_for_good(digits_project):
+    assert crown("bad") == 1 and promote() == (1, "unchanged")
     assert register("good") == 2
     assert promote() == (2, "accepted") and aliases() == {"champion": 2, "previous": 1}
     assert register("worse") == 3
@@ -30,13 +31,38 @@ def test_the_first_is_live_at_once_a_better_one_follows_and_a_worse_one_is_refus
     assert aliases() == {"champion": 2, "previous": 1, "challenger": 3}
     told = promotion.history(PARAMS, "digits")
     assert [(one.version, one.champion, one.verdict, one.moved) for one in told] == [
-        (1, None, "first", True), (2, 1, "accepted", True), (3, 2, "refused", False)]  # fmt: skip
+        (1, None, "forced", True), (2, 1, "accepted", True), (3, 2, "refused", False)]  # fmt: skip
     assert "worse: of" in " ".join(told[-1].reasons)
 
 
-def test_a_decision_keeps_its_reasons_and_what_was_said_of_every_image(digits_project):
+def test_a_first_version_that_is_worse_than_zero_shot_is_declined_and_the_next_takes_its_chance(digits_project):
     register("bad")
-    promote()
+    assert promote() == (1, "refused") and aliases() == {"challenger": 1}
+    assert promotion.promote(PARAMS, "digits").live is None
+    register("good")
+    assert promote() == (2, "first") and aliases() == {"champion": 2}
+    declined, first = promotion.history(PARAMS, "digits")  # the second look at version 1 found the first one's decision
+    assert declined.reasons[0].startswith("there is no champion, and it is worse than zero-shot; --force REASON")
+    assert "only by zero-shot (McNemar p = " in " ".join(declined.reasons)
+    assert first.reasons[0] == "there was no champion; it is not shown to be better than zero-shot, nor worse"
+    tables = (digits_project / "mlartifacts/promotions").rglob("outcomes.parquet")
+    for rows in (pyarrow.parquet.read_table(table).to_pylist() for table in tables):
+        assert rows[0].keys() == {"part", "item", "label", "zero_shot", "challenger"} and len(rows) > 60
+
+
+def test_without_an_image_for_the_gate_the_first_version_passes_and_says_so(digits_project):
+    pool = Path("data/digits/pool/manifest.json")
+    manifest = read_json(pool, made_by="mmrl prepare")
+    manifest["shards"] = [shard for shard in manifest["shards"] if shard["split"] != "val"]
+    write_json(pool, manifest | {"digest": _digest(manifest)})
+    register("bad")
+    assert promote() == (1, "first")
+    [past] = promotion.history(PARAMS, "digits")
+    assert past.reasons[0] == "there was no champion, and it could not be compared with zero-shot"
+
+
+def test_a_decision_keeps_its_reasons_and_what_was_said_of_every_image(digits_project):
+    crown("bad")
     register("good")
     promote()
     [folder] = {path.parent for path in (digits_project / "mlartifacts/promotions").rglob("outcomes.parquet")}
@@ -59,8 +85,7 @@ def test_a_decision_keeps_its_reasons_and_what_was_said_of_every_image(digits_pr
 
 
 def test_equals_are_not_exchanged_and_a_person_can_pass_the_gate_by(digits_project):
-    register("good")
-    promote()
+    crown("good")
     register("better")
     assert promote()[1] in ("inconclusive", "refused")  # as right as the champion, or nearly so
     assert promote(force="the customer asked for it") == (2, "forced")
@@ -70,8 +95,7 @@ def test_equals_are_not_exchanged_and_a_person_can_pass_the_gate_by(digits_proje
 
 def test_rolling_back_restores_the_one_before_step_by_step_and_what_was_withdrawn_stays_so(digits_project):
     for quality in ("bad", "good", "better"):
-        register(quality)
-        promote(force="test")
+        crown(quality)
     assert promotion.rollback(PARAMS, "digits", "wrong on Tuesdays").version == 2
     assert aliases() == {"champion": 2, "previous": 1}
     assert promote(version=3) == (3, "refused")
@@ -82,8 +106,7 @@ def test_rolling_back_restores_the_one_before_step_by_step_and_what_was_withdraw
 
 
 def test_other_classes_are_refused_unless_allowed(digits_project):
-    register("bad", ["zero", "one", "two", "three"])
-    promote()
+    crown("bad", ["zero", "one", "two", "three"])
     register("good")
     assert promote() == (2, "refused")
     assert "new: four; gone: none" in promotion.history(PARAMS, "digits")[-1].reasons[0]
@@ -110,8 +133,7 @@ def test_a_novel_class_with_a_base_classs_name_was_not_trained_on():
 
 
 def test_data_that_is_not_what_the_challenger_was_evaluated_on_is_an_error_not_a_verdict(digits_project):
-    register("bad")
-    promote()
+    crown("bad")
     register("good")
     client = store.connect(store.store_uri(PARAMS))
     client.set_model_version_tag(NAME, "2", "pool_digest", "0" * 64)
@@ -121,8 +143,7 @@ def test_data_that_is_not_what_the_challenger_was_evaluated_on_is_an_error_not_a
 
 
 def test_an_altered_champion_is_found_out(digits_project):
-    register("bad")
-    promote()
+    crown("bad")
     [stored] = (digits_project / "mlartifacts/digits").rglob("adapter.safetensors")
     register("good")
     stored.write_bytes(stored.read_bytes()[:-1] + b"\1")
@@ -142,7 +163,7 @@ print(promotion.promote(PARAMS, "digits", int(sys.argv[1]), force="race").versio
 def test_two_that_race_leave_one_champion_and_a_true_history(digits_project):
     for quality in ("bad", "good", "better"):
         register(quality)
-    promote(version=1)
+    promote(version=1, force="test")
     root = Path(__file__).parents[3]
     environment = os.environ | {"PYTHONPATH": str(root), "OMP_NUM_THREADS": "1"}
     racing = [subprocess.Popen([sys.executable, "-c", RACE, version], env=environment) for version in ("2", "3")]
@@ -154,8 +175,7 @@ def test_two_that_race_leave_one_champion_and_a_true_history(digits_project):
 
 def three_promoted() -> None:
     for quality in ("bad", "good", "better"):
-        register(quality)
-        promote(force="test")
+        crown(quality)
 
 
 @pytest.mark.parametrize("whole_version", [True, False])
@@ -176,16 +196,14 @@ def test_deleting_the_champion_in_mlflow_opens_no_way_past_the_gate(digits_proje
 
 
 def test_a_model_that_was_deleted_and_made_anew_has_a_first_champion_again(digits_project):
-    register("bad")
-    promote()
+    crown("bad")
     store.connect(store.store_uri(PARAMS)).delete_registered_model(NAME)
     assert register("good") == 1
     assert promote() == (1, "first")
 
 
 def test_what_was_declined_of_another_champion_of_the_same_number_is_decided_again(digits_project):
-    register("good")
-    promote()
+    crown("good")
     register("worse")
     assert promote() == (2, "refused")
     store.connect(store.store_uri(PARAMS)).set_model_version_tag(NAME, "1", "adapter_sha256", "0" * 64)

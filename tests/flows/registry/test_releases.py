@@ -13,9 +13,9 @@ from flows.tracking import store
 from mmrl_core.method.adapter_card import read_card
 from tests.support.hold import Hold
 from tests.support.processes import PATIENCE, wait_until
-from tests.support.registry.promotions import NAME, PARAMS, aliases, promote, register
+from tests.support.registry.promotions import NAME, PARAMS, aliases, crown, promote, register
 
-BEFORE = ["first", "accepted", "released"]  # verdicts of the project's history
+BEFORE = ["forced", "accepted", "released"]  # verdicts of the project's history
 
 
 def release() -> releases.ReleasedVersion:
@@ -149,8 +149,7 @@ def test_the_bundle_of_another_adapter_of_the_same_number_is_not_taken_for_this_
 
 
 def test_a_full_disk_is_told_and_changes_nothing(digits_project):
-    register("bad")
-    promote()
+    crown("bad")
     Path(".mmrl/aside").write_text("a file where the folder should be")
     with pytest.raises(releases.NotChecked, match="releases/.* could not be written .*; nothing was changed"):
         release()

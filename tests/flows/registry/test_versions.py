@@ -143,6 +143,9 @@ def test_registering_twice_creates_one_version_with_its_facts_as_tags(project):
     assert second == first._replace(created=False)
     [version] = versions()
     assert version.run_id == run.run_id
+    model = tracking.connect(tracking.store_uri(params())).get_registered_model(NAME)
+    assert "`champion` is what is live" in model.description
+    assert "| this adapter | 75.0 | 50.0 | 60.0 |" in version.description
     expected = {"adapter_sha256": first.adapter_sha256, "data_digest": "d" * 64, "method": "mmrl", "shots": "16"}
     more = {"backbone": "tiny", "harmonic_mean": "0.6", "pool_digest": "e" * 64, "preset": "published"}
     assert version.tags.items() >= (expected | more).items()
@@ -158,7 +161,7 @@ def test_a_changed_adapter_becomes_a_second_version_and_an_old_one_can_be_the_ne
     assert registry.register(params(), KEY).version == first.version + 1
     add_run(KEY, make_adapter(0))
     assert registry.register(params(), KEY) == first._replace(created=False)
-    assert promotion.promote(params(), "digits").version == first.version
+    assert promotion.promote(params(), "digits", force="test").version == first.version
 
 
 def test_mlflow_loads_no_model_whose_first_prediction_is_no_number(store, monkeypatch):
@@ -228,7 +231,7 @@ print(model.predict(pandas.DataFrame({"image": [sys.stdin.buffer.read()]})).to_j
 
 def test_plain_mlflow_loads_the_champion_in_a_fresh_process_and_agrees_with_the_predictor(project, store):
     registry.register(params(), KEY)
-    promotion.promote(params(), "digits")
+    promotion.promote(params(), "digits", force="test")
     (project / "image.png").write_bytes(png())
     process = in_a_fresh_process(LOAD.replace("sys.stdin.buffer", "open('image.png', 'rb')"), project)
     [row] = json.loads(process.communicate()[0])
@@ -240,11 +243,15 @@ def test_plain_mlflow_loads_the_champion_in_a_fresh_process_and_agrees_with_the_
 
 def test_open_predictor_takes_a_folder_a_uri_or_the_champion(project, store):
     registry.register(params(), KEY)
-    promotion.promote(params(), "digits")
+    promotion.promote(params(), "digits", force="test")
     for model in (None, str(KEY.model), f"models:/{NAME}/1"):
         assert registry.open_predictor(params(), model).class_names == CLASSES
-    with pytest.raises(UserError, match="--model"):
-        registry.open_predictor(params(datasets=["digits", "pets"]))
+    two = params(datasets=["digits", "pets"])
+    assert registry.open_predictor(two, dataset="digits").class_names == CLASSES
+    with pytest.raises(UserError, match="name 2 datasets; say which you mean: --dataset digits or --dataset pets"):
+        registry.open_predictor(two)
+    with pytest.raises(UserError, match="--model and --dataset both say which adapter"):
+        registry.open_predictor(two, f"models:/{NAME}/1", "digits")
 
 
 def test_an_adapter_altered_in_the_artifact_store_is_refused(project, store, make_adapter):
@@ -275,6 +282,6 @@ def test_all_of_it_works_through_a_server(project, server):
         run.log_artifacts(KEY.model)
     assert tracking.connect(server).get_run(run.run_id).info.status == "FINISHED"
     assert [registry.register(remote, KEY).created for _ in range(2)] == [True, False]
-    assert [promotion.promote(remote, "digits").moved for _ in range(2)] == [True, False]
+    assert [promotion.promote(remote, "digits", force="test").moved for _ in range(2)] == [True, False]
     assert registry.load(f"models:/{NAME}@champion", server).class_names == CLASSES
     assert not (project / "mlflow.db").exists()

@@ -24,7 +24,7 @@ from mmrl_core.predict import Predictor
 from tests.core.data.odd_images import ODD, on_white
 from tests.support import serving
 from tests.support.serving import ABSTAIN, NAME, URI, app_of, in_base64, make_adapter, picture
-from tests.support.workspace import ROOT
+from tests.support.workspace import write_params
 
 
 @pytest.fixture(scope="module")
@@ -300,7 +300,7 @@ def test_while_the_registry_cannot_be_asked_the_loaded_version_stays(store, tmp_
 
 
 def test_what_cannot_be_served_is_one_line_before_anything_is_started(store, tmp_path, mmrl):
-    shutil.copy(ROOT / "params.yaml", tmp_path)
+    write_params(tmp_path)
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
         taken.listen()

@@ -39,7 +39,7 @@ def lose_the_lock(database: str) -> None:
 def test_a_promotion_that_lost_its_lock_moves_nothing_and_what_it_intended_is_not_lost(store):
     for seed in range(3):
         register(seed)
-    promotion.promote(settings(), "digits", 1)
+    promotion.promote(settings(), "digits", 1, force="test")
     lost = "lock on the registry .* was lost"
     database = store.replace("+psycopg2", "")
     with locked(settings(), "digits") as model:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 CHAMPION, PREVIOUS, CHALLENGER, RELEASED = "champion", "previous", "challenger", "released"
-FIRST, FORCED, REFUSED, ROLLED_BACK, UNCHANGED = "first", "forced", "refused", "rolled back", "unchanged"
+FORCED, REFUSED, ROLLED_BACK, UNCHANGED = "forced", "refused", "rolled back", "unchanged"
 NEEDS_GATE = "the gate decides"
 SAID = (FORCED, ROLLED_BACK)  # verdicts whose reason is a person's
 
@@ -50,9 +50,8 @@ class Registry:
         champion = self.aliases.get(CHAMPION)
         if number == champion:
             return UNCHANGED
-        if champion is None:
-            return REFUSED if self._had_champion() else FIRST
-        return REFUSED if self.versions[number].withdrawn else NEEDS_GATE
+        declined = self._had_champion() if champion is None else self.versions[number].withdrawn
+        return REFUSED if declined else NEEDS_GATE
 
     def promote(self, number: int, force: str | None = None) -> None:
         champion, version = self.aliases.get(CHAMPION), self.versions[number]

@@ -16,12 +16,12 @@ ADAPTERS = 10
 LOOK: list[Step] = [("look",)]
 STATE: Step = ("state",)
 THREE: list[Step] = [("register", 1), ("register", 2), ("register", 3)]
-ONE = [*THREE, ("promote", 1)]
+ONE = [*THREE, ("promote", 1, "the first")]
 TWO = [*ONE, ("promote", 2, "it is better")]
 PROMOTED = [*TWO, ("promote", 3, "better still")]
 PASSED = [*ONE, ("release",), ("unname_released",)]
 LATER = [("register", 3), ("promote", 3, "later")]
-SAVED = [("register", 1), ("register", 2), ("promote", 1), ("backup",)]
+SAVED = [("register", 1), ("register", 2), ("promote", 1, "the first"), ("backup",)]
 
 
 class Scenario(NamedTuple):
@@ -48,7 +48,7 @@ SCENARIOS = [
 MORE = [
     Scenario("register, the model's first", [], ("register", 1, "letters")),
     Scenario("register, a known adapter", ONE, ("register", 1)),
-    Scenario("promote, the first", THREE, ("promote", 1)),
+    Scenario("promote, the first", THREE, ("promote", 1, "the first")),
     Scenario("promote, one that is refused", [*TWO, ("rollback", "wrong")], ("promote", 2)),
     Scenario("rollback, the second in a row", [*PROMOTED, ("rollback", "wrong")], ("rollback", "this one too")),
     Scenario(

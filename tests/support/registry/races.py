@@ -35,7 +35,7 @@ def race_then_kill_a_holder(store: str, tmp_path: Path) -> None:
     nobody else got while it lived, is killed."""
     for seed in range(3):
         register(seed)
-    promotion.promote(settings(), "digits", 1)
+    promotion.promote(settings(), "digits", 1, force="test")
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     folders = [tmp_path / name for name in ("one", "other")]  # two machines have no lock file in common
     for folder in folders:
