@@ -23,8 +23,9 @@ def finish(
     backbone: Backbone, adapter: Adapter, train: ImageSet, val: ImageSet, store: FeatureStore | None = None
 ) -> AbstainCard | None:
     """Give a trained adapter a linear probe, where its settings want one and validation images say that it helps, and
-    temperatures; returns the threshold for "none of these", None without a validation image."""
-    if adapter.config.probe == "fused" and val.items:
+    temperatures; returns the threshold for "none of these", None without a validation image. No probe knows a class
+    without a training image, so then there is none."""
+    if adapter.config.probe == "fused" and val.items and len(set(train.labels)) == len(train.class_names):
         _add_probe(backbone, adapter, train, val, store)
     return calibrate(backbone, adapter, val)
 

@@ -6,13 +6,14 @@ leave a share for all classes, as much as if one image more had been anybody's (
 is used only where it helps by more than the standard error of the mean difference, image by image.
 """
 
+import math
 from collections.abc import Iterable
 from typing import NamedTuple, TypeVar
 
 import torch.nn.functional as F
 from torch import Tensor
 
-from mmrl_core.rounding import SCORE, at_most
+from mmrl_core.rounding import SCORE, at_most, first_of_best
 
 T = TypeVar("T")
 SOFTENING = [2.0 ** (step / 8) for step in range(25)]  # temperatures of 1 to 8
@@ -72,14 +73,14 @@ def fusion(own: Tensor, head: Tensor, labels: Tensor) -> Fusion:
 
 
 def helps(before: Tensor, after: Tensor) -> bool:
-    """Whether losses (N,) fall on average, by more than one standard error of the mean difference and SCORE."""
+    """Whether losses (N,) fall on average, by more than one standard error of the mean difference and SCORE; not where
+    one is no number."""
     gain = before - after
     error = float(gain.std() / len(gain) ** 0.5) if len(gain) > 1 else 0.0
-    return not at_most(float(gain.mean()), error + SCORE)
+    fall = float(gain.mean())
+    return math.isfinite(fall) and not at_most(fall, error + SCORE)
 
 
 def first_of_least(scored: Iterable[tuple[T, float]]) -> T:
     """The first whose loss is within SCORE of the least."""
-    found = list(scored)
-    least = min(value for _, value in found)
-    return next(one for one, value in found if at_most(value, least + SCORE))
+    return first_of_best(scored, lambda one: -one[1])[0]

@@ -194,9 +194,9 @@ def load_adapter(folder: str | Path, backbone: Backbone) -> tuple[Adapter | Base
             f"{card['backbone']['sha256'][:12]}, not on {backbone.name} with {backbone.weights_sha256[:12]}; "
             f"load that backbone or train a new adapter"
         )
-    shapes = _shapes(folder, card, backbone)
+    state = read_tensors(folder / TENSORS, _shapes(folder, card, backbone), card["sha256"])
     adapter = new_adapter(card, backbone)
-    adapter.load_state_dict(read_tensors(folder / TENSORS, shapes, card["sha256"]))
+    adapter.load_state_dict(state)
     return adapter.to(backbone.device), card
 
 

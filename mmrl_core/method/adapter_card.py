@@ -15,6 +15,7 @@ from mmrl_core.protocols import BASELINES
 
 CARD, TENSORS = "adapter.json", "adapter.safetensors"
 LARGEST_CACHE = 10**6  # images of a class
+LARGEST = 10**4  # weight, temperature or sharpness, and the smallest temperature's inverse: logits stay numbers
 
 
 class DataCard(TypedDict):
@@ -180,20 +181,21 @@ def _head_problem(card: Mapping[str, Any]) -> str | None:
     head = card.get("head")
     if head is None:
         return "it is of a baseline and has no head" if card["adapter"]["method"] in BASELINES else None
-    if not all(is_number(head[name]) and head[name] >= 0 for name in ("adapter_weight", "head_weight")):
-        return "head has a weight that is no number of at least 0"
+    if not all(is_number(head[name]) and 0 <= head[name] <= LARGEST for name in ("adapter_weight", "head_weight")):
+        return f"head has a weight that is no number from 0 to {LARGEST}"
     if head["kind"] == "linear":
         return None
     rows, sharpness = head.get("rows", []), head.get("sharpness")
     if len(rows) != len(card["class_names"]) or not all(0 <= count <= LARGEST_CACHE for count in rows):
         return "head.rows does not say how many images of each class it holds"
-    return None if is_number(sharpness) and sharpness > 0 else "head.sharpness is no number above 0"
+    sound = is_number(sharpness) and 0 < sharpness <= LARGEST
+    return None if sound else f"head.sharpness is no number above 0 and up to {LARGEST}"
 
 
 def _calibration_problem(calibration: Mapping[str, Any] | None) -> str | None:
     temperatures = {key: value for key, value in (calibration or {}).items() if key != "images"}
-    sound = all(is_number(value) and value > 0 for value in temperatures.values())
-    return None if sound else "calibration has a temperature that is no number above 0"
+    sound = all(is_number(value) and 1 / LARGEST <= value <= LARGEST for value in temperatures.values())
+    return None if sound else f"calibration has a temperature that is no number from 1/{LARGEST} to {LARGEST}"
 
 
 def _adapter_problem(adapter: object) -> str | None:

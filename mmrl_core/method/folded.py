@@ -3,6 +3,7 @@
 B images, C classes, P patches, K representation tokens, D the image tower's width, E embedding width, S side in pixels.
 """
 
+import copy
 from typing import NamedTuple
 
 import torch
@@ -84,12 +85,13 @@ class FoldedCLIP(nn.Module):
         """Fold a model as it is now; later changes of its adapter do not reach the folded form."""
         adapter, frozen, text = model.adapter, model.image_tower.proj, model.text_features()
         tower = WholeTower(model.backbone, adapter.n_insert, model.image_tower.dtype)
+        head = copy.deepcopy(adapter.head)
         if isinstance(adapter, Baseline):
-            return cls(tower, text, head=adapter.head, weights=adapter.weights)
+            return cls(tower, text, head=head, weights=adapter.weights)
         assert isinstance(adapter, Adapter)  # one run, not a stack
         projection = adapter.projection(torch.eye(len(frozen), device=frozen.device), frozen)
         config = adapter.config
-        return cls(tower, text, adapter.image_tokens(), projection, config.alpha, config.composition, adapter.head,
+        return cls(tower, text, adapter.image_tokens(), projection, config.alpha, config.composition, head,
                    adapter.weights)  # fmt: skip
 
     @property

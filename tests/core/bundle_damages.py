@@ -114,6 +114,10 @@ def turned_picture(bundle) -> None:
         picture.save(bundle / "examples/3.png", exif=exif)
 
 
+def names(*class_names: str):
+    return lambda bundle: alter_card(bundle / "adapter", lambda card: card.update(class_names=list(class_names)))
+
+
 DAMAGES = {
     "another expectation": expect(lambda rows: rows.update({"0.png": {"cat": 0.5, "dog": 0.5}})),
     "an expectation too few": expect(lambda rows: rows.pop("0.png")),
@@ -162,8 +166,16 @@ DAMAGES = {
     "an adapter of no numbers": lambda b: alter_tensors(b / "adapter", lambda t: t["space"].fill_(float("nan"))),
     "an adapter too large": lambda b: alter_tensors(b / "adapter", lambda t: [x.mul_(1e37) for x in t.values()]),
     "another adapter": lambda b: alter_tensors(b / "adapter", lambda t: t["space"].mul_(50)),
-    "an adapter of other classes": lambda b: alter_card(b / "adapter", lambda c: c.update(class_names=["cat", "fox"])),
-    "an adapter of twin classes": lambda b: alter_card(b / "adapter", lambda c: c.update(class_names=["a b", "a_b"])),
+    "an adapter of other classes": names("cat", "cat", "fox"),
+    "an adapter of a class less": names("cat", "fox"),
+    "an adapter of twin classes": names("a b", "a_b", "cat"),
+    "an adapter whose probe counts for less": lambda b: alter_card(
+        b / "adapter", lambda c: c["head"].update(head_weight=0.5)
+    ),
+    "an adapter of another temperature": lambda b: alter_card(
+        b / "adapter", lambda c: c["calibration"].update(trained=3.0)
+    ),
+    "an adapter of another probe": lambda b: alter_tensors(b / "adapter", lambda t: t["head.weight"].neg_()),
     "an adapter of one class": lambda b: alter_card(b / "adapter", lambda c: c.update(class_names=["cat"])),
     "an adapter of no template": lambda b: alter_card(b / "adapter", lambda c: c.update(template="")),
     "ONNX of nothing": write("onnx/model.onnx", b""),

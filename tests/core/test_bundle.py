@@ -18,6 +18,7 @@ from mmrl_core.method.adapter import Adapter, save_adapter
 from mmrl_core.predict import Predictor
 from tests.core.bundle_damages import DAMAGES, edit, own_sha256
 from tests.support.alter import alter_tensors, sum_again
+from tests.support.small import small_head
 
 
 @pytest.fixture(scope="module")
@@ -27,6 +28,8 @@ def bundle(tmp_path_factory):
     folder, backbone = tmp_path_factory.mktemp("release"), load_backbone("tiny")
     torch.manual_seed(0)
     adapter = Adapter(AdapterConfig(method="mmrlpp", insertion_depth=5, rep_dim=16), backbone)
+    adapter.head, adapter.head_card = small_head(backbone, "linear", 3)
+    adapter.calibration = {"trained": 1.5, "other": 2.0, "images": 8}
     card = {"class_names": ["cat", "cat", "dog"], "template": "a photo of a {}.", "data": {"digest": "d" * 64}}
     save_adapter(folder / "adapter", adapter, backbone, card)
     write_bundle(folder / "adapter", folder / "bundle", {"model": "pets", "version": 3, "harmonic mean": "81.0"})

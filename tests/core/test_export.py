@@ -23,7 +23,7 @@ from tests.core.data.odd_images import ODD
 from tests.core.followed import follow
 from tests.core.method.test_folded import shaped_backbone
 from tests.core.test_predict import TRAINED, save_small
-from tests.support.small import random_images, small_adapter, small_backbone
+from tests.support.small import random_images, small_backbone, small_kind
 
 TOLERANCE = 1e-4
 TEMPLATE = "a {}."
@@ -32,8 +32,8 @@ QUICK_GELU = functools.partial(shaped_backbone, 2, 32, quick_gelu=True)
 UNEVEN = functools.partial(small_backbone, 3, 2)
 
 
-def make_predictor(backbone: Backbone, method: str, **settings) -> Predictor:
-    model = AdaptedCLIP(backbone, small_adapter(backbone, method, **settings), TRAINED, TEMPLATE)
+def make_predictor(backbone: Backbone, kind: str, **settings) -> Predictor:
+    model = AdaptedCLIP(backbone, small_kind(backbone, kind, len(TRAINED), **settings), TRAINED, TEMPLATE)
     card = {"class_names": TRAINED, "template": TEMPLATE, "sha256": "of the adapter", "backbone": {"sha256": "its own"}}
     return Predictor(model, card)
 
@@ -74,25 +74,30 @@ def relative(found: np.ndarray, expected: torch.Tensor) -> float:
 
 
 @pytest.mark.parametrize(
-    ("method", "settings", "backbone", "names", "trained"),
+    ("kind", "settings", "backbone", "names", "columns"),
     [
-        ("mmrl", {"insertion_depth": 1}, PLAIN, TRAINED, [True, True, True]),
-        ("mmrl", {"insertion_depth": 2}, QUICK_GELU, ["six", "two"], [True, True]),
-        ("mmrlpp", {"insertion_depth": 1, "beta": 0.6}, PLAIN, ["cat", "two", "dog", "four"], [False, True] * 2),
-        ("mmrlpp", {"insertion_depth": 2, "beta": 0.6}, QUICK_GELU, ["cat", "dog"], [False, False]),
-        ("mmrlpp", {"insertion_depth": 2, "beta": 1.0}, UNEVEN, ["two", "cat", "two"], [True, False, True]),
-        ("mmrlpp", {"insertion_depth": 2, "beta": 0.6, "n_tokens": 1}, PLAIN, ["two"], [True]),
+        ("mmrl", {"insertion_depth": 1}, PLAIN, TRAINED, [0, 1, 2]),
+        ("mmrl", {"insertion_depth": 2}, QUICK_GELU, ["six", "two"], [2, 0]),
+        ("mmrlpp", {"insertion_depth": 1, "beta": 0.6}, PLAIN, ["cat", "two", "dog", "four"], [-1, 0, -1, 1]),
+        ("mmrlpp", {"insertion_depth": 2, "beta": 0.6}, QUICK_GELU, ["cat", "dog"], [-1, -1]),
+        ("mmrlpp", {"insertion_depth": 2, "beta": 1.0}, UNEVEN, ["two", "cat", "two"], [0, -1, 0]),
+        ("mmrlpp", {"insertion_depth": 2, "beta": 0.6, "n_tokens": 1}, PLAIN, ["two"], [0]),
+        ("mmrl + probe", {"insertion_depth": 2}, QUICK_GELU, ["six", "two", "four"], [2, 0, 1]),
+        ("mmrlpp + probe", {"insertion_depth": 1}, UNEVEN, ["cat", "six", "two", "six"], [-1, 2, 0, 2]),
+        ("linear_probe", {}, PLAIN, TRAINED, [0, 1, 2]),
+        ("tip_adapter", {}, UNEVEN, ["cat", "four"], [-1, 1]),
     ],
 )
 @torch.no_grad()
-def test_a_file_computes_what_the_model_does_at_any_batch_size(tmp_path, method, settings, backbone, names, trained):
+def test_a_file_computes_what_the_model_does_at_any_batch_size(tmp_path, kind, settings, backbone, names, columns):
     backbone = backbone()
-    card = export_onnx(make_predictor(backbone, method, **settings), tmp_path, names)
-    model = AdaptedCLIP(backbone, small_adapter(backbone, method, **settings), names, TEMPLATE)
+    card = export_onnx(make_predictor(backbone, kind, **settings), tmp_path, names)
+    adapter = small_kind(backbone, kind, len(TRAINED), **settings)
+    model = AdaptedCLIP(backbone, adapter, names, TEMPLATE)
     for batch in (1, 2, 7):
         images = random_images(batch, seed=batch)
         output = model(images)
-        logits = joint_logits(output, torch.tensor(trained))
+        logits = joint_logits(output, torch.tensor(columns), adapter.weights)
         expected = (logits, logits.softmax(-1), output.image_features)
         for found, wanted in zip(run_onnx(tmp_path, images), expected, strict=True):
             assert relative(found, wanted) < TOLERANCE
@@ -167,7 +172,7 @@ def test_weights_too_large_for_one_file_lie_beside_it(shallow, written, tmp_path
 
 @pytest.mark.parametrize("factor", [1.01, float("nan")])
 def test_a_file_that_computes_something_else_is_refused(tiny, exported, tmp_path, factor):
-    scorer = Scorer(tiny.model, tiny.model.text_features, tiny.trained(TRAINED))
+    scorer = Scorer(tiny.model, tiny.model.text_features, tiny.columns(TRAINED))
     assert compare(exported[0] / "model.onnx", scorer) == exported[1]["largest_relative_difference"]
     model = onnx.load(exported[0] / "model.onnx")
     classes = next(one for one in model.graph.initializer if list(one.dims) == [128, 3])  # w, transposed

@@ -44,22 +44,22 @@ def predictor(tmp_path_factory) -> Predictor:
 
 
 @pytest.mark.parametrize(
-    ("names", "trained"),
+    ("names", "columns"),
     [
-        (None, [True, True, True]),
-        (["six", "two"], [True, True]),
-        (["seven", "nine"], [False, False]),
-        (["seven", "two", "four"], [False, True, True]),
+        (None, [0, 1, 2]),
+        (["six", "two"], [2, 0]),
+        (["seven", "nine"], [-1, -1]),
+        (["seven", "two", "four"], [-1, 0, 1]),
     ],
 )
 @torch.inference_mode()
-def test_every_class_is_scored_by_the_logits_of_its_kind(predictor, names, trained):
+def test_every_class_is_scored_by_the_logits_of_its_kind(predictor, names, columns):
     found = predictor.predict([noise(0)], names)[0]
     model, all_names = predictor.model, names or TRAINED
     text, backbone = predictor.text_features(all_names), model.backbone
     views = views_of([decode(noise(0), "noise")], backbone.view_settings)
     output = model(views, text)
-    expected = joint_logits(output, torch.tensor(trained)).softmax(-1)[0].tolist()
+    expected = joint_logits(output, torch.tensor(columns)).softmax(-1)[0].tolist()
     assert list(found.probabilities) == all_names
     assert list(found.probabilities.values()) == pytest.approx(expected, abs=1e-6)
     assert found.probability == max(found.probabilities.values()) == found.probabilities[found.label]
@@ -74,7 +74,7 @@ def test_a_names_probability_is_the_sum_over_its_classes_and_the_best_name_has_t
     names = [second, first, *[second] * (often - 1)]
     [found] = predictor.predict([noise(0)], names)
     view = predictor.view(noise(0), "noise")[None]
-    by_class = joint_logits(predictor.model(view, predictor.text_features(names)), torch.zeros(len(names)).bool())
+    by_class = joint_logits(predictor.model(view, predictor.text_features(names)), torch.full((len(names),), -1))
     by_class = by_class.softmax(-1)[0].tolist()
     assert found.label == second and list(found.probabilities) == [second, first]
     assert found.probabilities == pytest.approx({first: by_class[1], second: sum(by_class) - by_class[1]}, abs=1e-5)
@@ -88,7 +88,7 @@ def test_an_adapter_may_be_trained_on_two_classes_of_one_name(tmp_path):
     assert list(found.probabilities) == ["missile", "sunglasses", "crane"]
     assert sum(found.probabilities.values()) == pytest.approx(1, abs=1e-5)
     predictor.check_answers()
-    assert predictor.classes(["crane", "missile", "cat"]).trained.tolist() == [True, True, False]
+    assert predictor.classes(["crane", "missile", "cat"]).columns.tolist() == [4, 0, -1]
 
 
 def test_classes_that_are_all_of_one_name_leave_nothing_to_choose(predictor):

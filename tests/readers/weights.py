@@ -19,14 +19,15 @@ from mmrl_core.clip.pretrained import load_clip
 from mmrl_core.clip.towers import Frozen
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation.abstain import card_threshold
-from mmrl_core.method.adapter import load_adapter, tensor_shapes
-from mmrl_core.method.adapter_card import CARD, TENSORS, card_sha256, read_verified_card
+from mmrl_core.method.adapter import load_adapter, save_adapter, tensor_shapes
+from mmrl_core.method.adapter_card import CARD, TENSORS, CardContent, card_sha256, read_verified_card
 from mmrl_core.method.model import AdaptedCLIP
 from mmrl_core.method.published_checkpoints import implied_settings, read_published
 from mmrl_core.method.tensor_file import read_tensors
 from mmrl_core.training import checkpoints
 from tests.readers.damage import Reader, damaged_bytes, damaged_json
 from tests.support.alter import sum_again
+from tests.support.small import small_kind
 
 ADAPTER = Path(__file__).parents[1] / "golden/registered_before_the_move/model/artifacts/seed1"
 
@@ -55,6 +56,12 @@ def load_sealed(folder: Path) -> None:
     adapter, card = load_adapter(folder, tiny())
     AdaptedCLIP(tiny(), adapter, card["class_names"], card["template"])
     card_threshold({**card, "abstain": card.get("abstain") or {"confidence": "class_cosine", "threshold": 0.0}})
+
+
+def make_kind(kind: str) -> Callable[[Path], object]:
+    """An adapter with a probe, or a baseline."""
+    content: CardContent = {"class_names": ["cat", "dog", "cow"], "template": "a {}."}
+    return lambda folder: save_adapter(folder, small_kind(tiny(), kind, 3), tiny(), content)
 
 
 def read_adapter_tensors(folder: Path) -> None:
@@ -178,6 +185,9 @@ def read_sealed_bundle(folder: Path) -> None:
 READERS = [
     Reader("adapter.json", copy_adapter, CARD, damaged_json, read_verified_card),
     Reader("adapter.json with a right digest", copy_adapter, CARD, damaged_json, load_sealed),
+    Reader("adapter.json with a probe and a right digest", make_kind("mmrl + probe"), CARD, damaged_json, load_sealed),
+    Reader("adapter.json of a baseline with a right digest", make_kind("tip_adapter"), CARD, damaged_json, load_sealed),
+    Reader("adapter.safetensors of a baseline", make_kind("linear_probe"), TENSORS, damaged_bytes, load_sealed),
     Reader("adapter.safetensors", copy_adapter, TENSORS, damaged_bytes, read_adapter_tensors),
     Reader(
         "checkpoint of a training", make_checkpoints, "checkpoint-00000001-00000000.pt", damaged_bytes, read_checkpoints

@@ -6,9 +6,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from mmrl_core.clip.backbone import Backbone, new_clip
 from mmrl_core.method.folded import FoldedCLIP
-from mmrl_core.method.model import AdaptedCLIP
+from mmrl_core.method.model import AdaptedCLIP, Output
 from tests.core.method.test_model import TOLERANCE, relative
-from tests.support.small import CLASSES, random_images, small_adapter, small_backbone
+from tests.support.small import CLASSES, KINDS, random_images, small_adapter, small_backbone, small_kind
 
 TEMPLATE = "a photo of a {}."
 METHODS = [("mmrl", 1.0), ("mmrlpp", 1.0), ("mmrlpp", 0.6)]
@@ -37,8 +37,13 @@ def adapted(backbone: Backbone, method: str, names=CLASSES, **settings) -> Adapt
 @torch.no_grad()
 def assert_alike(folded: FoldedCLIP, model: AdaptedCLIP, images: torch.Tensor) -> None:
     expected = model(images)
-    for name, found in folded(images)._asdict().items():
+    for name, found in tensors(folded(images)):
         assert relative(found, getattr(expected, name)) < TOLERANCE, name
+
+
+def tensors(output: Output) -> list[tuple[str, torch.Tensor]]:
+    """All that there is: only an adapter with a head has its logits."""
+    return [(name, tensor) for name, tensor in output._asdict().items() if tensor is not None]
 
 
 @pytest.mark.parametrize(("method", "beta"), METHODS)
@@ -63,8 +68,26 @@ def test_images_that_a_cpu_takes_in_parts_come_out_in_order(monkeypatch):
     whole = folded(images)
     monkeypatch.setattr("mmrl_core.clip.towers.CHUNK_TOKENS", 10)  # two images of five tokens
     assert folded.tower.chunk(7) == 2
-    for name, found in folded(images)._asdict().items():
+    for name, found in tensors(folded(images)):
         assert relative(found, getattr(whole, name)) < TOLERANCE, name
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@torch.no_grad()
+def test_it_does_so_with_a_head_and_of_a_baseline(kind):
+    for backbone in (small_backbone(), small_backbone(5, 3)):
+        model = AdaptedCLIP(backbone, small_kind(backbone, kind), CLASSES, TEMPLATE).eval()
+        folded, images = FoldedCLIP.from_model(model), random_images(5)
+        assert_alike(folded, model, images)
+        assert folded(images).head.shape == (5, len(CLASSES)) and folded.weights == model.adapter.weights
+
+
+def test_a_head_that_counts_for_nothing_costs_nothing():
+    backbone, images = small_backbone(), random_images(2)
+    model = AdaptedCLIP(backbone, small_kind(backbone, "mmrl + probe"), CLASSES, TEMPLATE).eval()
+    model.adapter.head_card["head_weight"] = 0.0
+    folded, plain = FoldedCLIP.from_model(model), FoldedCLIP.from_model(adapted(backbone, "mmrl"))
+    assert folded(images).head is None and operations(folded, images) == operations(plain, images)
 
 
 @torch.no_grad()
@@ -84,8 +107,16 @@ def test_the_folded_form_stays_as_the_adapter_was():
     before = folded(images)
     torch.nn.init.zeros_(model.adapter.space)
     torch.nn.init.zeros_(model.adapter.projection.A)
-    assert all(map(torch.equal, before, folded(images)))
+    assert all(torch.equal(tensor, getattr(before, name)) for name, tensor in tensors(folded(images)))
     assert relative(before.logits_rep, model(images).logits_rep) > 0.1
+
+
+def test_neither_does_a_change_of_its_head_reach_it():
+    model = AdaptedCLIP(small_backbone(), small_kind(small_backbone(), "linear_probe"), CLASSES, TEMPLATE).eval()
+    folded, images = FoldedCLIP.from_model(model), random_images(2)
+    before = folded(images).head
+    torch.nn.init.zeros_(model.adapter.head.weight)
+    assert folded(images).head.equal(before) and not model(images).head.equal(before)
 
 
 def test_the_frozen_weights_are_shared_not_copied():

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from mmrl_core.search.comparison import LEVEL, choose, comparisons, looks, overall, pareto_front, still_in
+from mmrl_core.search.comparison import LEVEL, comparisons, looks, overall, pareto_front, still_in
 
 
 def trial(cost: int, *likelihoods: float) -> dict:
@@ -26,15 +26,9 @@ def test_the_chosen_is_compared_in_pairs_with_the_published_and_with_the_best_ot
     assert comparisons(trials[1:2], trials[1], "log_likelihood", {}) == {"published": None, "runner_up": None}
 
 
-def test_a_trial_without_scores_is_no_choice():
-    assert choose([{"params": {}, "scores": []}], "log_likelihood", {}) is None
-
-
-def test_a_trial_that_failed_late_is_no_choice_though_it_got_furthest():
+def test_a_trial_that_failed_late_is_not_on_the_front_though_it_got_furthest():
     late = {**trial(1, -0.1, -0.1), "state": "failed"}
-    trials = [late, trial(2, -1.0)]
-    assert choose(trials, "log_likelihood", {}) is trials[1]
-    assert pareto_front(trials, "log_likelihood", "cost") == [1] and choose([late], "log_likelihood", {}) is None
+    assert pareto_front([late, trial(2, -1.0)], "log_likelihood", "cost") == [1]
 
 
 def likelihoods(trials: list[dict]) -> list[list[float]]:
@@ -97,13 +91,10 @@ def rounded_otherwise(trials: list[dict], rng: random.Random) -> list[dict]:
 
 def decisions(trials: list[dict]) -> dict:
     """All that is decided about the trials, by their places."""
-    chosen, ahead = choose(trials, "log_likelihood", {"cost": 7}), still_in(trials, "log_likelihood")
     return {
-        "chosen": trials.index(chosen),
-        "unpublished": trials.index(choose(trials, "log_likelihood", {})),
         "front": pareto_front(trials, "log_likelihood", "cost"),
-        "still in": [trials.index(one) for one in ahead],
-        "runner-up": comparisons(trials, chosen, "log_likelihood", {})["runner_up"]["trial"],
+        "still in": [trials.index(one) for one in still_in(trials, "log_likelihood")],
+        "runner-up": comparisons(trials, trials[1], "log_likelihood", {})["runner_up"]["trial"],
     }
 
 
@@ -116,6 +107,4 @@ def test_no_decision_hangs_on_the_last_bits_of_scores():
     for trials in (equals, one_error_behind, pair):
         expected = decisions(trials)
         assert all(decisions(rounded_otherwise(trials, rng)) == expected for _ in range(30))
-    assert decisions(equals) == {
-        "chosen": 1, "unpublished": 0, "front": [2], "still in": [0, 1, 2], "runner-up": 0,
-    }  # fmt: skip
+    assert decisions(equals) == {"front": [2], "still in": [0, 1, 2], "runner-up": 0}

@@ -1,18 +1,12 @@
-"""The search's partitions and its choice, on numbers that can be checked by hand."""
+"""The search's partitions and what comes of their scores, on numbers that can be checked by hand."""
 
 import pytest
 
 from mmrl_core.errors import UserError
-from mmrl_core.search.comparison import choose, overall
+from mmrl_core.search.comparison import overall
 from mmrl_core.search.partitions import SearchData, fresh_partitions, partitions
 
 DATA = SearchData(list("abcdef"), "a {}.", [0, 1, 2, 3, 4], [7, 8], [[], []], [[], []])
-PUBLISHED = {"adapter.reg_weight": 0.5}
-
-
-def trial(reg_weight: float, *likelihoods: float) -> dict:
-    scores = [{"log_likelihood": value, "harmonic_mean": 0.5} for value in likelihoods]
-    return {"params": {"adapter.reg_weight": reg_weight}, **overall(scores), "scores": scores}
 
 
 def test_partitions_divide_the_base_classes_anew_every_time_and_take_the_seeds_by_turns():
@@ -44,24 +38,3 @@ def test_scores_are_averaged_with_the_standard_error_of_both_objectives():
     found = overall([{"log_likelihood": -1.0, "harmonic_mean": 0.6}, {"log_likelihood": -3.0, "harmonic_mean": 0.8}])
     assert found["log_likelihood"] == -2 and found["harmonic_mean"] == pytest.approx(0.7)
     assert found["log_likelihood_se"] == pytest.approx(1) and found["harmonic_mean_se"] == pytest.approx(0.1)
-
-
-def test_a_clear_winner_is_chosen_over_the_published_value():
-    trials = [trial(0.5, -2, -2, -2.1), trial(3.0, -1, -1.1, -1)]
-    assert choose(trials, "log_likelihood", PUBLISHED) is trials[1]
-
-
-def test_the_published_value_wins_a_tie_within_one_standard_error_of_the_paired_difference():
-    trials = [trial(0.5, -1.0, -1.2, -1.0), trial(3.0, -1.1, -0.9, -1.1)]  # differences -0.1, 0.3, -0.1
-    assert choose(trials, "log_likelihood", PUBLISHED) is trials[0]
-
-
-def test_partitions_that_differ_much_but_alike_for_both_make_no_tie():
-    trials = [trial(0.5, -1.1, -9.1, -5.12), trial(3.0, -1.0, -9.0, -5.0)]
-    assert choose(trials, "log_likelihood", PUBLISHED) is trials[1]
-
-
-def test_a_trial_stopped_early_is_not_chosen():
-    trials = [trial(0.5, -2, -2), trial(3.0, -0.1)]
-    assert choose(trials, "log_likelihood", PUBLISHED) is trials[0]
-    assert choose([], "log_likelihood", PUBLISHED) is None
