@@ -16,8 +16,8 @@ from mmrl_core.config import AdapterConfig
 from mmrl_core.errors import BAD, Damaged, UserError
 from mmrl_core.method.adapter import Adapter, save_adapter
 from mmrl_core.predict import Predictor
-from tests.core.bundle_damages import DAMAGES, edit, own_sha256
-from tests.support.alter import alter_tensors, sum_again
+from tests.core.bundle_damages import DAMAGES, edit, enlarge, own_sha256
+from tests.support.alter import sum_again
 from tests.support.small import small_head
 
 
@@ -259,6 +259,6 @@ def test_a_file_too_few_or_too_many_is_named(copy):
 
 def test_an_adapter_that_answers_with_no_number_is_not_released(bundle, tmp_path):
     adapter = shutil.copytree(bundle / "adapter", tmp_path / "adapter")
-    alter_tensors(adapter, lambda tensors: [tensor.mul_(1e37) for tensor in tensors.values()])
+    enlarge(adapter)
     with pytest.raises(Damaged, match="answers with what is no number"):
         write_bundle(adapter, tmp_path / "bundle", {})
