@@ -41,15 +41,19 @@ def fit_baselines(params: Params, dataset: str, shots: int, out: Path) -> dict[s
 def evaluate_baselines(
     params: Params, dataset: str, shots: int, out: Path, target: str | None = None
 ) -> dict[str, Any]:
-    """Score them all in one pass over the images; what is printed is each one's mean over the seeds."""
-    from flows.stages.evaluate import RunToEvaluate, evaluate_each
+    """Score them all, in one pass over the images where memory allows; what is printed is each one's mean over the
+    seeds."""
+    from flows.stages.evaluate import RunToEvaluate, evaluate_each, runs_at_once
 
     out.mkdir()
     keys = keys_of(params, dataset, shots)
-    runs = [RunToEvaluate(key, key.model, out / key.method / f"seed{key.seed}") for key in keys]
-    for run in runs:
+    waiting = [RunToEvaluate(key, key.model, out / key.method / f"seed{key.seed}") for key in keys]
+    for run in waiting:
         run.out.mkdir(parents=True)
-    figures = evaluate_each(params, runs, target) if runs else {}
+    figures: dict[RunKey, dict[str, Any]] = {}
+    while waiting:  # one that cannot be evaluated is left out, comes first in the end, and says why
+        figures |= evaluate_each(params, waiting[: runs_at_once(waiting[0].key, target)], target)
+        waiting = [run for run in waiting if run.key not in figures]
     return {
         baseline: {part: fmean(figures[key][part] for key in keys if key.method == baseline) for part in SHOWN
                    if part in next(iter(figures.values()))}

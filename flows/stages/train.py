@@ -13,6 +13,7 @@ from flows.project.resources import backbone_of, open_store
 from flows.settings.params import Params
 from flows.settings.resolve import resolve, settings_by_key
 from mmrl_core import METHOD_VERSION
+from mmrl_core.data.shards import read_examples, read_manifest
 from mmrl_core.errors import UserError
 from mmrl_core.files import canonical_json
 from mmrl_core.method.adapter_card import CardContent, DataCard
@@ -45,7 +46,6 @@ def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
     from mmrl_core.baselines.finish import finish
     from mmrl_core.data.lacking import check_trained
     from mmrl_core.data.sets import read_set
-    from mmrl_core.data.shards import read_manifest
     from mmrl_core.method.adapter import save_adapter
 
     protocol, manifest = PROTOCOLS[params.data.protocol], read_manifest(key.few_shot)
@@ -101,7 +101,6 @@ def _fit_on_cluster(
     from safetensors.torch import load
 
     from flows.cluster.training import TrainingJob, train_on_cluster
-    from mmrl_core.data.shards import read_examples, read_manifest
     from mmrl_core.training.fit import Fitted, check_division, new_adapter
 
     most = params.cluster.worker_range[1]
