@@ -44,7 +44,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and 
 Out = Annotated[Path | None, typer.Option("--out", help="Write here instead of the tracked path.", **PATH)]
 Dataset = Annotated[str, typer.Option("--dataset", help="Dataset key.")]
 MethodOption = Annotated[Method, typer.Option("--method", help="Method.", **_one_of(METHODS))]
-KindOption = Annotated[str, typer.Option("--method", help="Method or baseline.", **_one_of([*METHODS, *BASELINES]))]
+KIND = _one_of([*METHODS, *BASELINES])
+KindOption = Annotated[str, typer.Option("--method", help="Method or baseline.", **KIND)]
 Shots = Annotated[int, typer.Option("--shots", min=1, max=MOST_SHOTS, help="Labelled images a class.")]
 Seed = Annotated[
     int, typer.Option("--seed", min=0, max=LARGEST_SEED, help="Seed of sampling, initialisation and order.")
