@@ -15,7 +15,10 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-COLOURS = {"zero_shot": "#8a8a8a", "mmrl": "#0072b2", "mmrlpp": "#d55e00"}  # Okabe and Ito's: told apart by everyone
+COLOURS = {  # Okabe and Ito's: told apart by everyone
+    "zero_shot": "#8a8a8a", "linear_probe": "#222222", "tip_adapter": "#009e73", "tip_adapter_f": "#cc79a7",
+    "mmrl": "#0072b2", "mmrl+probe": "#56b4e9", "mmrlpp": "#d55e00", "mmrlpp+probe": "#e69f00",
+}  # fmt: skip
 RISE, FALL = "#009e73", "#cc79a7"
 STYLE = {
     "svg.hashsalt": "mmrl", "svg.fonttype": "none", "font.size": 10, "axes.spines.top": False,
@@ -97,7 +100,7 @@ def few_shot_curve(name: str, rows: list[dict]) -> str:
     """Accuracy against the number of shots, zero-shot as a line."""
 
     def paint(figure: "Figure", axes: "Axes") -> None:
-        for method in ("mmrl", "mmrlpp"):
+        for method in [name for name in METHOD_TITLES if name != "zero_shot"]:
             mine = sorted((row["shots"], *_value(row, "all")) for row in rows if row["method"] == method)
             if mine:
                 at, mean, std = (np.array(column) for column in zip(*mine, strict=True))

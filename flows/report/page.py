@@ -30,7 +30,10 @@ STYLE = """
 INTRODUCTION = """Accuracy in percent, mean ± standard deviation over seeds. Harmonic mean: of the seed means; of an
 average: of the averages. Zero-shot is the same frozen CLIP without an adapter, on the same images with the same
 prompts. Gain: over zero-shot (in the harmonic mean where there is one), with the 95% interval of a paired bootstrap
-over test images and seeds. ECE: expected calibration error in percent, the mean gap between confidence and accuracy."""
+over test images and seeds. Linear probe and Tip-Adapter classify frozen features, and leave classes that they were not
+fitted on to zero-shot. "+ probe": with a linear probe's say on trained classes, as much as validation images want.
+ECE: expected calibration error in percent, the mean gap between confidence and accuracy; in brackets before
+temperatures were applied."""
 
 
 class Exhibit(NamedTuple):

@@ -9,11 +9,11 @@ from flows.project import paths
 from flows.project.metrics import METRICS as FILE
 from flows.project.metrics import read_metrics
 from flows.project.paths import RunKey
-from flows.project.predictions import read_outcomes
+from flows.project.predictions import WITHOUT_PROBE, read_outcomes
 from flows.report.material import gather
 from flows.report.page import Material, page
 from flows.report.published import published
-from flows.report.tables import averages, csv_text, markdown, results_csv, summarise
+from flows.report.tables import WITH_PROBE, Key, averages, csv_text, markdown, results_csv, summarise
 from flows.settings.params import Params
 from mmrl_core.errors import Damaged, UserError
 from mmrl_core.evaluation.bootstrap import Outcomes, paired_gains
@@ -74,13 +74,26 @@ def _evaluated() -> Iterator[Path]:
 
 def read_rows(runs: Sequence[Run]) -> list[dict]:
     """The results table from the files of these runs."""
-    groups: dict[tuple[str, str, int, str], list[Run]] = {}
+    groups: dict[Key, list[Run]] = {}
     for key, target in runs:
         name = (key.dataset, target or key.dataset, key.shots, key.method)
         groups.setdefault(name, []).append((key, target))
     metrics = {name: _same_parts(group) for name, group in groups.items()}
-    gains = {name: paired_gains([_outcomes(*run) for run in group]) for name, group in groups.items()}
-    return summarise(metrics, gains)
+    probed = {name[-1] for name, each in metrics.items() if any(WITHOUT_PROBE in one for one in each)}
+    rows: dict[Key, list[dict]] = {}
+    gains: dict[Key, dict] = {}
+    for name, group in groups.items():
+        rows[name] = [{**one, **one.get(WITHOUT_PROBE, {})} for one in metrics[name]]
+        gains[name] = _gains(group, f"{WITHOUT_PROBE}_prediction")
+        if name[-1] in probed:  # also where validation wants none: then both rows are the same
+            fused = (*name[:-1], f"{name[-1]}{WITH_PROBE}")
+            rows[fused], gains[fused] = metrics[name], _gains(group, "prediction")
+    return summarise(rows, gains)
+
+
+def _gains(group: Sequence[Run], prediction: str) -> dict[str, dict[str, float]]:
+    """Over zero-shot, of one of the columns of predictions."""
+    return paired_gains([_outcomes(*run, prediction) for run in group])
 
 
 def _same_parts(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -98,14 +111,15 @@ def _same_parts(runs: Sequence[Run]) -> list[dict[str, Any]]:
 def _metrics(key: RunKey, target: str | None) -> dict[str, Any]:
     folder, made_by = key.results(target), key.command("evaluate", target)
     metrics = read_metrics(folder, METRICS, made_by)
+    sections = [metrics, metrics["zero_shot"], *([metrics[WITHOUT_PROBE]] if WITHOUT_PROBE in metrics else [])]
     for part in metrics["parts"]:
-        if "ece" not in metrics[part] or "ece" not in metrics["zero_shot"][part]:
+        if any("ece" not in section[part] for section in sections):
             raise Damaged(f"{folder / FILE} has no ece of the part {part}; run `{made_by}` again")
     return metrics
 
 
-def _outcomes(key: RunKey, target: str | None) -> dict[str, Outcomes]:
-    return read_outcomes(key.results(target) / "predictions.parquet", key.command("evaluate", target))
+def _outcomes(key: RunKey, target: str | None, prediction: str) -> dict[str, Outcomes]:
+    return read_outcomes(key.results(target) / "predictions.parquet", key.command("evaluate", target), prediction)
 
 
 def _search(dataset: str, method: str) -> dict[str, Any]:

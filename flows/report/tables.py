@@ -1,7 +1,8 @@
 """Rows of results from the metrics of every seed, their averages, and how a row reads.
 
-A row has "source", "target", "shots", "method" ("zero_shot" for the frozen CLIP), "seeds", and by part of the protocol
-("base" and "novel", or "all") "accuracy", "ece" and "gain"; fractions of 1.
+A row has "source", "target", "shots", "method" ("zero_shot" for the frozen CLIP; with a fused probe "mmrl+probe"),
+"seeds", and by part of the protocol ("base" and "novel", or "all") "accuracy", "ece", where temperatures were applied
+"ece_uncalibrated", and "gain"; fractions of 1.
 """
 
 import csv
@@ -12,8 +13,15 @@ from typing import Any
 
 from mmrl_core.protocols import harmonic_mean
 
-METHOD_TITLES = {"zero_shot": "zero-shot CLIP", "mmrl": "MMRL", "mmrlpp": "MMRL++"}
+WITH_PROBE = "+probe"  # after a method's name: with what few-shot validation fused into it
+METHOD_TITLES = {  # in the order of a table's rows
+    "zero_shot": "zero-shot CLIP", "linear_probe": "linear probe", "tip_adapter": "Tip-Adapter",
+    "tip_adapter_f": "Tip-Adapter-F", "mmrl": "MMRL", f"mmrl{WITH_PROBE}": "MMRL + probe", "mmrlpp": "MMRL++",
+    f"mmrlpp{WITH_PROBE}": "MMRL++ + probe",
+}  # fmt: skip
+ORDER = list(METHOD_TITLES)
 AVERAGE = "average"
+CALIBRATION = ("ece", "ece_uncalibrated")
 
 Key = tuple[str, str, int, str]  # source, target, shots, method
 
@@ -29,7 +37,7 @@ def summarise(runs: dict[Key, list[dict]], gains: dict[Key, dict]) -> list[dict]
     `gains` holds each run's gain over zero-shot with its interval (mmrl_core.evaluation.bootstrap.paired_gains).
     """
     rows, zero_shots = [], {}
-    for key, metrics in sorted(runs.items()):
+    for key, metrics in sorted(runs.items(), key=lambda run: (*run[0][:3], ORDER.index(run[0][3]))):
         source, target, shots, method = key
         group, parts = {"source": source, "target": target, "shots": shots}, metrics[0]["parts"]
         if (source, target, shots) not in zero_shots:
@@ -48,8 +56,14 @@ def _aggregate(metrics: list[dict], parts: list[str]) -> dict[str, Any]:
     return {
         "accuracy": accuracy,
         **_harmonic(accuracy),
-        "ece": {part: mean(run[part]["ece"] for run in metrics) for part in parts},
+        **_calibration({part: [run[part] for run in metrics] for part in parts}),
     }
+
+
+def _calibration(figures: dict[str, list[dict]]) -> dict[str, dict[str, float]]:
+    """ECE by part, a mean over seeds or datasets; and before temperatures where every one of them was given some."""
+    names = [name for name in CALIBRATION if all(name in one for each in figures.values() for one in each)]
+    return {name: {part: mean(one[name] for one in each) for part, each in figures.items()} for name in names}
 
 
 def _harmonic(accuracy: dict[str, dict]) -> dict[str, float]:
@@ -84,11 +98,13 @@ def averages(rows: list[dict]) -> list[dict]:
 def _average(shots: int, method: str, group: list[dict]) -> dict[str, Any]:
     values = {part: [row["accuracy"][part]["values"] for row in group] for part in group[0]["accuracy"]}
     accuracy = {part: spread([mean(seed) for seed in zip(*each, strict=True)]) for part, each in values.items()}
-    ece = {part: mean(row["ece"][part] for row in group) for part in accuracy}
+    errors = {part: [{name: row[name][part] for name in CALIBRATION if name in row} for row in group]
+              for part in accuracy}  # fmt: skip
     sources = sorted({row["source"] for row in group if row["source"] != row["target"]})
     return {
         "source": " ".join(sources) or AVERAGE, "target": AVERAGE, "shots": shots, "method": method,
-        "seeds": group[0]["seeds"], "datasets": len(group), "accuracy": accuracy, **_harmonic(accuracy), "ece": ece,
+        "seeds": group[0]["seeds"], "datasets": len(group), "accuracy": accuracy, **_harmonic(accuracy),
+        **_calibration(errors),
     }  # fmt: skip
 
 
@@ -96,8 +112,9 @@ def header(rows: list[dict]) -> list[str]:
     """The columns of a results table."""
     parts = list(rows[0]["accuracy"])
     if len(parts) == 1:
-        return ["dataset", "shots", "method", "accuracy", "gain [95%]", "ECE"]
-    return ["dataset", "shots", "method", *parts, "harmonic mean", "gain [95%]", f"ECE {' / '.join(parts)}"]
+        return ["dataset", "shots", "method", "accuracy", "gain [95%]", "ECE (uncalibrated)"]
+    ece = f"ECE {' / '.join(parts)} (uncalibrated)"
+    return ["dataset", "shots", "method", *parts, "harmonic mean", "gain [95%]", ece]
 
 
 def cells(row: dict) -> list[str]:
@@ -109,8 +126,14 @@ def cells(row: dict) -> list[str]:
         title(row), str(row["shots"]), METHOD_TITLES[row["method"]],
         *[percent(row["accuracy"][part], row["seeds"]) for part in parts], *both,
         interval(row["gain"][overall]) if "gain" in row else "",
-        " / ".join(f"{100 * row['ece'][part]:.1f}" for part in parts),
+        _errors(row),
     ]  # fmt: skip
+
+
+def _errors(row: dict) -> str:
+    """`1.2 / 6.0 (1.1 / 9.0)`: with temperatures, and in brackets without; where there are none the one alone."""
+    each = [" / ".join(f"{100 * value:.1f}" for value in row[name].values()) for name in CALIBRATION if name in row]
+    return each[0] + "".join(f" ({before})" for before in each[1:])
 
 
 def title(row: dict) -> str:
@@ -144,7 +167,8 @@ def csv_text(names: list[str], lines: Iterable[list]) -> str:
 
 def results_csv(rows: list[dict]) -> str:
     """One line a row and part; the harmonic mean counts as a part. Fractions of 1, unrounded."""
-    names = ["source", "target", "shots", "method", "part", "mean", "std", "gain", "gain_low", "gain_high", "ece"]
+    names = ["source", "target", "shots", "method", "part", "mean", "std", "gain", "gain_low", "gain_high",
+             *CALIBRATION]  # fmt: skip
     lines = []
     for row in rows:
         values = {part: (value["mean"], value["std"]) for part, value in row["accuracy"].items()}
@@ -153,5 +177,6 @@ def results_csv(rows: list[dict]) -> str:
         for part, value in values.items():
             gain = row.get("gain", {}).get(part, dict.fromkeys(("mean", "low", "high"), ""))
             fixed = [row["source"], row["target"], row["shots"], row["method"], part]
-            lines.append([*fixed, *value, *gain.values(), row["ece"].get(part, "")])
+            errors = [row.get(name, {}).get(part, "") for name in CALIBRATION]
+            lines.append([*fixed, *value, *gain.values(), *errors])
     return csv_text(names, lines)
