@@ -11,6 +11,7 @@ from mmrl_core.errors import Damaged
 from mmrl_core.files import read_json, wrong_entry
 
 METRICS = "metrics.json"
+WITHOUT_PROBE = "without_probe"  # of mmrl_core/evaluation/scores.py, which imports PyTorch
 EVALUATE = "mmrl evaluate"
 Share = Annotated[float, Field(ge=0, le=1)]
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow
 import pyarrow.parquet
 
+from flows.project.metrics import WITHOUT_PROBE
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation.bootstrap import Outcomes
 
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from mmrl_core.evaluation.scores import Scores
 
 TOP_K = 5
-WITHOUT_PROBE = "without_probe"  # of mmrl_core/evaluation/scores.py, which imports PyTorch
 LABELS = ("label", "prediction", "without_probe_prediction", "zero_shot_prediction")
 ANSWERS = pyarrow.schema(
     [("item", pyarrow.string()), ("part", pyarrow.string()), *((name, pyarrow.int64()) for name in LABELS)]

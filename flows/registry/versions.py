@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flows.project.metrics import METRICS, read_metrics
 from flows.project.paths import RunKey
-from flows.registry.descriptions import description, is_due, of_model
+from flows.registry.descriptions import description, is_due, of_model, served_kind
 from flows.registry.model_files import LOCK, SETTINGS, check_model, save_model
 from flows.settings.params import Params
 from flows.tracking.locks import exclusive
@@ -129,6 +129,7 @@ def facts(key: RunKey, commit: str | None) -> dict[str, str]:
         raise UserError(f"{key.model} and {key.results()} hold different adapters; run `dvc repro`")
     values = {
         **key._asdict(),
+        "kind": served_kind(key.method, metrics),
         "protocol": metrics["protocol"],
         "adapter_sha256": card["sha256"],
         **_of_card(card),

@@ -11,9 +11,9 @@ import numpy as np
 import pandas as pd
 
 from flows.project import paths
-from flows.project.metrics import METRICS, read_metrics
+from flows.project.metrics import METRICS, WITHOUT_PROBE, read_metrics
 from flows.project.paths import RunKey
-from flows.project.predictions import WITHOUT_PROBE, read_answers
+from flows.project.predictions import read_answers
 from flows.report.by_class import KINDS, ClassGain
 from flows.report.page import Curves, Exhibit, Material, Settings
 from flows.report.searches import Search

@@ -7,9 +7,9 @@ from typing import Any
 
 from flows.project import paths
 from flows.project.metrics import METRICS as FILE
-from flows.project.metrics import read_metrics
+from flows.project.metrics import WITHOUT_PROBE, read_metrics
 from flows.project.paths import RunKey
-from flows.project.predictions import WITHOUT_PROBE, read_outcomes
+from flows.project.predictions import read_outcomes
 from flows.report import comparisons
 from flows.report.figures import CURVES
 from flows.report.material import gather
