@@ -2,7 +2,8 @@
 
     python examples/adapt.py [FOLDER]
 
-trains MMRL++ on four scans a class, writes adapter.safetensors and adapter.json to FOLDER (by default a temporary one)
+trains MMRL++ on four scans a class, gives it what four others decide (a linear probe where that helps, temperatures,
+the threshold for "none of these"), writes adapter.safetensors and adapter.json to FOLDER (by default a temporary one)
 and labels test scans with what it wrote. For images of your own, make an `Example` of each: its bytes and its label.
 """
 
@@ -12,15 +13,17 @@ from tempfile import TemporaryDirectory
 from mmrl_core import (
     AdapterConfig,
     Example,
+    ImageSet,
     Predictor,
     TrainConfig,
+    finish,
     fit,
     image_set,
     load_backbone,
     open_source,
     save_adapter,
 )
-from mmrl_core.data.splits import sample_few_shot
+from mmrl_core.data.splits import Item, sample_few_shot
 
 SHOTS, SEED, EPOCHS = 4, 1, 5
 
@@ -33,14 +36,18 @@ def main(folder: str) -> None:
     source, backbone = open_source("digits", ""), load_backbone("tiny")
     names, template = source.class_names, source.templates[0]
 
-    chosen, _ = sample_few_shot(source.train, SHOTS, SEED)
-    items = [source.train[index] for index in chosen]
-    examples = [Example(item.path, item.path, item.label, item.class_name, source.read(item)) for item in items]
-    data = image_set(examples, list(range(len(names))), names, template)
+    def labelled(items: list[Item]) -> ImageSet:
+        examples = [Example(item.path, item.path, item.label, item.class_name, source.read(item)) for item in items]
+        return image_set(examples, list(range(len(names))), names, template)
 
-    config, train = AdapterConfig(method="mmrlpp", insertion_depth=3), TrainConfig(epochs=EPOCHS, seed=SEED)
-    fitted = fit(backbone, config, train, data, report=show)
-    save_adapter(folder, fitted.adapter, backbone, {"class_names": names, "template": template})
+    chosen, held_out = sample_few_shot(source.train, SHOTS, SEED, source.val)
+    data = labelled([source.train[index] for index in chosen])
+    validation = labelled([source.val[index] for index in held_out])
+
+    config = AdapterConfig(method="mmrlpp", insertion_depth=3, probe="fused")
+    fitted = fit(backbone, config, TrainConfig(epochs=EPOCHS, seed=SEED), data, report=show)
+    abstain = finish(backbone, fitted.adapter, data, validation)
+    save_adapter(folder, fitted.adapter, backbone, {"class_names": names, "template": template, "abstain": abstain})
 
     tested = source.test[::40]
     predictions = Predictor.load(folder).predict([source.read(item) for item in tested])

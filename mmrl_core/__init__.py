@@ -8,9 +8,12 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from mmrl_core.baselines.finish import finish as finish
+    from mmrl_core.baselines.fit import fit_baseline as fit_baseline
     from mmrl_core.clip.backbone import Backbone as Backbone
     from mmrl_core.clip.backbone import load_backbone as load_backbone
     from mmrl_core.config import AdapterConfig as AdapterConfig
+    from mmrl_core.config import BaselineConfig as BaselineConfig
     from mmrl_core.config import TrainConfig as TrainConfig
     from mmrl_core.data.catalog import open_source as open_source
     from mmrl_core.data.sets import ImageSet as ImageSet
@@ -38,13 +41,16 @@ _MODULES = {
     "Adapter": "method.adapter",
     "AdapterConfig": "config",
     "Backbone": "clip.backbone",
+    "BaselineConfig": "config",
     "Example": "data.shards",
     "ImageSet": "data.sets",
     "Predictor": "predict",
     "TrainConfig": "config",
     "UserError": "errors",
     "export_onnx": "export",
+    "finish": "baselines.finish",
     "fit": "training.fit",
+    "fit_baseline": "baselines.fit",
     "image_set": "data.sets",
     "load_adapter": "method.adapter",
     "load_backbone": "clip.backbone",

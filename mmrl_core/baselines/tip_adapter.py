@@ -14,6 +14,7 @@ from mmrl_core.baselines.labelled import Labelled
 from mmrl_core.clip.backbone import LOGIT_SCALE
 from mmrl_core.evaluation.calibration import first_of_least, loss
 from mmrl_core.method.heads import ImageCache
+from mmrl_core.training.optimizer import AdamW
 
 SHARPNESS, RESIDUAL = 5.5, 1.0  # the authors' beta and alpha before any is chosen
 SHARPNESSES = (1.0, 2.0, 4.0, SHARPNESS, 8.0, 16.0, 32.0, 64.0)
@@ -45,7 +46,7 @@ def _tuned(cache: ImageCache, train: Labelled, text: Tensor, seed: int) -> Tenso
     keys = torch.nn.Parameter(cache.keys.clone())
     zero_shot, generator = LOGIT_SCALE * train.features @ text.T, torch.Generator().manual_seed(seed)
     batches = -(-len(train.labels) // BATCH_SIZE)
-    optimizer = torch.optim.AdamW([keys], lr=LEARNING_RATE, eps=EPSILON)
+    optimizer = AdamW([keys], lr=LEARNING_RATE, eps=EPSILON)
     schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, EPOCHS * batches)
     for _ in range(EPOCHS):
         for rows in torch.randperm(len(train.labels), generator=generator).chunk(batches):

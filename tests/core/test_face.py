@@ -12,11 +12,14 @@ import mmrl_core
 from mmrl_core import (
     AdaptedCLIP,
     AdapterConfig,
+    BaselineConfig,
     Example,
     Predictor,
     TrainConfig,
     UserError,
+    finish,
     fit,
+    fit_baseline,
     image_set,
     load_adapter,
     load_backbone,
@@ -69,8 +72,10 @@ def test_from_labelled_images_to_predictions_by_the_face_alone(tmp_path):
     names, template = source.class_names[:2], source.templates[0]
     backbone = load_backbone("tiny")
 
-    fitted = fit(backbone, CONFIG, TrainConfig(epochs=1), image_set(examples, [0, 1], names, template))
-    save_adapter(tmp_path / "adapter", fitted.adapter, backbone, {"class_names": names, "template": template})
+    data, content = image_set(examples, [0, 1], names, template), {"class_names": names, "template": template}
+    fitted = fit(backbone, CONFIG, TrainConfig(epochs=1), data)
+    abstain = finish(backbone, fitted.adapter, data, data)
+    save_adapter(tmp_path / "adapter", fitted.adapter, backbone, {**content, "abstain": abstain})
 
     adapter, card = load_adapter(tmp_path / "adapter", backbone)
     model = AdaptedCLIP(backbone, adapter, card["class_names"], card["template"])
@@ -78,6 +83,11 @@ def test_from_labelled_images_to_predictions_by_the_face_alone(tmp_path):
     predictor = Predictor.load(tmp_path / "adapter")
     predicted = predictor.predict([example.image for example in examples])
     assert [one.label for one in predicted] == [names[index] for index in scores.adapted.argmax(-1)]
+
+    baseline, _ = fit_baseline(backbone, BaselineConfig(method="linear_probe"), data, data, seed=1)
+    save_adapter(tmp_path / "baseline", baseline, backbone, content)
+    of_baseline = Predictor.load(tmp_path / "baseline").predict([example.image for example in examples])
+    assert [one.label for one in of_baseline] == [example.class_name for example in examples]
 
     written = tmp_path / "adapter/adapter.json"
     written.write_text(written.read_text().replace('"zero"', '"nought"'))
