@@ -44,7 +44,8 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and 
 Out = Annotated[Path | None, typer.Option("--out", help="Write here instead of the tracked path.", **PATH)]
 Dataset = Annotated[str, typer.Option("--dataset", help="Dataset key.")]
 MethodOption = Annotated[Method, typer.Option("--method", help="Method.", **_one_of(METHODS))]
-KindOption = Annotated[str, typer.Option("--method", help="Method or baseline.", **_one_of([*METHODS, *BASELINES]))]
+KIND = _one_of([*METHODS, *BASELINES])
+KindOption = Annotated[str, typer.Option("--method", help="Method or baseline.", **KIND)]
 ChampionOf = Annotated[
     str | None, typer.Option("--dataset", help="Whose champion; by default that of the settings' only dataset.")
 ]

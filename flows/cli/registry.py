@@ -13,7 +13,9 @@ import typer
 from flows.cli.class_list import ClassFile, ClassNames, class_list
 from flows.cli.options import (
     DEFAULT_PARAMS,
+    KIND,
     LARGEST_SEED,
+    MOST_SHOTS,
     PATH,
     AsJson,
     Overrides,
@@ -23,6 +25,7 @@ from flows.cli.options import (
     text_table,
 )
 from flows.project.outputs import atomic_output, check_out_path
+from flows.project.paths import RunKey
 from flows.settings.params import load_params
 from mmrl_core.errors import UserError
 
@@ -33,15 +36,30 @@ if TYPE_CHECKING:
 
 def register(
     dataset: Annotated[str | None, typer.Option(help="By default every dataset of the settings.")] = None,
+    method: Annotated[
+        str | None, typer.Option(help="With --dataset, --shots and --seed: this run.", **KIND)
+    ] = None,
+    shots: Annotated[int | None, typer.Option(min=1, max=MOST_SHOTS, help="Of that run.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=LARGEST_SEED, help="Of that run.")] = None,
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
 ) -> None:  # fmt: skip
-    """Register the adapter that is best on validation, once per content hash."""
+    """Register the adapter that is best on validation, or the named run's, once per content hash."""
     from flows.registry import versions
 
-    settings = load_params(params, set_)
+    settings, run = load_params(params, set_), _named_run(dataset, method, shots, seed)
     names = [dataset] if dataset else settings.datasets
-    results = {name: versions.register(settings, versions.candidate(settings, name)) for name in names}
+    results = {name: versions.register(settings, run or versions.candidate(settings, name)) for name in names}
     show_each(results, json_, lambda result: "registered" if result.created else "already registered")
+
+
+def _named_run(dataset: str | None, method: str | None, shots: int | None, seed: int | None) -> RunKey | None:
+    """The run that the options name; None where they leave the choice to validation."""
+    if method is None and shots is None and seed is None:
+        return None
+    if dataset is None or method is None or shots is None or seed is None:
+        raise UserError("a run is named by --dataset, --method, --shots and --seed together; give all four, or no more "
+                        "than --dataset for the one that is best on validation")  # fmt: skip
+    return RunKey(dataset, method, shots, seed)
 
 
 def promote(

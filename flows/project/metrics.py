@@ -11,6 +11,7 @@ from mmrl_core.errors import Damaged
 from mmrl_core.files import read_json, wrong_entry
 
 METRICS = "metrics.json"
+WITHOUT_PROBE = "without_probe"  # of mmrl_core/evaluation/scores.py, which imports PyTorch
 EVALUATE = "mmrl evaluate"
 Share = Annotated[float, Field(ge=0, le=1)]
 
@@ -20,6 +21,8 @@ class PartScores(TypedDict):
 
     accuracy: Share
     ece: NotRequired[Share]  # which the registry does without
+    # Where temperatures were applied.
+    ece_uncalibrated: NotRequired[Share]
     # Not in files of earlier versions, and where they are not defined.
     tested_classes: NotRequired[int]
     macro_f1: NotRequired[Share]
@@ -53,6 +56,7 @@ class MetricsFile(TypedDict):
     parts: list[str]
     zero_shot: dict[str, Any]  # by part, and the harmonic mean
     gain: dict[str, Gain]  # by part, and of the harmonic mean
+    without_probe: NotRequired[dict[str, Any]]  # the same of an adapter with a probe, which is left out
     validation: dict[str, ValidationScores]  # by part
     harmonic_mean: Share
     class_names: dict[str, str]  # by label
@@ -63,6 +67,7 @@ class MetricsFile(TypedDict):
 class _ByPart(TypedDict):
     scores: dict[str, PartScores]
     zero_shot: dict[str, PartScores]
+    without_probe: dict[str, PartScores]
 
 
 def read_metrics(folder: Path, keys: Iterable[str] = (), made_by: str = EVALUATE) -> dict[str, Any]:
@@ -70,10 +75,11 @@ def read_metrics(folder: Path, keys: Iterable[str] = (), made_by: str = EVALUATE
     has no scores."""
     path = folder / METRICS
     metrics = read_json(path, made_by=made_by, keys=keys, shape=MetricsFile)
-    parts, zero_shot = metrics.get("parts", []), metrics.get("zero_shot")
+    parts = metrics.get("parts", [])
+    sections = {name: metrics.get(name) for name in ("zero_shot", "without_probe")}
     by_part = {
         "scores": {part: metrics.get(part) for part in parts},
-        "zero_shot": {} if zero_shot is None else {part: zero_shot.get(part) for part in parts},
+        **{name: {} if one is None else {part: one.get(part) for part in parts} for name, one in sections.items()},
     }
     if problem := wrong_entry(by_part, _ByPart):
         raise Damaged(f"{path}: {problem}; run `{made_by}` again")

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pyarrow
 import pyarrow.parquet
 
+from flows.project.metrics import WITHOUT_PROBE
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation.bootstrap import Outcomes
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from mmrl_core.evaluation.scores import Scores
 
 TOP_K = 5
-LABELS = ("label", "prediction", "zero_shot_prediction")
+LABELS = ("label", "prediction", "without_probe_prediction", "zero_shot_prediction")
 ANSWERS = pyarrow.schema(
     [("item", pyarrow.string()), ("part", pyarrow.string()), *((name, pyarrow.int64()) for name in LABELS)]
 )
@@ -34,6 +35,7 @@ def _rows(part: str, scores: Scores) -> Iterator[dict[str, Any]]:
     labels = scores.classes
     top = scores.adapted.topk(min(TOP_K, len(labels)))
     zero = scores.zero_shot.max(dim=-1)
+    without = scores.variants.get(WITHOUT_PROBE, scores.adapted).argmax(-1)
     for i, item in enumerate(scores.items):
         best = [labels[index] for index in top.indices[i].tolist()]
         yield {
@@ -43,17 +45,19 @@ def _rows(part: str, scores: Scores) -> Iterator[dict[str, Any]]:
             "prediction": best[0],
             "top_labels": best,
             "top_probabilities": top.values[i].tolist(),
+            "without_probe_prediction": labels[int(without[i])],
             "zero_shot_prediction": labels[int(zero.indices[i])],
             "zero_shot_probability": float(zero.values[i]),
         }
 
 
-def read_outcomes(path: Path, made_by: str = "mmrl evaluate") -> dict[str, Outcomes]:
-    """Each part's outcomes from a run's predictions.parquet. Raises as `read_answers`, and UserError without one."""
+def read_outcomes(path: Path, made_by: str = "mmrl evaluate", prediction: str = "prediction") -> dict[str, Outcomes]:
+    """Each part's outcomes from a run's predictions.parquet, `prediction` being the adapter's column. Raises as
+    `read_answers`, and UserError without an image."""
     rows = read_answers(path, made_by)
     if rows.empty:
         raise UserError(f"{path} has no image; run `{made_by}` again")
-    return {str(part): _of_part(group) for part, group in rows.groupby("part", sort=False)}
+    return {str(part): _of_part(group, prediction) for part, group in rows.groupby("part", sort=False)}
 
 
 def read_answers(path: Path, made_by: str = "mmrl evaluate") -> DataFrame:
@@ -69,7 +73,7 @@ def read_answers(path: Path, made_by: str = "mmrl evaluate") -> DataFrame:
     return rows.to_pandas()
 
 
-def _of_part(rows: DataFrame) -> Outcomes:
+def _of_part(rows: DataFrame, prediction: str) -> Outcomes:
     truth = rows["label"].to_numpy()
-    right = (rows[name].to_numpy() == truth for name in ("prediction", "zero_shot_prediction"))
+    right = (rows[name].to_numpy() == truth for name in (prediction, "zero_shot_prediction"))
     return Outcomes(rows["item"].tolist(), *right)

@@ -4,8 +4,9 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+from flows.project.metrics import WITHOUT_PROBE
 from flows.project.paths import RunKey
-from flows.report.tables import METHOD_TITLES, interval
+from flows.report.tables import METHOD_TITLES, WITH_PROBE, interval
 
 SCORES = {"base_accuracy": "base", "novel_accuracy": "novel", "all_accuracy": "accuracy",
           "harmonic_mean": "harmonic mean"}  # fmt: skip
@@ -15,17 +16,31 @@ NUMBER = re.compile(r"[+-]?[0-9.]+")
 def in_words(tags: Mapping[str, str]) -> str:
     """Method, shots, seed and test figures in percent of a version by its tags, such as
     `MMRL, 16 shots, seed 2: base 97.6, novel 97.7, harmonic mean 97.7`."""
-    method, shots, seed = (tags.get(name, "?") for name in ("method", "shots", "seed"))
-    made = f"{METHOD_TITLES.get(method, method)}, {_counted(shots, 'shot')}, seed {seed}"
+    shots, seed = (tags.get(name, "?") for name in ("shots", "seed"))
+    made = f"{title_of(tags)}, {_counted(shots, 'shot')}, seed {seed}"
     scores = [f"{word} {_percent(tags[name])}" for name, word in SCORES.items() if name in tags]
     return f"{made}: {', '.join(scores)}" if scores else made
+
+
+def title_of(tags: Mapping[str, str]) -> str:
+    """What answers in a version, by its tags, such as `MMRL + probe`; earlier releases tagged the method alone."""
+    return _title(tags.get("kind", tags.get("method", "?")))
+
+
+def _title(kind: str) -> str:
+    return METHOD_TITLES.get(kind, kind)
+
+
+def served_kind(method: str, metrics: Mapping[str, Any]) -> str:
+    """A run's method as tables name it: with its probe, where its metrics.json tells of one."""
+    return method + WITH_PROBE if WITHOUT_PROBE in metrics else method
 
 
 def description(key: RunKey, metrics: Mapping[str, Any]) -> str:
     """What a run's adapter is and what its metrics.json says, in Markdown."""
     made = _counted(key.shots, "labelled image")
     head = (
-        f"**{METHOD_TITLES.get(key.method, key.method)}**, adapted to `{key.dataset}` by "
+        f"**{_title(served_kind(key.method, metrics))}**, adapted to `{key.dataset}` by "
         f"{made} a class, seed {key.seed}; protocol {metrics['protocol']}, preset {metrics['preset']}."
     )
     parts, both = metrics["parts"], "harmonic_mean" in metrics

@@ -32,10 +32,10 @@ def unchanged(params: Params, dataset: str, commit: str | None) -> tuple[Registe
     """
     name, facts = registry.registered_name(dataset, params.data.protocol), _facts(params, dataset, commit)
     aliases, versions = take_snapshot(store_uri(params), name)
-    same = [version for version, tags in versions.items() if tags.get("adapter_sha256") == facts["adapter_sha256"]]
-    if not same or registry.named_last(versions) != min(same):
+    version = registry.same_adapter(versions, facts)
+    if version is None or registry.named_last(versions) != version:
         return None
-    version, champion = min(same), aliases.get(params.registry.alias)
+    champion = aliases.get(params.registry.alias)
     tags = versions[version]
     decision = promotion.known_decision(params, version, champion, versions)
     if decision is None or any(tags.get(key) != facts.get(key) for key in {*facts, "git_commit"}):

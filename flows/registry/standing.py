@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from flows.project import paths
 from flows.registry import decisions
 from flows.registry.decisions import PastDecision
+from flows.registry.descriptions import title_of
 from flows.registry.versions import registered_name, tags_by_version, versions_by_alias
 from flows.report.champions import Standing, script
 from flows.settings.params import Params
@@ -49,9 +50,9 @@ def standing(params: Params, dataset: str) -> Standing | None:
         tags, past = versions[champion], decisions.history(client, uri, name)
     by = next((one for one in reversed(past) if one.moved and one.version == champion), None)
     latest = _told(name, past[-1]) if past else ""
-    method, shots, seed = (tags.get(key, "") for key in ("method", "shots", "seed"))
+    shots, seed = (tags.get(key, "") for key in ("shots", "seed"))
     verdict, when = (by.verdict, _time(by.at / 1000)) if by else ("", "")
-    return Standing(name, champion, method, shots, seed, _scores(tags), verdict, when, latest)
+    return Standing(name, champion, title_of(tags), shots, seed, _scores(tags), verdict, when, latest)
 
 
 def _scores(tags: Mapping[str, str]) -> dict[str, float]:

@@ -1,9 +1,11 @@
 """The MLflow registry: registering adapters, and fetching them. promotion.py moves its aliases.
 
-A registered version is known by the sha256 of its adapter's tensors, so registering twice creates one version.
+A registered version is known by the sha256 of its adapter's tensors and of what the card says of their use beside them,
+so registering twice creates one version.
 """
 
 import contextlib
+import hashlib
 import itertools
 import re
 from collections.abc import Mapping
@@ -14,15 +16,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flows.project.metrics import METRICS, read_metrics
 from flows.project.paths import RunKey
-from flows.registry.descriptions import description, is_due, of_model
+from flows.registry.descriptions import description, is_due, of_model, served_kind
 from flows.registry.model_files import LOCK, SETTINGS, check_model, save_model
 from flows.settings.params import Params
 from flows.tracking.locks import exclusive
 from flows.tracking.run import git_commit
 from flows.tracking.store import absolute, connect, experiment_id, store_errors, store_uri, transfer
 from mmrl_core.errors import UserError
-from mmrl_core.files import path_of, sha256_file
-from mmrl_core.method.adapter_card import CARD, TENSORS, read_unverified_card
+from mmrl_core.files import canonical_json, path_of, sha256_file
+from mmrl_core.method.adapter_card import CARD, TENSORS, AdapterCard, read_unverified_card
+from mmrl_core.protocols import PROTOCOLS
 from mmrl_core.rounding import at_most, first_of_best
 
 if TYPE_CHECKING:
@@ -32,6 +35,7 @@ if TYPE_CHECKING:
     from mmrl_core.predict import Predictor
 
 MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>[0-9]{1,18}))")
+OF_CARD = "card_digest"  # tag
 UNMEASURED = {"accuracy": 0.0, "nll": 0.0}  # without validation images: the order of the lists
 
 
@@ -69,12 +73,14 @@ def registered_name(dataset: str, protocol: str) -> str:
 def candidate(params: Params, dataset: str) -> RunKey:
     """The run of the matrix that is best on validation: by accuracy, then likelihood, then the order of the lists.
 
-    Likelihoods within SCORE of the best are as good as it.
+    Likelihoods within SCORE of the best are as good as it. Baselines take part where all classes are trained on: of
+    others, which a baseline leaves to zero-shot, validation images tell nothing.
     Raises UserError naming runs that have no adapter or no metrics yet.
     """
     if dataset not in params.datasets:
         raise UserError(f"dataset {dataset!r} is not in the settings; datasets is {params.datasets}")
-    keys = [RunKey(dataset, *axes) for axes in itertools.product(params.methods, params.shots, params.seeds)]
+    kinds = params.methods if PROTOCOLS[params.data.protocol].new_classes else params.kinds
+    keys = [RunKey(dataset, *axes) for axes in itertools.product(kinds, params.shots, params.seeds)]
     missing = [key.name for key in keys if not (key.model / CARD).exists() or not _metrics_file(key).exists()]
     if missing:
         some = ", ".join(missing[:3]) + (", ..." if len(missing) > 3 else "")
@@ -104,7 +110,7 @@ def register(params: Params, key: RunKey) -> RegisteredVersion:
     sha256 = tags["adapter_sha256"]
     with exclusive(uri, f"registry-{name}"), store_errors(uri):
         client = connect(uri)
-        known = _version_of(client, name, sha256)
+        known = same_adapter(tags_by_version(client, name), tags)
         version = _create_version(client, uri, name, key, tags, params) if known is None else known
         for tag, value in (tags | {"candidate_at": datetime.now(UTC).isoformat()}).items():
             client.set_model_version_tag(name, str(version), tag, value)  # an evaluation may be newer than the version
@@ -123,8 +129,10 @@ def facts(key: RunKey, commit: str | None) -> dict[str, str]:
         raise UserError(f"{key.model} and {key.results()} hold different adapters; run `dvc repro`")
     values = {
         **key._asdict(),
+        "kind": served_kind(key.method, metrics),
         "protocol": metrics["protocol"],
         "adapter_sha256": card["sha256"],
+        **_of_card(card),
         "data_digest": card["data"]["digest"],
         "pool_digest": metrics["data_digest"],
         "preset": metrics["preset"],
@@ -148,10 +156,19 @@ def _describe(client: "MlflowClient", params: Params, version: int, key: RunKey)
         client.update_registered_model(name, text)
 
 
-def _version_of(client: "MlflowClient", name: str, sha256: str) -> int | None:
-    """The first version with this adapter."""
-    versions = client.search_model_versions(f"name = '{name}' and tags.adapter_sha256 = '{sha256}'")
-    return min((int(version.version) for version in versions), default=None)
+def _of_card(card: AdapterCard) -> dict[str, str]:
+    """Digest of how the tensors are used, which the card says: one cache of images can be weighed in many ways."""
+    use = [card.get("head"), card.get("calibration")]
+    return {OF_CARD: hashlib.sha256(canonical_json(use)).hexdigest()} if any(use) else {}
+
+
+def same_adapter(versions: Mapping[int, Mapping[str, str]], tags: Mapping[str, str]) -> int | None:
+    """Of versions and their tags, the first one that holds the adapter of these tags; None where none does."""
+    return min((number for number, other in versions.items() if _is_same(other, tags)), default=None)
+
+
+def _is_same(one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    return all(one.get(tag) == other.get(tag) for tag in ("adapter_sha256", OF_CARD))
 
 
 def _create_version(
@@ -163,7 +180,7 @@ def _create_version(
     run_id = run and run.info.run_id
     with TemporaryDirectory() as folder:
         save_model(Path(folder) / "model", key.model, params)
-        model = _half_made(client, experiment, tags["adapter_sha256"]) or client.create_logged_model(
+        model = _half_made(client, experiment, tags) or client.create_logged_model(
             experiment, name=name, source_run_id=run_id, tags=tags
         )
         with transfer(client):
@@ -176,12 +193,12 @@ def _create_version(
     return int(version.version)
 
 
-def _half_made(client: "MlflowClient", experiment: str, sha256: str) -> "LoggedModel | None":
+def _half_made(client: "MlflowClient", experiment: str, tags: dict[str, str]) -> "LoggedModel | None":
     """The logged model of a registration of this adapter that was killed, before there was a version."""
     from mlflow.exceptions import MlflowException
 
-    where = f"tags.adapter_sha256 = '{sha256}'"
-    for model in client.search_logged_models([experiment], where):
+    where = f"tags.adapter_sha256 = '{tags['adapter_sha256']}'"
+    for model in filter(lambda one: _is_same(one.tags, tags), client.search_logged_models([experiment], where)):
         with contextlib.suppress(MlflowException):
             if not client.search_model_versions(f"source_path = '{model.artifact_location}'"):
                 return model

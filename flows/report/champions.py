@@ -10,7 +10,6 @@ import json
 from typing import NamedTuple
 
 from flows.report.html import table
-from flows.report.tables import METHOD_TITLES
 
 PLACE = "champion"  # id of the page's element, which says by which summary.json the page was made
 FALLBACK = (
@@ -55,5 +54,4 @@ def script(standings: list[Standing], commit: str | None, at: str, of: str) -> s
 
 def _cells(one: Standing) -> list[str]:
     scores = ", ".join(f"{name} {100 * value:.1f}" for name, value in one.scores.items())
-    method = METHOD_TITLES.get(one.method, one.method)
-    return [f"{one.name} version {one.version}", method, one.shots, one.seed, scores, one.verdict, one.when]
+    return [f"{one.name} version {one.version}", one.method, one.shots, one.seed, scores, one.verdict, one.when]

@@ -5,30 +5,36 @@ import tarfile
 from collections.abc import Iterable, Sequence
 from itertools import groupby, product
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pandas as pd
 
 from flows.project import paths
-from flows.project.metrics import METRICS, read_metrics
+from flows.project.metrics import METRICS, WITHOUT_PROBE, read_metrics
 from flows.project.paths import RunKey
 from flows.project.predictions import read_answers
 from flows.report.by_class import KINDS, ClassGain
 from flows.report.page import Curves, Exhibit, Material, Settings
 from flows.report.searches import Search
-from flows.report.tables import METHOD_TITLES
+from flows.report.tables import METHOD_TITLES, WITH_PROBE
 from flows.settings.params import Params
 from mmrl_core.data.shards import read_manifest, read_member
 from mmrl_core.data.source import told_apart
 from mmrl_core.errors import Damaged, UserError
 from mmrl_core.method.adapter_card import AdapterCard, read_unverified_card
 from mmrl_core.parsing import parse_json
+from mmrl_core.protocols import BASELINES
 from mmrl_core.search.trial import read_search_file
 
 PREDICTIONS = "predictions.parquet"
 SHOWN = 8  # images in a grid
-PACKAGES = ("mmrl-ops", "torch", "open_clip_torch", "ray", "dvc", "mlflow", "prefect", "numpy")
+PACKAGES = ("mmrl-ops", "torch", "open_clip_torch", "scikit-learn", "ray", "dvc", "mlflow", "prefect", "numpy")
+VALIDATION = "validation"
+CHOSEN = {  # keys of a card's sections
+    "head": ("adapter_weight", "head_weight", "inverse_regularization", "sharpness"),
+    "calibration": ("trained", "without_probe", "other"),
+}
 
 
 def gather(params: Params, runs: Sequence[tuple[RunKey, str | None]]) -> Material:
@@ -41,7 +47,7 @@ def gather(params: Params, runs: Sequence[tuple[RunKey, str | None]]) -> Materia
     return Material(
         _curves(trained),
         [search for pair in product(params.datasets, params.methods) if (search := _search(*pair))],
-        [_exhibit(keys, target) for (_, target, _), keys in groups.items()],
+        [_exhibit(keys, target) for (_, target, method), keys in groups.items() if method in params.methods],
         [_settings(keys, params.targets) for keys in trained],
         _versions(),
     )
@@ -79,7 +85,10 @@ def _exhibit(keys: list[RunKey], target: str | None) -> Exhibit:
     """The answers of all seeds on one test set."""
     key, folders = keys[0], [key.results(target) for key in keys]
     made_by = key.command("evaluate", target)
-    by_label = read_metrics(folders[0], ("class_names",), made_by)["class_names"]
+    metrics = [read_metrics(folder, ("class_names",), made_by) for folder in folders]
+    by_label, method = metrics[0]["class_names"], key.method
+    if any(WITHOUT_PROBE in one for one in metrics):  # which its predictions are with
+        method += WITH_PROBE
     names = dict(zip(by_label, told_apart(list(by_label.values())), strict=True))
     answers = pd.concat([read_answers(folder / PREDICTIONS, made_by) for folder in folders], ignore_index=True)
     kinds, order = _kinds(answers), [*KINDS, ""]
@@ -90,7 +99,7 @@ def _exhibit(keys: list[RunKey], target: str | None) -> Exhibit:
     head = key.dataset if target is None else f"{key.dataset} to {target}"
     pattern = folders[0].parent / "seed*" / "predictions.parquet"
     return Exhibit(
-        f"{head}, {METHOD_TITLES[key.method]}, {key.shots} shots",
+        f"{head}, {METHOD_TITLES[method]}, {key.shots} shots",
         [names[str(label)] for label in labels], [kinds.get(label, "") for label in labels],
         _confusion(answers, labels), _gains(answers, names, kinds), won, lost,
         f"{pattern}; images: seed {key.seed}",
@@ -183,13 +192,26 @@ def _settings(keys: list[RunKey], targets: list[str]) -> Settings:
     cards = [_card(key) for key in keys]
     first, key = cards[0], keys[0]
     values = [(name, first["settings"][name], first["sources"].get(name, "")) for name in sorted(first["settings"])]
-    values += [("template", first["template"], "search"), ("trainable parameters", first["trainable"], "count")]
+    searched = VALIDATION if key.method in BASELINES else "search"
+    values += [("template", first["template"], searched), ("trainable parameters", first["trainable"], "count")]
+    values += _chosen(cards)
     values += [line for target in targets for line in _on_target(key, target)]
     digests = [(f"adapter, seed {run.seed}", card["sha256"]) for run, card in zip(keys, cards, strict=True)]
     digests += [(f"data, seed {run.seed}", card["data"]["digest"]) for run, card in zip(keys, cards, strict=True)]
     digests.append(("backbone", first["backbone"]["sha256"]))
     name = f"{key.dataset}, {METHOD_TITLES[key.method]}, {key.shots} shots"
     return Settings(name, values, digests, str(key.model.parent / "seed*" / "adapter.json"))
+
+
+def _chosen(cards: list[AdapterCard]) -> list[tuple[str, Any, str]]:
+    """What few-shot validation chose for every seed, in their order; nothing of what none of them has."""
+    lines = []
+    for section, names in CHOSEN.items():
+        each = [cast(dict[str, Any], card.get(section) or {}) for card in cards]
+        for name in (name for name in names if any(name in one for one in each)):
+            values = ", ".join(f"{one[name]:.4g}" if name in one else "none" for one in each)
+            lines.append((f"{section} {name.replace('_', ' ')}", values, f"{VALIDATION}, by seed"))
+    return lines
 
 
 def _on_target(key: RunKey, target: str) -> list[tuple[str, Any, str]]:

@@ -36,7 +36,10 @@ STYLE = """
 INTRODUCTION = """Accuracy in percent, mean ± standard deviation over seeds. Harmonic mean: of the seed means; of an
 average: of the averages. Zero-shot is the same frozen CLIP without an adapter, on the same images with the same
 prompts. Gain: over zero-shot (in the harmonic mean where there is one), with the 95% interval of a paired bootstrap
-over test images and seeds. ECE: expected calibration error in percent, the mean gap between confidence and accuracy."""
+over test images and seeds. Linear probe and Tip-Adapter classify frozen features, and leave classes that they were not
+fitted on to zero-shot. "+ probe": with a linear probe's say on trained classes, as much as validation images want.
+ECE: expected calibration error in percent, the mean gap between confidence and accuracy; in brackets before
+temperatures were applied."""
 GAINS = """Points of accuracy, or of the harmonic mean, with the 95% interval of the paired bootstrap. A dot is filled
 where the interval is on one side of 0. In a dataset's own line is what zero-shot gets."""
 LEARNING = """Training loss: all terms of the loss, of augmented training images. Validation: the few-shot validation

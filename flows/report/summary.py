@@ -7,7 +7,7 @@ from typing import Any
 
 from flows.project import paths
 from flows.project.metrics import METRICS as FILE
-from flows.project.metrics import read_metrics
+from flows.project.metrics import WITHOUT_PROBE, read_metrics
 from flows.project.paths import RunKey
 from flows.project.predictions import read_outcomes
 from flows.report import comparisons
@@ -15,7 +15,16 @@ from flows.report.figures import CURVES
 from flows.report.material import gather
 from flows.report.page import Material, page
 from flows.report.published import published
-from flows.report.tables import averages, csv_text, markdown, markdown_table, results_csv, summarise
+from flows.report.tables import (
+    WITH_PROBE,
+    Key,
+    averages,
+    csv_text,
+    markdown,
+    markdown_table,
+    results_csv,
+    summarise,
+)
 from flows.settings.params import Params
 from mmrl_core.errors import Damaged, UserError
 from mmrl_core.evaluation.bootstrap import Outcomes, paired_gains
@@ -88,14 +97,27 @@ def read_rows(runs: Sequence[Run]) -> list[dict]:
 
 def read_tables(runs: Sequence[Run]) -> tuple[list[dict], list[dict]]:
     """The results table, and the comparisons of methods with each other, from the files of these runs."""
-    groups: dict[tuple[str, str, int, str], list[Run]] = {}
+    groups: dict[Key, list[Run]] = {}
     for key, target in runs:
         name = (key.dataset, target or key.dataset, key.shots, key.method)
         groups.setdefault(name, []).append((key, target))
     metrics = {name: _same_parts(group) for name, group in groups.items()}
-    outcomes = {name: {run[0].seed: _outcomes(*run) for run in group} for name, group in groups.items()}
+    probed = {name[-1] for name, each in metrics.items() if any(WITHOUT_PROBE in one for one in each)}
+    rows: dict[Key, list[dict]] = {}
+    outcomes: dict[Key, comparisons.Seeds] = {}
+    for name, group in groups.items():
+        rows[name] = [{**one, **one.get(WITHOUT_PROBE, {})} for one in metrics[name]]
+        outcomes[name] = _by_seed(group, f"{WITHOUT_PROBE}_prediction")
+        if name[-1] in probed:  # also where validation wants none: then both rows are the same
+            fused = (*name[:-1], f"{name[-1]}{WITH_PROBE}")
+            rows[fused], outcomes[fused] = metrics[name], _by_seed(group, "prediction")
     gains = {name: paired_gains(list(seeds.values())) for name, seeds in outcomes.items()}
-    return summarise(metrics, gains), comparisons.compare(outcomes)
+    return summarise(rows, gains), comparisons.compare(outcomes)
+
+
+def _by_seed(group: Sequence[Run], prediction: str) -> comparisons.Seeds:
+    """Each run's outcomes by one of the columns of predictions."""
+    return {run[0].seed: _outcomes(*run, prediction) for run in group}
 
 
 def _same_parts(runs: Sequence[Run]) -> list[dict[str, Any]]:
@@ -113,14 +135,15 @@ def _same_parts(runs: Sequence[Run]) -> list[dict[str, Any]]:
 def _metrics(key: RunKey, target: str | None) -> dict[str, Any]:
     folder, made_by = key.results(target), key.command("evaluate", target)
     metrics = read_metrics(folder, METRICS, made_by)
+    sections = [metrics, metrics["zero_shot"], *([metrics[WITHOUT_PROBE]] if WITHOUT_PROBE in metrics else [])]
     for part in metrics["parts"]:
-        if "ece" not in metrics[part] or "ece" not in metrics["zero_shot"][part]:
+        if any("ece" not in section[part] for section in sections):
             raise Damaged(f"{folder / FILE} has no ece of the part {part}; run `{made_by}` again")
     return metrics
 
 
-def _outcomes(key: RunKey, target: str | None) -> dict[str, Outcomes]:
-    return read_outcomes(key.results(target) / "predictions.parquet", key.command("evaluate", target))
+def _outcomes(key: RunKey, target: str | None, prediction: str) -> dict[str, Outcomes]:
+    return read_outcomes(key.results(target) / "predictions.parquet", key.command("evaluate", target), prediction)
 
 
 def _search(dataset: str, method: str) -> dict[str, Any]:

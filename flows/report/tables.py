@@ -1,7 +1,8 @@
 """Rows of results from the metrics of every seed, their averages, and how a row reads.
 
-A row has "source", "target", "shots", "method" ("zero_shot" for the frozen CLIP), "seeds", and by part of the protocol
-("base" and "novel", or "all") "accuracy", "ece", "gain" and what MORE names; fractions of 1.
+A row has "source", "target", "shots", "method" ("zero_shot" for the frozen CLIP; with a fused probe "mmrl+probe"),
+"seeds", and by part of the protocol ("base" and "novel", or "all") "accuracy", "ece", where temperatures were applied
+"ece_uncalibrated", "gain" and what MORE names; fractions of 1.
 """
 
 import csv
@@ -12,13 +13,16 @@ from typing import Any
 
 from mmrl_core.protocols import harmonic_mean
 
+WITH_PROBE = "+probe"  # after a method's name: with what few-shot validation fused into it
 METHOD_TITLES = {  # in the order of tables and figures
     "zero_shot": "zero-shot CLIP", "linear_probe": "linear probe", "tip_adapter": "Tip-Adapter",
-    "tip_adapter_f": "Tip-Adapter-F", "mmrl": "MMRL", "mmrl+probe": "MMRL + probe", "mmrlpp": "MMRL++",
-    "mmrlpp+probe": "MMRL++ + probe",
+    "tip_adapter_f": "Tip-Adapter-F", "mmrl": "MMRL", f"mmrl{WITH_PROBE}": "MMRL + probe", "mmrlpp": "MMRL++",
+    f"mmrlpp{WITH_PROBE}": "MMRL++ + probe",
 }  # fmt: skip
 MORE = {"macro_f1": "macro F1", "balanced_accuracy": "balanced accuracy", "top5_accuracy": "top-5", "auroc": "AUROC"}
+ORDER = list(METHOD_TITLES)
 AVERAGE = "average"
+CALIBRATION = ("ece", "ece_uncalibrated")
 
 Key = tuple[str, str, int, str]  # source, target, shots, method
 
@@ -34,8 +38,8 @@ def summarise(runs: dict[Key, list[dict]], gains: dict[Key, dict]) -> list[dict]
 
     `gains` holds each run's gain over zero-shot with its interval (mmrl_core.evaluation.bootstrap.paired_gains).
     """
-    rows, zero_shots, order = [], {}, list(METHOD_TITLES)
-    for key, metrics in sorted(runs.items(), key=lambda run: (*run[0][:3], order.index(run[0][3]))):
+    rows, zero_shots = [], {}
+    for key, metrics in sorted(runs.items(), key=lambda run: (*run[0][:3], ORDER.index(run[0][3]))):
         source, target, shots, method = key
         group, parts = {"source": source, "target": target, "shots": shots}, metrics[0]["parts"]
         if (source, target, shots) not in zero_shots:
@@ -54,7 +58,7 @@ def _aggregate(metrics: list[dict], parts: list[str]) -> dict[str, Any]:
     return {
         "accuracy": accuracy,
         **_harmonic(accuracy),
-        "ece": {part: mean(run[part]["ece"] for run in metrics) for part in parts},
+        **_calibration({part: [run[part] for run in metrics] for part in parts}),
         **{name: _means([_defined(run, parts, name) for run in metrics]) for name in MORE},
     }
 
@@ -67,6 +71,12 @@ def _defined(run: dict, parts: list[str], name: str) -> dict[str, float]:
 def _means(each: list[dict[str, float]]) -> dict[str, float]:
     """The mean by part, of the parts that each has."""
     return {part: mean(one[part] for one in each) for part in each[0] if all(part in one for one in each)}
+
+
+def _calibration(figures: dict[str, list[dict]]) -> dict[str, dict[str, float]]:
+    """ECE by part, a mean over seeds or datasets; and before temperatures where every one of them was given some."""
+    names = [name for name in CALIBRATION if all(name in one for each in figures.values() for one in each)]
+    return {name: {part: mean(one[name] for one in each) for part, each in figures.items()} for name in names}
 
 
 def _harmonic(accuracy: dict[str, dict]) -> dict[str, float]:
@@ -101,12 +111,13 @@ def averages(rows: list[dict]) -> list[dict]:
 def _average(shots: int, method: str, group: list[dict]) -> dict[str, Any]:
     values = {part: [row["accuracy"][part]["values"] for row in group] for part in group[0]["accuracy"]}
     accuracy = {part: spread([mean(seed) for seed in zip(*each, strict=True)]) for part, each in values.items()}
-    ece = {part: mean(row["ece"][part] for row in group) for part in accuracy}
+    errors = {part: [{name: row[name][part] for name in CALIBRATION if name in row} for row in group]
+              for part in accuracy}  # fmt: skip
     sources = sorted({row["source"] for row in group if row["source"] != row["target"]})
     return {
         "source": " ".join(sources) or AVERAGE, "target": AVERAGE, "shots": shots, "method": method,
-        "seeds": group[0]["seeds"], "datasets": len(group), "accuracy": accuracy, **_harmonic(accuracy), "ece": ece,
-        **{name: _means([row[name] for row in group]) for name in MORE},
+        "seeds": group[0]["seeds"], "datasets": len(group), "accuracy": accuracy, **_harmonic(accuracy),
+        **_calibration(errors), **{name: _means([row[name] for row in group]) for name in MORE},
     }  # fmt: skip
 
 
@@ -114,8 +125,9 @@ def header(rows: list[dict]) -> list[str]:
     """The columns of a results table."""
     parts = list(rows[0]["accuracy"])
     if len(parts) == 1:
-        return ["dataset", "shots", "method", "accuracy", "gain [95%]", "ECE"]
-    return ["dataset", "shots", "method", *parts, "harmonic mean", "gain [95%]", f"ECE {' / '.join(parts)}"]
+        return ["dataset", "shots", "method", "accuracy", "gain [95%]", "ECE (uncalibrated)"]
+    ece = f"ECE {' / '.join(parts)} (uncalibrated)"
+    return ["dataset", "shots", "method", *parts, "harmonic mean", "gain [95%]", ece]
 
 
 def cells(row: dict) -> list[str]:
@@ -127,7 +139,7 @@ def cells(row: dict) -> list[str]:
         *named(row),
         *[percent(row["accuracy"][part], row["seeds"]) for part in parts], *both,
         interval(row["gain"][overall]) if "gain" in row else "",
-        " / ".join(f"{100 * row['ece'][part]:.1f}" for part in parts),
+        _errors(row),
     ]  # fmt: skip
 
 
@@ -146,6 +158,12 @@ def _by_part(values: dict[str, float], parts: list[str]) -> str:
 def named(row: dict) -> list[str]:
     """What the first columns of every table say: dataset, shots and method."""
     return [title(row), str(row["shots"]), METHOD_TITLES.get(row["method"], row["method"])]
+
+
+def _errors(row: dict) -> str:
+    """`1.2 / 6.0 (1.1 / 9.0)`: with temperatures, and in brackets without; where there are none the one alone."""
+    each = [" / ".join(f"{100 * value:.1f}" for value in row[name].values()) for name in CALIBRATION if name in row]
+    return each[0] + "".join(f" ({before})" for before in each[1:])
 
 
 def title(row: dict) -> str:
@@ -183,8 +201,8 @@ def csv_text(names: list[str], lines: Iterable[list]) -> str:
 
 def results_csv(rows: list[dict]) -> str:
     """One line a row and part; the harmonic mean counts as a part. Fractions of 1, unrounded."""
-    names = ["source", "target", "shots", "method", "part", "mean", "std", "gain", "gain_low", "gain_high", "ece",
-             *MORE]  # fmt: skip
+    names = ["source", "target", "shots", "method", "part", "mean", "std", "gain", "gain_low", "gain_high",
+             *CALIBRATION, *MORE]  # fmt: skip
     lines = []
     for row in rows:
         values = {part: (value["mean"], value["std"]) for part, value in row["accuracy"].items()}
@@ -193,5 +211,6 @@ def results_csv(rows: list[dict]) -> str:
         for part, value in values.items():
             gain = row.get("gain", {}).get(part, dict.fromkeys(("mean", "low", "high"), ""))
             fixed = [row["source"], row["target"], row["shots"], row["method"], part]
-            lines.append([*fixed, *value, *gain.values(), *(row[name].get(part, "") for name in ("ece", *MORE))])
+            more = [row.get(name, {}).get(part, "") for name in (*CALIBRATION, *MORE)]
+            lines.append([*fixed, *value, *gain.values(), *more])
     return csv_text(names, lines)

@@ -12,15 +12,10 @@ from flows.project.progress import progress
 from flows.project.resources import backbone_of, open_store
 from flows.settings.params import Params
 from flows.stages.train import data_card
-from flows.tracking.run import tracked_run
-from flows.tuning.data import best_template, measured_templates
 from mmrl_core import METHOD_VERSION
-from mmrl_core.baselines.fit import fit_baseline
 from mmrl_core.config import BaselineConfig, parse
 from mmrl_core.data.lacking import check_trained
-from mmrl_core.data.sets import read_set
 from mmrl_core.data.shards import read_manifest
-from mmrl_core.method.adapter import save_adapter
 from mmrl_core.method.adapter_card import CardContent
 from mmrl_core.protocols import PROTOCOLS
 
@@ -41,15 +36,21 @@ def fit_baselines(params: Params, dataset: str, shots: int, out: Path) -> dict[s
 def evaluate_baselines(
     params: Params, dataset: str, shots: int, out: Path, target: str | None = None
 ) -> dict[str, Any]:
-    """Score them all in one pass over the images; what is printed is each one's mean over the seeds."""
-    from flows.stages.evaluate import RunToEvaluate, evaluate_each
-
+    """Score them all, in one pass over the images where memory allows; what is printed is each one's mean over the
+    seeds."""
     out.mkdir()
     keys = keys_of(params, dataset, shots)
-    runs = [RunToEvaluate(key, key.model, out / key.method / f"seed{key.seed}") for key in keys]
-    for run in runs:
+    if not keys:
+        return {}
+    from flows.stages.evaluate import RunToEvaluate, evaluate_each, runs_at_once
+
+    waiting = [RunToEvaluate(key, key.model, out / key.method / f"seed{key.seed}") for key in keys]
+    for run in waiting:
         run.out.mkdir(parents=True)
-    figures = evaluate_each(params, runs, target) if runs else {}
+    figures: dict[RunKey, dict[str, Any]] = {}
+    while waiting:  # one that cannot be evaluated is left out, comes first in the end, and says why
+        figures |= evaluate_each(params, waiting[: runs_at_once(waiting[0].key, target)], target)
+        waiting = [run for run in waiting if run.key not in figures]
     return {
         baseline: {part: fmean(figures[key][part] for key in keys if key.method == baseline) for part in SHOWN
                    if part in next(iter(figures.values()))}
@@ -64,6 +65,12 @@ def keys_of(params: Params, dataset: str, shots: int) -> list[RunKey]:
 
 def fit(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
     """Fit a baseline with the template that zero-shot has in the table."""
+    from flows.tracking.run import tracked_run
+    from flows.tuning.data import best_template, measured_templates
+    from mmrl_core.baselines.fit import fit_baseline
+    from mmrl_core.data.sets import read_set
+    from mmrl_core.method.adapter import save_adapter
+
     protocol, manifest = PROTOCOLS[params.data.protocol], read_manifest(key.few_shot)
     check_trained(manifest, protocol.trains_on)
     backbone, store = backbone_of(params.backbone), open_store(params, "train")

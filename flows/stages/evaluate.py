@@ -25,7 +25,17 @@ from mmrl_core.errors import UserError
 from mmrl_core.evaluation.bootstrap import Outcomes, paired_gains
 from mmrl_core.evaluation.class_metrics import class_metrics
 from mmrl_core.evaluation.gate import is_gate_image
-from mmrl_core.evaluation.scores import UNCALIBRATED, WITHOUT_PROBE, Columns, Scores, merged, summary
+from mmrl_core.evaluation.scores import (
+    NEITHER,
+    UNCALIBRATED,
+    VARIANTS,
+    WITHOUT_PROBE,
+    Columns,
+    Scores,
+    expected_calibration_error,
+    merged,
+    summary,
+)
 from mmrl_core.files import write_json
 from mmrl_core.method.adapter import Adapter, load_adapter
 from mmrl_core.method.adapter_card import AdapterCard, CardOfTensors, read_unverified_card
@@ -33,6 +43,8 @@ from mmrl_core.method.baseline import Baseline
 from mmrl_core.method.heads import columns_of
 from mmrl_core.method.model import AdaptedCLIP
 from mmrl_core.protocols import ALL, PROTOCOLS, Half, Protocol, TestSet, harmonic_mean, labels_of
+
+SCORES = 1e9  # bytes of all runs' scores, which are in memory together
 
 
 class RunToEvaluate(NamedTuple):
@@ -69,6 +81,14 @@ def evaluate(params: Params, key: RunKey, out: Path, target: str | None = None) 
     """Score an adapter and zero-shot on the protocol's test sets, or on `target`; metrics.json, predictions.parquet."""
     out.mkdir()
     return evaluate_each(params, [RunToEvaluate(key, key.model, out)], target)[key]
+
+
+def runs_at_once(key: RunKey, target: str | None = None) -> int:
+    """How many runs may be evaluated together on a run's dataset or a target: as many as SCORES has memory for, and
+    one in any case."""
+    manifest = read_manifest(paths.pool(target or key.dataset))
+    scores = max(1, manifest["counts"]["test"]) * len(manifest["class_names"])
+    return max(1, int(SCORES / (scores * (2 + len(VARIANTS)) * 4)))  # of the adapter and zero-shot too, float32
 
 
 def evaluate_each(
@@ -114,7 +134,7 @@ def _write(
     shared: Shared, run: LoadedRun, params: Params, target: str | None, scores: dict[str, Scores],
     validation: dict[str, dict[str, float]],
 ) -> dict[str, Any]:  # fmt: skip
-    key, without = run.key, _parts_of(scores, WITHOUT_PROBE)
+    key, without = run.key, _parts_of(scores, WITHOUT_PROBE, NEITHER)
     metrics = {
         **key._asdict(),
         "target": target or key.dataset,
@@ -123,7 +143,7 @@ def _write(
         "beta": run.adapter.config.composition,
         "template": run.template,
         "parts": list(scores),
-        **_adapted(scores),
+        **_calibrated(_parts({part: (one.adapted, one.labels) for part, one in scores.items()}), scores, UNCALIBRATED),
         "zero_shot": _parts({part: (one.zero_shot, one.labels) for part, one in scores.items()}),
         **({WITHOUT_PROBE: without} if without else {}),
         "gain": paired_gains([{part: outcomes(one) for part, one in scores.items()}]),
@@ -236,20 +256,20 @@ def _validation(shared: Shared, runs: list[LoadedRun], protocol: Protocol) -> li
     return [{part: summary(of_run.adapted, of_run.labels)} if of_run.items else {} for of_run in kept]
 
 
-def _adapted(scores: dict[str, Scores]) -> dict[str, Any]:
-    """Every part's summary, with the calibration error before a temperature was applied where there is one."""
-    parts, before = (
-        _parts({part: (one.adapted, one.labels) for part, one in scores.items()}),
-        _parts_of(scores, UNCALIBRATED),
-    )
-    return parts | {part: {**parts[part], "ece_uncalibrated": before[part]["ece"]} for part in scores if before}
-
-
-def _parts_of(scores: dict[str, Scores], variant: str) -> dict[str, Any]:
-    """The same of a variant; nothing where there is none."""
+def _parts_of(scores: dict[str, Scores], variant: str, before: str) -> dict[str, Any]:
+    """`_parts` of a variant, and of what it is without its temperatures; nothing where there is none."""
     if not all(variant in one.variants for one in scores.values()):
         return {}
-    return _parts({part: (one.variants[variant], one.labels) for part, one in scores.items()})
+    parts = _parts({part: (one.variants[variant], one.labels) for part, one in scores.items()})
+    return _calibrated(parts, scores, before)
+
+
+def _calibrated(parts: dict[str, Any], scores: dict[str, Scores], before: str) -> dict[str, Any]:
+    """Every part's figures with its calibration error before a temperature was applied, where one was."""
+    return parts | {
+        part: {**parts[part], "ece_uncalibrated": expected_calibration_error(one.variants[before], one.labels)}
+        for part, one in scores.items() if before in one.variants
+    }  # fmt: skip
 
 
 def _parts(parts: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Any]:

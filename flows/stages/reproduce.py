@@ -12,21 +12,26 @@ from flows.settings.params import Params
 from flows.settings.resolve import settings_from_keys
 from flows.tracking.store import store_uri
 from mmrl_core import METHOD_VERSION
+from mmrl_core.config import BaselineConfig, parse
 from mmrl_core.data.shards import read_manifest
 from mmrl_core.errors import UserError
 from mmrl_core.method.adapter_card import AdapterCard, CardContent, read_card
+from mmrl_core.protocols import BASELINES
 
 if TYPE_CHECKING:
     from mmrl_core.clip.backbone import Backbone
     from mmrl_core.method.adapter import Adapter
+    from mmrl_core.method.baseline import Baseline
+
+CHOSEN = ("head", "calibration", "abstain")  # keys of the card, by few-shot validation
 
 
 def reproduce(params: Params, model: str, out: Path) -> dict[str, Any]:
     """Train `models:/NAME@ALIAS` or `models:/NAME/3` again, into `out`: its data, settings and seed are the version's.
 
     The data is what is prepared here, or else is prepared anew from the raw source; its digest has to be the recorded
-    one. Returns whether the tensors are the same, and the largest difference between two values. Raises UserError where
-    another release, backbone or data would give another adapter.
+    one. Returns whether tensors and all that validation chose are the same, and the largest difference between two
+    values. Raises UserError where another release, backbone or data would give another adapter.
     """
     from mmrl_core.method.adapter import backbone_of, load_adapter, save_adapter
 
@@ -36,13 +41,15 @@ def reproduce(params: Params, model: str, out: Path) -> dict[str, Any]:
         _check_release(card, fetched.tags, model)
         backbone = backbone_of(card)
         original, _ = load_adapter(fetched.adapter, backbone)  # refuses another backbone
-        adapter, history = _train(params, card, backbone, Path(folder))
+        adapter, made = _make(params, card, backbone, Path(folder))
     kept = {name: card[name] for name in ("method_version", "class_names", "template", "data", "training", "settings",
-                                          "sources", "abstain") if name in card}  # fmt: skip
-    document = save_adapter(out, adapter, backbone, cast(CardContent, {**kept, "history": history}))
-    pairs = zip(original.parameters(), adapter.parameters(), strict=True)
-    furthest = max(float((old - new).detach().abs().max()) for old, new in pairs)
-    return {"identical": document["sha256"] == card["sha256"], "furthest": furthest, "adapter_sha256": card["sha256"]}
+                                          "sources") if name in card}  # fmt: skip
+    document = save_adapter(out, adapter, backbone, cast(CardContent, {**kept, **made}))
+    old, new = original.state_dict(), adapter.state_dict()
+    both = [name for name in old if name in new]  # one alone may hold a probe, on another kind of CPU
+    furthest = max(float((old[name] - new[name]).abs().max()) for name in both)
+    identical = all(document.get(name) == card.get(name) for name in ("sha256", *CHOSEN))
+    return {"identical": identical, "furthest": furthest, "adapter_sha256": card["sha256"]}
 
 
 def _check_release(card: AdapterCard, tags: dict[str, str], model: str) -> None:
@@ -56,23 +63,28 @@ def _check_release(card: AdapterCard, tags: dict[str, str], model: str) -> None:
         )
 
 
-def _train(
+def _make(
     params: Params, card: AdapterCard, backbone: "Backbone", folder: Path
-) -> tuple["Adapter", list[dict[str, float]]]:
-    """The adapter, trained again, and the metrics of its epochs."""
+) -> tuple["Adapter | Baseline", dict[str, Any]]:
+    """The adapter, trained or fitted again, and what its card says of that."""
+    from mmrl_core.baselines.finish import finish
+    from mmrl_core.baselines.fit import fit_baseline
     from mmrl_core.data.sets import read_set
     from mmrl_core.training.fit import fit
     from mmrl_core.training.process import settle_process
 
     settle_process(backbone)
-    config, train = settings_from_keys(card["settings"])
-    few_shot = _few_shot(params, card, folder)
-    data, val = (
-        read_set(few_shot, split, card["training"]["trains_on"], card["template"]) for split in ("train", "val")
-    )
+    few_shot, halves = _few_shot(params, card, folder), card["training"]["trains_on"]
+    data, val = (read_set(few_shot, split, halves, card["template"]) for split in ("train", "val"))
+    if card["adapter"]["method"] in BASELINES:
+        config = parse(BaselineConfig, card["adapter"], "the card")
+        baseline, abstain = fit_baseline(backbone, config, data, val, card["data"]["seed"])
+        return baseline, {"abstain": abstain}
+    settings, train = settings_from_keys(card["settings"])
     with progress(f"train {card['data']['dataset']} again", train.epochs, what="epoch") as bar:
-        fitted = fit(backbone, config, train, data, val=val, report=lambda epoch, metrics: bar(epoch + 1))
-    return fitted.adapter, fitted.history
+        fitted = fit(backbone, settings, train, data, val=val, report=lambda epoch, metrics: bar(epoch + 1))
+    abstain = finish(backbone, fitted.adapter, data, val)
+    return fitted.adapter, {"history": fitted.history, "abstain": abstain}
 
 
 def _few_shot(params: Params, card: AdapterCard, folder: Path) -> Path:

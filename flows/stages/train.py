@@ -13,6 +13,7 @@ from flows.project.resources import backbone_of, open_store
 from flows.settings.params import Params
 from flows.settings.resolve import resolve, settings_by_key
 from mmrl_core import METHOD_VERSION
+from mmrl_core.data.shards import read_examples, read_manifest
 from mmrl_core.errors import UserError
 from mmrl_core.files import canonical_json
 from mmrl_core.method.adapter_card import CardContent, DataCard
@@ -45,7 +46,6 @@ def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
     from mmrl_core.baselines.finish import finish
     from mmrl_core.data.lacking import check_trained
     from mmrl_core.data.sets import read_set
-    from mmrl_core.data.shards import read_manifest
     from mmrl_core.method.adapter import save_adapter
 
     protocol, manifest = PROTOCOLS[params.data.protocol], read_manifest(key.few_shot)
@@ -55,7 +55,7 @@ def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
     settings = resolve(params, key.dataset, key.method, key.seed, backbone.depth, choice)
     if not (params.cluster.is_distributed and params.cluster.gpus_per_worker):  # else it depends on the workers' GPUs
         settings = _on_device(settings, backbone.device)
-    data = read_set(key.few_shot, "train", protocol.trains_on, search["template"])
+    data, val = (read_set(key.few_shot, split, protocol.trains_on, search["template"]) for split in ("train", "val"))
     card = _card(params, key, settings, data, manifest["digest"])
     with (
         tracked_run(params, key, "train", card["settings"], {"data.digest": manifest["digest"]}) as run,
@@ -69,9 +69,8 @@ def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
 
         identity = _identity(card, backbone)
         with locked(f"run-{identity}", f"another process trains {key.name}"):  # in another worktree of this project
-            adapter, history, precision = _fit(params, key, backbone, settings, data, identity, report)
+            adapter, history, precision = _fit(params, key, backbone, settings, data, val, identity, report)
         card["history"], card["settings"]["train.precision"] = history, precision
-        val = read_set(key.few_shot, "val", protocol.trains_on, data.template)
         card["abstain"] = finish(backbone, adapter, data, val, open_store(params, "train"))
         document = save_adapter(out, adapter, backbone, card)
         run.set_tags({"adapter_sha256": document["sha256"]})
@@ -80,17 +79,15 @@ def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
 
 
 def _fit(
-    params: Params, key: RunKey, backbone: "Backbone", settings: "Resolved", data: "ImageSet", identity: str,
-    report: EpochReport,
+    params: Params, key: RunKey, backbone: "Backbone", settings: "Resolved", data: "ImageSet", val: "ImageSet",
+    identity: str, report: EpochReport,
 ) -> "Fitted":  # fmt: skip
     """The adapter, the metrics of its epochs and the precision, trained here or on the cluster."""
-    from mmrl_core.data.sets import read_set
     from mmrl_core.training.fit import fit
 
     if params.cluster.is_distributed:
         return _fit_on_cluster(params, key, backbone, settings, data, identity, report)
     checkpoints, store = paths.STATE / "runs" / identity, open_store(params, "train")
-    val = read_set(key.few_shot, "val", PROTOCOLS[params.data.protocol].trains_on, data.template)
     fitted = fit(backbone, settings.adapter, settings.train, data, val=val, report=report, checkpoints=checkpoints,
                  store=store)  # fmt: skip
     shutil.rmtree(checkpoints, ignore_errors=True)
@@ -104,7 +101,6 @@ def _fit_on_cluster(
     from safetensors.torch import load
 
     from flows.cluster.training import TrainingJob, train_on_cluster
-    from mmrl_core.data.shards import read_examples, read_manifest
     from mmrl_core.training.fit import Fitted, check_division, new_adapter
 
     most = params.cluster.worker_range[1]

@@ -54,7 +54,7 @@ class Tracked:
         from mlflow.entities import Param
 
         experiment = experiment_id(self._client, self._uri, key.dataset)
-        name = key.name.removeprefix(f"{key.dataset}/")
+        name = f"{key.method}-{key.shots}shot/seed{key.seed}"
         if self.run_id is None:  # a second attempt goes on with the run of the first
             self.run_id = self._client.create_run(experiment, run_name=name).info.run_id
         values = [Param(name, str(value)) for name, value in flatten(settings).items()]

@@ -22,14 +22,15 @@ from mmrl_core.data.views import test_views
 from mmrl_core.method.adapter import Adapter
 from mmrl_core.method.adapter_stack import AdapterStack
 from mmrl_core.method.joint_logits import joint_logits
-from mmrl_core.method.logit_weights import logit_weights, without_probe
+from mmrl_core.method.logit_weights import PLAIN, logit_weights, without_probe
 from mmrl_core.method.model import AdaptedCLIP, Output
 
 ECE_BINS = 15
 BATCH_SIZE = 64
 CHUNK = 16  # images that go through the frozen tower together; the last few are filled up to as many
 
-UNCALIBRATED, WITHOUT_PROBE = VARIANTS = ("uncalibrated", "without_probe")  # a temperature of 1; without the head
+# What may be left out: the temperatures, the probe (and its temperature), or both.
+UNCALIBRATED, WITHOUT_PROBE, NEITHER = VARIANTS = ("uncalibrated", "without_probe", "neither")
 
 T = TypeVar("T")
 Columns = Sequence[int] | Mapping[int, int]  # source labels of the trained classes in their order, or place by label
@@ -163,13 +164,14 @@ def _probabilities(output: Output, columns: Tensor, model: AdaptedCLIP) -> tuple
     adapter = model.adapter
     assert not isinstance(adapter, AdapterStack)  # whose logits are of several runs
     adapted = joint_logits(output, columns, adapter.weights).softmax(-1).cpu()
-    variants = {}
+    weights = {}
     if adapter.calibration:
-        uncalibrated = logit_weights(adapter.head_card, None)
-        variants[UNCALIBRATED] = joint_logits(output, columns, uncalibrated).softmax(-1).cpu()
+        weights[UNCALIBRATED] = logit_weights(adapter.head_card, None)
     if isinstance(adapter, Adapter) and adapter.head_card:
-        variants[WITHOUT_PROBE] = joint_logits(output, columns, without_probe(adapter.calibration)).softmax(-1).cpu()
-    return adapted, variants
+        weights[WITHOUT_PROBE] = without_probe(adapter.calibration)
+        if adapter.calibration:
+            weights[NEITHER] = PLAIN
+    return adapted, {name: joint_logits(output, columns, one).softmax(-1).cpu() for name, one in weights.items()}
 
 
 def _digest(example: Example, known: Mapping[str, str]) -> str:

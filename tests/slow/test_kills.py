@@ -117,11 +117,13 @@ def must_be_equal(folder: Path) -> list[Path]:
     return files + [path for path in (SEARCH, ADAPTER, METRICS, PREDICTIONS) if (folder / path).exists()]
 
 
-ORDER = ["fingerprint", "training", "prepare_pool", "prepare", "tune", "train", "evaluate", "summarize"]
+ORDER = ["fingerprint", "training", "prepare_pool", "prepare", "tune", "train", "fit_baselines", "evaluate",
+         "evaluate_baselines", "summarize"]  # fmt: skip
 OUTPUTS_OF = {
     "fingerprint": [], "training": [], "prepare_pool": ["data/digits/pool"], "prepare": ["data/digits/4shot-seed1"],
-    "tune": ["results/digits/search"], "train": ["models"], "evaluate": ["results/digits-to-digits"],
-    "summarize": ["reports"],
+    "tune": ["results/digits/search"], "train": ["models/digits/mmrl-4shot"],
+    "fit_baselines": ["models/digits/baselines-4shot"], "evaluate": ["results/digits-to-digits/mmrl-4shot"],
+    "evaluate_baselines": ["results/digits-to-digits/baselines-4shot"], "summarize": ["reports"],
 }  # fmt: skip
 
 

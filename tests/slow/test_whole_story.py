@@ -35,7 +35,8 @@ NAME = "photos-base-to-novel"
 SETTINGS = {
     "datasets": ["photos"],
     "data": {"own": {"photos": {"images": "photos", "template": "a photo of the digit {}."}}},
-    "methods": ["mmrl"], "seeds": [1], "shots": [8], "train": {"epochs": 4}, "search": {"enabled": False},
+    "methods": ["mmrl"], "baselines": [], "seeds": [1], "shots": [8], "train": {"epochs": 4},
+    "adapter": {"probe": "off"}, "search": {"enabled": False},
 }  # fmt: skip
 ON_LOOPBACK = {"MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http", "MLFLOW_WEBHOOK_ALLOW_PRIVATE_IPS": "true",
                "MLFLOW_WEBHOOK_CACHE_TTL": "1",  # 60 s: until then MLflow does not know of a new webhook

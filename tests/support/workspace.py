@@ -10,9 +10,9 @@ import yaml
 
 ROOT = Path(__file__).parents[2]
 BIN = Path(sys.executable).parent
-QUICK = {"methods": ["mmrl"], "seeds": [1], "train": {"epochs": 2}, "search": {"enabled": False}}
+QUICK = {"methods": ["mmrl"], "baselines": [], "seeds": [1], "train": {"epochs": 2}, "search": {"enabled": False}}
 ADAPTED = {  # of the fixture `adapted`; its training has checkpoints to be killed between
-    "methods": ["mmrl"], "seeds": [1], "shots": [4], "train": {"epochs": 8, "batch_size": 2},
+    "methods": ["mmrl"], "baselines": [], "seeds": [1], "shots": [4], "train": {"epochs": 8, "batch_size": 2},
     "search": {"trials": 2, "partitions": 1, "space": {"adapter.insertion_depth": {"choice": [4, 5, 6]}}},
 }  # fmt: skip
 

@@ -21,7 +21,8 @@ from mmrl_core.method.adapter_card import TENSORS, read_unverified_card
 from mmrl_core.protocols import PROTOCOLS
 
 PREDICTIONS = "predictions.parquet"
-PACKAGES = ("numpy", "open_clip_torch", "pillow", "pyarrow", "safetensors", "torch", "torchvision")
+PACKAGES = ("numpy", "open_clip_torch", "pillow", "pyarrow", "safetensors", "scikit-learn", "scipy", "torch",
+            "torchvision")  # fmt: skip
 
 
 def model(params: Params, key: RunKey) -> ReadyOutput:

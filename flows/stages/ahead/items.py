@@ -10,7 +10,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from flows.project import paths
 from flows.project.outputs import claimed, locked
 from flows.project.paths import RunKey
 from flows.project.resources import backbone_of
@@ -19,15 +18,13 @@ from flows.stages.ahead import identity
 from flows.stages.ahead.ready import ReadyOutput
 from flows.stages.train import train as train_one
 from flows.tracking.redaction import first_line
-from mmrl_core.data.shards import read_manifest
 from mmrl_core.errors import UserError
-
-SCORES = 1e9  # bytes of the other runs' scores, which are in memory together
+from mmrl_core.protocols import BASELINES
 
 
 def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
     """`stages.train`; then also of the run's other seeds, where training takes less time than starting a process."""
-    if params.cluster.is_distributed:
+    if params.cluster.is_distributed or key.method in BASELINES:
         return train_one(params, key, out)
     mine = identity.model(params, key)
     with locked(_lock(mine), f"another process trains {key.name}"):
@@ -80,11 +77,11 @@ def evaluate(params: Params, key: RunKey, out: Path, target: str | None = None) 
 
 
 def _evaluate_all(params: Params, key: RunKey, out: Path, target: str | None) -> dict[str, Any]:
-    from flows.stages.evaluate import RunToEvaluate, evaluate_each
+    from flows.stages.evaluate import RunToEvaluate, evaluate_each, runs_at_once
 
     with TemporaryDirectory(prefix="ahead-", dir=out.parent) as folder:
         runs, places = [RunToEvaluate(key, key.model, out)], {}
-        for other, adapter, place in islice(_not_evaluated(params, key, target), _room(key, target)):
+        for other, adapter, place in islice(_not_evaluated(params, key, target), runs_at_once(key, target) - 1):
             runs.append(RunToEvaluate(other, adapter, Path(folder, place.identity)))
             places[other] = place
         for run in runs:
@@ -115,13 +112,6 @@ def _adapter(params: Params, key: RunKey) -> Path:
     if not identity.is_trained(params, key):
         raise UserError(f"{key.model} is not trained with these settings; run `{key.command('train')}` first")
     return key.model
-
-
-def _room(key: RunKey, target: str | None) -> int:
-    """How many runs may be evaluated beside the one that was asked for: as many as SCORES has memory for."""
-    manifest = read_manifest(paths.pool(target or key.dataset))
-    scores = max(1, manifest["counts"]["test"]) * len(manifest["class_names"])
-    return int(SCORES / (scores * 2 * 4))  # of the adapter and zero-shot, float32
 
 
 def _lock(place: ReadyOutput) -> str:

@@ -119,6 +119,16 @@ def test_the_candidate_is_the_best_on_validation_then_the_likeliest_then_the_fir
     assert registry.candidate(params(methods=["mmrl", "mmrlpp"]), "digits") == other
 
 
+def test_baselines_compete_where_validation_sees_all_classes_and_nowhere_else(project, make_adapter):
+    probe = KEY._replace(method="linear_probe")
+    add_run(probe, make_adapter(0), accuracy=0.9)
+    for protocol, found in [("few-shot", probe), ("base-to-novel", KEY), ("joint", KEY)]:
+        section = {"protocol": protocol}
+        assert registry.candidate(params(baselines=["linear_probe"], data=section), "digits") == found
+    add_run(probe, make_adapter(0), accuracy=0.8)  # of equals the first of the lists
+    assert registry.candidate(params(baselines=["linear_probe"], data={"protocol": "few-shot"}), "digits") == KEY
+
+
 def test_the_candidate_does_not_hang_on_the_last_bits_of_figures(project, make_adapter):
     """Nor on what another machine trains otherwise: likelihoods within a thousandth are equal."""
     two = params(seeds=[1, 2])

@@ -297,6 +297,33 @@ def test_images_that_are_gone_are_named(whole):
         summarize(whole, Path("reports"))
 
 
+def test_a_baseline_has_a_row_and_settings_with_what_was_chosen_and_no_exhibit(whole):
+    keys = [RunKey("digits", "tip_adapter", 16, seed) for seed in (1, 2)]
+    head = {"kind": "cache", "adapter_weight": 1.0, "head_weight": 2.0, "images": 4, "sharpness": 5.5, "rows": [16]}
+    for key in keys:
+        write_run(key, {"base": 3, "novel": 2})
+        write_model(key, [])
+        rewrite(key.model / "adapter.json", lambda card: (card.pop("history"), card.update(head=head)))
+    scales = {"trained": 1.25, "other": 1.0, "images": 4}
+    rewrite(keys[1].model / "adapter.json", lambda card: card.update(calibration=scales))
+    summarize(Params(**MATRIX, baselines=["tip_adapter"]), Path("reports"))
+    rows = json.loads(Path("reports/summary.json").read_text())["rows"]
+    assert [row["method"] for row in rows] == ["zero_shot", "tip_adapter", "mmrl"]
+    page = Path("reports/report.html").read_text()
+    assert "<summary>digits, Tip-Adapter, 16 shots</summary>" in page and "<h3>digits, Tip-Adapter" not in page
+    values = {name: (value, source) for name, value, source in _settings(keys, []).values}
+    assert values["head sharpness"] == ("5.5, 5.5", "validation, by seed")
+    assert values["calibration trained"] == ("none, 1.25", "validation, by seed")
+    assert values["template"] == ("a {}.", "validation") and "head rows" not in values
+
+
+def test_answers_class_by_class_are_those_with_the_probe(whole):
+    path = RUNS[1][0].results() / "metrics.json"
+    rewrite(path, lambda one: one.update(without_probe={part: one[part] for part in one["parts"]}))
+    summarize(whole, Path("reports"))
+    assert "<h3>digits, MMRL + probe, 16 shots</h3>" in Path("reports/report.html").read_text()
+
+
 def test_settings_tell_what_a_target_was_met_with(whole):
     write_run(RUNS[0][0], {"all": 4}, "letters")
     rewrite(RUNS[0][0].results("letters") / "metrics.json", lambda one: one.update(beta=0.3))

@@ -142,6 +142,11 @@ def test_a_run_that_is_stale_is_neither_evaluated_ahead_nor_left_as_it_is(made):
     assert waiting() == {SECOND.model, SECOND.results()}
 
 
+def test_an_adapter_whose_probe_is_not_as_the_settings_want_it_is_not_trained(made):
+    assert identity.is_trained(load_params(), FIRST)
+    assert not identity.is_trained(load_params("params.yaml", ["adapter.probe=off"]), FIRST)
+
+
 def test_a_damaged_adapter_fails_its_own_item_alone(made):
     for key in RUNS:
         shutil.rmtree(key.results())
@@ -187,6 +192,7 @@ def identities(*overrides: str) -> tuple[str, str]:
     ("setting", "model", "results"),
     [
         ("train.lr=0.002", True, False), ("adapter.n_tokens=3", True, False), ("search.enabled=false", True, False),
+        ("adapter.probe=off", True, False), ("baselines=[]", False, False),
         ("preset=published-per-target", True, True), ("data.protocol=few-shot", True, True),
         ("data.protocol=joint", False, True), ("backbone={name: ViT-B-32, weights: random}", True, True),
         ("seeds=[1, 2, 3]", False, False), ("features.cache=always", False, False), ("search.trials=3", False, False),

@@ -8,15 +8,19 @@ import pytest
 
 from flows.project import paths
 from flows.settings.params import Params, load_params
+from flows.settings.resolve import resolve
 from flows.settings.sections import ClusterSection, SearchSection
 from flows.tuning import identity
-from flows.tuning.data import best_template
+from flows.tuning.data import best_template, search_data
 from flows.tuning.ledger import Ledger, trial_key
 from flows.tuning.search import trial_needs
 from flows.tuning.searchers import searcher
 from flows.tuning.space import first_points, within
 from flows.tuning.trainable import _report
+from mmrl_core.clip.backbone import load_backbone
 from mmrl_core.errors import UserError
+from mmrl_core.search.objective import partition_scores
+from mmrl_core.search.partitions import partitions
 from tests.flows.conftest import RUN
 from tests.support.workspace import QUICK, write_params
 
@@ -163,6 +167,26 @@ def test_more_trials_are_the_same_search_and_another_space_is_a_new_one_that_say
     assert identity.open_folder(facts(project)) == first  # back to the first one: nothing to be said
     assert identity.earlier(facts(project)) == [folder]
     assert identity.open_folder(facts(project, concurrent=None))[1] == ["in_order"]
+
+
+def test_a_probe_which_is_fitted_after_the_search_makes_no_new_search(project):
+    probes = (["adapter.probe=fused"], ["adapter.probe=off"], ["adapter.probe=null"])
+    write_params(project, **{**QUICK, "shots": [2], "search": {"enabled": True}})
+    found = [identity.facts(load_params("params.yaml", one), "digits", "mmrl") for one in probes]
+    assert found[0] == found[1] == found[2]
+
+
+def test_a_trial_fits_no_probe(project):
+    backbone, scored = load_backbone("tiny"), []
+    for probe in ("fused", "off"):
+        settings = ["train.epochs=1", "adapter.alpha=0", f"adapter.probe={probe}"]  # with which a probe would help
+        params = load_params("params.yaml", settings)
+        data, _ = search_data(params, "digits")
+        [part] = partitions(data, 1, 0)
+        resolved = resolve(params, "digits", "mmrl", 1, backbone.depth)
+        [(_, scores)] = partition_scores(backbone, [(resolved, part)], data)
+        scored.append({**scores, "step_time": None})
+    assert scored[0] == scored[1]
 
 
 def test_a_search_of_a_release_that_searched_otherwise_is_begun_anew_and_says_why(project):
