@@ -13,6 +13,7 @@ from flows.tracking.places import settle
 from tests.support.workspace import QUICK, make_workspace
 
 RUN = ["--dataset", "digits", "--method", "mmrl", "--shots", "2", "--seed", "1"]
+BASELINES = ["--dataset", "digits", "--shots", "2"]
 PREPARE = [["fingerprint", "--dataset", "digits"], ["prepare", "--dataset", "digits"],
            ["prepare", "--dataset", "digits", "--shots", "2", "--seed", "1"]]  # fmt: skip
 
@@ -57,7 +58,9 @@ def prepare(folder: Path) -> None:
     make_workspace(folder, **QUICK, shots=[2])
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for command in [*PREPARE, ["tune", *RUN[:4]], ["train", *RUN], ["evaluate", *RUN], ["summarize"]]:
+        stages = [["tune", *RUN[:4]], ["train", *RUN], ["evaluate", *RUN], ["fit-baselines", *BASELINES],
+                  ["evaluate-baselines", *BASELINES], ["summarize"]]  # fmt: skip
+        for command in [*PREPARE, *stages]:
             patch.setattr("sys.argv", ["mmrl", *command])
             with pytest.raises(SystemExit) as ended:
                 cli.main()

@@ -9,6 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from flows.cli import flow, registry
+from flows.project.predictions import LABELS
 from flows.registry import versions
 from flows.serving.drift import drift
 from mmrl_core.clip.pretrained import load_clip
@@ -72,12 +73,12 @@ REFUSED = {
     "a class without a name": ("metrics.json in the report", entry("class_names", value={}), "names no class 0"),
     "columns of another type": (
         "predictions.parquet",
-        to(parquet(item=["x"], part=["base"], label=["0"], prediction=[0], zero_shot_prediction=[0])),
+        to(parquet(item=["x"], part=["base"], label=["0"], **{name: [0] for name in LABELS[1:]})),
         "has columns of another type",
     ),
     "predictions of another part": (
         "predictions.parquet",
-        to(parquet(item=["x"], part=["all"], label=[0], prediction=[0], zero_shot_prediction=[0])),
+        to(parquet(item=["x"], part=["all"], **{name: [0] for name in LABELS})),
         "tested on different",
     ),
     "a time out of range to predict": ("table to predict, Parquet", to(parquet(path=FAR)), "two.parquet"),

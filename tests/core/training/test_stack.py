@@ -141,7 +141,7 @@ def test_logits_of_runs_are_those_of_each_model():
     trunks = torch.stack([together.image_tower.trunk(random_images(5, seed=place)) for place in PLACES])
     found = together.from_trunk(trunks)
     for place, model in enumerate(models):
-        for mine, expected in zip(found, model.from_trunk(trunks[place]), strict=True):
+        for mine, expected in zip(found[:-1], model.from_trunk(trunks[place])[:-1], strict=True):  # without a head
             assert torch.allclose(mine[place], expected, atol=1e-4)
 
 

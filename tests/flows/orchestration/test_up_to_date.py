@@ -102,7 +102,7 @@ def edit_pipeline(**changed: dict) -> None:
 def test_what_it_answers_is_what_registration_and_promotion_would(project):
     found = up_to_date()
     registered, promoted = register_and_promote("digits")
-    assert found == Adapted([], 7, {"digits": registered}, {"digits": promoted})
+    assert found == Adapted([], 9, {"digits": registered}, {"digits": promoted})
     assert (promoted.verdict, found.summary) == ("unchanged", "nothing to do")
     assert up_to_date() == found  # naming the version again changed nothing that counts
 
@@ -111,13 +111,13 @@ def test_the_command_prints_it_without_the_flow(project, mmrl, monkeypatch, caps
     monkeypatch.setitem(sys.modules, "flows.orchestration.adapt", None)
     monkeypatch.delattr(flows.orchestration, "adapt", raising=False)
     answer = json.loads(mmrl("flow", "adapt", "--json"))
-    assert (answer["ran"], answer["up_to_date"]) == ([], 7)
+    assert (answer["ran"], answer["up_to_date"]) == ([], 9)
     assert answer["champions"] == {"digits": f"models:/{NAME} version 1"}
     assert answer["decisions"] == {"digits": {"verdict": "unchanged", "reasons": ["it is the champion"]}}
     check, summary = mmrl.error.splitlines()
     assert check.startswith("fingerprint@digits  ") and summary == "nothing to do"
     said = re.search(f"^champion of digits: (.*); models:/{NAME} version 1$", mmrl("flow", "adapt"), re.M)
-    assert re.fullmatch(r"MMRL, 2 shots, seed 1: base [\d.]+, novel [\d.]+, harmonic mean [\d.]+", said[1])
+    assert re.fullmatch(r"MMRL( \+ probe)?, 2 shots, seed 1: base [\d.]+, novel [\d.]+, harmonic mean [\d.]+", said[1])
     assert "note: " not in mmrl.out and answer["notes"] == []
     monkeypatch.setattr("sys.argv", ["mmrl", "flow", "adapt", "--remote", "storage"])
     with pytest.raises(ImportError, match="adapt"):  # it would pull and push
@@ -296,7 +296,7 @@ def test_a_data_source_of_dvc_counts_when_it_changes(project):
     with Repo() as repo:
         repo.add("weights.bin")
     register_and_promote("digits")
-    assert up_to_date().up_to_date == 7
+    assert up_to_date().up_to_date == 9
     Path("weights.bin").write_text("two")
     assert up_to_date() is None
 
@@ -307,7 +307,7 @@ def test_one_more_image_in_the_source_is_seen(project):
         Path("photos", name).mkdir(parents=True)
         shutil.copyfile("mmrl_core/__init__.py", f"photos/{name}/1.png")
     edit_params(Path("params.yaml"), ["datasets=[photos]", "data.own={photos: {images: photos}}"])
-    for of in ("models/digits", "results/digits-to-digits"):
+    for of in ("data/digits/pool", "models/digits", "results/digits-to-digits"):
         shutil.copytree(of, of.replace("digits", "photos"))
     Path("dvc.yaml").write_text(ONE_CHECK)
     params = load_params()

@@ -16,8 +16,7 @@ from tests.support.workspace import write_params
 
 
 def test_the_gate_compares_a_method_with_a_baseline_and_a_baseline_with_a_method(digits_project):
-    promotions.register("bad")
-    promote()
+    promotions.crown("bad")
     assert kinds.register("linear_probe") == 2 and promote() == (2, "accepted")
     promotions.register("worse")
     assert promote() == (3, "refused")

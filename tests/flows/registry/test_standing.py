@@ -14,15 +14,14 @@ from flows.registry import promotion
 from flows.registry.standing import show_champions, standing
 from flows.report.champions import Standing, place, script
 from mmrl_core.files import write_json
-from tests.support.registry.promotions import NAME, PARAMS, promote, register
+from tests.support.registry.promotions import NAME, PARAMS, crown, promote, register
 
-ONE = Standing(NAME, 3, "mmrlpp", "16", "2", {"base": 0.9825, "harmonic mean": 0.5}, "accepted", "then", "")
+ONE = Standing(NAME, 3, "MMRL++", "16", "2", {"base": 0.9825, "harmonic mean": 0.5}, "accepted", "then", "")
 
 
 def test_the_champion_is_named_with_the_decision_that_made_it_and_the_last_one(digits_project):
     assert standing(PARAMS, "digits") is None  # nothing is registered
-    register("bad")
-    promote()
+    crown("bad")
     register("good")
     promote(force="asked for")
     one = standing(PARAMS, "digits")
@@ -33,7 +32,7 @@ def test_the_champion_is_named_with_the_decision_that_made_it_and_the_last_one(d
     one = standing(PARAMS, "digits")
     assert (one.version, one.verdict) == (1, "rolled back")
     assert one.latest.startswith(f"{NAME} version 2 is refused: it was rolled back")
-    assert (one.method, one.shots, one.seed) == ("mmrlpp", "2", "1")
+    assert (one.method, one.shots, one.seed) == ("MMRL++", "2", "1")
     assert re.fullmatch(r"\d{4}-\d\d-\d\d \d\d:\d\d UTC", one.when)
 
 
