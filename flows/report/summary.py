@@ -83,12 +83,17 @@ def read_rows(runs: Sequence[Run]) -> list[dict]:
     rows: dict[Key, list[dict]] = {}
     gains: dict[Key, dict] = {}
     for name, group in groups.items():
-        rows[name] = [{**one, **one.get(WITHOUT_PROBE, {})} for one in metrics[name]]
+        rows[name] = [_without_probe(one) for one in metrics[name]]
         gains[name] = _gains(group, f"{WITHOUT_PROBE}_prediction")
         if name[-1] in probed:  # also where validation wants none: then both rows are the same
             fused = (*name[:-1], f"{name[-1]}{WITH_PROBE}")
             rows[fused], gains[fused] = metrics[name], _gains(group, "prediction")
     return summarise(rows, gains)
+
+
+def _without_probe(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The same with the figures that an adapter has without its probe, where it has one."""
+    return metrics | {part: metrics.get(WITHOUT_PROBE, metrics)[part] for part in metrics["parts"]}
 
 
 def _gains(group: Sequence[Run], prediction: str) -> dict[str, dict[str, float]]:

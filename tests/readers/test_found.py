@@ -9,6 +9,7 @@ import pyarrow.parquet
 import pytest
 
 from flows.cli import flow, registry
+from flows.project.predictions import LABELS
 from flows.registry import versions
 from flows.serving.drift import drift
 from mmrl_core.clip.pretrained import load_clip
@@ -63,6 +64,11 @@ REFUSED = {
     "an entry of another type": ("manifest with a right digest", entry("base", value=["0"]), "base.0: Input should be"),
     "no shard, though its digest is right": ("shard with a right digest", to(b"x" * 600), "cannot be read"),
     "a part without scores": ("metrics.json in the report", entry("parts", value=["all"]), "scores.all: Input should"),
+    "a part without scores where the probe is left out": (
+        "metrics.json in the report",
+        entry("without_probe", value={}),
+        "without_probe.base: Input should",
+    ),
     "an accuracy beyond 1": (
         "metrics.json to be registered",
         entry("validation", "base", "accuracy", value=1e300),
@@ -72,12 +78,12 @@ REFUSED = {
     "a class without a name": ("metrics.json in the report", entry("class_names", value={}), "names no class 0"),
     "columns of another type": (
         "predictions.parquet",
-        to(parquet(item=["x"], part=["base"], label=["0"], prediction=[0], zero_shot_prediction=[0])),
+        to(parquet(item=["x"], part=["base"], label=["0"], **{name: [0] for name in LABELS[1:]})),
         "has columns of another type",
     ),
     "predictions of another part": (
         "predictions.parquet",
-        to(parquet(item=["x"], part=["all"], label=[0], prediction=[0], zero_shot_prediction=[0])),
+        to(parquet(item=["x"], part=["all"], **{name: [0] for name in LABELS})),
         "tested on different",
     ),
     "a time out of range to predict": ("table to predict, Parquet", to(parquet(path=FAR)), "two.parquet"),
