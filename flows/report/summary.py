@@ -106,13 +106,18 @@ def read_tables(runs: Sequence[Run]) -> tuple[list[dict], list[dict]]:
     rows: dict[Key, list[dict]] = {}
     outcomes: dict[Key, comparisons.Seeds] = {}
     for name, group in groups.items():
-        rows[name] = [{**one, **one.get(WITHOUT_PROBE, {})} for one in metrics[name]]
+        rows[name] = [_without_probe(one) for one in metrics[name]]
         outcomes[name] = _by_seed(group, f"{WITHOUT_PROBE}_prediction")
         if name[-1] in probed:  # also where validation wants none: then both rows are the same
             fused = (*name[:-1], f"{name[-1]}{WITH_PROBE}")
             rows[fused], outcomes[fused] = metrics[name], _by_seed(group, "prediction")
     gains = {name: paired_gains(list(seeds.values())) for name, seeds in outcomes.items()}
     return summarise(rows, gains), comparisons.compare(outcomes)
+
+
+def _without_probe(metrics: dict[str, Any]) -> dict[str, Any]:
+    """The same with the figures that an adapter has without its probe, where it has one."""
+    return metrics | {part: metrics.get(WITHOUT_PROBE, metrics)[part] for part in metrics["parts"]}
 
 
 def _by_seed(group: Sequence[Run], prediction: str) -> comparisons.Seeds:

@@ -64,6 +64,11 @@ REFUSED = {
     "an entry of another type": ("manifest with a right digest", entry("base", value=["0"]), "base.0: Input should be"),
     "no shard, though its digest is right": ("shard with a right digest", to(b"x" * 600), "cannot be read"),
     "a part without scores": ("metrics.json in the report", entry("parts", value=["all"]), "scores.all: Input should"),
+    "a part without scores where the probe is left out": (
+        "metrics.json in the report",
+        entry("without_probe", value={}),
+        "without_probe.base: Input should",
+    ),
     "an accuracy beyond 1": (
         "metrics.json to be registered",
         entry("validation", "base", "accuracy", value=1e300),

@@ -23,7 +23,9 @@ MODEL = ["--model", "models/digits/mmrl-2shot/seed1"]
     [
         (["prepare", "--dataset", "digits"], set()),
         (["prepare", "--dataset", "digits", "--set", "backbone.name=ViT-L-14", "--out", "elsewhere"], set()),
-        (["train", *RUN], {"open_clip", "torch", "sklearn", *TRACKING}),
+        (["train", *RUN], {"open_clip", "sklearn", "torch", *TRACKING}),
+        (["fit-baselines", *RUN[:2], "--shots", "2"], set()),  # the project has none
+        (["evaluate-baselines", *RUN[:2], "--shots", "2"], set()),
         (["evaluate", *RUN], {"open_clip", "torch", "pandas", "pyarrow", "scipy", "sklearn"}),
         (["predict", "one.png", *MODEL], {"open_clip", "torch"}),
         (["register"], TRACKING),
