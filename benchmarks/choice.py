@@ -73,7 +73,9 @@ class Study:
 
     def choice(self, searched: dict[str, Any], trials: str = "trials") -> Trial:
         """The choice by the present rule."""
-        chosen = choose(searched[trials], self.params.search.objective, searched["published"], self.params.search.space)
+        chosen = choose(
+            searched[trials], self.params.search.objective, searched["published"], open_dimensions(self.params)
+        )
         assert chosen is not None
         return chosen
 
