@@ -27,6 +27,7 @@ from flows.settings.params import Params, load_params
 from flows.settings.resolve import resolve
 from flows.stages.evaluate import outcomes
 from flows.tuning.ledger import trial_key
+from flows.tuning.space import open_dimensions
 from mmrl_core.data.sets import read_set
 from mmrl_core.data.shards import read_manifest, stream_examples
 from mmrl_core.evaluation.bootstrap import paired_gains
