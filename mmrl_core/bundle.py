@@ -258,7 +258,7 @@ def model_card(card: AdapterCard, facts: Mapping[str, Any]) -> str:
     """Markdown: what was trained on what, and `facts` (measured figures, digests, licences), a row each."""
     settings = card["adapter"]
     head = {
-        "method": settings["method"],
+        "method": settings["method"] + (" and a linear probe" if settings.get("probe") and card.get("head") else ""),
         "classes": f"{len(card['class_names'])}: {', '.join(card['class_names'][:20])}",
         "prompt": card["template"],
         "backbone": f"{card['backbone']['name']}, weights {card['backbone']['weights'] or 'bundled'}",

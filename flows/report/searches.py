@@ -22,8 +22,8 @@ BINS = 6  # of a heat map's axis
 WIDE = 20  # ratio of the largest to the smallest value beyond which an axis is a logarithm
 EXPLAINED = """On labelled items of the classes trained on alone. Balanced log-likelihood in nats an image and harmonic
 mean, each ± its standard error over the divisions of the classes. Behind the chosen: by how much of the objective, on
-the divisions that both were tried on, ± the standard error of that difference. The published setting is kept where the
-best does not beat it by more than one standard error."""
+the divisions that both were tried on, ± the standard error of that difference. Of settings that cannot be told from the
+best the one is chosen that changes the frozen model least: the largest regularisation, then the smaller rate."""
 
 
 class Search(NamedTuple):
