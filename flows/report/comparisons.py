@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from flows.report.tables import METHOD_TITLES, Key, interval, named, title
+from flows.report.tables import METHOD_TITLES, Key, in_order, interval, named, title
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation.bootstrap import Outcomes, paired_differences
 
@@ -20,7 +20,7 @@ def compare(outcomes: Mapping[Key, Seeds]) -> list[dict[str, Any]]:
     part as `paired_gains` gives it. Raises UserError where two were tested on different images."""
     found = []
     references = _references({method for *_, method in outcomes})
-    for (source, target, shots, method), seeds in sorted(outcomes.items()):
+    for (source, target, shots, method), seeds in sorted(outcomes.items(), key=lambda run: in_order(run[0])):
         for reference in references:
             others = outcomes.get((source, target, shots, reference), {})
             common = sorted(seeds.keys() & others.keys())

@@ -27,6 +27,11 @@ CALIBRATION = ("ece", "ece_uncalibrated")
 Key = tuple[str, str, int, str]  # source, target, shots, method
 
 
+def in_order(key: Key) -> tuple[str, str, int, int]:
+    """What rows are sorted by: methods as METHOD_TITLES has them."""
+    return (*key[:3], ORDER.index(key[3]))
+
+
 def spread(values: list[float]) -> dict[str, Any]:
     """Mean, sample standard deviation (0 for a single value), and the values, one a seed."""
     return {"mean": mean(values), "std": stdev(values) if len(values) > 1 else 0.0, "values": values}
@@ -39,7 +44,7 @@ def summarise(runs: dict[Key, list[dict]], gains: dict[Key, dict]) -> list[dict]
     `gains` holds each run's gain over zero-shot with its interval (mmrl_core.evaluation.bootstrap.paired_gains).
     """
     rows, zero_shots = [], {}
-    for key, metrics in sorted(runs.items(), key=lambda run: (*run[0][:3], ORDER.index(run[0][3]))):
+    for key, metrics in sorted(runs.items(), key=lambda run: in_order(run[0])):
         source, target, shots, method = key
         group, parts = {"source": source, "target": target, "shots": shots}, metrics[0]["parts"]
         if (source, target, shots) not in zero_shots:
