@@ -111,7 +111,9 @@ def test_the_pareto_front_and_the_distance_to_the_published_setting_are_in_the_f
     assert front and [one["trainable_parameters"] for one in front] == sorted(
         one["trainable_parameters"] for one in front
     )
-    assert found["ahead_of"]["published"]["difference"] >= 0 and found["ahead_of"]["runner_up"]["se"] >= 0
+    ahead = found["ahead_of"]
+    assert {found["trials"][one["trial"]]["params"] != found["choice"] for one in ahead.values()} == {True}
+    assert all(one["se"] >= 0 for one in ahead.values())  # the choice may be behind: by less than can be told
 
 
 def test_the_choice_is_confirmed_on_seeds_that_the_search_did_not_see(project, ray_cluster):
