@@ -213,7 +213,7 @@ class RegistrySection(Section):
     margin: Fraction = 0.0
     significance: Annotated[PositiveFloat, Field(lt=0.5)] = 0.05
     novel_loss: Fraction = 0.05
-    latency: Annotated[PositiveFloat, Field(le=1_000_000)] = 1.5
+    latency: Annotated[PositiveFloat, Field(le=1_000_000)] = 2.0
 
     @field_validator("alias")
     @classmethod

@@ -35,7 +35,7 @@ class Bounds(NamedTuple):
     margin: float = 0.0
     significance: float = 0.05
     novel_loss: float = 0.05
-    latency: float = 1.5
+    latency: float = 2.0
 
 
 SHIPPED = Bounds()

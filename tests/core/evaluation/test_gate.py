@@ -60,8 +60,8 @@ def test_what_is_not_clearly_better_is_refused_and_says_why(case, expected, reas
 def test_margin_and_latency_are_bounds_of_their_own():
     assert verdict(CLEAR_WIN, NO_CHANGE, margin=0.05) == "accepted"
     assert verdict(CLEAR_WIN, NO_CHANGE, margin=0.2) == "refused"
-    assert verdict(CLEAR_WIN, NO_CHANGE, latency_ratio=1.6) == "refused"
-    assert verdict(CLEAR_WIN, NO_CHANGE, latency_ratio=1.6, latency=2.0) == "accepted"
+    assert verdict(CLEAR_WIN, NO_CHANGE, latency_ratio=2.1) == "refused"
+    assert verdict(CLEAR_WIN, NO_CHANGE, latency_ratio=2.1, latency=2.5) == "accepted"
 
 
 def test_what_else_the_machine_does_makes_no_challenger_slow():
