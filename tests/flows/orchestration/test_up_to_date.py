@@ -20,7 +20,7 @@ from flows.orchestration.up_to_date import Adapted, up_to_date
 from flows.registry import promotion, versions
 from flows.settings.edit import edit_params
 from flows.settings.params import load_params
-from flows.stages import baselines, prepare
+from flows.stages import prepare
 from flows.tracking import store
 from mmrl_core.files import read_json, write_json
 from tests.support.workspace import run
@@ -46,9 +46,6 @@ def done(prepared, tmp_path_factory):
         patch.chdir(folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
         prepare.fingerprint_training(load_params(), Path("data/training.json"))
-        for make, top in ((baselines.fit_baselines, "models/digits"),
-                          (baselines.evaluate_baselines, "results/digits-to-digits")):  # fmt: skip
-            make(load_params(), "digits", 2, Path(top, "baselines-2shot"))  # there is none
         run(folder, "git", "init", "-q")
         Repo.init().close()
         commit_stages()
