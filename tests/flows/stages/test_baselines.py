@@ -38,6 +38,8 @@ def fitted(prepared, tmp_path_factory) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         patch.delenv("MLFLOW_TRACKING_URI", raising=False)
+        for made_of_none in (MODELS, RESULTS):
+            made_of_none.rmdir()
         baselines.fit_baselines(load_params(), "digits", 2, MODELS)
     return folder
 
