@@ -70,5 +70,8 @@ def _outputs(backbone: Backbone, adapter: Adapter | Baseline, val: ImageSet) -> 
         model(test_views([val.images[row] for row in rows], backbone.view_settings).to(backbone.device), text)
         for rows in batched(range(len(val.items)), BATCH_SIZE)
     ]
-    columns = [None if part[0] is None else torch.cat(part) for part in zip(*parts, strict=True)]
-    return Output(*columns)._replace(text_features=text)  # type: ignore[arg-type]
+    by_class, by_rep, fused, f_c, f_r = (
+        torch.cat(column) for column in zip(*(part[:5] for part in parts), strict=True)
+    )
+    heads = [part.head for part in parts if part.head is not None]
+    return Output(by_class, by_rep, fused, f_c, f_r, text, torch.cat(heads) if heads else None)
