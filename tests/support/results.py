@@ -1,5 +1,9 @@
 """A project folder with the results of runs whose figures are known, as the stages write them."""
 
+import json
+from collections.abc import Callable
+from pathlib import Path
+
 import pyarrow
 import pyarrow.parquet
 
@@ -134,3 +138,21 @@ def shift(row: dict, by: float) -> None:
         row["harmonic_mean"] += by
     for gain in row.get("gain", {}).values():
         gain["mean"] += by
+
+
+RUNS = [(RunKey("digits", "mmrl", 16, seed), None) for seed in (1, 2)]
+MATRIX = {"datasets": ["digits"], "methods": ["mmrl"], "shots": [16], "seeds": [1, 2]}
+
+
+def write_runs() -> list:
+    """Both RUNS, of which the answer is known."""
+    write_run(RUNS[0][0], {"base": 4, "novel": 2})
+    write_run(RUNS[1][0], {"base": 3, "novel": 2})
+    return RUNS
+
+
+def rewrite(path: Path, change: Callable[[dict], None]) -> None:
+    """Change a JSON file's document in place."""
+    document = json.loads(path.read_text())
+    change(document)
+    path.write_text(json.dumps(document))
