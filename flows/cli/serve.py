@@ -6,8 +6,7 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import DEFAULT_PARAMS, AsJson, ChampionOf, Overrides, ParamsFile, finite
-from flows.settings.params import load_params
+from flows.cli.options import DEFAULT_PARAMS, AsJson, ChampionOf, Overrides, ParamsFile, finite, settings_of
 from mmrl_core.errors import UserError
 
 
@@ -23,8 +22,8 @@ def serve(
     from flows.serving import launch
 
     where = {"host": host, "port": port}
-    settings = load_params(
-        params, [*set_, *(f"serving.{name}={value}" for name, value in where.items() if value is not None)]
+    settings = settings_of(
+        model, params, [*set_, *(f"serving.{name}={value}" for name, value in where.items() if value is not None)]
     )
     uri, out = model_of(settings, model, dataset), sys.stdout
 
