@@ -75,7 +75,7 @@ def test_nothing_is_written_for_images_that_cannot_be_trained_on(tmp_path):
     (tmp_path / "empty").mkdir()
     assert "neither folders of images" in refused(tmp_path, "new", "--images", "empty")
     photographs(tmp_path / "one", ["oak"])
-    assert "--images" in refused(tmp_path, "new", "--images", "one")
+    assert "holds 1 classes (oak); at least 2 are needed" in refused(tmp_path, "new", "--images", "one")
     photographs(tmp_path / "broken")
     (tmp_path / "broken/oak/0.png").write_bytes(b"no image")
     assert "0.png" in refused(tmp_path, "new", "--images", "broken")
