@@ -15,6 +15,7 @@ import typer
 from typer.exceptions import TyperException
 
 from flows.cli import compare, data, export, flow, maintenance, predict, project, registry, serve, stages
+from flows.project.extras import lacking
 from mmrl_core.errors import Failed, UserError
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C
@@ -48,6 +49,10 @@ def main() -> None:
         _fail(str(error), 2)
     except Failed as error:
         _fail(str(error), 1)
+    except ModuleNotFoundError as error:
+        if not (advice := lacking(error)):
+            raise
+        _fail(advice, 2)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", 1)
     except TyperException as error:

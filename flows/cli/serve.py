@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from flows.cli.options import DEFAULT_PARAMS, AsJson, ChampionOf, Overrides, ParamsFile, finite, settings_of
+from flows.project.extras import require
 from mmrl_core.errors import UserError
 
 
@@ -18,6 +19,7 @@ def serve(
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
 ) -> None:  # fmt: skip
     """Answer questions over HTTP by the version that the alias names, until Ctrl-C."""
+    require("serve", "ray", "fastapi", "mlflow", "prometheus_client")
     from flows.registry.versions import model_of
     from flows.serving import launch
 

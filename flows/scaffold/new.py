@@ -1,7 +1,6 @@
 """A project folder: settings, stages, git and DVC, all that the pipeline's commands work in."""
 
 import contextlib
-import importlib.util
 import json
 import os
 import shutil
@@ -11,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from flows.project.extras import require
 from flows.project.progress import progress
 from flows.project.versions import VERSIONS, document
 from flows.settings import own_data
@@ -40,7 +40,7 @@ def make(folder: Path, images: Path | None) -> Found | None:
     """Make a project in `folder`, for the images that lie in a folder; what was found there.
 
     params.yaml comes last, so a call that was killed can be repeated. Raises UserError, with nothing written, where a
-    project is there already, the images cannot be trained on, or git is missing; ModuleNotFoundError without DVC.
+    project is there already, the images cannot be trained on, or git or DVC is missing.
     """
     _refuse_what_is_there(folder)
     images = _from(folder, images) if images else None
@@ -73,8 +73,7 @@ def _refuse_what_is_there(folder: Path) -> None:
         raise UserError(f"{stages} is there, of another DVC project; name another folder")
     if shutil.which("git") is None:
         raise UserError("git is not on the PATH, and a project is a git repository; install it first")
-    if importlib.util.find_spec("dvc") is None:
-        raise ModuleNotFoundError("No module named 'dvc'", name="dvc")  # the command line names the extra
+    require("pipeline", "dvc")
 
 
 @contextlib.contextmanager
