@@ -74,14 +74,13 @@ def _check(out: Path, model: str | None, backbone: str | None, weights: str | No
 
 def _encoder(model: str | None, backbone: str | None, weights: str | None, params: Path | None) -> "Encoder":
     """Of an adapter, or of a backbone alone; with a GPU on that."""
-    import torch
-
+    from mmrl_core.adapting.devices import device_of
     from mmrl_core.adapting.embedding import Encoder
     from mmrl_core.clip.backbone import load_backbone
 
     if not model:
         name, weights = (backbone, weights) if backbone else _backbone_of(params)
-        return Encoder(load_backbone(name, weights, device="cuda" if torch.cuda.is_available() else "cpu"))
+        return Encoder(load_backbone(name, weights, device=device_of(None)))
     if model.startswith("models:"):
         from flows.registry import versions
 
@@ -89,7 +88,7 @@ def _encoder(model: str | None, backbone: str | None, weights: str | None, param
     else:
         from mmrl_core.predict import Predictor
 
-        predictor = Predictor.load(path_of(model))
+        predictor = Predictor.load(path_of(model), device=device_of(None))
     return Encoder(predictor.model.backbone, predictor.model)
 
 

@@ -89,7 +89,7 @@ def embed(
     images: Iterable[Any], *, backbone: str | Backbone = "tiny", weights: str | None = None,
     device: str | torch.device | None = None,
 ) -> "np.ndarray":  # fmt: skip
-    """The frozen CLIP's features of images (N, E) float32, L2-normalised: for search, clusters, a classifier of one's own.
+    """The frozen CLIP's features of images (N, E) float32, L2-normalised: for search, clusters, other classifiers.
 
     Images and backbones are as `adapt` takes them. Raises UserError naming an image that cannot be read.
     """

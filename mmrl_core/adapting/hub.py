@@ -54,7 +54,7 @@ def write_config(folder: Path, card: AdapterCard) -> None:
 
 
 def model_card(
-    card: AdapterCard, trainable: int, license: str | None = None, title: str = "Adapter of CLIP",
+    card: AdapterCard, license: str | None = None, title: str = "Adapter of CLIP",
     repo_id: str = "FOLDER_OR_REPOSITORY",
 ) -> ModelCard:  # fmt: skip
     """README.md: what the adapter knows and needs. `license` is an identifier of the Hub's, such as apache-2.0."""
@@ -62,11 +62,9 @@ def model_card(
     licence, tags = licence_of(backbone["name"], backbone["weights"]), [*TAGS, card["adapter"]["method"]]
     data = ModelCardData(library_name=LIBRARY, license=license, tags=sorted({*tags, "model_hub_mixin"}),
                          pipeline_tag="zero-shot-image-classification")  # fmt: skip
-    local = (
-        "" if _is_published(backbone["weights"]) else "The backbone's weights come from a file that you need as well. "
-    )
+    local = "" if _is_published(backbone["weights"]) else "You need the file of the backbone's weights as well. "
     text = PAGE.format(
-        title=title, method=card["adapter"]["method"], trainable=trainable, backbone=backbone["name"],
+        title=title, method=card["adapter"]["method"], trainable=card["trainable"], backbone=backbone["name"],
         weights=backbone["weights"] or "bundled", sha256=backbone["sha256"][:12],
         licence=f"{licence.spdx or 'unknown'} ({licence.note})", own_licence=license or "not stated",
         template=_plain(card["template"]), count=len(names), where=repo_id, note=local, classes=_listed(names),

@@ -19,8 +19,11 @@ def is_one_image(value: object) -> bool:
 
 
 def open_image(image: Any, name: str) -> Image:
-    """The RGB image, upright and on white (`mmrl_core.data.images.decode`). Raises UserError that calls it `name`, or by
-    its path, when it cannot be read, and for what is no image: tensors and arrays of floats have no agreed range."""
+    """The RGB image, upright and on white (`mmrl_core.data.images.decode`).
+
+    Raises UserError that calls it `name`, or by its path, when it cannot be read, and for what is no image: tensors and
+    arrays of floats have no agreed range.
+    """
     if isinstance(image, str | Path):
         return decode(read_file(image), str(image))
     if isinstance(image, ENCODED):
@@ -49,6 +52,6 @@ def _of_array(array: Any, name: str) -> Image:
         raise UserError(f"image {name} is a {kind}; give {FORMS}")
     if array.dtype != "uint8" or not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (3, 4))):
         raise UserError(
-            f"image {name} is an array of {array.dtype} of shape {shape}; give bytes (uint8) of shape (height, width, 3)"
+            f"image {name} is an array of {array.dtype} of shape {shape}; give bytes (uint8), (height, width, 3)"
         )
     return PIL.Image.fromarray(cast(Any, array))

@@ -18,7 +18,10 @@ from mmrl_core.data.own.class_names import ordered_labels, readable_names
 from mmrl_core.data.own.records import Gathered, did_you_mean
 from mmrl_core.errors import UserError
 
-KINDS = "a mapping of class names to lists of images, a folder of class folders, a Hugging Face Dataset, or a torchvision dataset"  # fmt: skip
+KINDS = (
+    "a mapping of class names to lists of images, a folder of class folders, a Hugging Face Dataset, or a torchvision "
+    "dataset"
+)
 
 
 class Entry(NamedTuple):
