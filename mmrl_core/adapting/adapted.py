@@ -13,11 +13,11 @@ from huggingface_hub import ModelHubMixin
 from torch import Tensor
 
 from mmrl_core.adapting.devices import device_of
-from mmrl_core.adapting.images import ENCODED, is_one_image, open_image
+from mmrl_core.adapting.images import ENCODED, FORMS, is_one_image, open_image
 from mmrl_core.data.views import ViewSettings, test_view
 from mmrl_core.errors import UserError
 from mmrl_core.method.adapter import Adapter, save_adapter
-from mmrl_core.method.adapter_card import CardContent
+from mmrl_core.method.adapter_card import CARD, CardContent
 from mmrl_core.method.baseline import Baseline
 from mmrl_core.method.joint_logits import joint_logits
 from mmrl_core.method.model import AdaptedCLIP
@@ -54,6 +54,8 @@ class Adapted(Predictor, ModelHubMixin):
     def load(cls, path: str | Path, *, device: str | torch.device | None = None) -> Self:
         """The adapter that `save`, or any command of `mmrl`, wrote to a folder; `device` is by default the GPU if there
         is one. Raises Damaged for files that are not what was saved, UserError for missing ones."""
+        if not (Path(path) / CARD).exists():
+            raise UserError(f"{path} holds no {CARD}; give a folder that `save`, or a command of `mmrl`, wrote")
         return cast(Self, super().load(path, device=device_of(device)))
 
     @overload
@@ -174,7 +176,7 @@ def load(path: str | Path, *, device: str | torch.device | None = None) -> Adapt
 def _forms(images: Iterable[Any]) -> Sequence[ImageInput]:
     """Images as Predictor takes them; others than paths and encoded ones are decoded."""
     if not isinstance(images, Iterable):
-        raise UserError(f"a {type(images).__name__} is no image, and no list of images")
+        raise UserError(f"images are of type {type(images).__name__}, no image and no list of images; give {FORMS}")
     return [
         image if isinstance(image, (str, Path, *ENCODED)) else open_image(image, f"number {index}")
         for index, image in enumerate(images)

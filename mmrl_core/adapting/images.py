@@ -49,7 +49,7 @@ def _of_array(array: Any, name: str) -> Image:
             "out the dataset's transform), or views by `adapter.transform` to `adapter.logits`"
         )
     if not hasattr(array, "dtype"):
-        raise UserError(f"image {name} is a {kind}; give {FORMS}")
+        raise UserError(f"image {name} is of type {kind}; give {FORMS}")
     if array.dtype != "uint8" or not (len(shape) == 2 or (len(shape) == 3 and shape[2] in (3, 4))):
         raise UserError(
             f"image {name} is an array of {array.dtype} of shape {shape}; give bytes (uint8), (height, width, 3)"

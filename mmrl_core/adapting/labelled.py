@@ -4,8 +4,7 @@ Nothing is decoded here but what a dataset decodes itself.
 """
 
 import operator
-from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -42,29 +41,39 @@ class Collection(NamedTuple):
 
 
 def collect(images: Any, class_names: Sequence[str] | None = None) -> Collection:
-    """The labelled images in any of the forms that KINDS names.
+    """The labelled images to train on, of two classes or more. Raises UserError for fewer, and as `collect_some`."""
+    collection = collect_some(images, class_names)
+    if not collection.class_names:
+        raise UserError(f"there is no image to train on; give {KINDS}")
+    if len(collection.class_names) < 2:
+        raise UserError(f"only the class {collection.class_names[0]!r} has images; at least 2 classes are needed")
+    return collection
+
+
+def collect_some(images: Any, class_names: Sequence[str] | None = None) -> Collection:
+    """Labelled images in any of the forms that KINDS names.
 
     `class_names` are the names of the labels of a dataset that has none, or that are to be others. The classes are
-    those that have images. Raises UserError for another form, fewer than two classes, a class without an image, labels
+    those that have images. Raises UserError for another form, a class without an image in a mapping or folder, labels
     out of range, and names that make the same prompt.
     """
+    if isinstance(images, str | Path | Mapping) and class_names is not None:
+        raise UserError("class_names is for datasets whose labels are numbers; folders and mappings have their names")
     if isinstance(images, str | Path):
-        return _of_folder(Path(images), class_names)
+        return _of_folder(Path(images))
     if isinstance(images, Mapping):
-        return _of_mapping(images, class_names)
+        return _of_mapping(images)
     if hasattr(images, "features") and hasattr(images, "column_names"):
         return _of_huggingface(images, class_names)
     if not is_one_image(images) and not hasattr(images, "ndim") and hasattr(images, "__getitem__"):
         return _of_pairs(images, class_names)
-    raise UserError(f"images is a {type(images).__name__}; give {KINDS}")
+    raise UserError(f"images is of type {type(images).__name__}; give {KINDS}")
 
 
-def _of_mapping(images: Mapping[Any, Any], class_names: Sequence[str] | None) -> Collection:
-    if class_names is not None:
-        raise UserError("class_names is for datasets whose labels are numbers; a mapping names its classes itself")
+def _of_mapping(images: Mapping[Any, Any]) -> Collection:
     for name, own in images.items():
         if not isinstance(name, str):
-            raise UserError(f"the class {name!r} is a {type(name).__name__}; name classes by text")
+            raise UserError(f"the class {name!r} is of type {type(name).__name__}; name classes by text")
         _check_list(name, own)
     pairs = [(name, image) for name, own in images.items() for image in own]
     keys = [f"{name}/{index}" for name, own in images.items() for index in range(len(own))]
@@ -87,10 +96,8 @@ def _check_list(name: str, images: Any) -> None:
         raise UserError(f"class {name!r} has no image; add one, or leave the class out")
 
 
-def _of_folder(path: Path, class_names: Sequence[str] | None) -> Collection:
+def _of_folder(path: Path) -> Collection:
     """Of class folders, or of those in the folders of splits: then train alone, with val held out."""
-    if class_names is not None:
-        raise UserError("class_names is for datasets whose labels are numbers; a folder's classes are its folders")
     gathered = folder.gather(path)
     if not gathered.records:
         raise UserError(f"{path} holds no image; it needs a folder for each class, with its images")
@@ -113,11 +120,11 @@ def _check_folder_classes(path: Path, labels: list[str], train: list[Entry]) -> 
 
 def _of_huggingface(dataset: Any, class_names: Sequence[str] | None) -> Collection:
     """Of a `datasets.Dataset` with a column of images and one of labels; nothing of that package is imported."""
-    features = dict(dataset.features or {})
+    if not hasattr(dataset, "__len__"):
+        raise UserError("the dataset is streamed, so that its images have no order to draw from; load it whole")
+    features = dict(dataset.features)
     image = _column(features, "images", lambda feature: type(feature).__name__ == "Image", ("image", "img"))
     label = _column(features, "labels", lambda feature: hasattr(feature, "names"), ("label", "labels", "class"))
-    if not hasattr(dataset, "__len__"):
-        raise UserError("the dataset is streamed, so its images cannot be counted; give one that is not, such as list")
     names = class_names or getattr(features[label], "names", None)
     values = list(dataset[label])  # a column alone: no image is decoded for it
     return _of_numbers("the dataset", values, names, lambda index: dataset[index][image])
@@ -173,6 +180,8 @@ def _cheap_labels(dataset: Any) -> list[Any] | None:
 
 def _of_numbers(where: str, labels: list[Any], names: Sequence[str] | None, image: Callable[[int], Any]) -> Collection:
     """Of labels by index, numbers with names or names themselves; the classes are those that have images."""
+    if not labels:
+        return Collection([], [], [])
     if names is None and labels and all(isinstance(label, str) for label in labels):
         names = sorted(set(labels))
         numbers = [names.index(label) for label in labels]
@@ -204,10 +213,7 @@ def _checked(where: str, names: list[Any], entries: list[Entry], held_out: list[
     """The collection with readable names. Raises UserError for what cannot be names of classes."""
     for name in names:
         if not isinstance(name, str):
-            raise UserError(f"{where}: the class name {name!r} is a {type(name).__name__}; name classes by text")
-    if len(names) < 2:
-        named = f" ({names[0]!r})" if names else ""
-        raise UserError(f"{where}: {len(names)} classes{named} have images; at least 2 are needed")
+            raise UserError(f"{where}: the class name {name!r} is of type {type(name).__name__}; name classes by text")
     readable = readable_names(Gathered(where, [], [], lambda record: b""), names, None)
     return Collection(readable, entries, held_out)
 
@@ -221,8 +227,3 @@ def among(collection: Collection, class_names: list[str]) -> list[Entry]:
         )
     place = [class_names.index(name) for name in collection.class_names]
     return [entry._replace(label=place[entry.label]) for entry in [*collection.entries, *collection.held_out]]
-
-
-def count_by_class(entries: Iterable[Entry]) -> Counter[int]:
-    """How many images each label has."""
-    return Counter(entry.label for entry in entries)

@@ -1,7 +1,8 @@
 """adapt(): labelled images in, an adapter that predicts out."""
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from mmrl_core import METHOD_VERSION
 from mmrl_core.adapting.adapted import Adapted
 from mmrl_core.adapting.devices import device_of
 from mmrl_core.adapting.held_out import check_share, check_shots, divide
-from mmrl_core.adapting.labelled import Entry, among, collect
+from mmrl_core.adapting.labelled import Collection, Entry, among, collect, collect_some
 from mmrl_core.baselines.finish import finish
 from mmrl_core.clip.backbone import Backbone, load_backbone
 from mmrl_core.clip.precision import settle_precision
@@ -36,20 +37,11 @@ class Settings(NamedTuple):
 
 
 def adapt(
-    images: Any,
-    *,
-    class_names: Sequence[str] | None = None,
-    backbone: str | Backbone = "tiny",
-    weights: str | None = None,
-    method: str = "mmrl",
-    template: str = TEMPLATE,
-    shots: int | None = None,
-    validation: Any = None,
-    seed: int = 1,
-    device: str | torch.device | None = None,
-    progress: bool | EpochCallback = False,
-    **settings: Any,
-) -> Adapted:
+    images: Any, *, class_names: Sequence[str] | None = None, backbone: str | Backbone = "tiny",
+    weights: str | None = None, method: str = "mmrl", template: str = TEMPLATE, shots: int | None = None,
+    validation: Any = None, seed: int = 1, device: str | torch.device | None = None,
+    progress: bool | EpochCallback = False, **settings: Any,
+) -> Adapted:  # fmt: skip
     """Adapt a CLIP to labelled images.
 
     `images` is a mapping of class names to lists of images (paths, encoded bytes, PIL images, arrays of bytes), a
@@ -68,39 +60,53 @@ def adapt(
     Raises UserError, one line, for whatever of this cannot be.
     """
     check_shots(shots)
-    collection = collect(images, class_names)
-    share, own = _validation(validation, collection.class_names)
-    if validation is None and collection.held_out:
-        share, own = 0.0, collection.held_out
+    check_template(template)
     clip = _backbone(backbone, weights, device)
     config, train = _settings(method, clip, {"seed": seed, **settings})
+    collection = collect(images, class_names)
+    share, own = _validation(validation, collection, class_names)
     division = divide(collection.entries, shots, share, train.seed)
     names = collection.class_names
     data = _image_set(division.train, names, template)
     held_out = _image_set([*division.held_out, *own], names, template)
+    return _train(clip, Settings(config, train), data, held_out, _report(progress, train.epochs))
 
-    fitted = fit(clip, config, train, data, report=_report(progress, train.epochs))
-    abstain = finish(clip, fitted.adapter, data, held_out)
+
+def _train(
+    backbone: Backbone, settings: Settings, data: ImageSet, held_out: ImageSet, report: EpochCallback | None
+) -> Adapted:
+    """Fit and finish an adapter as the pipeline does, and give it its card."""
+    fitted = fit(backbone, settings.adapter, settings.train, data, report=report)
+    abstain = finish(backbone, fitted.adapter, data, held_out)
     card: CardContent = {
         "method_version": METHOD_VERSION,
-        "class_names": names,
-        "template": template,
-        "settings": _by_key(config, train),
+        "class_names": data.class_names,
+        "template": data.template,
+        "settings": _by_key(settings),
         "history": fitted.history,
         "abstain": abstain,
     }
     with TemporaryDirectory() as folder:  # the card says the digest of the file that it is beside
-        document = save_adapter(folder, fitted.adapter, clip, card)
-    return Adapted(AdaptedCLIP(clip, fitted.adapter, names, template), document)
+        document = save_adapter(folder, fitted.adapter, backbone, card)
+    return Adapted(AdaptedCLIP(backbone, fitted.adapter, data.class_names, data.template), document)
 
 
-def _validation(validation: Any, class_names: list[str]) -> tuple[float | None, list[Entry]]:
+def check_template(template: object) -> None:
+    """Raises UserError unless it is text with {} for the class."""
+    if not isinstance(template, str) or "{}" not in template:
+        raise UserError(f"template is {template!r}; give a prompt with {{}} for the class, such as {TEMPLATE!r}")
+
+
+def _validation(
+    validation: Any, collection: Collection, class_names: Sequence[str] | None
+) -> tuple[float | None, list[Entry]]:
     """The share of the training images to hold out, None for the usual one, and images to hold out beside them."""
     if validation is None:
-        return None, []
+        return (0.0, collection.held_out) if collection.held_out else (None, [])
     if isinstance(validation, int | float):
         return check_share(validation), []
-    return 0.0, among(collect(validation), class_names)
+    named = None if isinstance(validation, str | Path | Mapping) else class_names
+    return 0.0, among(collect_some(validation, named), collection.class_names)
 
 
 def _backbone(backbone: str | Backbone, weights: str | None, device: str | torch.device | None) -> Backbone:
@@ -109,7 +115,9 @@ def _backbone(backbone: str | Backbone, weights: str | None, device: str | torch
             raise UserError("weights are those of the loaded backbone; leave them out, or name the backbone")
         return backbone if device is None else backbone.to(device_of(device))
     if not isinstance(backbone, str):
-        raise UserError(f"backbone is a {type(backbone).__name__}; give the name of a model of open_clip, or `tiny`")
+        raise UserError(
+            f"backbone is of type {type(backbone).__name__}; give the name of a model of open_clip, or `tiny`"
+        )
     return load_backbone(backbone, weights, device=device_of(device))
 
 
@@ -146,7 +154,7 @@ def _say(epoch: int, epochs: int, metrics: dict[str, float]) -> None:
     print(f"adapt: epoch {epoch + 1}/{epochs}, loss {metrics['loss']:.3f}", file=sys.stderr)
 
 
-def _by_key(config: AdapterConfig, train: TrainConfig) -> dict[str, Any]:
+def _by_key(settings: Settings) -> dict[str, Any]:
     """Every setting as adapter.json holds them, by dotted key."""
-    sections = {"adapter": config, "train": train}
-    return {f"{name}.{key}": value for name, one in sections.items() for key, value in one.model_dump().items()}
+    sections = settings._asdict().items()
+    return {f"{name}.{key}": value for name, one in sections for key, value in one.model_dump().items()}

@@ -53,7 +53,8 @@ def test_every_public_name_is_there_and_documented(name):
 
 
 def test_type_checkers_see_the_same_names():
-    [block] = [node for node in ast.parse(Path(mmrl_core.__file__).read_text()).body if isinstance(node, ast.If)]
+    body = ast.parse(Path(mmrl_core.__file__).read_text()).body
+    [block] = [node for node in body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
     seen = {alias.asname: getattr(importlib.import_module(node.module), alias.name)
             for node in block.body for alias in node.names}  # fmt: skip
     assert seen == {name: getattr(mmrl_core, name) for name in mmrl_core.__all__}
