@@ -58,7 +58,7 @@ def embed(
         counts = _embed(encoder, find_images(images, how), skip_damaged, put, bar)
     if counts["unreadable"]:
         print(f"mmrl: {counts['unreadable']} of {counts['images']} images cannot be read", file=sys.stderr)
-    show({**counts, **_facts(encoder), "columns": list(encoder.names)}, json_, str(out))
+    show({**counts, **encoder.facts, "columns": list(encoder.names)}, json_, str(out))
 
 
 def _check(out: Path, model: str | None, backbone: str | None, weights: str | None) -> None:
@@ -89,7 +89,7 @@ def _encoder(model: str | None, backbone: str | None, weights: str | None, param
         from mmrl_core.predict import Predictor
 
         predictor = Predictor.load(path_of(model), device=device_of(None))
-    return Encoder(predictor.model.backbone, predictor.model)
+    return Encoder.of(predictor)
 
 
 def _backbone_of(params: Path | None) -> tuple[str, str | None]:
@@ -115,12 +115,6 @@ def _embed(
     return counts
 
 
-def _facts(encoder: "Encoder") -> dict[str, Any]:
-    """What the features are of."""
-    backbone = encoder.backbone
-    return {"backbone": backbone.name, "weights_sha256": backbone.weights_sha256, "width": backbone.embed_dim}
-
-
 def _opened(out: Path, encoder: "Encoder", total: int) -> AbstractContextManager[Put]:
     return _parquet(out, encoder) if out.suffix == ".parquet" else _npz(out, encoder, total)
 
@@ -133,7 +127,7 @@ def _parquet(out: Path, encoder: "Encoder") -> Iterator[Put]:
     from pyarrow.parquet import ParquetWriter
 
     columns = {"path": pyarrow.string(), **dict.fromkeys(encoder.names, pyarrow.list_(pyarrow.float32()))}
-    facts = {f"mmrl.{name}": str(value) for name, value in _facts(encoder).items()}
+    facts = {f"mmrl.{name}": str(value) for name, value in encoder.facts.items()}
     schema = pyarrow.schema(columns, metadata=facts)
     with atomic_output(out) as path, ParquetWriter(path, schema) as writer:
         rows: list[dict[str, Any]] = []
@@ -167,5 +161,5 @@ def _npz(out: Path, encoder: "Encoder", total: int) -> Iterator[Put]:
 
     with atomic_output(out) as path:
         yield put
-        facts = {f"mmrl.{name}": np.array(str(value)) for name, value in _facts(encoder).items()}
-        np.savez(path, allow_pickle=False, path=np.array(names), **arrays, **facts)
+        facts = {f"mmrl.{name}": np.array(str(value)) for name, value in encoder.facts.items()}
+        np.savez(path, path=np.array(names), **arrays, **facts)

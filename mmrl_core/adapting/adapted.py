@@ -113,7 +113,7 @@ class Adapted(Predictor, ModelHubMixin):
         `mmrl embed` gives them. Raises UserError as `predict`."""
         from mmrl_core.adapting.embedding import Encoder, stacked
 
-        return stacked(Encoder(self.model.backbone, self.model), images)
+        return stacked(Encoder.of(self), images)
 
     def to(self, device: str | torch.device) -> Self:
         """Move it, and the backbone that it was made with, to a device; returns itself. Raises UserError for a device

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import Tensor
 
+from mmrl_core.adapting.devices import device_of
 from mmrl_core.adapting.images import is_one_image, open_image
 from mmrl_core.clip.backbone import Backbone, load_backbone
 from mmrl_core.data.parallel import map_in_order
@@ -17,6 +18,7 @@ from mmrl_core.data.views import test_view
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation.scores import BATCH_SIZE, batched
 from mmrl_core.method.folded import FoldedCLIP
+from mmrl_core.predict import Predictor
 
 if TYPE_CHECKING:
     import numpy as np
@@ -29,10 +31,22 @@ class Encoder:
     """Images to features: of a backbone alone FROZEN, with an adapter's folded form also IMAGE (f_c) and REP (f_r), but
     for a baseline, which changes no feature."""
 
-    def __init__(self, backbone: Backbone, model: FoldedCLIP | None = None):
-        self.backbone = backbone
+    def __init__(self, backbone: Backbone, model: FoldedCLIP | None = None, adapter_sha256: str | None = None):
+        self.backbone, self.adapter_sha256 = backbone, adapter_sha256
         self.model = model if model is not None and model.tokens is not None else None
         self.names = (FROZEN, IMAGE, REP) if self.model else (FROZEN,)
+
+    @classmethod
+    def of(cls, predictor: Predictor) -> "Encoder":
+        """That of an adapter."""
+        return cls(predictor.model.backbone, predictor.model, predictor.card["sha256"])
+
+    @property
+    def facts(self) -> dict[str, Any]:
+        """What the features depend on, beside the images, and their width."""
+        backbone = self.backbone
+        facts = {"backbone": backbone.name, "weights_sha256": backbone.weights_sha256, "width": backbone.embed_dim}
+        return facts | ({"adapter_sha256": self.adapter_sha256} if self.adapter_sha256 else {})
 
     @torch.inference_mode()
     def __call__(self, views: Tensor) -> dict[str, Tensor]:
@@ -93,8 +107,6 @@ def embed(
 
     Images and backbones are as `adapt` takes them. Raises UserError naming an image that cannot be read.
     """
-    from mmrl_core.adapting.devices import device_of
-
     if isinstance(backbone, str):
         backbone = load_backbone(backbone, weights, device=device_of(device))
     return stacked(Encoder(backbone), images)[FROZEN]
