@@ -4,7 +4,6 @@ B images, C classes, S side in pixels, E embedding width.
 """
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, cast, overload
 
@@ -14,7 +13,7 @@ from torch import Tensor
 
 from mmrl_core.adapting.devices import device_of
 from mmrl_core.adapting.images import ENCODED, FORMS, is_one_image, open_image
-from mmrl_core.data.views import ViewSettings, test_view
+from mmrl_core.adapting.transform import Transform
 from mmrl_core.errors import UserError
 from mmrl_core.method.adapter import Adapter, save_adapter
 from mmrl_core.method.adapter_card import CARD, CardContent
@@ -26,17 +25,6 @@ from mmrl_core.predict import ImageInput, Prediction, Predictor
 if TYPE_CHECKING:
     import numpy as np
     from huggingface_hub import ModelCard
-
-
-@dataclass(frozen=True)
-class Transform:
-    """An image to what the model sees of it: a callable (image) -> (3, S, S) float32 that can be pickled, for torch's
-    and torchvision's datasets, and `DataLoader` workers."""
-
-    settings: ViewSettings
-
-    def __call__(self, image: ImageInput) -> Tensor:
-        return test_view(open_image(image, "to transform"), self.settings)
 
 
 class Adapted(Predictor, ModelHubMixin):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+import mmrl
 import mmrl_core
 from mmrl_core import (
     AdaptedCLIP,
@@ -59,6 +60,16 @@ def test_type_checkers_see_the_same_names():
             for node in block.body for alias in node.names}  # fmt: skip
     assert seen == {name: getattr(mmrl_core, name) for name in mmrl_core.__all__}
     assert Path(mmrl_core.__file__).with_name("py.typed").exists()
+
+
+def test_the_package_called_as_the_command_has_the_same_names_and_is_as_light():
+    code = "import sys, mmrl; dir(mmrl); print({'torch', 'numpy', 'pydantic', 'huggingface_hub'} & set(sys.modules))"
+    assert in_a_fresh_process(code) == "set()"
+    assert mmrl.__all__ == mmrl_core.__all__ and set(mmrl.__all__) <= set(dir(mmrl))
+    assert all(getattr(mmrl, name) is getattr(mmrl_core, name) for name in mmrl.__all__)
+    assert Path(mmrl.__file__).with_name("py.typed").exists()
+    with pytest.raises(ImportError, match="cannot import name 'adopt' from 'mmrl'"):
+        from mmrl import adopt  # noqa: F401
 
 
 def test_a_name_that_is_not_there_is_told_as_python_tells_it():

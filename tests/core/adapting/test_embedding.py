@@ -70,7 +70,7 @@ def test_an_image_that_cannot_be_read_stops_it_or_gives_none():
     images = [noise(1), b"no image", noise(2)]
     with pytest.raises(UserError, match="number 1 is not an image"):
         list(encoder.stream(images))
-    first, second, third = encoder.stream(images, skip_damaged=True)
+    _, second, third = encoder.stream(images, skip_damaged=True)
     assert second is None and np.allclose(third[FROZEN], mmrl.embed([noise(2)])[0], atol=1e-6)
     assert list(encoder.stream([b""], skip_damaged=True)) == [None]
 
