@@ -58,7 +58,10 @@ def embed(
         counts = _embed(encoder, find_images(images, how), skip_damaged, put, bar)
     if counts["unreadable"]:
         print(f"mmrl: {counts['unreadable']} of {counts['images']} images cannot be read", file=sys.stderr)
-    show({**counts, **encoder.facts, "columns": list(encoder.names)}, json_, str(out))
+    if json_:
+        show({**counts, **encoder.facts, "columns": list(encoder.names)}, json_, str(out))
+    else:
+        show({**counts, "backbone": encoder.backbone.name, "columns": " ".join(encoder.names)}, json_, str(out))
 
 
 def _check(out: Path, model: str | None, backbone: str | None, weights: str | None) -> None:
@@ -162,4 +165,5 @@ def _npz(out: Path, encoder: "Encoder", total: int) -> Iterator[Put]:
     with atomic_output(out) as path:
         yield put
         facts = {f"mmrl.{name}": np.array(str(value)) for name, value in encoder.facts.items()}
-        np.savez(path, path=np.array(names), **arrays, **facts)
+        everything: dict[str, Any] = {"path": np.array(names), **arrays, **facts}
+        np.savez(path, **everything)

@@ -24,11 +24,17 @@ KINDS = (
 
 
 class Entry(NamedTuple):
-    """One labelled image: what its augmentation depends on, its label, and what opens it as RGB."""
+    """One labelled image. `read` gives it in a form that `open_image` takes, and is called by the caller's thread: a
+    dataset may not bear several. `name` is what errors call it."""
 
-    key: str
+    key: str  # what its augmentation depends on
     label: int
-    open: Callable[[], Image]
+    read: Callable[[], Any]
+    name: str
+
+    def open(self) -> Image:
+        """The RGB image. Raises UserError where it cannot be read."""
+        return open_image(self.read(), self.name)
 
 
 class Collection(NamedTuple):
@@ -79,8 +85,7 @@ def _of_mapping(images: Mapping[Any, Any]) -> Collection:
     keys = [f"{name}/{index}" for name, own in images.items() for index in range(len(own))]
     label_of = {name: label for label, name in enumerate(images)}
     entries = [
-        Entry(key, label_of[name], partial(open_image, image, key))
-        for key, (name, image) in zip(keys, pairs, strict=True)
+        Entry(key, label_of[name], partial(_given, image), key) for key, (name, image) in zip(keys, pairs, strict=True)
     ]
     return _checked("images", list(images), entries)
 
@@ -105,7 +110,7 @@ def _of_folder(path: Path) -> Collection:
     label_of = {label: number for number, label in enumerate(labels)}
     of_split: dict[str | None, list[Entry]] = {}
     for record, file in zip(gathered.records, gathered.files, strict=True):
-        entry = Entry(record.path, label_of[record.label], partial(open_image, file, record.path))
+        entry = Entry(record.path, label_of[record.label], partial(_given, file), record.path)
         of_split.setdefault(record.split, []).append(entry)
     train = of_split.get("train", []) + of_split.get(None, [])
     _check_folder_classes(path, labels, train)
@@ -127,7 +132,12 @@ def _of_huggingface(dataset: Any, class_names: Sequence[str] | None) -> Collecti
     label = _column(features, "labels", lambda feature: hasattr(feature, "names"), ("label", "labels", "class"))
     names = class_names or getattr(features[label], "names", None)
     values = list(dataset[label])  # a column alone: no image is decoded for it
-    return _of_numbers("the dataset", values, names, lambda index: dataset[index][image])
+    return _of_numbers("the dataset", values, names, lambda index: _undecoded(dataset[index][image]))
+
+
+def _undecoded(image: Any) -> Any:
+    """The image; of a column that is not decoded its bytes, or else its path."""
+    return image.get("bytes") or image.get("path") if isinstance(image, dict) else image
 
 
 def _column(features: dict[str, Any], what: str, fits: Callable[[Any], bool], usual: tuple[str, ...]) -> str:
@@ -192,11 +202,22 @@ def _of_numbers(where: str, labels: list[Any], names: Sequence[str] | None, imag
     kept = sorted(set(numbers))
     position = {number: place for place, number in enumerate(kept)}
 
-    def opener(index: int) -> Image:
-        return open_image(image(index), f"number {index}")
-
-    entries = [Entry(str(index), position[number], partial(opener, index)) for index, number in enumerate(numbers)]
+    entries = [
+        Entry(str(index), position[number], partial(_of_dataset, image, index), f"number {index}")
+        for index, number in enumerate(numbers)
+    ]
     return _checked(where, [names[number] for number in kept], entries)
+
+
+def _given(image: Any) -> Any:
+    return image
+
+
+def _of_dataset(image: Callable[[int], Any], index: int) -> Any:
+    try:
+        return image(index)
+    except OSError as error:  # of Pillow too
+        raise UserError(f"the dataset cannot read image {index} ({error}); mend it, or leave it out") from None
 
 
 def _number(label: Any, index: int, count: int) -> int:

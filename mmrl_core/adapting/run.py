@@ -12,6 +12,7 @@ from mmrl_core import METHOD_VERSION
 from mmrl_core.adapting.adapted import Adapted
 from mmrl_core.adapting.devices import device_of
 from mmrl_core.adapting.held_out import check_share, check_shots, divide
+from mmrl_core.adapting.images import open_image
 from mmrl_core.adapting.labelled import Collection, Entry, among, collect, collect_some
 from mmrl_core.baselines.finish import finish
 from mmrl_core.clip.backbone import Backbone, load_backbone
@@ -140,7 +141,8 @@ def _settings(method: str, backbone: Backbone, given: dict[str, Any]) -> Setting
 
 def _image_set(entries: list[Entry], class_names: list[str], template: str) -> ImageSet:
     """The images, decoded. Raises UserError naming the first that cannot be."""
-    opened = list(map_in_order(lambda entry: entry.open(), entries))
+    read = ((entry.read(), entry.name) for entry in entries)  # by this thread; decoded by others
+    opened = list(map_in_order(lambda one: open_image(*one), read))
     return ImageSet([entry.key for entry in entries], opened, [entry.label for entry in entries], class_names, template)
 
 

@@ -1,5 +1,7 @@
 """mmrl.adapt: what it trains, holds out and refuses."""
 
+import threading
+
 import pytest
 import torch
 from PIL import Image
@@ -21,7 +23,9 @@ QUICK = {"backbone": small_backbone(), "epochs": 1, "rep_dim": 8, "insertion_dep
 def entries(*counts: int) -> list[Entry]:
     """So many images of each class."""
     return [
-        Entry(f"{label}/{index}", label, lambda: RED) for label, count in enumerate(counts) for index in range(count)
+        Entry(f"{label}/{index}", label, lambda: RED, "")
+        for label, count in enumerate(counts)
+        for index in range(count)
     ]
 
 
@@ -121,6 +125,24 @@ def test_held_out_images_may_be_of_some_of_the_classes_in_another_order():
 def test_a_loaded_backbone_is_taken_as_it_is():
     adapter = mmrl.adapt(TWO, **QUICK)
     assert adapter.model.backbone is QUICK["backbone"] and adapter.device == torch.device("cpu")
+
+
+class OfOneThread:
+    """A dataset that other threads than the one that made it may not read."""
+
+    def __init__(self):
+        self.classes, self.made_by = ["red", "blue"], threading.get_ident()
+
+    def __len__(self):
+        return 40
+
+    def __getitem__(self, index):
+        assert threading.get_ident() == self.made_by
+        return (BLUE if index % 2 else RED), index % 2
+
+
+def test_a_dataset_is_read_by_the_callers_thread():
+    assert mmrl.adapt(OfOneThread(), **QUICK).class_names == ["red", "blue"]
 
 
 @pytest.mark.parametrize(

@@ -126,6 +126,13 @@ def test_a_hugging_face_dataset_names_its_classes_itself(dataset):
     assert colours(collect(dataset([RED, BLUE], ["red", "blue"], None))) == colours(found)
 
 
+def test_images_of_a_hugging_face_dataset_that_it_does_not_decode_are_decoded_here(tmp_path):
+    (tmp_path / "noise.png").write_bytes(noise(2))
+    undecoded = [{"bytes": noise(1), "path": None}, {"bytes": None, "path": str(tmp_path / "noise.png")}]
+    found = [entry.open() for entry in collect(looks_alike(undecoded, [0, 1], ["a", "b"])).entries]
+    assert found == [open_image(noise(1), ""), open_image(noise(2), "")]
+
+
 @pytest.mark.parametrize("dataset", HUGGING_FACE)
 def test_what_of_a_hugging_face_dataset_cannot_be_used_is_one_line(dataset):
     whole = dataset([RED, BLUE], [1, 0], ["blue", "red"])
@@ -219,6 +226,13 @@ def test_a_dataset_that_already_makes_tensors_is_refused_with_what_to_do():
     dataset = FakeData(4, (3, 8, 8), num_classes=2, transform=ToTensor())
     entry = collect(dataset, ["a", "b"]).entries[0]
     with pytest.raises(UserError, match="leave out the dataset's transform"):
+        entry.open()
+
+
+def test_an_image_that_a_dataset_cannot_read_is_named(folder):
+    (folder / "red" / "1.png").write_text("no image")
+    entry = collect(ImageFolder(str(folder))).entries[3]
+    with pytest.raises(UserError, match=r"the dataset cannot read image 3 \(cannot identify image file .*1.png"):
         entry.open()
 
 
