@@ -134,26 +134,16 @@ class Adapted(Predictor, ModelHubMixin):
         return model_card(self.card, **kwargs)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, **options: Any) -> Self:
-        """An adapter of a folder or of a repository of the Hugging Face Hub; `device` is as `load`'s, other options are
-        `huggingface_hub.ModelHubMixin`'s. Raises UserError where it is not to be had."""
-        from mmrl_core.adapting.hub import hub_errors
-
-        with hub_errors(str(pretrained_model_name_or_path)):
-            return super().from_pretrained(pretrained_model_name_or_path, **options)
-
-    @classmethod
-    def _from_pretrained(
-        cls, *, model_id: str, revision: str | None, cache_dir: str | Path | None, force_download: bool,
-        local_files_only: bool, token: str | bool | None, device: str | torch.device | None = None, **ignored: Any,
-    ) -> Self:  # fmt: skip
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, *, device: str | torch.device | None = None, **options: Any
+    ) -> Self:
+        """An adapter of a folder or of a repository of the Hugging Face Hub; `device` is as `load`'s, other options
+        (revision, token, cache_dir, local_files_only ...) are those of `huggingface_hub.snapshot_download`. Raises
+        UserError where it is not to be had."""
         from mmrl_core.adapting.hub import fetched
 
-        if Path(model_id).is_dir():
-            return cls.load(model_id, device=device)
-        options = {"revision": revision, "cache_dir": cache_dir, "force_download": force_download,
-                   "local_files_only": local_files_only, "token": token}  # fmt: skip
-        return cls.load(fetched(model_id, options), device=device)
+        name = str(pretrained_model_name_or_path)
+        return cls.load(name if Path(name).is_dir() else fetched(name, options), device=device)
 
 
 def load(path: str | Path, *, device: str | torch.device | None = None) -> Adapted:

@@ -1,8 +1,6 @@
 """An adapter in a repository of the Hugging Face Hub: the adapter's two files, config.json and a model card. What is
-read of it is adapter.safetensors and adapter.json, as from any folder."""
+read of it is adapter.safetensors and adapter.json, as from any folder; config.json is not even opened."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -87,20 +85,14 @@ def _plain(text: str) -> str:
 
 
 def fetched(repo_id: str, options: dict[str, Any]) -> str:
-    """The folder that a repository of the Hub was downloaded to."""
-    return snapshot_download(repo_id, allow_patterns=READ, **options)
-
-
-@contextmanager
-def hub_errors(where: str) -> Iterator[None]:
-    """What the Hub, its cache and a damaged config.json raise, as UserError."""
+    """The folder that a repository of the Hub was downloaded to. Raises UserError where it is not to be had."""
     try:
-        yield
-    except UserError:
+        return snapshot_download(repo_id, allow_patterns=READ, **options)
+    except TypeError:  # of an option that there is not
         raise
-    except (OSError, ValueError, RuntimeError) as error:  # HTTP and offline errors are kinds of these
+    except Exception as error:  # a hub raises many kinds
         reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
-            f"cannot have the adapter {where} ({reason}); give a folder that `save` wrote, or the name of a repository "
-            "that can be reached"
+            f"cannot have the adapter {repo_id} ({reason}); give a folder that `save` wrote, or the name of a "
+            "repository that can be reached"
         ) from None
