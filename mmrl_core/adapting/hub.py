@@ -13,7 +13,7 @@ from mmrl_core.method.adapter_card import AdapterCard
 
 LIBRARY = "mmrl-ops"
 TAGS = ["clip", "few-shot", "image-classification", "mmrl"]
-READ = ["*.json", "*.safetensors"]
+READ = ["adapter.json", "adapter.safetensors", "folded.safetensors"]  # of a repository; other releases write more
 MOST_CLASSES = 200  # that a model card lists
 
 PAGE = """
