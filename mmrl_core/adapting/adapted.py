@@ -11,7 +11,7 @@ import torch
 from huggingface_hub import ModelHubMixin
 from torch import Tensor
 
-from mmrl_core.adapting.devices import device_of
+from mmrl_core.adapting.devices import device_of, plainly
 from mmrl_core.adapting.images import ENCODED, FORMS, is_one_image, open_image
 from mmrl_core.adapting.transform import Transform
 from mmrl_core.errors import UserError
@@ -39,6 +39,7 @@ class Adapted(Predictor, ModelHubMixin):
     _hub_mixin_config: Any = {}  # not the arguments of __init__, which the mixin would keep and write
 
     @classmethod
+    @plainly()
     def load(cls, path: str | Path, *, device: str | torch.device | None = None) -> Self:
         """The adapter that `save`, or any command of `mmrl`, wrote to a folder; `device` is by default the GPU if there
         is one. Raises Damaged for files that are not what was saved, UserError for missing ones."""
@@ -103,6 +104,7 @@ class Adapted(Predictor, ModelHubMixin):
 
         return stacked(Encoder.of(self), images)
 
+    @plainly()
     def to(self, device: str | torch.device) -> Self:
         """Move it, and the backbone that it was made with, to a device; returns itself. Raises UserError for a device
         that is not there."""

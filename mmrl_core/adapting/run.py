@@ -10,7 +10,7 @@ import torch
 
 from mmrl_core import METHOD_VERSION
 from mmrl_core.adapting.adapted import Adapted
-from mmrl_core.adapting.devices import device_of
+from mmrl_core.adapting.devices import device_of, plainly
 from mmrl_core.adapting.held_out import check_share, check_shots, divide
 from mmrl_core.adapting.images import open_image
 from mmrl_core.adapting.labelled import Collection, Entry, among, collect, collect_some
@@ -37,6 +37,7 @@ class Settings(NamedTuple):
     train: TrainConfig
 
 
+@plainly()
 def adapt(
     images: Any, *, class_names: Sequence[str] | None = None, backbone: str | Backbone = "tiny",
     weights: str | None = None, method: str = "mmrl", template: str = TEMPLATE, shots: int | None = None,

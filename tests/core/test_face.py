@@ -2,6 +2,7 @@
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -68,6 +69,7 @@ def test_the_package_called_as_the_command_has_the_same_names_and_is_as_light():
     assert mmrl.__all__ == mmrl_core.__all__ and set(mmrl.__all__) <= set(dir(mmrl))
     assert all(getattr(mmrl, name) is getattr(mmrl_core, name) for name in mmrl.__all__)
     assert Path(mmrl.__file__).with_name("py.typed").exists()
+    assert re.fullmatch(r"\d+(\.\w+)+", mmrl.__version__)
     with pytest.raises(ImportError, match="cannot import name 'adopt' from 'mmrl'"):
         from mmrl import adopt  # noqa: F401
 

@@ -72,6 +72,13 @@ def test_the_same_call_gives_the_same_adapter_and_another_seed_another():
     assert once.card["sha256"] == again.card["sha256"] != mmrl.adapt(TWO, seed=2, **QUICK).card["sha256"]
 
 
+def test_a_mode_of_torch_that_the_caller_is_in_changes_nothing():
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode():
+        within = mmrl.adapt(TWO, **QUICK)
+    assert within.card["sha256"] == mmrl.adapt(TWO, **QUICK).card["sha256"]
+    assert within.predict(RED).label in TWO
+
+
 def test_the_card_has_the_settings_and_every_epoch():
     card = mmrl.adapt(TWO, method="mmrlpp", **{**QUICK, "epochs": 2}, lr=0.01).card
     assert card["settings"]["train.lr"] == 0.01 and card["settings"]["adapter.method"] == "mmrlpp"

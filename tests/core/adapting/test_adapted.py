@@ -113,6 +113,15 @@ def test_under_autocast_it_answers_in_the_lower_precision_and_nearly_the_same(ad
     assert [one.label for one in said] == [one.label for one in adapted.predict(images())]
 
 
+def test_what_is_loaded_or_moved_under_autocast_is_what_it_is_outside(adapted, tmp_path):
+    adapted.save(tmp_path)
+    with torch.autocast("cpu", dtype=torch.bfloat16), torch.inference_mode():
+        loaded = mmrl.load(tmp_path).to("cpu")
+    assert loaded.predict(images()) == adapted.predict(images())
+    views = torch.stack([loaded.transform(image) for image in images()[:1]]).requires_grad_()
+    loaded.logits(views).sum().backward()
+
+
 @pytest.mark.parametrize("workers", [0, 1])
 def test_a_data_loader_makes_its_batches_also_in_processes_of_its_own(adapted, tmp_path, workers):
     for name, own in digits(images=2, split="test").items():
