@@ -14,6 +14,7 @@ from mmrl_core.method.adapter_card import AdapterCard
 LIBRARY = "mmrl-ops"
 TAGS = ["clip", "few-shot", "image-classification", "mmrl"]
 READ = ["adapter.json", "adapter.safetensors", "folded.safetensors"]  # of a repository; other releases write more
+TITLES = {"mmrl": "MMRL", "mmrlpp": "MMRL++"}
 MOST_CLASSES = 200  # that a model card lists
 
 PAGE = """
@@ -57,12 +58,12 @@ def model_card(
 ) -> ModelCard:  # fmt: skip
     """README.md: what the adapter knows and needs. `license` is an identifier of the Hub's, such as apache-2.0."""
     names, backbone = card["class_names"], card["backbone"]
-    licence, tags = licence_of(backbone["name"], backbone["weights"]), [*TAGS, card["adapter"]["method"]]
-    data = ModelCardData(library_name=LIBRARY, license=license, tags=sorted({*tags, "model_hub_mixin"}),
+    licence, method = licence_of(backbone["name"], backbone["weights"]), card["adapter"]["method"]
+    data = ModelCardData(library_name=LIBRARY, license=license, tags=sorted({*TAGS, method, "model_hub_mixin"}),
                          pipeline_tag="zero-shot-image-classification")  # fmt: skip
     local = "" if _is_published(backbone["weights"]) else "You need the file of the backbone's weights as well. "
     text = PAGE.format(
-        title=title, method=card["adapter"]["method"], trainable=card["trainable"], backbone=backbone["name"],
+        title=title, method=TITLES.get(method, method), trainable=card["trainable"], backbone=backbone["name"],
         weights=backbone["weights"] or "bundled", sha256=backbone["sha256"][:12],
         licence=f"{licence.spdx or 'unknown'} ({licence.note})", own_licence=license or "not stated",
         template=_plain(card["template"]), count=len(names), where=repo_id, note=local, classes=_listed(names),
