@@ -1,4 +1,4 @@
-"""`mmrl embed`: files, folders and tables of images in, features out."""
+"""`mmrl embed`: files, folders and tables of images in, features out; and adapters that programs have saved."""
 
 import json
 
@@ -108,3 +108,11 @@ def test_a_table_that_is_there_is_not_written_over(folder, mmrl):
     (folder / "features.npz").write_text("mine")
     assert "exists; name a new path" in mmrl("embed", "images", "--out", "features.npz", code=2)
     assert (folder / "features.npz").read_text() == "mine"
+
+
+def test_an_adapter_that_a_program_has_saved_labels_as_the_program_does(folder, mmrl):
+    adapter = library.load("adapter")
+    adapter.save("again")
+    said = json.loads(mmrl("predict", "images", "--model", "again", "--json"))
+    for path, one in said.items():
+        assert one["probabilities"] == pytest.approx(adapter.predict(path).probabilities, abs=1e-6)

@@ -11,7 +11,6 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-import mmrl as library
 from flows.cli import predict_output
 from flows.cli.predict_images import find_images
 from mmrl_core.data.own.dataset import open_source
@@ -347,11 +346,3 @@ def test_an_adapter_without_a_threshold_says_how_to_get_one(folder, mmrl):
     error = mmrl("predict", "images", "--model", "plain", "--abstain", code=2)
     assert "train it again on data with validation images, or give --threshold" in error
     assert "none of these" in mmrl("predict", "images", "--model", "plain", "--threshold", 1)
-
-
-def test_an_adapter_that_a_program_has_saved_labels_as_the_program_does(folder, mmrl):
-    adapter = library.load("adapter")
-    adapter.save("again")
-    said = json.loads(mmrl("predict", "images", "--model", "again", "--json"))
-    for path, one in said.items():
-        assert one["probabilities"] == pytest.approx(adapter.predict(path).probabilities, abs=1e-6)
