@@ -1,7 +1,7 @@
-"""What the site's build adds to MkDocs: pages that lie beside docs/, links to other files, anchors as GitHub makes them.
+"""What the site's build adds to MkDocs: pages that lie beside docs/, links to other files, anchors as on GitHub.
 
-A link in a document is a path in the repository, so that it works where the repository is read. Documents that the
-navigation names and that lie outside of docs/ become pages; any other file that a page links to is copied into `files/`.
+A link in a document is a path in the repository, so that it works where the repository is read. Documents that
+lie outside of docs/ and that the navigation names become pages; any other file that a page links to lies in `files/`.
 """
 
 import posixpath
@@ -19,6 +19,7 @@ BESIDE = {
     **{name: name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "findings/README.md")},
     **{f"infra/{name}README.md": f"infra/{name}README.md" for name in ("", "prefect/", "ray/")},
 }
+NOTEBOOK = {"examples/first_ten_minutes.ipynb": "guides/notebook.md"}  # which notebook.py makes a page of
 LINK = re.compile(r"(\[[^\]]*\]\()(?![\w+.-]+:|#)([^)#\s]+)(#[^)\s]*)?(\))")
 FENCE = re.compile(r"(^```.*?^```)", re.M | re.S)
 
@@ -44,7 +45,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 
 def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Links as the site has them, in what is not code."""
-    sources = {uri: name for name, uri in BESIDE.items()}
+    sources = {uri: name for name, uri in (BESIDE | NOTEBOOK).items()}
     here = posixpath.dirname(sources.get(page.file.src_uri, f"docs/{page.file.src_uri}"))
     parts = FENCE.split(markdown)
     parts[::2] = [LINK.sub(lambda link: _in_site(link, here, page, config, files), part) for part in parts[::2]]
@@ -62,10 +63,11 @@ def on_post_template(output: str, *, template_name: str, config: MkDocsConfig) -
 def _in_site(link: re.Match[str], here: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     before, target, anchor, after = link.groups(default="")
     path = posixpath.normpath(posixpath.join(here, target))
+    pages = BESIDE | NOTEBOOK
     if path.startswith("docs/"):
         uri = path.removeprefix("docs/")
-    elif path in BESIDE:
-        uri = BESIDE[path]
+    elif path in pages and pages[path] != page.file.src_uri:
+        uri = pages[path]
     else:
         uri = f"files/{path}"
         if (ROOT / path).is_file() and not files.get_file_from_path(uri):
