@@ -4,6 +4,7 @@ import ast
 import contextlib
 import importlib.util
 import io
+import itertools
 import re
 import tomllib
 from collections.abc import Callable, Sequence
@@ -14,6 +15,7 @@ from packaging.requirements import Requirement
 
 from flows import cli as mmrl_cli
 from flows.settings.params import load_params
+from mmrl_core.errors import UserError
 from tests.documents.commands import shell_commands
 from tests.support.workspace import ROOT
 
@@ -54,13 +56,20 @@ def _hold(is_so: bool, message: str) -> None:
         raise Refused(message)
 
 
+def _taken(parse: Callable[..., Any], *arguments: Any) -> None:
+    try:
+        parse(*arguments)
+    except (UserError, SyntaxError, ValueError) as error:
+        raise Refused(str(error)) from error
+
+
 def _mmrl(words: list[str], whole: bool) -> None:
     import typer
 
     _click(typer.main.get_command(mmrl_cli.app), words, whole)
-    overrides = [after for word, after in zip(words, words[1:], strict=False) if word == "--set" and "=" in after]
+    overrides = [after for word, after in itertools.pairwise(words) if word == "--set" and "=" in after]
     if not any("..." in one or one == "key.path=value" for one in overrides):
-        load_params(ROOT / "params.yaml", overrides)
+        _taken(load_params, ROOT / "params.yaml", overrides)
 
 
 def _mlflow(words: list[str], whole: bool) -> None:
@@ -79,7 +88,7 @@ def _ray(words: list[str], whole: bool) -> None:
 
 
 def _click(command: Any, words: list[str], whole: bool) -> None:
-    """Of click and of typer, which has a click of its own: contexts are made down to the last command, none is invoked."""
+    """Of click, and of typer, which has a click of its own: contexts are made down to the last command, none is run."""
     try:
         with contextlib.redirect_stdout(io.StringIO()):  # where --help is asked for
             _to_the_last(command, words, whole)
@@ -127,11 +136,10 @@ def _prefect(words: list[str], whole: bool) -> None:
 
 def _python(words: list[str], whole: bool) -> None:
     if words[0] == "-c":
-        ast.parse(words[1])
+        _taken(ast.parse, words[1])
         return
     _hold(words[0] == "-m", f"python {words[0]}")
-    found = importlib.util.find_spec(words[1])
-    _hold(found is not None, f"there is no module {words[1]}")
+    _hold(importlib.util.find_spec(words[1]) is not None, f"there is no module {words[1]}")
     if words[1].split(".")[0] in ("benchmarks", "flows", "mmrl_core"):
         files = [ROOT.joinpath(*words[1].split(".")).with_suffix(".py"), ROOT / words[1] / "__main__.py"]
         text = "".join(file.read_text() for file in files if file.exists())
