@@ -51,12 +51,10 @@ STORY = (
     "mmrl rollback --dataset digits 'wrong on night shots'",
     "mmrl history",
     "mmrl reproduce digits-base-to-novel@champion --out again",
-    "mmrl flow release",
     "mmrl predict /new/pictures --out labels.csv --abstain",
     "mmrl predict PATH...",
     "mmrl predict pictures --out labels.csv",
     "mmrl predict pictures --abstain --class five --class six --out other.csv",
-    "mmrl export --out onnx",
     "mmrl backup FILE",
     "mmrl clean",
     "mmrl clean --older-than 30d",
@@ -109,6 +107,16 @@ ELSEWHERE = {
         f"{WHOLE}::traffic", '"--model"', "models:/",
     ),
     "mmrl serve --model models:/digits-base-to-novel@released": (f"{WHOLE}::traffic", '"--model"', "RELEASED"),
+    "mmrl flow release": (
+        "tests/slow/test_end_to_end.py::test_the_champion_is_released_once_and_the_history_says_how_it_came_to_be",
+        '"flow release --json"',
+    ),
+    "mmrl export --out onnx": (
+        "tests/flows/cli/test_export.py::test_without_a_name_the_champion_is_exported", '"export", "--out"',
+    ),
+    "mmrl export --out DIR": (
+        "tests/flows/cli/test_export.py::test_without_a_name_the_champion_is_exported", '"export", "--out"',
+    ),
     "mmrl drift": (
         "tests/flows/serving/test_metrics.py::test_the_command_says_whether_there_is_drift_by_its_exit_status_too",
         '"drift"',
@@ -155,3 +163,5 @@ def make_room(folder: Path, words: list[str]) -> None:
     for word, after in itertools.pairwise(words):
         if word == "--out" and (folder / after).is_dir():
             shutil.rmtree(folder / after)
+        elif word == "--out":
+            (folder / after).unlink(missing_ok=True)
