@@ -6,6 +6,7 @@ runs fails here.
 """
 
 import ast
+import functools
 import re
 import shlex
 
@@ -65,6 +66,7 @@ def test_a_block_is_read_as_a_shell_reads_it():
     ]  # fmt: skip
 
 
+@functools.cache
 def whole_commands() -> set[str]:
     """Of `mmrl`: those of blocks, and those of sentences that leave nothing out but what has a place in the story."""
     found = set()

@@ -1,6 +1,7 @@
 """The notebook as a page of the site: run when the site is built, so that what is shown is what comes out."""
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import nbformat
 from mkdocs.config.defaults import MkDocsConfig
@@ -15,7 +16,8 @@ SECONDS = 300  # of a cell
 
 def on_files(files: Files, config: MkDocsConfig) -> Files:
     notebook = nbformat.read(ROOT / SOURCE, as_version=4)
-    NotebookClient(notebook, timeout=SECONDS, resources={"metadata": {"path": str(ROOT)}}).execute()
+    with TemporaryDirectory() as elsewhere:
+        NotebookClient(notebook, timeout=SECONDS, resources={"metadata": {"path": elsewhere}}).execute()
     text = "\n\n".join(_as_markdown(cell) for cell in notebook.cells)
     text += f"\n\nThe notebook itself: [{Path(SOURCE).name}]({Path(SOURCE).name}).\n"
     files.append(File.generated(config, PAGE, content=text))
