@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 from mkdocs.config.defaults import MkDocsConfig
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 from mkdocs.structure.pages import Page
 
@@ -25,6 +26,7 @@ FENCE = re.compile(r"(^```.*?^```)", re.M | re.S)
 
 
 # What the theme would load from elsewhere, and where it lies here.
+LOADED = re.compile(r'<(?:script|link|img|iframe)\b[^>]*(?:src|href)="?((?:https?:)?//[^">\s]+)')
 ELSEWHERE, HERE = "https://unpkg.com/iframe-worker/shim", "assets/iframe-worker.js"
 
 
@@ -53,7 +55,11 @@ def on_page_markdown(markdown: str, *, page: Page, config: MkDocsConfig, files: 
 
 
 def on_post_page(output: str, *, page: Page, config: MkDocsConfig) -> str:
-    return output.replace(ELSEWHERE, posixpath.relpath(HERE, posixpath.dirname(page.url) or "."))
+    """Raises PluginError for a page that would load something from elsewhere."""
+    output = output.replace(ELSEWHERE, posixpath.relpath(HERE, posixpath.dirname(page.url) or "."))
+    if loaded := LOADED.search(output):
+        raise PluginError(f"{page.file.src_uri} loads {loaded[1]}; put it into docs/assets")
+    return output
 
 
 def on_post_template(output: str, *, template_name: str, config: MkDocsConfig) -> str:

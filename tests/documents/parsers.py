@@ -25,7 +25,7 @@ PLACES = {
     "PATH...": "PATH", "NAME@ALIAS": "digits-base-to-novel@champion", "REASON": "wrong on night shots",
 }  # fmt: skip
 LEFT_OUT = {"MissingParameter", "BadOptionUsage", "NoArgsIsHelpError"}  # what a sentence may do
-SYSTEM = {"bash", "cp", "curl", "export", "git", "mkdir", "pre-commit", "source", "tar"}
+SYSTEM = {"bash", "cat", "cd", "cp", "curl", "export", "git", "ls", "mkdir", "pre-commit", "source", "tar"}
 OF_THE_READER = {"infra/.env", "findings/NAME.sh"}
 
 
