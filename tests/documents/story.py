@@ -25,6 +25,8 @@ BY_NAME = "mmrl register --dataset digits --method linear_probe --shots 16 --see
 FORCED = "mmrl promote --dataset digits --version 2 --force REASON"
 STORY = (
     "mmrl COMMAND --help",
+    "mmrl init first",
+    "mmrl upgrade",
     "mmrl datasets",
     "mmrl check",
     "mmrl check FOLDER",
@@ -63,6 +65,7 @@ STORY = (
 EXIT = {"mmrl check": 2, "mmrl check ROOT": 2}
 # As in STORY, but for a number or a name that is the reader's.
 LIKE = {
+    "mmrl init FOLDER": "mmrl init first",
     "mmrl register --dataset KEY --method M --shots S --seed K": BY_NAME,
     "mmrl promote --dataset digits --version 7 --force REASON": FORCED,
     "mmrl reproduce NAME@ALIAS --out DIR": "mmrl reproduce digits-base-to-novel@champion --out again",
@@ -70,13 +73,13 @@ LIKE = {
 }
 # What takes long or needs servers: the test that runs it, and what of the command stands in that test.
 PROTOCOLS, WHOLE = "tests/slow/test_protocols.py", "tests/slow/test_whole_story.py"
+INSTALLED = "tests/slow/test_installed.py"
 SHIFTS = "test_domain_generalisation_is_another_evaluation_of_the_cross_dataset_adapter"
 ELSEWHERE = {
     "mmrl flow adapt": ("tests/slow/conftest.py::adapted", '"flow", "adapt"'),
     "mmrl flow adapt --set data.own.birds.images=/where/the/class/folders/lie --set 'datasets=[birds]' "
     "--set data.protocol=few-shot": (
-        f"{PROTOCOLS}::test_a_folder_of_photographs_becomes_predictions_in_three_commands",
-        '"flow", "adapt", *own, "--set", "data.protocol=few-shot"', '"predict"', "data.own.mine.images=",
+        f"{INSTALLED}::project", '"init", "--images"', '"flow", "adapt"', '"check", "--dataset"',
     ),
     "mmrl flow adapt --set data.protocol=joint": (
         f"{PROTOCOLS}::test_joint_asks_more_of_the_same_adapter_than_base_to_novel",
@@ -101,7 +104,6 @@ ELSEWHERE = {
         "serve_adapt('0 2 * * *'",
     ),
     "mmrl serve": ("tests/support/serving.py::serve", '"serve"'),
-    "mmrl serve --dataset birds": ("tests/support/serving.py::serve", '"serve"'),
     "mmrl serve --dataset digits": ("tests/support/serving.py::serve", '"serve"'),
     "mmrl serve --model models:/digits-base-to-novel@champion --port 9000": (
         f"{WHOLE}::traffic", '"--model"', "models:/",
@@ -116,6 +118,11 @@ ELSEWHERE = {
     ),
     "mmrl export --out DIR": (
         "tests/flows/cli/test_export.py::test_without_a_name_the_champion_is_exported", '"export", "--out"',
+    ),
+    "mmrl init": ("tests/flows/scaffold/test_new.py::test_an_empty_folder_becomes_the_demo", '"init"'),
+    "mmrl init birds --images /where/the/class/folders/lie": (
+        "tests/flows/scaffold/test_new.py::test_images_are_found_and_written_into_settings_that_keep_their_comments",
+        '"init", "project", "--images"',
     ),
     "mmrl drift": (
         "tests/flows/serving/test_metrics.py::test_the_command_says_whether_there_is_drift_by_its_exit_status_too",
