@@ -26,8 +26,8 @@ flow_app = typer.Typer(help="The whole pipeline as a Prefect flow.", no_args_is_
 for command in (project.init, project.upgrade, data.datasets, data.check, data.clean, stages.fingerprint,
                 stages.prepare, stages.tune, stages.train, stages.evaluate, stages.fit_baselines,
                 stages.evaluate_baselines, stages.summarize, compare.compare, registry.register, registry.promote,
-                registry.rollback, registry.history, registry.reproduce, predict.predict, embed.embed, export.export, serve.serve,
-                serve.drift, maintenance.backup, maintenance.restore):  # fmt: skip
+                registry.rollback, registry.history, registry.reproduce, predict.predict, embed.embed, export.export,
+                serve.serve, serve.drift, maintenance.backup, maintenance.restore):  # fmt: skip
     app.command()(command)
 app.command("import")(registry.import_)
 app.command()(registry.pretrain)

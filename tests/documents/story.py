@@ -73,7 +73,7 @@ LIKE = {
 }
 # What takes long or needs servers: the test that runs it, and what of the command stands in that test.
 PROTOCOLS, WHOLE = "tests/slow/test_protocols.py", "tests/slow/test_whole_story.py"
-INSTALLED = "tests/slow/test_installed.py"
+INSTALLED = "tests/slow/installed/test_installed.py"
 SHIFTS = "test_domain_generalisation_is_another_evaluation_of_the_cross_dataset_adapter"
 ELSEWHERE = {
     "mmrl flow adapt": ("tests/slow/conftest.py::adapted", '"flow", "adapt"'),
