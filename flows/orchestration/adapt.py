@@ -105,7 +105,6 @@ def adapt(
     place = own_place(params_path, changes, name, _warn) if in_worktree else alone(Path(params_path), changes)
     with place, Lifeline() as lifeline:
         params = load_params(params_path)
-        move_lock()
         ran = _build(params, lifeline, remote, stage_seconds(stage_hours))
         if in_worktree:
             record(f"adapt: {name}")
@@ -226,6 +225,7 @@ def publish(params: Params, adapted: Adapted) -> None:
 def _build(params: Params, lifeline: Lifeline, remote: str | None, timeout: float) -> dict[str, bool]:
     """Run the stages between a pull and a push, by item whether it did work; what was done before a failure is pushed
     too."""
+    move_lock()
     root = Path.cwd()
     if not remote:
         return _run_stages(root, params, lifeline, timeout)
