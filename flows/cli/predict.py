@@ -2,8 +2,9 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from itertools import tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -15,11 +16,16 @@ from flows.cli.class_list import ClassFile, ClassNames, class_list, say_what_sur
 from flows.cli.options import DEFAULT_PARAMS, PATH, AsJson, ChampionOf, Overrides, ParamsFile, finite, show
 from flows.cli.predict_images import Tables, count_images, find_images, unread_notes
 from flows.project.progress import ProgressReport, progress
-from flows.settings.params import load_params
 from mmrl_core.errors import UserError
+from mmrl_core.files import path_of
 
 if TYPE_CHECKING:
+    from mmrl_core.light.predictor import LightPredictor
     from mmrl_core.predict import Predictor
+
+    Labeller = Predictor | LightPredictor
+
+FEW = 32  # images up to which NumPy labels them sooner than PyTorch is imported, with a backbone of any size
 
 
 def predict(
@@ -43,15 +49,13 @@ def predict(
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
 ) -> None:  # fmt: skip
     """Label images, with probabilities."""
-    from flows.registry import versions
-
     _check_table_options(out, all_)
     class_names = class_list(class_names, classes)
     how = Tables(column, root, absent_ok=skip_damaged)
     total = count_images(images, how)  # what is wrong with a folder or table shows before the model is loaded
     for note in unread_notes(images):
         print(f"mmrl: {note}", file=sys.stderr)
-    predictor = versions.open_predictor(load_params(params, set_), model, dataset)
+    predictor = _open(model, dataset, params, set_, partial(_load, class_names, total))
     threshold = _threshold(predictor, abstain, threshold)
     say_what_surprises(predictor, class_names)
     columns = (class_names or predictor.class_names) if all_ else []
@@ -71,11 +75,34 @@ def _check_table_options(out: Path | None, all_: bool) -> None:
         raise UserError("--all adds columns to a table; give --out FILE.csv or FILE.parquet with it")
 
 
+def _open(
+    model: str | None, dataset: str | None, params: Path, set_: list[str], load: "Callable[[Path], Labeller]"
+) -> "Labeller":
+    """The adapter of a folder, which needs no settings, or the registry's."""
+    if model and not dataset and not model.startswith("models:"):
+        return load(path_of(model))
+    from flows.registry import versions
+    from flows.settings.params import load_params
+
+    return versions.open_adapter(load_params(params, set_), load, model, dataset)
+
+
+def _load(class_names: list[str] | None, total: int, folder: Path) -> "Labeller":
+    """The adapter in a folder: in NumPy where the images are few and nothing else needs PyTorch."""
+    from mmrl_core.light.predictor import LightPredictor
+
+    if total <= FEW and (light := LightPredictor.load(folder, class_names)):
+        return light
+    from mmrl_core.predict import Predictor
+
+    return Predictor.load(folder)
+
+
 def _no_progress(done: int, total: int | None = None, note: str = "") -> None:
     """Where the labels are printed as they come: they are the progress, and a bar would draw over them."""
 
 
-def _threshold(predictor: "Predictor", abstain: bool, threshold: float | None) -> float | None:
+def _threshold(predictor: "Labeller", abstain: bool, threshold: float | None) -> float | None:
     """The confidence to abstain below; None: never."""
     from mmrl_core.evaluation.abstain import card_threshold
 
@@ -91,7 +118,7 @@ def _opened(
 
 
 def _label(
-    predictor: "Predictor", images: Iterable[Path], class_names: list[str] | None, skip_damaged: bool,
+    predictor: "Labeller", images: Iterable[Path], class_names: list[str] | None, skip_damaged: bool,
     threshold: float | None, put: predict_output.Put, bar: ProgressReport,
 ) -> Counter[str]:  # fmt: skip
     """Put every image's row; returns how many images there were, were unreadable, and got no label (`abstained`)."""

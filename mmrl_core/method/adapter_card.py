@@ -13,7 +13,7 @@ from mmrl_core.errors import Damaged, UserError
 from mmrl_core.files import canonical_json, read_json, sha256_file, wrong_entry
 from mmrl_core.protocols import BASELINES
 
-CARD, TENSORS = "adapter.json", "adapter.safetensors"
+CARD, TENSORS, FOLDED = "adapter.json", "adapter.safetensors", "folded.safetensors"
 LARGEST_CACHE = 10**6  # images of a class
 LARGEST = 10**4  # weight, temperature or sharpness, and the smallest temperature's inverse: logits stay numbers
 
@@ -101,6 +101,7 @@ class AdapterCard(CardContent):
     head: NotRequired[HeadCard | None]
     calibration: NotRequired[CalibrationCard | None]
     backbone: BackboneCard
+    folded_sha256: NotRequired[str]  # of folded.safetensors; older releases wrote none
     card_sha256: str
 
 

@@ -19,10 +19,11 @@ from mmrl_core.clip.pretrained import load_clip
 from mmrl_core.clip.towers import Frozen
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation.abstain import card_threshold
-from mmrl_core.method.adapter import load_adapter, save_adapter, tensor_shapes
+from mmrl_core.method.adapter import load_adapter, save_adapter
 from mmrl_core.method.adapter_card import CARD, TENSORS, CardContent, card_sha256, read_verified_card
 from mmrl_core.method.model import AdaptedCLIP
 from mmrl_core.method.published_checkpoints import implied_settings, read_published
+from mmrl_core.method.shapes import tensor_shapes
 from mmrl_core.method.tensor_file import read_tensors
 from mmrl_core.training import checkpoints
 from tests.readers.damage import Reader, damaged_bytes, damaged_json

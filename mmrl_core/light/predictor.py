@@ -1,0 +1,70 @@
+"""Classify a few images with a trained adapter, without PyTorch."""
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import numpy as np
+
+from mmrl_core.clip import LOGIT_SCALE
+from mmrl_core.data.squares import ViewSettings, test_pixels
+from mmrl_core.errors import UserError
+from mmrl_core.light.activations import softmax
+from mmrl_core.light.answers import ImageInput, Prediction, open_image, prediction
+from mmrl_core.light.backbone import read_backbone
+from mmrl_core.light.folded import LightCLIP, read_folded
+from mmrl_core.method.adapter_card import FOLDED, AdapterCard, read_card
+from mmrl_core.method.places import places
+
+
+class LightPredictor:
+    """What `Predictor` answers, for trained classes."""
+
+    def __init__(self, model: LightCLIP, view: ViewSettings, card: AdapterCard):
+        self.card, self.model, self.view_settings = card, model, view
+
+    @classmethod
+    def load(cls, path: str | Path, class_names: list[str] | None = None) -> "LightPredictor | None":
+        """Load a folder with adapter.safetensors, adapter.json and folded.safetensors, all verified. None where that
+        needs PyTorch: for other classes than trained ones, without the third file, for weights of most other kinds than
+        the bundled.
+
+        Raises as `Predictor.load`.
+        """
+        folder, card = Path(path), read_card(path)
+        if "folded_sha256" not in card or not (folder / FOLDED).is_file() or not _trained(class_names, card):
+            return None
+        backbone = read_backbone(card["backbone"])
+        found = backbone and read_folded(folder, card, backbone)
+        return cls(*found, card) if found else None
+
+    @property
+    def class_names(self) -> list[str]:
+        """The classes the adapter was trained on."""
+        return self.card["class_names"]
+
+    def cut_note(self, class_names: list[str]) -> str | None:
+        """None, as of trained classes."""
+        return None
+
+    def stream(
+        self, images: Iterable[ImageInput], class_names: list[str] | None = None, *, skip_damaged: bool = False
+    ) -> Iterator[Prediction | None]:
+        """As `Predictor.stream`, among trained classes."""
+        names = self.class_names if class_names is None else class_names
+        columns = np.array(places(names, self.class_names))
+        for index, image in enumerate(images):
+            try:
+                view = test_pixels(open_image(image, f"number {index}"), self.view_settings)
+            except UserError:
+                if not skip_damaged:
+                    raise
+                yield None
+                continue
+            logits = self.model.logits(view)
+            confidence = float(logits.by_class[columns].max()) / LOGIT_SCALE
+            yield prediction(names, softmax(logits.trained[columns]).tolist(), confidence)
+
+
+def _trained(class_names: list[str] | None, card: AdapterCard) -> bool:
+    """Whether the list leaves something to choose and holds trained classes alone."""
+    return class_names is None or (set(class_names) <= set(card["class_names"]) and len(set(class_names)) > 1)
