@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli import predict_output
 from flows.cli.class_list import ClassFile, ClassNames, class_list, say_what_surprises
 from flows.cli.options import DEFAULT_PARAMS, PATH, AsJson, ChampionOf, Overrides, ParamsFile, finite, show
-from flows.cli.predict_images import Tables, count_images, find_images, unread_notes
+from flows.cli.predict import output
+from flows.cli.predict.images import Tables, count_images, find_images, unread_notes
 from flows.project.progress import ProgressReport, progress
 from mmrl_core.errors import UserError
 from mmrl_core.files import path_of
@@ -70,7 +70,7 @@ def predict(
 
 def _check_table_options(out: Path | None, all_: bool) -> None:
     if out:
-        predict_output.check_table(out)
+        output.check_table(out)
     elif all_:
         raise UserError("--all adds columns to a table; give --out FILE.csv or FILE.parquet with it")
 
@@ -109,24 +109,22 @@ def _threshold(predictor: "Labeller", abstain: bool, threshold: float | None) ->
     return card_threshold(predictor.card) if abstain and threshold is None else threshold
 
 
-def _opened(
-    out: Path | None, json_: bool, abstained: bool, columns: list[str]
-) -> AbstractContextManager[predict_output.Put]:
+def _opened(out: Path | None, json_: bool, abstained: bool, columns: list[str]) -> AbstractContextManager[output.Put]:
     if out:
-        return predict_output.table(out, abstained, columns)
-    return predict_output.json_object() if json_ else predict_output.lines()
+        return output.table(out, abstained, columns)
+    return output.json_object() if json_ else output.lines()
 
 
 def _label(
     predictor: "Labeller", images: Iterable[Path], class_names: list[str] | None, skip_damaged: bool,
-    threshold: float | None, put: predict_output.Put, bar: ProgressReport,
+    threshold: float | None, put: output.Put, bar: ProgressReport,
 ) -> Counter[str]:  # fmt: skip
     """Put every image's row; returns how many images there were, were unreadable, and got no label (`abstained`)."""
     paths, ahead = tee(images)
     counts = Counter(images=0, unreadable=0, abstained=0)
     predictions = predictor.stream(ahead, class_names, skip_damaged=skip_damaged)
     for path, prediction in zip(paths, predictions, strict=True):
-        row = predict_output.describe(path, prediction, threshold)
+        row = output.describe(path, prediction, threshold)
         put(row)
         counts.update(images=1, unreadable=prediction is None, abstained=bool(row.get("abstained")))
         bar(counts["images"])
