@@ -47,6 +47,7 @@ class LightCLIP:
             config = parse(AdapterConfig, card["adapter"], CARD)
             self.alpha, self.beta = config.alpha, config.composition
 
+    @np.errstate(all="ignore")  # of tensors that are finite but too large; PyTorch says nothing of them either
     def logits(self, view: np.ndarray) -> Logits:
         """Of (3, S, S)."""
         trunk = self.tower.trunk(view)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 
-from mmrl_core.clip import LOGIT_SCALE
+from mmrl_core.clip import LOGIT_SCALE, bundled
 from mmrl_core.data.squares import ViewSettings, test_pixels
 from mmrl_core.errors import UserError
 from mmrl_core.light.activations import softmax
@@ -15,6 +15,10 @@ from mmrl_core.light.folded import LightCLIP, read_folded
 from mmrl_core.method.adapter_card import FOLDED, AdapterCard, read_card
 from mmrl_core.method.places import places
 
+# Images that NumPy labels sooner than PyTorch is imported: with tiny up to 600, with a ViT-B-16 up to 11 to 50, by its
+# activation.
+FEW, FEW_OF_OTHERS = 256, 8
+
 
 class LightPredictor:
     """What `Predictor` answers, for trained classes."""
@@ -23,15 +27,18 @@ class LightPredictor:
         self.card, self.model, self.view_settings = card, model, view
 
     @classmethod
-    def load(cls, path: str | Path, class_names: list[str] | None = None) -> "LightPredictor | None":
-        """Load a folder with adapter.safetensors, adapter.json and folded.safetensors, all verified. None where that
-        needs PyTorch: for other classes than trained ones, without the third file, for weights of most other kinds than
-        the bundled.
+    def load(cls, path: str | Path, class_names: list[str] | None = None, images: int = 1) -> "LightPredictor | None":
+        """Load a folder with adapter.safetensors, adapter.json and folded.safetensors, all verified.
+
+        None where PyTorch is needed or faster: for more `images` than a few, for other classes than trained ones, without
+        the third file, and for weights that are neither the bundled ones nor a safetensors file.
 
         Raises as `Predictor.load`.
         """
         folder, card = Path(path), read_card(path)
-        if "folded_sha256" not in card or not (folder / FOLDED).is_file() or not _trained(class_names, card):
+        few = FEW if card["backbone"]["name"] == bundled.NAME else FEW_OF_OTHERS
+        has_file = "folded_sha256" in card and (folder / FOLDED).is_file()
+        if images > few or not has_file or not _trained(class_names, card):
             return None
         backbone = read_backbone(card["backbone"])
         found = backbone and read_folded(folder, card, backbone)

@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     Labeller = Predictor | LightPredictor
 
-FEW = 32  # images up to which NumPy labels them sooner than PyTorch is imported, with a backbone of any size
-
 
 def predict(
     images: Annotated[
@@ -91,7 +89,7 @@ def _load(class_names: list[str] | None, total: int, folder: Path) -> "Labeller"
     """The adapter in a folder: in NumPy where the images are few and nothing else needs PyTorch."""
     from mmrl_core.light.predictor import LightPredictor
 
-    if total <= FEW and (light := LightPredictor.load(folder, class_names)):
+    if light := LightPredictor.load(folder, class_names, images=total):
         return light
     from mmrl_core.predict import Predictor
 

@@ -12,7 +12,7 @@ from torch import nn
 
 from mmrl_core.clip.backbone import load_backbone
 from mmrl_core.errors import Damaged, UserError
-from mmrl_core.light.predictor import LightPredictor
+from mmrl_core.light.predictor import FEW, LightPredictor
 from mmrl_core.method.adapter import save_adapter
 from mmrl_core.method.adapter_card import CARD, FOLDED, TENSORS, read_card
 from mmrl_core.method.folded import tower_facts
@@ -118,6 +118,7 @@ def test_other_weights_than_the_cards_are_left_to_pytorch_which_refuses_them(tmp
 
 
 def test_what_is_left_to_pytorch(folder):
+    assert LightPredictor.load(folder, images=FEW) and LightPredictor.load(folder, images=FEW + 1) is None
     for names in (["two", "seven"], ["seven"], ["two"], ["two", "two"]):
         assert LightPredictor.load(folder, names) is None
     (folder / FOLDED).unlink()

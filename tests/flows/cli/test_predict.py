@@ -11,13 +11,13 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-import flows.cli.predict as predict_command
 from flows.cli.predict import output as predict_output
 from flows.cli.predict.images import find_images
 from mmrl_core.data.own.dataset import open_source
 from mmrl_core.data.own.settings import OwnSection
 from mmrl_core.data.shards import read_examples
 from mmrl_core.errors import UserError
+from mmrl_core.light import predictor
 from mmrl_core.method.adapter_card import FOLDED
 from tests.core.test_predict import TRAINED, noise, save_small
 from tests.support.alter import alter_card
@@ -71,7 +71,7 @@ def test_a_trained_adapter_labels_its_own_digits(project, mmrl, tmp_path):
 def test_few_images_and_many_are_labelled_alike_with_numpy_and_with_pytorch(folder, predict, monkeypatch):
     few = json.loads(predict("images", "--json"))
     lines = predict("images", "--threshold", "0.5")
-    monkeypatch.setattr(predict_command, "FEW", 0)
+    monkeypatch.setattr(predictor, "FEW", 2)
     many = json.loads(predict("images", "--json"))
     assert list(few) == list(many) and predict("images", "--threshold", "0.5") == lines
     for one, other in zip(few.values(), many.values(), strict=True):
