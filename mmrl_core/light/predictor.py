@@ -30,8 +30,8 @@ class LightPredictor:
     def load(cls, path: str | Path, class_names: list[str] | None = None, images: int = 1) -> "LightPredictor | None":
         """Load a folder with adapter.safetensors, adapter.json and folded.safetensors, all verified.
 
-        None where PyTorch is needed or faster: for more `images` than a few, for other classes than trained ones, without
-        the third file, and for weights that are neither the bundled ones nor a safetensors file.
+        None where PyTorch is needed or faster: for more `images` than a few, other classes than trained ones, a folder
+        without the third file, and weights that are neither the bundled ones nor a safetensors file.
 
         Raises as `Predictor.load`.
         """

@@ -221,8 +221,10 @@ def is_number(value: object) -> TypeGuard[float]:
 
 
 def read_verified_card(folder: str | Path) -> AdapterCard:
-    """The card of an adapter whose two files are what was saved, by their digests; without PyTorch. Raises Damaged."""
-    card, tensors = read_card(folder), Path(folder) / TENSORS
+    """The card of an adapter whose files are what was saved, by their digests; without PyTorch. Raises Damaged."""
+    card, tensors, folded = read_card(folder), Path(folder) / TENSORS, Path(folder) / FOLDED
     if not tensors.is_file() or sha256_file(tensors) != card["sha256"]:
         raise Damaged(f"{tensors} does not match the sha256 in its {CARD}; it was altered, train it again")
+    if folded.is_file() and sha256_file(folded) != card.get("folded_sha256"):
+        raise Damaged(f"{folded} does not match the sha256 in its {CARD}; it was altered, train it again")
     return card
