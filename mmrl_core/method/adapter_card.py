@@ -225,6 +225,6 @@ def read_verified_card(folder: str | Path) -> AdapterCard:
     card, tensors, folded = read_card(folder), Path(folder) / TENSORS, Path(folder) / FOLDED
     if not tensors.is_file() or sha256_file(tensors) != card["sha256"]:
         raise Damaged(f"{tensors} does not match the sha256 in its {CARD}; it was altered, train it again")
-    if folded.is_file() and sha256_file(folded) != card.get("folded_sha256"):
+    if "folded_sha256" in card and folded.is_file() and sha256_file(folded) != card["folded_sha256"]:
         raise Damaged(f"{folded} does not match the sha256 in its {CARD}; it was altered, train it again")
     return card
