@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import io
 import json
 import shutil
 import subprocess
@@ -51,7 +52,7 @@ def pictures(tmp_path_factory) -> Path:
     for name in CLASSES:
         (folder / name).mkdir(parents=True)
         for number, item in enumerate([one for one in source.train if one.class_name == name][:20]):
-            Image.open(source.read(item)).resize((48, 48)).save(folder / name / f"{number}.png")
+            Image.open(io.BytesIO(source.read(item))).resize((48, 48)).save(folder / name / f"{number}.png")
     return folder
 
 
@@ -148,7 +149,7 @@ def test_the_core_alone_embeds_checks_and_lists(core, pictures, tmp_path):
         (["init"], "DVC is not installed; run pip install 'mmrl-ops[pipeline]'"),
         (["flow", "adapt"], "Prefect is not installed; run pip install 'mmrl-ops[pipeline]'"),
         (["serve"], "Ray is not installed; run pip install 'mmrl-ops[serve]'"),
-        (["register"], "MLflow is not installed; run pip install 'mmrl-ops[pipeline]'"),
+        (["summarize"], "pandas is not installed; run pip install 'mmrl-ops[pipeline]'"),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
 )
