@@ -14,7 +14,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 # The only tests that may skip in CI: where MMRL_TEST_DATA names no folder of photographs, where there is no GPU, and
-# where there is no Node.js.
+# where there is no Node.js, or no npm and browser.
 # Elsewhere those that mount disks or make network namespaces skip too, for want of root; CI runs them.
 NEED_GPU = {
     "tests/core/clip/test_precision.py::test_a_replayed_graph_takes_the_steps_that_launched_kernels_take",
@@ -30,7 +30,13 @@ NEED_PHOTOGRAPHS = {
 NEED_NODE = {
     "tests/flows/registry/test_standing.py::test_the_page_shows_it_and_says_where_it_is_of_other_results",
     "tests/flows/serving/test_page.py::test_the_page_shows_the_likeliest_class_first_also_where_names_are_numbers",
+    "tests/examples/test_web.py::test_a_browser_sees_pixel_by_pixel_what_the_library_sees",
 }
+NEED_BROWSER = {
+    "tests/examples/test_web.py::test_the_page_gives_the_labels_of_predict_and_asks_nobody_else",
+    "tests/examples/test_web.py::test_the_page_says_what_is_missing_and_what_is_no_image",
+}
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 skipped: set[str] = set()
 COUNTED = "killed and repeated"  # name of the property in which tests say how often
 
@@ -79,6 +85,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         (os.environ.get("MMRL_TEST_DATA"), NEED_PHOTOGRAPHS),
         (is_available(), NEED_GPU),
         (shutil.which("node"), NEED_NODE),
+        (shutil.which("npm") and any(map(shutil.which, BROWSERS)), NEED_BROWSER),
     )
     expected = {test for there, tests in has if not there for test in tests}
     unexpected = skipped - expected

@@ -14,7 +14,8 @@ from flows.settings.params import Params
 from tests import conftest
 from tests.support.workspace import ROOT, run
 
-DOCUMENTS = sorted(path for glob in ("*.md", "docs/*.md", "infra/**/*.md", "findings/*.md") for path in ROOT.glob(glob))
+FOLDERS = ("*.md", "docs/*.md", "infra/**/*.md", "findings/*.md", "examples/*.md", "examples/*/*.md")
+DOCUMENTS = sorted(path for glob in FOLDERS for path in ROOT.glob(glob))
 CODE = [path for room in ("flows", "mmrl_core", "benchmarks", "examples") for path in (ROOT / room).rglob("*.py")]
 ROOMS = "flows|mmrl_core|benchmarks|findings|infra|docs|tests|examples"
 LINK = re.compile(r"\[[^\]]*\]\((?!\w+:)([^)#\s]*)#?([^)\s]*)\)")
