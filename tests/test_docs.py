@@ -22,7 +22,7 @@ LINK = re.compile(r"\[[^\]]*\]\((?!\w+:)([^)#\s]*)#?([^)\s]*)\)")
 PATH = re.compile(rf"(?<![\w./])(?:{ROOMS})/[\w./-]*[\w/]")
 MODULE = re.compile(r"(?<![\w./])(?:flows|mmrl_core|benchmarks)(?:\.[a-z_]+)+")
 # What was once there, what the user makes, and what any finding is called.
-OTHERS = {"tests/bench", "mmrl_core.backbone", "infra/.env", "findings/NAME.sh"}
+OTHERS = {"tests/bench", "mmrl_core.backbone", "infra/.env", "findings/NAME.sh", "examples/web/model"}
 README_LINES = 150
 
 
