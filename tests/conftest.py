@@ -30,6 +30,7 @@ NEED_PHOTOGRAPHS = {
 NEED_NODE = {
     "tests/flows/registry/test_standing.py::test_the_page_shows_it_and_says_where_it_is_of_other_results",
     "tests/flows/serving/test_page.py::test_the_page_shows_the_likeliest_class_first_also_where_names_are_numbers",
+    "tests/flows/serving/test_page.py::test_the_page_lists_the_classes_that_it_knows_before_an_image_comes",
     "tests/examples/test_web.py::test_a_browser_sees_pixel_by_pixel_what_the_library_sees",
 }
 NEED_BROWSER = {
