@@ -103,6 +103,7 @@ def header_only(width: int, height: int) -> bytes:
 GOOD = in_base64(picture(0))
 
 
+@pytest.mark.usefixtures("without_heif")
 @pytest.mark.parametrize(
     ("asked", "status", "says"),
     [
