@@ -129,6 +129,7 @@ def _own_folder(folder: Path, own: dict[str, OwnSection]) -> tuple[str, OwnSecti
     """The user's own data that lie in a folder, as the settings name them or with a name made of the folder's."""
     from mmrl_core.data.catalog import ALIASES, known_keys
     from mmrl_core.data.check import holds_own
+    from mmrl_core.data.own.beside import section_of
     from mmrl_core.data.own.listed import holds_metadata
 
     if not (holds_own(folder) or holds_metadata(folder)):
@@ -140,13 +141,14 @@ def _own_folder(folder: Path, own: dict[str, OwnSection]) -> tuple[str, OwnSecti
     key = f"my-{key[:90]}" if key[0].isdigit() else key[:90]  # YAML takes some for numbers
     while key in {*known_keys(own), *ALIASES} or Path("data", key).resolve() == folder.resolve():
         key = f"my-{key}"
-    path = str(folder if Path.cwd() in folder.resolve().parents and ".." not in folder.parts else folder.resolve())
-    return key, OwnSection(table=path) if holds_metadata(folder) else OwnSection(images=path)
+    path = folder if Path.cwd() in folder.resolve().parents and ".." not in folder.parts else folder.resolve()
+    return key, OwnSection(table=str(path)) if holds_metadata(folder) else section_of(path)
 
 
 def _lines_for(key: str, spec: OwnSection) -> dict[str, Any]:
     """What params.yaml needs to say of the data."""
-    return {"datasets": [key], "data": {"own": {key: spec.model_dump(include={"images", "table"}, exclude_none=True)}}}
+    said = spec.model_dump(include={"images", "table", "columns"}, exclude_none=True, exclude_defaults=True)
+    return {"datasets": [key], "data": {"own": {key: said}}}
 
 
 def _describe_own(key: str, spec: OwnSection) -> dict[str, Any]:
