@@ -1,23 +1,26 @@
-# Everything goes through one virtual environment, made from requirements.lock on first use.
+# Everything goes through one virtual environment, made from locks/development.lock on first use.
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile
+UV := $(BIN)/uv pip install --quiet --system-certs --no-deps --python $(BIN)/python
 
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: setup demo test test-slow test-endurance lint bench
+.PHONY: setup demo test test-slow test-endurance lint bench locks
 
 setup: $(STAMP)
 
-$(STAMP): requirements.lock pyproject.toml
-	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13) and "Python 3.11 or 3.12 is needed: make PYTHON=python3.11")'
+$(STAMP): locks/development.lock pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
-	awk '/^[^ ]/ { n++ } { print > ("$(VENV)/half" n % 2) }' requirements.lock  # side by side, since pip unpacks on one core
-	printf '%s\n' 0 1 | xargs -I N -P 2 $(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-compile --require-hashes -r $(VENV)/halfN
+	awk '/^uv==/ { uv = 1; print; next } /^[^ ]/ { uv = 0 } uv' locks/development.lock > $(VENV)/uv.lock
+	$(PIP) --require-hashes -r $(VENV)/uv.lock  # which unpacks on all cores; pip, where it finds no index, has one of its own
+	$(UV) --require-hashes -r locks/development.lock || $(PIP) --require-hashes -r locks/development.lock
 	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true  # on all cores, where pip would use one; packages ship broken files too
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --no-deps --no-build-isolation -e .
+	$(PIP) --no-build-isolation -e .
 	touch $@
 
 demo: setup
@@ -45,6 +48,15 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
+
+# Versions that are locked stay; `rm locks/*` first, or an edit of a file, takes newer ones.
+LOCK := $(BIN)/uv pip compile --quiet --system-certs --universal --python-version 3.11 --generate-hashes --no-annotate --no-header pyproject.toml
+locks: setup
+	$(LOCK) --extra dev -o locks/development.lock
+	cp locks/development.lock locks/core.lock
+	$(LOCK) -o locks/core.lock
+	cp locks/development.lock locks/pipeline.lock
+	$(LOCK) --extra pipeline --extra serve --extra postgres --extra s3 --extra heif -o locks/pipeline.lock
 
 bench: setup
 	$(BIN)/python -m benchmarks

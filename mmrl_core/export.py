@@ -146,7 +146,7 @@ def _check(difference: float, what: str) -> None:
     if not difference <= TOLERANCE:  # "not a number" does not pass either
         raise UserError(
             f"{what} differ from PyTorch's by {difference:.1e}, more than {TOLERANCE:.0e}, in onnxruntime "
-            f"{onnxruntime.__version__}; install the versions in requirements.lock and export again"
+            f"{onnxruntime.__version__}; install the versions in locks/core.lock and export again"
         )
 
 

@@ -25,7 +25,6 @@ NEED_GPU = {
 NEED_PHOTOGRAPHS = {
     "tests/core/data/test_catalog.py::test_caltech101_opens_with_the_counts_of_its_split",
     "tests/core/data/test_check.py::test_caltech101_is_complete",
-    "tests/slow/test_protocols.py::test_a_folder_of_photographs_becomes_predictions_in_three_commands",
     "tests/slow/test_end_to_end.py::test_real_photographs_run_whole_with_the_bundled_backbone",
     "tests/slow/test_end_to_end.py::test_a_randomly_initialised_vit_b_16_runs_whole_on_a_handful_of_classes",
 }
@@ -48,7 +47,7 @@ skipped: set[str] = set()
 COUNTED = "killed and repeated"  # name of the property in which tests say how often
 
 # The longest first, so that no process is left alone with one at the end; all others follow as they are found.
-FIRST = ("test_whole_story", "test_end_to_end", "test_kills", "test_protocols", "test_distributed",
+FIRST = ("test_installed", "test_end_to_end", "test_kills", "test_protocols", "test_distributed",
          "test_two_nodes_training", "test_faults", "test_pipeline", "test_deployments")  # fmt: skip
 # They share a project that takes a minute to make, so one process runs them.
 OF_ONE_PROJECT = ("test_end_to_end", "test_kills", "test_protocols")

@@ -14,7 +14,8 @@ import warnings
 import typer
 from typer.exceptions import TyperException
 
-from flows.cli import compare, data, export, flow, maintenance, predict, registry, serve, stages
+from flows.cli import compare, data, export, flow, maintenance, predict, project, registry, serve, stages
+from flows.project.extras import lacking
 from mmrl_core.errors import Failed, UserError
 
 INTERRUPTED = 130  # what typer makes of Ctrl-C
@@ -22,11 +23,11 @@ INTERRUPTED = 130  # what typer makes of Ctrl-C
 app = typer.Typer(help="Adapt CLIP to your own few images, and keep it adapted.", add_completion=False,
                   no_args_is_help=True, pretty_exceptions_enable=False)  # fmt: skip
 flow_app = typer.Typer(help="The whole pipeline as a Prefect flow.", no_args_is_help=True)
-for command in (data.datasets, data.check, data.clean, stages.fingerprint, stages.prepare, stages.tune, stages.train,
-                stages.evaluate, stages.fit_baselines, stages.evaluate_baselines, stages.summarize, compare.compare,
-                registry.register, registry.promote, registry.rollback, registry.history, registry.reproduce,
-                predict.predict, export.export, serve.serve, serve.drift, maintenance.backup,
-                maintenance.restore):  # fmt: skip
+for command in (project.init, project.upgrade, data.datasets, data.check, data.clean, stages.fingerprint,
+                stages.prepare, stages.tune, stages.train, stages.evaluate, stages.fit_baselines,
+                stages.evaluate_baselines, stages.summarize, compare.compare, registry.register, registry.promote,
+                registry.rollback, registry.history, registry.reproduce, predict.predict, export.export, serve.serve,
+                serve.drift, maintenance.backup, maintenance.restore):  # fmt: skip
     app.command()(command)
 app.command("import")(registry.import_)
 app.command()(registry.pretrain)
@@ -48,6 +49,10 @@ def main() -> None:
         _fail(str(error), 2)
     except Failed as error:
         _fail(str(error), 1)
+    except ModuleNotFoundError as error:
+        if not (advice := lacking(error)):
+            raise
+        _fail(advice, 2)
     except (KeyboardInterrupt, typer.Abort):
         _fail("interrupted", 1)
     except TyperException as error:

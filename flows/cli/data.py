@@ -1,7 +1,6 @@
 """The datasets: which there are, and whether what they need is in place."""
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -12,7 +11,8 @@ import yaml
 from flows.cli.options import DEFAULT_PARAMS, PATH, AsJson, Overrides, ParamsFile, show, text_table
 from flows.project import paths
 from flows.project.progress import progress
-from flows.settings.params import Params, load_params
+from flows.settings import own_data
+from flows.settings.params import Params, load_params, params_or_shipped
 from flows.settings.sections import BackboneSection, DataSection
 from mmrl_core.data.own.settings import OwnSection
 from mmrl_core.errors import UserError
@@ -47,7 +47,7 @@ def check(
     settings = _params(params, set_)
     data = settings.data if settings else DataSection()
     _check_arguments(root, settings)
-    found = _own_folder(root, data.own) if root and not keys else None
+    found = own_data.named(root, data.own) if root and not keys else None
     if found:
         rows = [_check_own(found[0], data.own | dict([found]), settings)]
         rows[0]["settings"] = _lines_for(*found) if found[0] not in data.own else None
@@ -122,33 +122,12 @@ def _params(params: Path, overrides: list[str]) -> Params | None:
     """The settings; None in a folder without."""
     if params == DEFAULT_PARAMS and not params.exists() and not overrides:
         return None
-    return load_params(params, overrides)
-
-
-def _own_folder(folder: Path, own: dict[str, OwnSection]) -> tuple[str, OwnSection] | None:
-    """The user's own data that lie in a folder, as the settings name them or with a name made of the folder's."""
-    from mmrl_core.data.catalog import ALIASES, known_keys
-    from mmrl_core.data.check import holds_own
-    from mmrl_core.data.own.beside import section_of
-    from mmrl_core.data.own.listed import holds_metadata
-
-    if not (holds_own(folder) or holds_metadata(folder)):
-        return None
-    for key, spec in own.items():
-        if not spec.shards and Path(spec.table or spec.images or "").resolve() == folder.resolve():
-            return key, spec
-    key = re.sub(r"[^A-Za-z0-9]+", "-", folder.resolve().name).strip("-") or "mine"
-    key = f"my-{key[:90]}" if key[0].isdigit() else key[:90]  # YAML takes some for numbers
-    while key in {*known_keys(own), *ALIASES} or Path("data", key).resolve() == folder.resolve():
-        key = f"my-{key}"
-    path = folder if Path.cwd() in folder.resolve().parents and ".." not in folder.parts else folder.resolve()
-    return key, OwnSection(table=str(path)) if holds_metadata(folder) else section_of(path)
+    return params_or_shipped(params, overrides)
 
 
 def _lines_for(key: str, spec: OwnSection) -> dict[str, Any]:
     """What params.yaml needs to say of the data."""
-    said = spec.model_dump(include={"images", "table", "columns"}, exclude_none=True, exclude_defaults=True)
-    return {"datasets": [key], "data": {"own": {key: said}}}
+    return {"datasets": [key], "data": {"own": {key: own_data.said(spec)}}}
 
 
 def _describe_own(key: str, spec: OwnSection) -> dict[str, Any]:

@@ -6,10 +6,9 @@ from typing import Annotated
 import typer
 
 from flows.cli.class_list import ClassFile, ClassNames, class_list, say_what_surprises
-from flows.cli.options import DEFAULT_PARAMS, PATH, AsJson, ChampionOf, Overrides, ParamsFile, show
+from flows.cli.options import DEFAULT_PARAMS, PATH, AsJson, ChampionOf, Overrides, ParamsFile, settings_of, show
 from flows.project.outputs import atomic_output, check_out_path
 from flows.project.progress import progress
-from flows.settings.params import load_params
 
 
 def export(
@@ -25,7 +24,7 @@ def export(
 
     check_out_path(out, changed=True)
     class_names = class_list(class_names, classes)
-    predictor = versions.open_predictor(load_params(params, set_), model, dataset)
+    predictor = versions.open_predictor(settings_of(model, params, set_), model, dataset)
     say_what_surprises(predictor, class_names)
     from mmrl_core.export import STEPS, export_onnx
 

@@ -10,6 +10,7 @@ import typer
 from flows.cli.options import DEFAULT_PARAMS, AsJson, Overrides, ParamsFile, finite
 from flows.project import paths
 from flows.project.progress import lines
+from flows.project.versions import require_installed
 from flows.settings import addresses
 from flows.settings.params import load_params
 from flows.settings.resolve import photograph_notes
@@ -60,6 +61,7 @@ def _adapted(params: Path, remote: str | None, overrides: list[str]) -> "Adapted
     from flows.orchestration.up_to_date import up_to_date
 
     put_back_left()
+    require_installed()
     changes = load_params(params, overrides) != load_params(params)
     if not remote and not changes and (adapted := up_to_date(params)):
         return adapted

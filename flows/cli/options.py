@@ -10,12 +10,13 @@ import typer
 
 from flows.project.outputs import atomic_output, check_out_path
 from flows.project.progress import progress
-from flows.settings.params import Params, load_params
+from flows.project.versions import require_installed
+from flows.settings.params import Params, load_params, params_or_shipped
+from flows.settings.template import DEFAULT_PARAMS
 from mmrl_core.config import Method, did_you_mean
 from mmrl_core.files import path_of
 from mmrl_core.protocols import BASELINES
 
-DEFAULT_PARAMS = Path("params.yaml")
 METHODS: tuple[str, ...] = get_args(Method)
 LARGEST_SEED, MOST_SHOTS = 2**63 - 1, 100_000
 
@@ -90,10 +91,16 @@ def run_stage(
     returns. Progress calls it `doing`."""
     check_out_path(out, changed=bool(overrides) or params_file != DEFAULT_PARAMS)
     params = load_params(params_file, overrides)
+    require_installed()
     final = out or tracked
     with progress(doing), atomic_output(final, merge=merge and out is None) as path:
         result = stage(params, path)
     show(result, as_json, str(final))
+
+
+def settings_of(model: str | None, params_file: Path, overrides: list[str]) -> Params:
+    """The settings; those that the package ships where an adapter is named and there is no project."""
+    return (params_or_shipped if model else load_params)(params_file, overrides)
 
 
 def text_table(header: list[str], rows: Iterable[list[str]]) -> str:

@@ -12,10 +12,9 @@ import typer
 
 from flows.cli import predict_output
 from flows.cli.class_list import ClassFile, ClassNames, class_list, say_what_surprises
-from flows.cli.options import DEFAULT_PARAMS, PATH, AsJson, ChampionOf, Overrides, ParamsFile, finite, show
+from flows.cli.options import DEFAULT_PARAMS, PATH, AsJson, ChampionOf, Overrides, ParamsFile, finite, settings_of, show
 from flows.cli.predict_images import Tables, count_images, find_images, unread_notes
 from flows.project.progress import ProgressReport, progress
-from flows.settings.params import load_params
 from mmrl_core.errors import UserError
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ def predict(
     total = count_images(images, how)  # what is wrong with a folder or table shows before the model is loaded
     for note in unread_notes(images):
         print(f"mmrl: {note}", file=sys.stderr)
-    predictor = versions.open_predictor(load_params(params, set_), model, dataset)
+    predictor = versions.open_predictor(settings_of(model, params, set_), model, dataset)
     threshold = _threshold(predictor, abstain, threshold)
     say_what_surprises(predictor, class_names)
     columns = (class_names or predictor.class_names) if all_ else []

@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
-from flows.cli.options import DEFAULT_PARAMS, AsJson, ChampionOf, Overrides, ParamsFile, finite
-from flows.settings.params import load_params
+from flows.cli.options import DEFAULT_PARAMS, AsJson, ChampionOf, Overrides, ParamsFile, finite, settings_of
+from flows.project.extras import require
 from mmrl_core.errors import UserError
 
 
@@ -19,12 +19,13 @@ def serve(
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
 ) -> None:  # fmt: skip
     """Answer questions over HTTP by the version that the alias names, until Ctrl-C."""
+    require("serve", "ray", "fastapi", "mlflow", "prometheus_client")
     from flows.registry.versions import model_of
     from flows.serving import launch
 
     where = {"host": host, "port": port}
-    settings = load_params(
-        params, [*set_, *(f"serving.{name}={value}" for name, value in where.items() if value is not None)]
+    settings = settings_of(
+        model, params, [*set_, *(f"serving.{name}={value}" for name, value in where.items() if value is not None)]
     )
     uri, out = model_of(settings, model, dataset), sys.stdout
 

@@ -25,6 +25,7 @@ from flows.processes.under_dvc import is_stage
 from flows.project import paths
 from flows.project.paths import RunKey
 from flows.project.progress import progress
+from flows.scaffold.upgrade import is_former
 from flows.settings.params import Params, load_params
 from mmrl_core.errors import UserError
 
@@ -42,6 +43,11 @@ def fingerprint(
     if dataset is None:
         run_stage("fingerprint training", params, set_, out, paths.TRAINING, json_, stage.fingerprint_training)
         return
+    if is_stage() and is_former():
+        raise UserError(
+            "dvc.lock is of the release before versions.yaml, and every result would be made again; run `mmrl upgrade` "
+            "and repeat, and nothing is"
+        )
     run_stage(f"fingerprint {dataset}", params, set_, out, paths.source(dataset), json_,
               lambda p, path: stage.fingerprint(p, dataset, path))  # fmt: skip
 

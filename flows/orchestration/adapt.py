@@ -29,6 +29,7 @@ from flows.orchestration.up_to_date import Adapted
 from flows.orchestration.workplace import changed_settings, own_place, week_seed
 from flows.processes.lifeline import Lifeline
 from flows.project.progress import MARKED, lines, say
+from flows.scaffold.upgrade import is_former, move_lock
 from flows.settings.params import Params, load_params
 from flows.settings.resolve import photograph_notes
 from flows.stages.ahead.turns import Turns
@@ -104,6 +105,8 @@ def adapt(
     place = own_place(params_path, changes, name, _warn) if in_worktree else alone(Path(params_path), changes)
     with place, Lifeline() as lifeline:
         params = load_params(params_path)
+        if is_former():
+            move_lock()
         ran = _build(params, lifeline, remote, stage_seconds(stage_hours))
         if in_worktree:
             record(f"adapt: {name}")

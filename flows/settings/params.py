@@ -22,6 +22,7 @@ from flows.settings.sections import (
     TrackingSection,
     TrainSection,
 )
+from flows.settings.template import DEFAULT_PARAMS, template
 from mmrl_core.config import Method, Section, Seed, distinct, parse, short
 from mmrl_core.errors import UserError
 from mmrl_core.protocols import BaselineMethod
@@ -102,9 +103,16 @@ def _check_apart(named: Iterable[tuple[tuple[str, ...], str]]) -> None:
             raise ValueError(f"{both} would share the files and items called {name!r}; rename one of the datasets")
 
 
-def load_params(path: str | Path = "params.yaml", overrides: Iterable[str] = ()) -> Params:
+def load_params(path: str | Path = DEFAULT_PARAMS, overrides: Iterable[str] = ()) -> Params:
     """Read, override (`key.path=value`, YAML values) and validate. Raises UserError."""
     return checked(read_text(path), path, overrides)
+
+
+def params_or_shipped(path: Path, overrides: Iterable[str] = ()) -> Params:
+    """The same, for what needs no project: where there is no params.yaml, those that this package ships."""
+    if path != DEFAULT_PARAMS or path.exists():
+        return load_params(path, overrides)
+    return checked(template("params.yaml").decode(), path, overrides)
 
 
 def checked(text: str, path: str | Path, overrides: Iterable[str] = ()) -> Params:

@@ -26,7 +26,8 @@ def read_text(path: str | Path) -> str:
             raise UserError(f"{path} is larger than {LARGEST:,} bytes, which no settings are; shorten it")
         return content.decode()
     except FileNotFoundError:
-        raise UserError(f"{path} does not exist; name the settings with --params FILE") from None
+        project = "`mmrl init` makes a project here, or " if str(path) == "params.yaml" else ""
+        raise UserError(f"{path} does not exist; {project}name the settings with --params FILE") from None
     except OSError as error:
         raise UserError(f"{path} cannot be read ({error.strerror}); name the settings with --params FILE") from None
     except UnicodeDecodeError as error:

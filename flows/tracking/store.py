@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
+from flows.project.extras import lacking
 from flows.project.paths import STATE
 from flows.settings.params import Params
 from flows.settings.sections import TrackingSection
@@ -124,6 +125,8 @@ def store_errors(uri: str, *more: type[Exception]) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if advice := lacking(error):
+            raise StoreFailed(f"the MLflow store {printable(uri)} cannot be used: {advice}") from None
         if not isinstance(error, (*_store_failures(), *more)):
             raise
         raise StoreFailed(
@@ -133,11 +136,13 @@ def store_errors(uri: str, *more: type[Exception]) -> Iterator[None]:
 
 
 def _store_failures() -> tuple[type[Exception], ...]:
-    from mlflow.exceptions import MlflowException
-    from sqlalchemy.exc import SQLAlchemyError
-
-    # OSError: also lock timeouts and HTTP failures
-    return MlflowException, SQLAlchemyError, sqlite3.Error, ImportError, OSError
+    plain = sqlite3.Error, ImportError, OSError  # OSError: also lock timeouts and HTTP failures
+    try:
+        from mlflow.exceptions import MlflowException
+        from sqlalchemy.exc import SQLAlchemyError
+    except ModuleNotFoundError:  # then it has raised nothing
+        return plain
+    return MlflowException, SQLAlchemyError, *plain
 
 
 def set_environment() -> None:

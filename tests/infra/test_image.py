@@ -58,8 +58,10 @@ def test_what_is_copied_exists_and_nothing_else_reaches_the_builder():
         assert (ROOT / source).exists() and not ignored(source), source
     tracked = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True, check=True).stdout
     sent = {Path(path).parts[0] for path in tracked.splitlines() if not ignored(path)}
-    assert sent == set(sources())
-    for secret in (".git/config", "infra/.env", ".env", "mlflow.db", "data/digits/pool", ".venv/bin/python"):
+    assert sent == {Path(source).parts[0] for source in sources()}
+    for other in ("locks/development.lock", "data/digits/pool", ".venv/bin/python"):
+        assert ignored(other), other
+    for secret in (".git/config", "infra/.env", ".env", "mlflow.db"):
         assert ignored(secret), secret
     assert ignored("flows/cli/__pycache__/x.pyc")
 
@@ -86,9 +88,34 @@ def test_the_base_is_pinned_and_of_a_python_that_the_lock_was_made_for():
 def test_packages_come_from_the_lock_by_their_hashes_and_from_no_named_index():
     installs = [run for run in arguments("RUN") if "pip install" in run]
     assert len(installs) == 2
-    assert "--require-hashes -r /build/requirements.lock" in installs[0]
+    assert "--require-hashes -r /build/pipeline.lock" in installs[0]
     assert "--no-deps" in installs[1] and "--no-index" in installs[1]
     assert not re.search(r"https?://|--(extra-)?index-url|--trusted-host", DOCKERFILE.read_text())
+
+
+def names_in(lock: str) -> set[str]:
+    return set(re.findall(r"^([a-z0-9-]+)==", (ROOT / "locks" / lock).read_text(), re.M))
+
+
+def test_it_holds_no_tool_of_development():
+    assert names_in("pipeline.lock").isdisjoint({"pytest", "moto", "cfn-lint", "mypy", "ruff", "hypothesis"})
+    assert names_in("core.lock") < names_in("pipeline.lock") < names_in("development.lock")
+
+
+def test_locks_have_what_the_project_asks_for_and_agree_with_each_other():
+    pins = {lock: dict(re.findall(r"^([a-z0-9-]+)==(\S+)", (ROOT / "locks" / f"{lock}.lock").read_text(), re.M))
+            for lock in ("core", "pipeline", "development")}  # fmt: skip
+    for lock in ("core", "pipeline"):
+        assert pins[lock].items() <= pins["development"].items()
+    asked = {"core": PROJECT["dependencies"], "pipeline": PROJECT["optional-dependencies"]["pipeline"]}
+    for lock, requirements in asked.items():
+        named = {re.match(r"[\w.-]+", one)[0].lower().replace("_", "-").replace(".", "-") for one in requirements}
+        assert named <= pins[lock].keys()
+
+
+def test_the_core_is_small():
+    """Without CUDA's libraries, which torch's wheel for Linux asks for."""
+    assert len([name for name in names_in("core.lock") if not re.match("nvidia-|cuda-|triton$", name)]) <= 60
 
 
 def test_it_runs_as_an_unprivileged_user():

@@ -1,15 +1,12 @@
-"""Every protocol from its stages to the report, on embedded data; and a folder of photographs to predictions."""
+"""Every protocol from its stages to the report, on embedded data."""
 
-import csv
 import itertools
 import json
-import os
 import shutil
 from pathlib import Path
 
 import pytest
 
-from tests.support.photographs import needs_photographs
 from tests.support.workspace import ADAPTED, make_workspace, run, run_stages, write_params
 
 pytestmark = pytest.mark.slow
@@ -106,30 +103,3 @@ def test_joint_asks_more_of_the_same_adapter_than_base_to_novel(adapted, tmp_pat
         assert joint["zero_shot"][part]["accuracy"] <= apart["zero_shot"][part]["accuracy"]
         assert joint[part]["accuracy"] <= apart[part]["accuracy"] + 0.01
     check_dvc(folder)
-
-
-@needs_photographs
-def test_a_folder_of_photographs_becomes_predictions_in_three_commands(adapted, tmp_path):
-    photographs = Path(os.environ["MMRL_TEST_DATA"]) / "caltech-101" / "101_ObjectCategories"
-    for name in ("sunflower", "stop_sign", "yin_yang"):
-        (tmp_path / "pictures" / name).mkdir(parents=True)
-        for path in sorted((photographs / name).iterdir())[:15]:
-            shutil.copy(path, tmp_path / "pictures" / name)
-    folder = workspace(tmp_path, {})
-    shutil.copytree(adapted[0] / ".mmrl/prefect", folder / ".mmrl/prefect")  # its database takes 6 s to make
-    own = ["--set", "datasets=[mine]", "--set", f"data.own.mine.images={tmp_path / 'pictures'}"]
-    checked = json.loads(run(folder, "mmrl", "check", *own, "--dataset", "mine", "--json").stdout)
-    assert checked["datasets"][0]["state"] == "complete"
-    done = run(folder, "mmrl", "flow", "adapt", *own, "--set", "data.protocol=few-shot")
-    # fingerprint, what to train on, pool, few-shot set, search, training, evaluation, no baseline twice, summary
-    assert len([line for line in done.stderr.splitlines() if line.endswith(" s")]) == 10
-    assert "1 adapters registered, 1 promoted" in done.stderr
-    note = "mine: the backbone tiny was trained on rendered letters"
-    assert done.stderr.count(f"warning: {note}") == 1 and done.stdout.splitlines()[-1].startswith(f"note: {note}")
-    rows = json.loads((folder / "reports/summary.json").read_text())["rows"]
-    assert [row["method"] for row in rows][:2] == ["zero_shot", "mmrlpp"]
-    run(folder, "mmrl", "predict", str(tmp_path / "pictures"), "--out", "labels.csv")
-    with (folder / "labels.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == sum(len(list(one.iterdir())) for one in (tmp_path / "pictures").iterdir())
-    assert {row["label"] for row in rows} <= {"sunflower", "stop_sign", "yin_yang"}

@@ -30,7 +30,7 @@ from tests.support.servers import mlflow_server, running
 from tests.support.serving import in_base64
 from tests.support.workspace import BIN
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.endurance]
 NAME = "photos-base-to-novel"
 SETTINGS = {
     "datasets": ["photos"],
@@ -44,24 +44,6 @@ ON_LOOPBACK = {"MLFLOW_WEBHOOK_ALLOWED_SCHEMES": "http", "MLFLOW_WEBHOOK_ALLOW_P
 SECRET = "known to MLflow and to the listener"
 
 
-@pytest.mark.timeout(1800)
-def test_the_story_in_short(tmp_path, postgres_port, mlflow_database):
-    """Without the challenger that wins: what a gate accepts is told by tests/flows/registry/test_promotion.py."""
-    with ExitStack() as stack:
-        story = Story(tmp_path, stack, mlflow_database(), create_database(postgres_port))
-        story.a_scheduled_run_makes_the_first_champion_and_its_release()
-        story.prefect_shows_the_results_and_the_way_to_mlflow()
-        with story.traffic() as answers:
-            story.a_worse_challenger_is_refused()
-            assert story.aliases() == {"champion": 1, "challenger": 2, RELEASED: 1}
-            story.mlflow_itself_tells_of_a_champion()
-            story.the_champion_before_is_live_again_after_a_rollback()
-        story.told([(1, "first"), (1, RELEASED), (2, "refused"), (2, "forced"), (2, RELEASED), (1, "rolled back"),
-                    (1, RELEASED)])  # fmt: skip
-        story.answered_by(answers, [1, 2, 1])
-
-
-@pytest.mark.endurance
 @pytest.mark.timeout(1800)
 def test_the_whole_story(tmp_path, postgres_port, mlflow_database):
     with ExitStack() as stack:

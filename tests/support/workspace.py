@@ -30,9 +30,7 @@ def make_workspace(folder: Path, *, dvc: bool = False, **changes) -> Path:
     folder.mkdir(parents=True, exist_ok=True)
     write_params(folder, **changes)
     shutil.copy(ROOT / "dvc.yaml", folder)
-    (folder / "mmrl_core").mkdir()
-    shutil.copy(ROOT / "mmrl_core" / "__init__.py", folder / "mmrl_core")  # METHOD_VERSION, which stages depend on
-    for name in (".gitignore", ".dvcignore"):
+    for name in ("versions.yaml", ".gitignore", ".dvcignore"):
         shutil.copy(ROOT / name, folder)
     if dvc:
         run(folder, "git", "init", "-q")

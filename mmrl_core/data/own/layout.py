@@ -53,9 +53,10 @@ def _check_inside(where: str, paths: list[str], layout: Layout) -> None:
     for name in sorted(layout.splits):
         of_split = [path for path in paths if _above(path)[layout.split_at : layout.split_at + 1] == (name,)]
         if layout.split_at == 0 and set(of_split) <= set(outside):
+            others = " and ".join(f"{where}/{other}" for other in sorted(layout.splits) if other != name)
             raise UserError(
                 f"{where}: the {len(of_split)} images in {name} lie in no class folders, as images without labels do; "
-                f"leave {name} out here, and label it by `mmrl predict` afterwards"
+                f"give {others} alone, and let `mmrl predict` label {name} afterwards"
             )
     refuse_all(
         "images",

@@ -157,8 +157,8 @@ def another_command_checks():
 
 
 def method_version():
-    code = Path("mmrl_core/__init__.py")
-    code.write_text(code.read_text().replace("METHOD_VERSION = ", "METHOD_VERSION = 1"))
+    versions = Path("versions.yaml")
+    versions.write_text(versions.read_text().replace("METHOD_VERSION: ", "METHOD_VERSION: 1"))
 
 
 def store_of_nobody():
@@ -305,7 +305,7 @@ def test_one_more_image_in_the_source_is_seen(project):
     """By an image folder of one's own, with stages and an adapter that were digits'."""
     for name in ("zero", "one"):
         Path("photos", name).mkdir(parents=True)
-        shutil.copyfile("mmrl_core/__init__.py", f"photos/{name}/1.png")
+        shutil.copyfile("dvc.yaml", f"photos/{name}/1.png")
     edit_params(Path("params.yaml"), ["datasets=[photos]", "data.own={photos: {images: photos}}"])
     for of in ("data/digits/pool", "models/digits", "results/digits-to-digits"):
         shutil.copytree(of, of.replace("digits", "photos"))
@@ -315,7 +315,7 @@ def test_one_more_image_in_the_source_is_seen(project):
     commit_stages()
     register_and_promote("photos")
     assert up_to_date().up_to_date == 0
-    shutil.copyfile("mmrl_core/__init__.py", "photos/zero/2.png")
+    shutil.copyfile("dvc.yaml", "photos/zero/2.png")
     assert up_to_date() is None
 
 

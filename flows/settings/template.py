@@ -1,0 +1,13 @@
+"""The files of a new project, as this release has them: flows/template."""
+
+from pathlib import Path
+
+import flows
+
+DEFAULT_PARAMS = Path("params.yaml")
+FOLDER = Path(flows.__file__).parent / "template"
+
+
+def template(name: str) -> bytes:
+    """A file's bytes: params.yaml, dvc.yaml, gitignore or dvcignore."""
+    return (FOLDER / name).read_bytes()
