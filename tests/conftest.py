@@ -2,7 +2,6 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Iterator
-from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -16,7 +15,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 # The only tests that may skip in CI: where MMRL_TEST_DATA names no folder of photographs, where there is no GPU, and
-# where there is no Node.js, or no npm and browser; and where HEIC is not read.
+# where there is no Node.js, or no npm and browser.
 # Elsewhere those that mount disks or make network namespaces skip too, for want of root; CI runs them.
 NEED_GPU = {
     "tests/core/clip/test_precision.py::test_a_replayed_graph_takes_the_steps_that_launched_kernels_take",
@@ -27,10 +26,6 @@ NEED_PHOTOGRAPHS = {
     "tests/core/data/test_check.py::test_caltech101_is_complete",
     "tests/slow/test_end_to_end.py::test_real_photographs_run_whole_with_the_bundled_backbone",
     "tests/slow/test_end_to_end.py::test_a_randomly_initialised_vit_b_16_runs_whole_on_a_handful_of_classes",
-}
-NEED_HEIF = {
-    "tests/core/data/test_images.py::test_heic_is_read_upright_and_on_white_where_its_package_is_installed",
-    "tests/core/data/own/test_folders_as_people_have_them.py::test_an_iphones_photographs_are_read_with_the_package_for_heic",
 }
 NEED_NODE = {
     "tests/flows/registry/test_standing.py::test_the_page_shows_it_and_says_where_it_is_of_other_results",
@@ -101,7 +96,6 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
     has = (
         (os.environ.get("MMRL_TEST_DATA"), NEED_PHOTOGRAPHS),
         (is_available(), NEED_GPU),
-        (find_spec("pillow_heif"), NEED_HEIF),
         (shutil.which("node"), NEED_NODE),
         (shutil.which("npm") and any(map(shutil.which, BROWSERS)), NEED_BROWSER),
     )

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageOps
 
-from mmrl_core.data.foreign import reads_heif
 from mmrl_core.data.images import decode
 from mmrl_core.errors import UserError
 from tests.core.data.odd_images import encoded, halves, oriented, png, two_frames
@@ -205,8 +204,7 @@ def test_a_known_format_that_is_not_read_is_named_by_its_content_with_what_to_ma
         decode(beginning + bytes(64), "photo.jpg")
 
 
-@pytest.mark.skipif(not reads_heif(), reason="pillow-heif is not installed")
-def test_heic_is_read_upright_and_on_white_where_its_package_is_installed():
+def test_heic_is_read_upright_and_on_white():
     from pillow_heif import register_heif_opener
 
     register_heif_opener()
