@@ -42,8 +42,8 @@ def _chosen(annotation: dict[str, Any]) -> dict[str, Any]:
     """What was chosen, by the name of the control that it was chosen with."""
     results = annotation.get("result")
     parts = [part for part in results if isinstance(part, dict)] if isinstance(results, list) else []
-    chosen = {part.get("from_name"): part.get("value") for part in parts if part.get("type") == "choices"}
-    return {name: value for name, value in chosen.items() if isinstance(name, str)}
+    named = [(part.get("from_name"), part.get("value")) for part in parts if part.get("type") == "choices"]
+    return {name: value for name, value in named if isinstance(name, str)}
 
 
 def _plain(value: Any) -> Any:
