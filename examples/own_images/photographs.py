@@ -2,8 +2,8 @@
 
     python examples/own_images/photographs.py [FOLDER]
 
-The pictures are rendered ("striped red star", the embedded dataset `objects`), so that the bundled backbone has something
-to learn: it knows no photographs. FOLDER is `photos` by default and must not be there yet.
+The pictures are rendered ("striped red star", the embedded dataset `objects`): the bundled backbone, which is to learn
+from them, knows no photographs. FOLDER is `photos` by default and must not be there yet.
 """
 
 import sys
