@@ -9,7 +9,7 @@ UV := $(BIN)/uv pip install --quiet --system-certs --no-deps --python $(BIN)/pyt
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: setup demo test test-slow test-endurance lint bench locks
+.PHONY: setup demo test test-slow test-endurance lint docs bench locks
 
 setup: $(STAMP)
 
@@ -48,6 +48,10 @@ lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
+
+# Into site/, with every warning an error; nothing is fetched.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Versions that are locked stay; `rm locks/*` first, or an edit of a file, takes newer ones.
 LOCK := $(BIN)/uv pip compile --quiet --system-certs --universal --python-version 3.11 --generate-hashes --no-annotate --no-header pyproject.toml

@@ -68,7 +68,23 @@ class Section(BaseModel):
 S = TypeVar("S", bound=Section)
 
 
-class AdapterConfig(Section):
+class WrongSetting(UserError, ValueError):
+    """A setting that is given in Python and cannot be."""
+
+
+class ByHand(Section):
+    """Settings that programs make as well: `TrainConfig(epochs=0)` raises WrongSetting with one line."""
+
+    if not TYPE_CHECKING:  # checkers know the fields
+
+        def __init__(self, **values: Any) -> None:
+            try:
+                super().__init__(**values)
+            except ValidationError as error:
+                raise WrongSetting(_first_problem(type(self), error)) from None
+
+
+class AdapterConfig(ByHand):
     """A resolved adapter. Defaults are the published ones for a CLIP with 12-layer towers."""
 
     method: Method
@@ -88,14 +104,14 @@ class AdapterConfig(Section):
         return self.beta if self.method == "mmrlpp" else 1.0
 
 
-class BaselineConfig(Section):
+class BaselineConfig(ByHand):
     """A resolved baseline. It has no setting of its own: what it chooses by validation is its head's."""
 
     method: BaselineMethod
     composition: ClassVar[float] = 1.0
 
 
-class TrainConfig(Section):
+class TrainConfig(ByHand):
     """Resolved optimisation settings; `seed` governs initialisation, order and augmentation."""
 
     epochs: PositiveInt = 10

@@ -14,7 +14,7 @@ import warnings
 import typer
 from typer.exceptions import TyperException
 
-from flows.cli import compare, data, export, flow, maintenance, predict, project, registry, serve, stages
+from flows.cli import compare, data, embed, export, flow, maintenance, predict, project, registry, serve, stages
 from flows.project.extras import lacking
 from mmrl_core.errors import Failed, UserError
 
@@ -26,7 +26,7 @@ flow_app = typer.Typer(help="The whole pipeline as a Prefect flow.", no_args_is_
 for command in (project.init, project.upgrade, data.datasets, data.check, data.clean, stages.fingerprint,
                 stages.prepare, stages.tune, stages.train, stages.evaluate, stages.fit_baselines,
                 stages.evaluate_baselines, stages.summarize, compare.compare, registry.register, registry.promote,
-                registry.rollback, registry.history, registry.reproduce, predict.predict, export.export, serve.serve,
+                registry.rollback, registry.history, registry.reproduce, predict.predict, embed.embed, export.export, serve.serve,
                 serve.drift, maintenance.backup, maintenance.restore):  # fmt: skip
     app.command()(command)
 app.command("import")(registry.import_)

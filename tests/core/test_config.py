@@ -7,6 +7,7 @@ import pytest
 
 from flows.settings.params import Params, load_params
 from flows.settings.resolve import resolve
+from mmrl_core.config import AdapterConfig, BaselineConfig, TrainConfig
 from mmrl_core.errors import UserError
 from mmrl_core.presets import published
 
@@ -252,3 +253,21 @@ def test_more_warm_up_epochs_than_epochs_are_refused():
 
 def test_the_published_depth_scales_with_the_backbone():
     assert published("digits", "mmrl", depth=6)["adapter.insertion_depth"] == 3
+
+
+@pytest.mark.parametrize(
+    ("made", "line"),
+    [
+        (lambda: AdapterConfig(method="mrl"), "method is 'mrl', which cannot be: choose one of .*; did you mean mmrl"),
+        (lambda: AdapterConfig(), "method is missing; add it"),
+        (lambda: AdapterConfig(method="mmrl", alpha=2), "alpha is 2, which cannot be: at most 1 is possible"),
+        (lambda: AdapterConfig(method="mmrl", dept=2), "unknown key 'dept'"),
+        (lambda: TrainConfig(epochs=0), "epochs is 0, which cannot be: at least 1 is needed"),
+        (lambda: TrainConfig(epochs=1, warmup_epochs=2), "warmup_epochs is 2, more than the 1 epochs"),
+        (lambda: BaselineConfig(method="probe"), "method is 'probe', which cannot be: choose one of linear_probe"),
+    ],
+)
+def test_settings_made_in_python_are_refused_in_one_line_by_what_programs_catch(made, line):
+    with pytest.raises(ValueError, match=line) as error:
+        made()
+    assert isinstance(error.value, UserError) and "\n" not in str(error.value)

@@ -2,12 +2,14 @@
 
 import ast
 import importlib
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+import mmrl
 import mmrl_core
 from mmrl_core import (
     AdaptedCLIP,
@@ -53,11 +55,23 @@ def test_every_public_name_is_there_and_documented(name):
 
 
 def test_type_checkers_see_the_same_names():
-    [block] = [node for node in ast.parse(Path(mmrl_core.__file__).read_text()).body if isinstance(node, ast.If)]
+    body = ast.parse(Path(mmrl_core.__file__).read_text()).body
+    [block] = [node for node in body if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
     seen = {alias.asname: getattr(importlib.import_module(node.module), alias.name)
             for node in block.body for alias in node.names}  # fmt: skip
     assert seen == {name: getattr(mmrl_core, name) for name in mmrl_core.__all__}
     assert Path(mmrl_core.__file__).with_name("py.typed").exists()
+
+
+def test_the_package_called_as_the_command_has_the_same_names_and_is_as_light():
+    code = "import sys, mmrl; dir(mmrl); print({'torch', 'numpy', 'pydantic', 'huggingface_hub'} & set(sys.modules))"
+    assert in_a_fresh_process(code) == "set()"
+    assert mmrl.__all__ == mmrl_core.__all__ and set(mmrl.__all__) <= set(dir(mmrl))
+    assert all(getattr(mmrl, name) is getattr(mmrl_core, name) for name in mmrl.__all__)
+    assert Path(mmrl.__file__).with_name("py.typed").exists()
+    assert re.fullmatch(r"\d+(\.\w+)+", mmrl.__version__)
+    with pytest.raises(ImportError, match="cannot import name 'adopt' from 'mmrl'"):
+        from mmrl import adopt  # noqa: F401
 
 
 def test_a_name_that_is_not_there_is_told_as_python_tells_it():

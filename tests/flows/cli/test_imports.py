@@ -28,6 +28,7 @@ MODEL = ["--model", "models/digits/mmrl-2shot/seed1"]
         (["evaluate-baselines", *RUN[:2], "--shots", "2"], set()),
         (["evaluate", *RUN], {"open_clip", "torch", "pandas", "pyarrow", "scipy", "sklearn"}),
         (["predict", "one.png", *MODEL], {"open_clip", "torch"}),
+        (["embed", "one.png", "--out", "features.npz", *MODEL], {"open_clip", "torch"}),
         (["register"], TRACKING),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",
