@@ -157,12 +157,11 @@ def _next(rows: list[dict[str, Any]], settings: Params | None, root: Path | None
     complete = [row["dataset"] for row in rows if row["state"] == "complete"]
     if not complete:
         return
-    if settings is None:
-        if root:
-            yield f"next: mmrl init PROJECT --images {shlex.quote(str(root))}, then mmrl flow adapt in PROJECT"
-        return
-    first = "" if set(complete) & set(settings.datasets) else "put it under `datasets` in params.yaml, then "
-    yield f"next: {first}mmrl flow adapt"
+    if settings:
+        first = "" if set(complete) & set(settings.datasets) else "put it under `datasets` in params.yaml, then "
+        yield f"next: {first}mmrl flow adapt"
+    elif root:
+        yield f"next: mmrl init PROJECT --images {shlex.quote(str(root))}, then mmrl flow adapt in PROJECT"
     yield from _lines(rows)
 
 
