@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from mmrl_core.clip.backbone import LOGIT_SCALE, Backbone
-from mmrl_core.data.views import LONG, ViewSettings
+from mmrl_core.data.squares import LONG, ViewSettings
 from mmrl_core.errors import UserError
 from mmrl_core.files import sha256_file, write_json
 from mmrl_core.method.folded import FoldedCLIP

@@ -10,15 +10,14 @@ from typing import NamedTuple
 
 import PIL.Image
 import torch
-from PIL.Image import Image
 from torch import Tensor
 
 from mmrl_core.clip.backbone import refuse_one_name
-from mmrl_core.data.images import decode, to_rgb
 from mmrl_core.data.views import ViewSettings, test_view
 from mmrl_core.errors import Damaged, UserError
 from mmrl_core.evaluation import abstain
 from mmrl_core.evaluation.scores import BATCH_SIZE, batched
+from mmrl_core.light.answers import ImageInput, Prediction, open_image, prediction
 from mmrl_core.method.adapter import backbone_of, load_adapter
 from mmrl_core.method.adapter_card import CARD, AdapterCard, read_card
 from mmrl_core.method.folded import FoldedCLIP
@@ -26,20 +25,9 @@ from mmrl_core.method.heads import columns_of
 from mmrl_core.method.joint_logits import joint_logits
 from mmrl_core.method.model import AdaptedCLIP
 
+__all__ = ["Classes", "ImageInput", "Prediction", "Predictor"]
+
 DECODERS = 2  # threads; each holds one image at full size
-ImageInput = str | Path | bytes | bytearray | memoryview | Image  # a file, its bytes, or decoded
-
-
-class Prediction(NamedTuple):
-    """The most probable name, its probability, and every name's; `confidence` is what abstain.py compares.
-
-    Classes may share a name, as in CLIP's own ImageNet list: its probability is the sum over them.
-    """
-
-    label: str
-    probability: float
-    probabilities: dict[str, float]
-    confidence: float
 
 
 class Classes(NamedTuple):
@@ -78,8 +66,8 @@ class Predictor:
     def check_answers(self) -> None:
         """Raises Damaged unless the probabilities of a blank image are numbers: finite weights can be too large."""
         blank = self.view(PIL.Image.new("RGB", (32, 32)), "blank")
-        [prediction] = self.score([blank], [self.classes()])
-        if not all(map(math.isfinite, prediction.probabilities.values())):
+        [answer] = self.score([blank], [self.classes()])
+        if not all(map(math.isfinite, answer.probabilities.values())):
             raise Damaged(f"adapter {self.card['sha256'][:12]} answers with what is no number; train it again")
 
     @property
@@ -93,7 +81,7 @@ class Predictor:
         Trained classes, the default, are scored by the fused logits, other classes by the class logits, and a list of
         both as `joint_logits` says. Raises UserError naming an image that cannot be read.
         """
-        return [prediction for prediction in self.stream(images, class_names) if prediction]  # None only if asked
+        return [answer for answer in self.stream(images, class_names) if answer]  # None only if asked
 
     def stream(
         self, images: Iterable[ImageInput], class_names: list[str] | None = None, *, skip_damaged: bool = False
@@ -110,7 +98,7 @@ class Predictor:
 
     def view(self, image: ImageInput, name: str) -> Tensor:
         """(3, S, S): what the model sees of an image. Raises UserError with its name when it cannot be read."""
-        return test_view(_open(image, name), self.model.backbone.view_settings)
+        return test_view(open_image(image, name), self.model.backbone.view_settings)
 
     def classes(self, class_names: list[str] | None = None) -> Classes:
         """Any list of classes, by default the trained ones. Raises as `text_features`."""
@@ -128,7 +116,7 @@ class Predictor:
             among = self.model.score(features.of(rows), own.text_features)
             probabilities = joint_logits(among, own.columns, self.model.weights).softmax(-1).tolist()
             scored = zip(rows, probabilities, abstain.confidence(among).tolist(), strict=True)
-            by_row |= {row: _prediction(own.names, values, confidence) for row, values, confidence in scored}
+            by_row |= {row: prediction(own.names, values, confidence) for row, values, confidence in scored}
         return [by_row[row] for row in range(len(views))]
 
     def columns(self, class_names: list[str]) -> Tensor:
@@ -174,7 +162,7 @@ def _view_batches(
 
 
 def _view(view_settings: ViewSettings, image: ImageInput, index: int) -> Tensor:
-    return test_view(_open(image, f"number {index}"), view_settings)
+    return test_view(open_image(image, f"number {index}"), view_settings)
 
 
 def _result(view: Future[Tensor], skip_damaged: bool) -> Tensor | None:
@@ -184,22 +172,3 @@ def _result(view: Future[Tensor], skip_damaged: bool) -> Tensor | None:
         if skip_damaged:
             return None
         raise
-
-
-def _open(image: ImageInput, name: str) -> Image:
-    if isinstance(image, str | Path):
-        try:
-            return decode(Path(image).read_bytes(), str(image))
-        except OSError as error:
-            raise UserError(f"cannot read the image {image} ({error.strerror}); check the path") from None
-    if isinstance(image, bytes | bytearray | memoryview):
-        return decode(bytes(image), name)
-    return to_rgb(image, name)
-
-
-def _prediction(names: list[str], row: list[float], confidence: float) -> Prediction:
-    probabilities: dict[str, float] = {}
-    for name, value in zip(names, row, strict=True):
-        probabilities[name] = probabilities.get(name, 0.0) + value
-    label = max(probabilities, key=probabilities.__getitem__)
-    return Prediction(label, probabilities[label], probabilities, confidence)

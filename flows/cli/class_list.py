@@ -13,6 +13,7 @@ from mmrl_core.data.own.table import KINDS, read_rows
 from mmrl_core.errors import UserError
 
 if TYPE_CHECKING:
+    from mmrl_core.light.predictor import LightPredictor
     from mmrl_core.predict import Predictor
 
 ClassNames = Annotated[list[str] | None, typer.Option("--class", help="A class; default: the trained. Repeatable.")]
@@ -60,7 +61,7 @@ def _checked(name: str) -> str:
     return name
 
 
-def say_what_surprises(predictor: "Predictor", names: list[str] | None) -> None:
+def say_what_surprises(predictor: "Predictor | LightPredictor", names: list[str] | None) -> None:
     """On stderr, of classes other than the trained ones: the names that several share, and what is cut off."""
     if names is None:
         return

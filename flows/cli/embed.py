@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from flows.cli.options import DEFAULT_PARAMS, PATH, AsJson, show
-from flows.cli.predict_images import Tables, count_images, find_images, unread_notes
+from flows.cli.predict.images import Tables, count_images, find_images, unread_notes
 from flows.project.outputs import atomic_output, check_out_path
 from flows.project.progress import ProgressReport, progress
 from mmrl_core.errors import UserError

@@ -4,18 +4,19 @@ import json
 import math
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
 from flows.project.outputs import atomic_output, check_out_path
 from flows.project.progress import progress
-from flows.project.versions import require_installed
-from flows.settings.params import Params, load_params, params_or_shipped
 from flows.settings.template import DEFAULT_PARAMS
 from mmrl_core.config import Method, did_you_mean
 from mmrl_core.files import path_of
 from mmrl_core.protocols import BASELINES
+
+if TYPE_CHECKING:
+    from flows.settings.params import Params
 
 METHODS: tuple[str, ...] = get_args(Method)
 LARGEST_SEED, MOST_SHOTS = 2**63 - 1, 100_000
@@ -28,7 +29,22 @@ def _one_of(known: Sequence[str]) -> dict[str, Any]:
             raise typer.BadParameter(f"{text!r} is not one of {listed}{did_you_mean(text, known)}")
         return text
 
-    return {"parser": parse, "metavar": f"[{'|'.join(known)}]"}
+    return {"parser": parse, "metavar": f"[{'|'.join(known)}]", "autocompletion": lambda: list(known)}
+
+
+def _datasets(incomplete: str) -> list[str]:
+    """For the shell's completion: the keys of all datasets that begin so, one's own among them where there are settings
+    that can be read."""
+    from mmrl_core.data.catalog import known_keys
+    from mmrl_core.errors import UserError
+
+    try:
+        from flows.settings.params import load_params
+
+        keys = known_keys(load_params(DEFAULT_PARAMS).data.own)
+    except UserError:
+        keys = known_keys()
+    return [key for key in keys if key.startswith(incomplete)]
 
 
 def finite(value: float | None) -> float | None:
@@ -43,12 +59,15 @@ ParamsFile = Annotated[Path, typer.Option("--params", help="Settings file.", **P
 Overrides = Annotated[list[str], typer.Option("--set", help="Override a setting: key.path=value. Repeatable.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print one JSON object and nothing else.")]
 Out = Annotated[Path | None, typer.Option("--out", help="Write here instead of the tracked path.", **PATH)]
-Dataset = Annotated[str, typer.Option("--dataset", help="Dataset key.")]
+Dataset = Annotated[str, typer.Option("--dataset", help="Dataset key.", autocompletion=_datasets)]
 MethodOption = Annotated[Method, typer.Option("--method", help="Method.", **_one_of(METHODS))]
 KIND = _one_of([*METHODS, *BASELINES])
 KindOption = Annotated[str, typer.Option("--method", help="Method or baseline.", **KIND)]
 ChampionOf = Annotated[
-    str | None, typer.Option("--dataset", help="Whose champion; by default that of the settings' only dataset.")
+    str | None,
+    typer.Option(
+        "--dataset", help="Whose champion; by default that of the settings' only dataset.", autocompletion=_datasets
+    ),
 ]
 Shots = Annotated[int, typer.Option("--shots", min=1, max=MOST_SHOTS, help="Labelled images a class.")]
 Seed = Annotated[
@@ -85,10 +104,13 @@ def _short(value: Any) -> str:
 
 def run_stage(
     doing: str, params_file: Path, overrides: list[str], out: Path | None, tracked: Path, as_json: bool,
-    stage: Callable[[Params, Path], dict[str, Any]], *, merge: bool = False,
+    stage: "Callable[[Params, Path], dict[str, Any]]", *, merge: bool = False,
 ) -> None:  # fmt: skip
     """Check the settings, run the stage with its output written atomically to `tracked`, or to `out`, and show what it
     returns. Progress calls it `doing`."""
+    from flows.project.versions import require_installed
+    from flows.settings.params import load_params
+
     check_out_path(out, changed=bool(overrides) or params_file != DEFAULT_PARAMS)
     params = load_params(params_file, overrides)
     require_installed()
@@ -98,8 +120,10 @@ def run_stage(
     show(result, as_json, str(final))
 
 
-def settings_of(model: str | None, params_file: Path, overrides: list[str]) -> Params:
+def settings_of(model: str | None, params_file: Path, overrides: list[str]) -> "Params":
     """The settings; those that the package ships where an adapter is named and there is no project."""
+    from flows.settings.params import load_params, params_or_shipped
+
     return (params_or_shipped if model else load_params)(params_file, overrides)
 
 

@@ -29,7 +29,7 @@ from flows.orchestration.up_to_date import Adapted
 from flows.orchestration.workplace import changed_settings, own_place, week_seed
 from flows.processes.lifeline import Lifeline
 from flows.project.progress import MARKED, lines, say
-from flows.scaffold.upgrade import is_former, move_lock
+from flows.scaffold.upgrade import move_lock
 from flows.settings.params import Params, load_params
 from flows.settings.resolve import photograph_notes
 from flows.stages.ahead.turns import Turns
@@ -105,8 +105,6 @@ def adapt(
     place = own_place(params_path, changes, name, _warn) if in_worktree else alone(Path(params_path), changes)
     with place, Lifeline() as lifeline:
         params = load_params(params_path)
-        if is_former():
-            move_lock()
         ran = _build(params, lifeline, remote, stage_seconds(stage_hours))
         if in_worktree:
             record(f"adapt: {name}")
@@ -227,6 +225,7 @@ def publish(params: Params, adapted: Adapted) -> None:
 def _build(params: Params, lifeline: Lifeline, remote: str | None, timeout: float) -> dict[str, bool]:
     """Run the stages between a pull and a push, by item whether it did work; what was done before a failure is pushed
     too."""
+    move_lock()
     root = Path.cwd()
     if not remote:
         return _run_stages(root, params, lifeline, timeout)

@@ -8,11 +8,11 @@ import contextlib
 import hashlib
 import itertools
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from flows.project.metrics import METRICS, read_metrics
 from flows.project.paths import RunKey
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
     from mmrl_core.predict import Predictor
 
+Opened = TypeVar("Opened")
 MODEL_URI = re.compile(r"models:/(?P<name>[^/@]+)(@(?P<alias>[^/@]+)|/(?P<version>[0-9]{1,18}))")
 OF_CARD = "card_digest"  # tag
 UNMEASURED = {"accuracy": 0.0, "nll": 0.0}  # without validation images: the order of the lists
@@ -281,8 +282,18 @@ def open_predictor(params: Params, model: str | None = None, dataset: str | None
     """The predictor of an adapter folder or a `models:/` URI, or of a dataset's champion. Raises as `model_of`."""
     from mmrl_core.predict import Predictor
 
+    return open_adapter(params, Predictor.load, model, dataset)
+
+
+def open_adapter(
+    params: Params, read: Callable[[Path], Opened], model: str | None = None, dataset: str | None = None
+) -> Opened:
+    """What `read` makes of the folder of that adapter. Raises as `model_of`."""
     model = model_of(params, model, dataset)
-    return load(model, store_uri(params)) if model.startswith("models:") else Predictor.load(path_of(model))
+    if not model.startswith("models:"):
+        return read(path_of(model))
+    with TemporaryDirectory() as folder:
+        return read(fetch(model, store_uri(params), folder).adapter)
 
 
 def load(uri: str, tracking_uri: str | None = None) -> "Predictor":

@@ -68,8 +68,8 @@ def is_former(folder: Path = Path()) -> bool:
 
 
 def move_lock(folder: Path = Path()) -> None:
-    """Have dvc.lock say where versions are now."""
-    if (content := _lock(folder)) is not None:
+    """Have dvc.lock say where versions are now, if it is a former one."""
+    if is_former(folder) and (content := _lock(folder)):
         _put(folder / DVC_LOCK, content)
 
 

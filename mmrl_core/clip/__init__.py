@@ -2,3 +2,5 @@
 
 Read backbone.py first, then towers.py, where representation tokens enter. Adapters and their settings are unknown here.
 """
+
+LOGIT_SCALE = 100.0  # of cosines

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from mmrl_core.clip import bundled
+from mmrl_core.clip import LOGIT_SCALE, bundled
 from mmrl_core.clip.blocks import Block, freeze
 from mmrl_core.clip.bundled import new_clip
 from mmrl_core.clip.openclip import (
@@ -25,12 +25,11 @@ from mmrl_core.clip.pretrained import TESTED, load_clip
 from mmrl_core.clip.prompts import cut_note, fill_template, same_prompt
 from mmrl_core.clip.supported import refuse_unsupported
 from mmrl_core.clip.towers import ImageTower, TextTower
-from mmrl_core.data.views import ViewSettings
+from mmrl_core.data.squares import ViewSettings
 from mmrl_core.errors import UserError
 
-__all__ = ["TESTED", "Backbone", "fill_template", "load_backbone", "new_clip", "tokenizer_for"]
+__all__ = ["LOGIT_SCALE", "TESTED", "Backbone", "fill_template", "load_backbone", "new_clip", "tokenizer_for"]
 
-LOGIT_SCALE = 100.0
 Tokenizer = Callable[[list[str]], Tensor]  # n texts -> ids (n, context length)
 OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from mmrl_core.data.views import INTERPOLATIONS, RESIZE_MODES
+from mmrl_core.data.squares import INTERPOLATIONS, RESIZE_MODES
 from mmrl_core.errors import UserError
 
 CONFIG = "open_clip_config.json"  # beside weights in the layout that open_clip writes and reads

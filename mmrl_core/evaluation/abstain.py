@@ -12,20 +12,23 @@ images: how many of them reach it depends on how different they are. B images, C
 """
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
-from torch import Tensor
-
-from mmrl_core.clip.backbone import LOGIT_SCALE
+from mmrl_core.clip import LOGIT_SCALE
 from mmrl_core.errors import UserError
 from mmrl_core.method.adapter_card import AbstainCard, AdapterCard
-from mmrl_core.method.model import Output
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from mmrl_core.method.model import Output
 
 CONFIDENCE = "class_cosine"
 KEEP = 0.95
 ROUNDING = 1e-5  # of a cosine: another machine's sums have another order
 
 
-def confidence(output: Output) -> Tensor:
+def confidence(output: "Output") -> "Tensor":
     """(B,): the largest cosine of f_c with a class, in [-1, 1]."""
     return output.logits_class.amax(dim=-1) / LOGIT_SCALE
 

@@ -9,10 +9,11 @@ from torch import Tensor, nn
 
 from mmrl_core.clip.backbone import Backbone, check_measures, load_backbone, measures
 from mmrl_core.config import AdapterConfig, BaselineConfig, parse
-from mmrl_core.errors import Damaged, UserError
+from mmrl_core.errors import UserError
 from mmrl_core.files import write_bytes, write_json
 from mmrl_core.method.adapter_card import (
     CARD,
+    FOLDED,
     TENSORS,
     AdapterCard,
     CalibrationCard,
@@ -24,11 +25,12 @@ from mmrl_core.method.adapter_card import (
     read_card,
 )
 from mmrl_core.method.baseline import Baseline
-from mmrl_core.method.heads import Head, empty_head, head_shapes
+from mmrl_core.method.heads import Head, empty_head
 from mmrl_core.method.logit_weights import LogitWeights, logit_weights
 from mmrl_core.method.published_checkpoints import to_adapter_state
 from mmrl_core.method.representation import FreeProjection, LinearAligner, ResidualProjection, SharedResidualAligner
-from mmrl_core.method.tensor_file import Shapes, not_finite, read_tensors
+from mmrl_core.method.shapes import card_shapes, insertion_layers
+from mmrl_core.method.tensor_file import not_finite, read_tensors
 from mmrl_core.protocols import BASELINES
 
 
@@ -40,7 +42,7 @@ class Adapter(nn.Module):
 
     def __init__(self, config: AdapterConfig, backbone: Backbone):
         super().__init__()
-        self.config, self.n_insert = config, _n_insert(config, backbone)
+        self.config, self.n_insert = config, insertion_layers(config, backbone)
         self.made_for = measures(backbone)
         self.space = nn.Parameter(torch.randn(config.n_tokens, config.rep_dim) * 0.02)
         self.image_aligner = self._aligner(backbone.image_width)
@@ -114,35 +116,14 @@ class Adapter(nn.Module):
         self.load_state_dict(state)
 
 
-def _n_insert(config: AdapterConfig, backbone: Backbone) -> int:
-    """Layers with tokens of either tower."""
-    n_insert = backbone.depth - config.insertion_depth + 1
-    if n_insert < 1:
-        raise UserError(
-            f"adapter.insertion_depth {config.insertion_depth} is beyond the {backbone.depth} layers of "
-            f"backbone {backbone.name}; choose 1 to {backbone.depth}"
-        )
-    return n_insert
-
-
-def tensor_shapes(config: AdapterConfig, backbone: Backbone) -> Shapes:
-    """The shapes that the tensors of `Adapter(config, backbone)` have, without building it. Raises UserError as it."""
-    n, d_r, plus = _n_insert(config, backbone), config.rep_dim, config.method == "mmrlpp"
-    shapes: dict[str, tuple[int, ...]] = {"space": (config.n_tokens, d_r)}
-    for tower, width in (("image_aligner", backbone.image_width), ("text_aligner", backbone.text_width)):
-        shapes |= {f"{tower}.weight": (width, d_r) if plus else (n, width, d_r), f"{tower}.bias": (n, width)}
-        if plus:
-            rank = config.residual_rank
-            shapes |= {f"{tower}.A": (n, width, rank), f"{tower}.B": (n, rank, d_r)}
-    if not plus:
-        return shapes | {"projection.weight": (backbone.image_width, backbone.embed_dim)}
-    rank = config.projection_rank
-    return shapes | {"projection.A": (backbone.image_width, rank), "projection.B": (rank, backbone.embed_dim)}
-
-
 def save_adapter(folder: str | Path, adapter: Adapter | Baseline, backbone: Backbone, card: CardContent) -> AdapterCard:
     """Write adapter.safetensors and adapter.json; returns the JSON document. Raises UserError for what could not be
-    loaded again, such as weights that are no finite numbers."""
+    loaded again, such as weights that are no finite numbers.
+
+    Beside them lies folded.safetensors, with which NumPy predicts (`light/`), where it covers the backbone.
+    """
+    from mmrl_core.method.folded import folded_bytes
+
     tensors = {name: tensor.detach().cpu().float().contiguous() for name, tensor in adapter.state_dict().items()}
     content = safetensors.torch.save(tensors)
     document: AdapterCard = {
@@ -162,6 +143,9 @@ def save_adapter(folder: str | Path, adapter: Adapter | Baseline, backbone: Back
         "card_sha256": "",
     }
     _check_loadable(tensors, document)
+    if folded := folded_bytes(backbone, adapter, card["class_names"], card["template"]):
+        document["folded_sha256"] = hashlib.sha256(folded).hexdigest()
+        write_bytes(Path(folder) / FOLDED, folded)
     document["card_sha256"] = card_sha256(document)
     write_bytes(Path(folder) / TENSORS, content)
     write_json(Path(folder) / CARD, document)
@@ -194,22 +178,10 @@ def load_adapter(folder: str | Path, backbone: Backbone) -> tuple[Adapter | Base
             f"{card['backbone']['sha256'][:12]}, not on {backbone.name} with {backbone.weights_sha256[:12]}; "
             f"load that backbone or train a new adapter"
         )
-    state = read_tensors(folder / TENSORS, _shapes(folder, card, backbone), card["sha256"])
+    state = read_tensors(folder / TENSORS, card_shapes(folder, card, backbone), card["sha256"])
     adapter = new_adapter(card, backbone)
     adapter.load_state_dict(state)
     return adapter.to(backbone.device), card
-
-
-def _shapes(folder: Path, card: AdapterCard, backbone: Backbone) -> Shapes:
-    head = card.get("head")
-    of_head = head_shapes(head, len(card["class_names"]), backbone.embed_dim) if head else {}
-    if card["adapter"]["method"] in BASELINES:
-        return of_head
-    config = parse(AdapterConfig, card["adapter"], str(folder / CARD))
-    try:
-        return {**tensor_shapes(config, backbone), **of_head}
-    except UserError as error:  # a depth that no adapter of this backbone was saved with
-        raise Damaged(f"{folder / CARD}: {error}") from None
 
 
 def new_adapter(card: CardOfTensors, backbone: Backbone) -> Adapter | Baseline:

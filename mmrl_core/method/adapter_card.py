@@ -13,7 +13,7 @@ from mmrl_core.errors import Damaged, UserError
 from mmrl_core.files import canonical_json, read_json, sha256_file, wrong_entry
 from mmrl_core.protocols import BASELINES
 
-CARD, TENSORS = "adapter.json", "adapter.safetensors"
+CARD, TENSORS, FOLDED = "adapter.json", "adapter.safetensors", "folded.safetensors"
 LARGEST_CACHE = 10**6  # images of a class
 LARGEST = 10**4  # weight, temperature or sharpness, and the smallest temperature's inverse: logits stay numbers
 
@@ -101,6 +101,7 @@ class AdapterCard(CardContent):
     head: NotRequired[HeadCard | None]
     calibration: NotRequired[CalibrationCard | None]
     backbone: BackboneCard
+    folded_sha256: NotRequired[str]  # of folded.safetensors; older releases wrote none
     card_sha256: str
 
 
@@ -220,8 +221,10 @@ def is_number(value: object) -> TypeGuard[float]:
 
 
 def read_verified_card(folder: str | Path) -> AdapterCard:
-    """The card of an adapter whose two files are what was saved, by their digests; without PyTorch. Raises Damaged."""
-    card, tensors = read_card(folder), Path(folder) / TENSORS
+    """The card of an adapter whose files are what was saved, by their digests; without PyTorch. Raises Damaged."""
+    card, tensors, folded = read_card(folder), Path(folder) / TENSORS, Path(folder) / FOLDED
     if not tensors.is_file() or sha256_file(tensors) != card["sha256"]:
         raise Damaged(f"{tensors} does not match the sha256 in its {CARD}; it was altered, train it again")
+    if "folded_sha256" in card and folded.is_file() and sha256_file(folded) != card["folded_sha256"]:
+        raise Damaged(f"{folded} does not match the sha256 in its {CARD}; it was altered, train it again")
     return card

@@ -6,6 +6,7 @@ B images, C classes, P patches, K representation tokens, D the image tower's wid
 import copy
 from typing import NamedTuple
 
+import safetensors.torch
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -13,11 +14,14 @@ from torch import Tensor, nn
 from mmrl_core.clip.backbone import LOGIT_SCALE, Backbone
 from mmrl_core.clip.blocks import read, run
 from mmrl_core.clip.towers import ImageTower
+from mmrl_core.errors import UserError
+from mmrl_core.files import canonical_json
 from mmrl_core.method.adapter import Adapter
 from mmrl_core.method.baseline import Baseline
 from mmrl_core.method.heads import Head
 from mmrl_core.method.logit_weights import PLAIN, LogitWeights
 from mmrl_core.method.model import AdaptedCLIP, Output
+from mmrl_core.method.shapes import TOWER, TowerCard
 
 
 class WholeTower(ImageTower):
@@ -129,3 +133,51 @@ class FoldedCLIP(nn.Module):
         fused = self.alpha * by_class + (1 - self.alpha) * by_rep
         head = None if self.head is None or frozen is None else self.head(frozen)
         return Output(by_class, by_rep, fused, f_c, f_r, w, head)
+
+
+def folded_bytes(
+    backbone: Backbone, adapter: Adapter | Baseline, class_names: list[str], template: str
+) -> bytes | None:
+    """folded.safetensors: what follows from an adapter and its backbone, and NumPy needs to predict as PyTorch does. In
+    the header it says of the image tower what the weights do not.
+
+    None for a tower that `light/` does not cover, and for classes that no prompts can be made of.
+    """
+    facts = tower_facts(backbone)
+    if facts is None:
+        return None
+    try:
+        folded = FoldedCLIP.from_model(AdaptedCLIP(backbone, adapter, class_names, template))
+    except UserError:  # two names that make one prompt
+        return None
+    tensors = {"text_features": folded.text_features, "tokens": folded.tokens, "projection": folded.projection}
+    kept = {name: tensor.detach().cpu().float().contiguous() for name, tensor in tensors.items() if tensor is not None}
+    return safetensors.torch.save(kept, {TOWER: canonical_json(facts).decode()})
+
+
+def tower_facts(backbone: Backbone) -> TowerCard | None:
+    """Of a plain tower; None for another."""
+    visual, blocks = backbone.visual, backbone.image_blocks
+    norms = [visual.ln_pre, visual.ln_post, *(norm for block in blocks for norm in (block.ln_1, block.ln_2))]
+    scales = [scale for block in blocks for scale in (block.ls_1, block.ls_2)]
+    kinds = {(type(block.mlp[1]).__name__, getattr(block.mlp[1], "approximate", "none")) for block in blocks}
+    plain = (
+        all(isinstance(norm, nn.LayerNorm) for norm in norms)
+        and all(isinstance(scale, nn.Identity) for scale in scales)
+        and visual.conv1.bias is None
+        and kinds in ({("GELU", "none")}, {("QuickGELU", "none")})
+        and len({norm.eps for norm in norms}) == 1
+    )
+    if not plain:
+        return None
+    size, mean, std, resize_mode, interpolation = backbone.view_settings
+    return {
+        "heads": blocks[0].attn.num_heads,
+        "activation": "GELU" if ("GELU", "none") in kinds else "QuickGELU",
+        "eps": norms[0].eps,
+        "size": size,
+        "mean": list(mean),
+        "std": list(std),
+        "resize_mode": resize_mode,
+        "interpolation": interpolation,
+    }

@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 
 from mmrl_core.method.adapter_card import HeadCard
+from mmrl_core.method.places import places
+from mmrl_core.method.shapes import head_shapes
 
 
 class LinearProbe(nn.Module):
@@ -49,13 +51,6 @@ class ImageCache(nn.Module):
 Head = LinearProbe | ImageCache
 
 
-def head_shapes(card: HeadCard, n_classes: int, embed_dim: int) -> dict[str, tuple[int, ...]]:
-    """The shapes of the tensors that a head of this card has, by their names in an adapter's file."""
-    if card["kind"] == "linear":
-        return {"head.weight": (n_classes, embed_dim), "head.bias": (n_classes,)}
-    return {"head.keys": (sum(card["rows"]), embed_dim)}
-
-
 def empty_head(card: HeadCard, n_classes: int, embed_dim: int) -> Head:
     """A head of this card, whose tensors are still to be filled."""
     first, *rest = (torch.zeros(shape) for shape in head_shapes(card, n_classes, embed_dim).values())
@@ -63,17 +58,5 @@ def empty_head(card: HeadCard, n_classes: int, embed_dim: int) -> Head:
 
 
 def columns_of(class_names: list[str], trained_names: list[str]) -> Tensor:
-    """(C,): where each class is among the trained ones, by name, -1 for others; of a name that is there more than once
-    the first has the first place, and so on."""
-    if class_names == trained_names:
-        return torch.arange(len(class_names))
-    places: dict[str, list[int]] = {}
-    for place, name in enumerate(trained_names):
-        places.setdefault(name, []).append(place)
-    seen: dict[str, int] = {}
-    columns = []
-    for name in class_names:
-        mine = places.get(name, [-1])
-        columns.append(mine[min(seen.get(name, 0), len(mine) - 1)])
-        seen[name] = seen.get(name, 0) + 1
-    return torch.tensor(columns)
+    """(C,): `places` as a tensor."""
+    return torch.tensor(places(class_names, trained_names), dtype=torch.long)

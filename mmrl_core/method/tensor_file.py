@@ -1,57 +1,24 @@
 """Safetensors files whose tensors are known beforehand: the header is compared before any of them is read."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
 import safetensors.torch
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
-from mmrl_core.errors import Damaged, UserError
-
-FLOAT32 = "F32"
-Shapes = Mapping[str, tuple[int, ...]]  # by the tensors' names
+from mmrl_core.method.shapes import Shapes
+from mmrl_core.method.tensor_header import checked_bytes, refuse_infinite
 
 
 def read_tensors(path: Path, shapes: Shapes, sha256: str | None = None) -> dict[str, Tensor]:
     """The tensors of a file of that sha256. Raises Damaged unless they are those of `shapes`, float32 and finite;
     UserError when the file cannot be read."""
-    try:
-        _check_header(path, shapes)
-        content = path.read_bytes()
-    except OSError as error:
-        raise UserError(f"{path} cannot be read ({error.strerror or error}); run `mmrl train` first") from None
-    if sha256 is not None and hashlib.sha256(content).hexdigest() != sha256:
-        raise Damaged(f"{path} does not match the sha256 in its card; it was altered, make it again")
-    tensors = safetensors.torch.load(content)
-    if name := not_finite(tensors):
-        raise Damaged(f"tensor {name} of {path} has values that are no finite numbers; make it again")
+    tensors = safetensors.torch.load(checked_bytes(path, shapes, sha256))
+    refuse_infinite(path, not_finite(tensors))
     return tensors
 
 
 def not_finite(tensors: Mapping[str, Tensor]) -> str | None:
     """The name of a tensor with a value that is no number or infinite; None where there is none."""
     return next((name for name, tensor in tensors.items() if not torch.isfinite(tensor).all()), None)
-
-
-def _check_header(path: Path, shapes: Shapes) -> None:
-    """A header that passes also bounds the file's size: safetensors refuses one that does not cover all of it."""
-    try:
-        with safe_open(path, "np") as file:
-            slices = {name: file.get_slice(name) for name in file.keys()}  # noqa: SIM118, it is no dictionary
-            header = {name: (one.get_dtype(), tuple(one.get_shape())) for name, one in slices.items()}
-    except SafetensorError as error:
-        raise Damaged(f"{path} is not a safetensors file ({error}); pickles are never read here") from None
-    expected = {name: (FLOAT32, shape) for name, shape in shapes.items()}
-    for name in sorted(expected.keys() | header.keys()):
-        if header.get(name) != expected.get(name):
-            raise Damaged(
-                f"{path} has {_words(header.get(name))} as tensor {name} where card and backbone ask for "
-                f"{_words(expected.get(name))}; make it again"
-            )
-
-
-def _words(entry: tuple[str, tuple[int, ...]] | None) -> str:
-    return "nothing" if entry is None else f"{entry[0]} {entry[1]}"

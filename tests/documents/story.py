@@ -31,7 +31,6 @@ STORY = (
     "mmrl check",
     "mmrl check FOLDER",
     "mmrl check ROOT",
-    "mmrl check --set data.own.birds.images=/where/the/class/folders/lie --dataset birds",
     "mmrl fingerprint --dataset KEY",
     NOT_DOCUMENTED[0],
     "mmrl prepare --dataset KEY",
@@ -73,14 +72,11 @@ LIKE = {
 }
 # What takes long or needs servers: the test that runs it, and what of the command stands in that test.
 PROTOCOLS, WHOLE = "tests/slow/test_protocols.py", "tests/slow/test_whole_story.py"
-INSTALLED = "tests/slow/test_installed.py"
+INSTALLED = "tests/slow/installed/test_installed.py"
+CORE, FEATURES = "test_the_core_alone_adapts_predicts_and_exports", "test_the_core_alone_embeds_checks_and_lists"
 SHIFTS = "test_domain_generalisation_is_another_evaluation_of_the_cross_dataset_adapter"
 ELSEWHERE = {
-    "mmrl flow adapt": ("tests/slow/conftest.py::adapted", '"flow", "adapt"'),
-    "mmrl flow adapt --set data.own.birds.images=/where/the/class/folders/lie --set 'datasets=[birds]' "
-    "--set data.protocol=few-shot": (
-        f"{INSTALLED}::project", '"init", "--images"', '"flow", "adapt"', '"check", "--dataset"',
-    ),
+    "mmrl flow adapt": (f"{INSTALLED}::project", '"init", "--images"', '"check", "--dataset"', '"flow", "adapt"'),
     "mmrl flow adapt --set data.protocol=joint": (
         f"{PROTOCOLS}::test_joint_asks_more_of_the_same_adapter_than_base_to_novel",
         '"flow", "adapt", "--set", "data.protocol=joint"',
@@ -123,6 +119,12 @@ ELSEWHERE = {
     "mmrl init birds --images /where/the/class/folders/lie": (
         "tests/flows/scaffold/test_new.py::test_images_are_found_and_written_into_settings_that_keep_their_comments",
         '"init", "project", "--images"',
+    ),
+    "mmrl predict new.png --model adapter": (f"{INSTALLED}::{CORE}", '"predict"', '"--model", "adapter"'),
+    "mmrl export --model adapter --out exported": (f"{INSTALLED}::{CORE}", '"export", "--model", "adapter", "--out"'),
+    "mmrl embed PATH... --out FILE": (f"{INSTALLED}::{FEATURES}", '"embed"', '"--out", "features.parquet"'),
+    "mmrl embed photos --model adapter --out features.parquet": (
+        "tests/flows/cli/test_embed.py::test_with_an_adapter_its_own_features_come_as_well", '"--model"',
     ),
     "mmrl drift": (
         "tests/flows/serving/test_metrics.py::test_the_command_says_whether_there_is_drift_by_its_exit_status_too",

@@ -96,7 +96,7 @@ def test_pods_run_what_compose_runs_in_the_same_image():
 
 @pytest.mark.parametrize("name", ["release", "serving"])
 def test_mmrl_knows_the_commands_and_options(name):
-    from flows.cli import app
+    from flows.cli.app import app
 
     words = [re.sub(r"\$\(\w+\)", "x", word) for word in container(name)["args"]][1:]
     command, context = typer.main.get_command(app), None

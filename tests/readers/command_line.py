@@ -4,7 +4,7 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-from flows.cli.predict_images import find_images
+from flows.cli.predict.images import find_images
 from flows.orchestration.prefect_process import is_set_up_otherwise
 from flows.settings.edit import edit_params
 from flows.settings.params import load_params

@@ -1,5 +1,6 @@
 """Adapters, weights of backbones, checkpoints, frozen features, releases."""
 
+import contextlib
 import functools
 import json
 import shutil
@@ -10,6 +11,7 @@ import open_clip
 import pytest
 import safetensors.torch
 import torch
+from PIL import Image
 from torch import nn
 
 from mmrl_core.bundle import check_bundle, write_bundle
@@ -19,10 +21,13 @@ from mmrl_core.clip.pretrained import load_clip
 from mmrl_core.clip.towers import Frozen
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation.abstain import card_threshold
-from mmrl_core.method.adapter import load_adapter, save_adapter, tensor_shapes
-from mmrl_core.method.adapter_card import CARD, TENSORS, CardContent, card_sha256, read_verified_card
+from mmrl_core.files import sha256_file
+from mmrl_core.light.predictor import LightPredictor
+from mmrl_core.method.adapter import load_adapter, save_adapter
+from mmrl_core.method.adapter_card import CARD, FOLDED, TENSORS, CardContent, card_sha256, read_verified_card
 from mmrl_core.method.model import AdaptedCLIP
 from mmrl_core.method.published_checkpoints import implied_settings, read_published
+from mmrl_core.method.shapes import tensor_shapes
 from mmrl_core.method.tensor_file import read_tensors
 from mmrl_core.training import checkpoints
 from tests.readers.damage import Reader, damaged_bytes, damaged_json
@@ -56,6 +61,18 @@ def load_sealed(folder: Path) -> None:
     adapter, card = load_adapter(folder, tiny())
     AdaptedCLIP(tiny(), adapter, card["class_names"], card["template"])
     card_threshold({**card, "abstain": card.get("abstain") or {"confidence": "class_cosine", "threshold": 0.0}})
+
+
+def load_light_sealed(folder: Path) -> None:
+    """By NumPy, with folded.safetensors as it is, and ask it something."""
+    with contextlib.suppress(ValueError, TypeError, RecursionError, AttributeError):
+        card = json.loads((folder / CARD).read_bytes())
+        card["folded_sha256"] = sha256_file(folder / FOLDED)
+        (folder / CARD).write_text(json.dumps(card))
+    seal_card(folder)
+    if light := LightPredictor.load(folder):
+        [found] = light.stream([Image.new("RGB", (9, 7))])
+        assert found
 
 
 def make_kind(kind: str) -> Callable[[Path], object]:
@@ -188,6 +205,9 @@ READERS = [
     Reader("adapter.json with a probe and a right digest", make_kind("mmrl + probe"), CARD, damaged_json, load_sealed),
     Reader("adapter.json of a baseline with a right digest", make_kind("tip_adapter"), CARD, damaged_json, load_sealed),
     Reader("adapter.safetensors of a baseline", make_kind("linear_probe"), TENSORS, damaged_bytes, load_sealed),
+    Reader("folded.safetensors", make_kind("mmrl + probe"), FOLDED, damaged_bytes, LightPredictor.load),
+    Reader("folded.safetensors with a right digest", make_kind("mmrl"), FOLDED, damaged_bytes, load_light_sealed),
+    Reader("adapter.json, read by NumPy", make_kind("mmrlpp + probe"), CARD, damaged_json, load_light_sealed),
     Reader("adapter.safetensors", copy_adapter, TENSORS, damaged_bytes, read_adapter_tensors),
     Reader(
         "checkpoint of a training", make_checkpoints, "checkpoint-00000001-00000000.pt", damaged_bytes, read_checkpoints

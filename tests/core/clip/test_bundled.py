@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 
 from mmrl_core.clip.backbone import Backbone, load_backbone
-from mmrl_core.clip.bundled import EARLIER
+from mmrl_core.clip.bundled import EARLIER, WEIGHTS
 from mmrl_core.clip.portable import Draws
 from mmrl_core.data.catalog import open_source
 from mmrl_core.errors import UserError
@@ -107,6 +107,10 @@ def elsewhere(tmp_path_factory) -> tuple[Path, dict]:
     child = subprocess.run([sys.executable, "-c", code, str(folder)], env=environment, capture_output=True, text=True)
     assert child.returncode == 0, child.stderr
     return folder, json.loads(child.stdout.splitlines()[-1])
+
+
+def test_the_digest_of_tinys_weights_is_known_without_reading_them():
+    assert load_backbone("tiny").weights_sha256 == WEIGHTS
 
 
 def test_the_bundled_backbone_and_random_weights_have_one_digest_on_every_cpu(here, elsewhere):

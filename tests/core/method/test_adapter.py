@@ -10,8 +10,9 @@ from safetensors.torch import load_file
 
 from mmrl_core.config import AdapterConfig
 from mmrl_core.errors import Damaged, UserError
-from mmrl_core.method.adapter import CARD, TENSORS, Adapter, load_adapter, save_adapter, tensor_shapes
+from mmrl_core.method.adapter import CARD, TENSORS, Adapter, load_adapter, save_adapter
 from mmrl_core.method.published_checkpoints import implied_settings, published_method, read_published
+from mmrl_core.method.shapes import tensor_shapes
 from tests.core.method.test_golden import GOLDEN, golden_backbone
 from tests.support.alter import alter_card, alter_tensors, replace_tensors
 from tests.support.small import small_adapter, small_backbone

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from mmrl_core.method.heads import ImageCache, LinearProbe, columns_of, empty_head, head_shapes
+from mmrl_core.method.heads import ImageCache, LinearProbe, columns_of, empty_head
+from mmrl_core.method.shapes import head_shapes
 from tests.support.small import random_images, small_backbone, small_head
 
 FEATURES = torch.nn.functional.normalize(torch.randn(5, 32, generator=torch.Generator().manual_seed(0)), dim=-1)

@@ -27,6 +27,7 @@ def test_a_run_leaves_the_files_of_the_contract_and_nothing_else(project):
     assert files == {
         "data/digits.source.json", "data/digits/pool/manifest.json", "data/digits/2shot-seed1/manifest.json",
         "models/digits/mmrl-2shot/seed1/adapter.safetensors", "models/digits/mmrl-2shot/seed1/adapter.json",
+        "models/digits/mmrl-2shot/seed1/folded.safetensors",
         "results/digits/search/mmrl.json", "results/digits-to-digits/mmrl-2shot/seed1/metrics.json",
         "results/digits-to-digits/mmrl-2shot/seed1/predictions.parquet", "reports/summary.json", "reports/report.html",
         *(f"reports/{name}" for name in TABLES),

@@ -27,7 +27,8 @@ MODEL = ["--model", "models/digits/mmrl-2shot/seed1"]
         (["fit-baselines", *RUN[:2], "--shots", "2"], set()),  # the project has none
         (["evaluate-baselines", *RUN[:2], "--shots", "2"], set()),
         (["evaluate", *RUN], {"open_clip", "torch", "pandas", "pyarrow", "scipy", "sklearn"}),
-        (["predict", "one.png", *MODEL], {"open_clip", "torch"}),
+        (["predict", "one.png", *MODEL], set()),
+        (["predict", "one.png", *MODEL, "--class", "two", "--class", "ten"], {"open_clip", "torch"}),
         (["embed", "one.png", "--out", "features.npz", *MODEL], {"open_clip", "torch"}),
         (["register"], TRACKING),
     ],

@@ -11,13 +11,16 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 
-from flows.cli import predict_output
-from flows.cli.predict_images import find_images
+from flows.cli.predict import output as predict_output
+from flows.cli.predict.images import find_images
 from mmrl_core.data.own.dataset import open_source
 from mmrl_core.data.own.settings import OwnSection
 from mmrl_core.data.shards import read_examples
 from mmrl_core.errors import UserError
+from mmrl_core.light import predictor
+from mmrl_core.method.adapter_card import FOLDED
 from tests.core.test_predict import TRAINED, noise, save_small
+from tests.support.alter import alter_card
 from tests.support.workspace import write_params
 
 MODEL = "models/digits/mmrl-2shot/seed1"
@@ -63,6 +66,32 @@ def test_a_trained_adapter_labels_its_own_digits(project, mmrl, tmp_path):
     found = json.loads(mmrl("predict", *paths, "--model", MODEL, "--json"))
     assert sum(found[str(path)]["label"] == path.stem for path in paths) >= 4
     assert mmrl("predict", paths[0], "--model", MODEL, "--class", "seven", "--class", "zero").startswith(str(paths[0]))
+
+
+def test_few_images_and_many_are_labelled_alike_with_numpy_and_with_pytorch(folder, predict, monkeypatch):
+    few = json.loads(predict("images", "--json"))
+    lines = predict("images", "--threshold", "0.5")
+    monkeypatch.setattr(predictor, "FEW", 2)
+    many = json.loads(predict("images", "--json"))
+    assert list(few) == list(many) and predict("images", "--threshold", "0.5") == lines
+    for one, other in zip(few.values(), many.values(), strict=True):
+        assert one["label"] == other["label"]
+        assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-5)
+        assert one["confidence"] == pytest.approx(other["confidence"], abs=1e-5)
+
+
+def test_an_older_adapter_folder_is_labelled_by_as_before_and_needs_no_settings(folder, predict):
+    said = predict("images")
+    (folder / "params.yaml").unlink()
+    alter_card(folder / "adapter", lambda card: card.pop("folded_sha256"))
+    (folder / "adapter" / FOLDED).unlink()
+    assert predict("images") == said
+
+
+def test_a_folder_whose_third_file_was_altered_is_refused(folder, predict):
+    (folder / "adapter" / FOLDED).write_bytes((folder / "adapter" / FOLDED).read_bytes()[:-4] + b"\0\0\0\0")
+    error = predict("images", code=2)
+    assert "folded.safetensors does not match the sha256 in its card" in error and error.count("\n") == 1
 
 
 def test_a_folder_is_walked_in_sorted_order_and_only_its_images_count(predict):

@@ -20,6 +20,8 @@ from flows.tracking.run import tracked_run
 from mmrl_core.config import AdapterConfig
 from mmrl_core.errors import Damaged, UserError
 from mmrl_core.files import write_json
+from mmrl_core.light.predictor import LightPredictor
+from mmrl_core.method.adapter_card import FOLDED
 from tests.support import serving
 from tests.support.processes import PATIENCE
 from tests.support.servers import mlflow_server
@@ -275,6 +277,20 @@ def test_an_adapter_altered_in_the_artifact_store_is_refused(project, store, mak
     shutil.copytree(make_adapter(1), stored.parent, dirs_exist_ok=True)  # in itself sound, but not what was registered
     with pytest.raises(UserError, match="was altered"):
         registry.load(f"models:/{NAME}/1")
+
+
+def test_a_version_has_what_predicts_without_pytorch_and_nobody_alters_it(project, store):
+    registry.register(params(), KEY)
+    promotion.promote(params(), "digits", force="test")
+    light = registry.open_adapter(params(), LightPredictor.load)
+    assert light and light.class_names == CLASSES
+    [stored] = (project / "mlartifacts").rglob(FOLDED)
+    assert stored.read_bytes() == (KEY.model / FOLDED).read_bytes()
+    stored.write_bytes(stored.read_bytes()[:-1] + b"x")
+    with pytest.raises(Damaged, match="was altered"):
+        registry.open_adapter(params(), LightPredictor.load)
+    stored.unlink()
+    assert registry.open_predictor(params()).class_names == CLASSES
 
 
 @pytest.fixture

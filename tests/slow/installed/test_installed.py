@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from mmrl_core import open_source
-from tests.support.installed import Environment
+from tests.slow.installed.environment import Environment
 from tests.support.processes import TOKEN, end_all
 from tests.support.workspace import ROOT
 

@@ -2,23 +2,28 @@
 
 import sys
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, nullcontext
+from functools import partial
 from itertools import tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from flows.cli import predict_output
 from flows.cli.class_list import ClassFile, ClassNames, class_list, say_what_surprises
 from flows.cli.options import DEFAULT_PARAMS, PATH, AsJson, ChampionOf, Overrides, ParamsFile, finite, settings_of, show
-from flows.cli.predict_images import Tables, count_images, find_images, unread_notes
+from flows.cli.predict import output
+from flows.cli.predict.images import Tables, count_images, find_images, unread_notes
 from flows.project.progress import ProgressReport, progress
 from mmrl_core.errors import UserError
+from mmrl_core.files import path_of
 
 if TYPE_CHECKING:
+    from mmrl_core.light.predictor import LightPredictor
     from mmrl_core.predict import Predictor
+
+    Labeller = Predictor | LightPredictor
 
 
 def predict(
@@ -42,15 +47,13 @@ def predict(
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
 ) -> None:  # fmt: skip
     """Label images, with probabilities."""
-    from flows.registry import versions
-
     _check_table_options(out, all_)
     class_names = class_list(class_names, classes)
     how = Tables(column, root, absent_ok=skip_damaged)
     total = count_images(images, how)  # what is wrong with a folder or table shows before the model is loaded
     for note in unread_notes(images):
         print(f"mmrl: {note}", file=sys.stderr)
-    predictor = versions.open_predictor(settings_of(model, params, set_), model, dataset)
+    predictor = _open(model, dataset, params, set_, partial(_load, class_names, total))
     threshold = _threshold(predictor, abstain, threshold)
     say_what_surprises(predictor, class_names)
     columns = (class_names or predictor.class_names) if all_ else []
@@ -65,40 +68,60 @@ def predict(
 
 def _check_table_options(out: Path | None, all_: bool) -> None:
     if out:
-        predict_output.check_table(out)
+        output.check_table(out)
     elif all_:
         raise UserError("--all adds columns to a table; give --out FILE.csv or FILE.parquet with it")
+
+
+def _open(
+    model: str | None, dataset: str | None, params: Path, set_: list[str], load: "Callable[[Path], Labeller]"
+) -> "Labeller":
+    """The adapter of a folder, which needs no settings, or the registry's."""
+    if model and not dataset and not model.startswith("models:"):
+        return load(path_of(model))
+    from flows.registry import versions
+
+    return versions.open_adapter(settings_of(model, params, set_), load, model, dataset)
+
+
+def _load(class_names: list[str] | None, total: int, folder: Path) -> "Labeller":
+    """The adapter in a folder: in NumPy where the images are few and nothing else needs PyTorch."""
+    from mmrl_core.light.predictor import LightPredictor
+
+    if light := LightPredictor.load(folder, class_names, images=total):
+        return light
+    from mmrl_core.predict import Predictor
+
+    return Predictor.load(folder)
 
 
 def _no_progress(done: int, total: int | None = None, note: str = "") -> None:
     """Where the labels are printed as they come: they are the progress, and a bar would draw over them."""
 
 
-def _threshold(predictor: "Predictor", abstain: bool, threshold: float | None) -> float | None:
+def _threshold(predictor: "Labeller", abstain: bool, threshold: float | None) -> float | None:
     """The confidence to abstain below; None: never."""
     from mmrl_core.evaluation.abstain import card_threshold
 
     return card_threshold(predictor.card) if abstain and threshold is None else threshold
 
 
-def _opened(
-    out: Path | None, json_: bool, abstained: bool, columns: list[str]
-) -> AbstractContextManager[predict_output.Put]:
+def _opened(out: Path | None, json_: bool, abstained: bool, columns: list[str]) -> AbstractContextManager[output.Put]:
     if out:
-        return predict_output.table(out, abstained, columns)
-    return predict_output.json_object() if json_ else predict_output.lines()
+        return output.table(out, abstained, columns)
+    return output.json_object() if json_ else output.lines()
 
 
 def _label(
-    predictor: "Predictor", images: Iterable[Path], class_names: list[str] | None, skip_damaged: bool,
-    threshold: float | None, put: predict_output.Put, bar: ProgressReport,
+    predictor: "Labeller", images: Iterable[Path], class_names: list[str] | None, skip_damaged: bool,
+    threshold: float | None, put: output.Put, bar: ProgressReport,
 ) -> Counter[str]:  # fmt: skip
     """Put every image's row; returns how many images there were, were unreadable, and got no label (`abstained`)."""
     paths, ahead = tee(images)
     counts = Counter(images=0, unreadable=0, abstained=0)
     predictions = predictor.stream(ahead, class_names, skip_damaged=skip_damaged)
     for path, prediction in zip(paths, predictions, strict=True):
-        row = predict_output.describe(path, prediction, threshold)
+        row = output.describe(path, prediction, threshold)
         put(row)
         counts.update(images=1, unreadable=prediction is None, abstained=bool(row.get("abstained")))
         bar(counts["images"])
