@@ -1,5 +1,6 @@
 import os
 import shutil
+import sys
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 # The only tests that may skip in CI: where MMRL_TEST_DATA names no folder of photographs, where there is no GPU, and
-# where there is no Node.js.
+# where there is no Node.js, or no npm and browser.
 # Elsewhere those that mount disks or make network namespaces skip too, for want of root; CI runs them.
 NEED_GPU = {
     "tests/core/clip/test_precision.py::test_a_replayed_graph_takes_the_steps_that_launched_kernels_take",
@@ -29,7 +30,14 @@ NEED_PHOTOGRAPHS = {
 NEED_NODE = {
     "tests/flows/registry/test_standing.py::test_the_page_shows_it_and_says_where_it_is_of_other_results",
     "tests/flows/serving/test_page.py::test_the_page_shows_the_likeliest_class_first_also_where_names_are_numbers",
+    "tests/flows/serving/test_page.py::test_the_page_lists_the_classes_that_it_knows_before_an_image_comes",
+    "tests/examples/test_web.py::test_a_browser_sees_pixel_by_pixel_what_the_library_sees",
 }
+NEED_BROWSER = {
+    "tests/examples/test_web.py::test_the_page_gives_the_labels_of_predict_and_asks_nobody_else",
+    "tests/examples/test_web.py::test_the_page_says_what_is_missing_and_what_is_no_image",
+}
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 skipped: set[str] = set()
 COUNTED = "killed and repeated"  # name of the property in which tests say how often
 
@@ -56,6 +64,17 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log):
     return ByProject(config, log)
 
 
+@pytest.fixture
+def without_heif(monkeypatch) -> Iterator[None]:
+    """As where the extra `heif` is not installed."""
+    from mmrl_core.data.foreign import reads_heif
+
+    monkeypatch.setitem(sys.modules, "pillow_heif", None)
+    reads_heif.cache_clear()
+    yield
+    reads_heif.cache_clear()
+
+
 @pytest.fixture(scope="session")
 def ray_cluster():
     """Started once a test process, by the first test that asks for it; see tests/support/ray_cluster.py."""
@@ -78,6 +97,7 @@ def pytest_sessionfinish(session: pytest.Session) -> None:
         (os.environ.get("MMRL_TEST_DATA"), NEED_PHOTOGRAPHS),
         (is_available(), NEED_GPU),
         (shutil.which("node"), NEED_NODE),
+        (shutil.which("npm") and any(map(shutil.which, BROWSERS)), NEED_BROWSER),
     )
     expected = {test for there, tests in has if not there for test in tests}
     unexpected = skipped - expected

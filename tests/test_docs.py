@@ -19,9 +19,8 @@ from mmrl_core import __all__ as public
 from tests import conftest
 from tests.support.workspace import ROOT, run
 
-DOCUMENTS = sorted(
-    path for glob in ("*.md", "docs/**/*.md", "infra/**/*.md", "findings/*.md") for path in ROOT.glob(glob)
-)
+FOLDERS = ("*.md", "docs/**/*.md", "infra/**/*.md", "findings/*.md", "examples/*.md", "examples/*/*.md")
+DOCUMENTS = sorted(path for glob in FOLDERS for path in ROOT.glob(glob))
 CODE = [path for room in ("flows", "mmrl_core", "benchmarks", "examples") for path in (ROOT / room).rglob("*.py")]
 ROOMS = "flows|mmrl_core|benchmarks|findings|infra|docs|tests|examples"
 LINK = re.compile(r"\[[^\]]*\]\((?!\w+:)([^)#\s]*)#?([^)\s]*)\)")
@@ -30,7 +29,7 @@ MODULE = re.compile(r"(?<![\w./])(?:flows|mmrl_core|benchmarks)(?:\.[a-z_]+)+")
 KINDS = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}  # of entries, by Keep a Changelog
 CHANGES = (ROOT / "CHANGELOG.md").read_text()
 # What was once there, what the user makes, and what any finding is called.
-OTHERS = {"tests/bench", "mmrl_core.backbone", "infra/.env", "findings/NAME.sh"}
+OTHERS = {"tests/bench", "mmrl_core.backbone", "infra/.env", "findings/NAME.sh", "examples/web/model"}
 README_LINES = 150
 
 

@@ -1,6 +1,7 @@
 """The datasets: which there are, and whether what they need is in place."""
 
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -58,7 +59,7 @@ def check(
         print(json.dumps({"datasets": rows}))
     else:
         print(text_table(["dataset", "state", "found", "published"], map(_checked, rows)))
-        print("".join(f"{line}\n" for line in _said(rows)), end="")
+        print("".join(f"{line}\n" for line in [*_said(rows), *_next(rows, settings, root)]), end="")
     _refuse(rows, bool(keys or found), root or data.root)
 
 
@@ -127,7 +128,7 @@ def _params(params: Path, overrides: list[str]) -> Params | None:
 
 def _lines_for(key: str, spec: OwnSection) -> dict[str, Any]:
     """What params.yaml needs to say of the data."""
-    return {"datasets": [key], "data": {"own": {key: spec.model_dump(include={"images", "table"}, exclude_none=True)}}}
+    return {"datasets": [key], "data": {"own": {key: own_data.said(spec)}}}
 
 
 def _describe_own(key: str, spec: OwnSection) -> dict[str, Any]:
@@ -144,11 +145,28 @@ def _checked(row: dict[str, Any]) -> list[str]:
 
 
 def _said(rows: list[dict[str, Any]]) -> Iterator[str]:
-    """Lines on datasets: classes, what makes them incomplete, what else should be known, once, and how to name them."""
+    """Lines on datasets: classes, what makes them incomplete, what else should be known, once."""
     for row in rows:
         yield from _problems(row)
     for note in dict.fromkeys(note for row in rows for note in row["notes"]):
         yield f"{', '.join(row['dataset'] for row in rows if note in row['notes'])}: note: {note}"
+
+
+def _next(rows: list[dict[str, Any]], settings: Params | None, root: Path | None) -> Iterator[str]:
+    """What to do with datasets that are complete."""
+    complete = [row["dataset"] for row in rows if row["state"] == "complete"]
+    if not complete:
+        return
+    if settings:
+        first = "" if set(complete) & set(settings.datasets) else "put it under `datasets` in params.yaml, then "
+        yield f"next: {first}mmrl flow adapt"
+    elif root:
+        yield f"next: mmrl init PROJECT --images {shlex.quote(str(root))}, then mmrl flow adapt in PROJECT"
+    yield from _lines(rows)
+
+
+def _lines(rows: list[dict[str, Any]]) -> Iterator[str]:
+    """How settings name data that they do not name yet."""
     for settings in (row["settings"] for row in rows if row.get("settings")):
         lines = yaml.safe_dump(settings, sort_keys=False, allow_unicode=True).splitlines()
         yield from ("to use it, let params.yaml say:", *(f"    {line}" for line in lines))
@@ -187,7 +205,8 @@ def _check_own(key: str, own: dict[str, OwnSection], settings: Params | None) ->
     from mmrl_core.data.check import check_own
     from mmrl_core.protocols import ON_TARGET, PROTOCOLS
 
-    data, shots = (settings.data, max(settings.shots)) if settings else (DataSection(), 1)
+    # What `mmrl init --images` says of one's own data.
+    data, shots = (settings.data, max(settings.shots)) if settings else (DataSection(protocol="few-shot"), 1)
     with progress(f"check {key}", unit="images") as report:
         if settings and key in settings.targets:
             row = check_own(key, own, ON_TARGET, None, shots, report)

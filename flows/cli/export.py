@@ -32,3 +32,5 @@ def export(
         card = export_onnx(predictor, path, class_names, report)
     shown = {name: card[name] for name in ("opset", "largest_relative_difference", "files")}
     show({"classes": len(card["class_names"]), **shown}, json_, str(out))
+    if not json_:
+        print("next: onnxruntime runs model.onnx; model.json says how an image becomes its input (examples/onnx_plain)")

@@ -53,6 +53,9 @@ def adapt(
     print(f"runs: mlflow ui --backend-store-uri {printable(store_uri(settings))}")
     for note in notes:
         print(f"note: {note}")
+    if any(champions.values()):
+        of = " --dataset NAME" if len(champions) > 1 else ""
+        print(f"next: mmrl predict IMAGES{of}, mmrl serve{of}")
 
 
 def _adapted(params: Path, remote: str | None, overrides: list[str]) -> "Adapted":

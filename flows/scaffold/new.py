@@ -114,9 +114,10 @@ def _own(images: Path, key: str, spec: OwnSection) -> Found:
     if problems := row["problems"]:
         more = f"; {len(problems) - 1} more are listed by `mmrl check {images}`" if len(problems) > 1 else ""
         raise UserError(f"{problems[0]}{more}")
-    kind, where = ("table", spec.table) if spec.table else ("images", spec.images)
-    overrides = [f"datasets={json.dumps([key])}", f"data.protocol={protocol}",
-                 f"data.own.{key}.{kind}={json.dumps(where, ensure_ascii=False)}"]  # fmt: skip
+    where = [
+        f"data.own.{key}.{name}={json.dumps(value, ensure_ascii=False)}" for name, value in own_data.said(spec).items()
+    ]
+    overrides = [f"datasets={json.dumps([key])}", f"data.protocol={protocol}", *where]
     return Found([key], protocol, sum(row["found"].values()), row["class_names"], row["notes"], overrides)
 
 

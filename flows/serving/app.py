@@ -47,6 +47,14 @@ class Answer(BaseModel):
     model: Version
 
 
+class Known(BaseModel):
+    model_config = ConfigDict(protected_namespaces=())
+
+    class_names: Annotated[list[str], Field(description="What an image is labelled as where a question names "
+                                                        "no classes; each name once.")]  # fmt: skip
+    model: Version
+
+
 class Ready(BaseModel):
     ready: bool
     model: Version | None = None
@@ -109,6 +117,12 @@ def _add_answers(app: FastAPI, service: Service, guard: list[params.Depends]) ->
         """Label an image: upload it in a form, or send it in base64 within JSON."""
         asked = await read_request(request, service.settings, fetcher)
         return JSONResponse(await service.answer(asked))  # it has the form of Answer; checking that costs 0.1 ms
+
+    @app.get("/classes", dependencies=guard, response_model=Known, response_description="They are",
+             responses=_problems(401, 503))  # fmt: skip
+    async def classes() -> dict[str, Any]:
+        """The classes that the version knows."""
+        return service.known()
 
     @app.get("/metrics", dependencies=guard, responses=_problems(401) | TEXT, response_class=Response)
     async def prometheus() -> Response:

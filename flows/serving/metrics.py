@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from mmrl_core.predict import Prediction
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-PATHS = ("/", "/docs", "/openapi.json", "/predict", "/healthz", "/readyz", "/metrics")
+PATHS = ("/", "/docs", "/openapi.json", "/predict", "/classes", "/healthz", "/readyz", "/metrics")
 SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 

@@ -17,7 +17,7 @@ from starlette.requests import ClientDisconnect
 
 from flows.serving.image_urls import Fetcher
 from flows.settings.sections import ServingSection
-from mmrl_core.data.images import FORMATS
+from mmrl_core.data.images import formats
 from mmrl_core.parsing import parse_json, whole_number
 
 ENVELOPE = 1_000_000  # bytes of a request besides its image: class names, part headers, JSON
@@ -175,7 +175,7 @@ def _size(image: bytes) -> tuple[int, int]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
-            with Image.open(io.BytesIO(image), formats=FORMATS) as opened:
+            with Image.open(io.BytesIO(image), formats=formats()) as opened:
                 return opened.size
         except Exception:  # whatever Pillow's plugins raise on damaged bytes
             return 0, 0

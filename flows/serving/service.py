@@ -43,14 +43,22 @@ class Service:
     async def answer(self, asked: PredictRequest) -> dict[str, Any]:
         """Label, probabilities and the version they are from. Raises HTTPException: 422 for a mistake in the request,
         503 while no version is loaded."""
-        live = self.follower.current
-        if live is None:
-            raise HTTPException(503, f"no model is loaded: {self.follower.problem}", {"Retry-After": "5"})
+        live = self._live()
         self.in_flight += 1
         try:
             return await self._answer(live, asked)
         finally:
             self.in_flight -= 1
+
+    def known(self) -> dict[str, Any]:
+        """The trained classes, and the version that knows them. Raises HTTPException, 503, while none is loaded."""
+        live = self._live()
+        return {"class_names": list(dict.fromkeys(live.trained.names)), "model": live.identity}
+
+    def _live(self) -> Live:
+        if self.follower.current is None:
+            raise HTTPException(503, f"no model is loaded: {self.follower.problem}", {"Retry-After": "5"})
+        return self.follower.current
 
     async def _answer(self, live: Live, asked: PredictRequest) -> dict[str, Any]:
         options = asked.options

@@ -7,6 +7,7 @@ from typing import Any
 
 from mmrl_core.data.benchmark import coop
 from mmrl_core.data.catalog import BENCHMARK, EMBEDDED, Own, canonical_key, open_source
+from mmrl_core.data.foreign import foreign_name
 from mmrl_core.data.lacking import lacking
 from mmrl_core.data.own.records import is_hidden, is_image, some
 from mmrl_core.data.parallel import map_in_order
@@ -91,10 +92,11 @@ def _problems(found: dict[str, int], expected: dict[str, int], missing: list[str
 
 
 def holds_own(folder: Path) -> bool:
-    """Whether folders of images lie there and none of the benchmark datasets."""
+    """Whether images lie there, of formats that are not read as well, and none of the benchmark datasets."""
     if any((folder / module.needs(key).partition("/")[0]).is_dir() for key, module in BENCHMARK.items()):
         return False
-    return any("/" in path and is_image(path) and not is_hidden(path) for path, _ in coop.walk(folder))
+    paths = (path for path, _ in coop.walk(folder) if not is_hidden(path))
+    return any(is_image(path) or foreign_name(path) for path in paths)
 
 
 def check_own(

@@ -1,14 +1,15 @@
 """Encoded image bytes to pixels, and nothing else: no torch here, so that preparing data stays light."""
 
 import io
+from importlib import import_module
 from typing import Any
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from mmrl_core.data.foreign import RAW, foreign_content, foreign_name, refusal
+from mmrl_core.data.foreign import RAW, foreign_content, foreign_name, reads_heif, refusal
 from mmrl_core.errors import UserError
 
-FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # none that starts a program, as EPS does
+_FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # none that starts a program, as EPS does
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
@@ -17,6 +18,14 @@ TURNS = {
 SIGNED, WHITE_IS_ZERO, APART, HALVED = 2, 0, 2, (2, 2)  # values of a TIFF's tags; the last is a default
 GREY_STEPS = {"L;2": 85, "L;4": 17}  # Pillow's raw modes of a PNG's greys of 2 and 4 bits: from one level to the next
 SAVE = "save it with 8 or 16 bits"
+
+
+def formats() -> tuple[str, ...]:
+    """What Pillow may take a file for; HEIF too where pillow-heif is installed."""
+    if not reads_heif():
+        return _FORMATS
+    import_module("pillow_heif").register_heif_opener()  # a few assignments; it turns an image upright and says so
+    return (*_FORMATS, "HEIF")
 
 
 def decode(image: bytes, name: str) -> Image.Image:
@@ -34,7 +43,7 @@ def decode(image: bytes, name: str) -> Image.Image:
     if foreign_name(name) == RAW:  # most are built as a TIFF, in which Pillow would find a thumbnail
         raise UserError(refusal(name, RAW))
     try:
-        with Image.open(io.BytesIO(image), formats=FORMATS) as opened:
+        with Image.open(io.BytesIO(image), formats=formats()) as opened:
             _check_pixel_count(opened)
             return _upright(opened)
     except Exception as error:  # Pillow's decoders raise anything from OSError to struct.error on damaged bytes
@@ -56,7 +65,7 @@ def _problem(image: bytes, name: str, error: Exception) -> str:
         return _unreadable(name, error)
     if image[:4] in (b"II*\0", b"MM\0*"):
         return f"{name} is a damaged TIFF or one of a kind of pixels that is not read; save it as PNG"
-    return f"{name} is not an image of a known format ({', '.join(FORMATS)}); replace it"
+    return f"{name} is not an image of a known format ({', '.join(formats())}); replace it"
 
 
 def _unreadable(name: str, error: Exception) -> str:

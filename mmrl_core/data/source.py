@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import PurePosixPath
 
-from mmrl_core.data.foreign import check_format
+from mmrl_core.data.foreign import check_format, is_readable_heif
 from mmrl_core.data.splits import Item
 from mmrl_core.errors import UserError
 
@@ -13,6 +13,11 @@ IMAGE_EXTENSIONS = {
     "apng", "avif", "bmp", "gif", "jfif", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "pnm", "ppm", "tif", "tiff",
     "webp",
 }  # fmt: skip
+
+
+def is_image_name(path: str) -> bool:
+    """Whether the file extension, in either case, is that of an image that is read."""
+    return PurePosixPath(path).suffix[1:].lower() in IMAGE_EXTENSIONS or is_readable_heif(path)
 
 
 def told_apart(class_names: Sequence[str]) -> list[str]:
@@ -47,8 +52,7 @@ class Source:
     def image_extension(self, item: Item) -> str:
         """The lower-case file extension, without the dot. Raises UserError when it is no image's."""
         check_format(item.path, self.key)
-        extension = PurePosixPath(item.path).suffix[1:].lower()
-        if extension not in IMAGE_EXTENSIONS:
+        if not is_image_name(item.path):
             known = ", ".join(sorted(IMAGE_EXTENSIONS))
             raise UserError(f"{self.key}: {item.path} is no image file name; use one of the extensions {known}")
-        return extension
+        return PurePosixPath(item.path).suffix[1:].lower()

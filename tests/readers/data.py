@@ -12,10 +12,12 @@ from pathlib import Path
 import pyarrow
 import pyarrow.parquet
 from PIL import Image
+from pillow_heif import register_heif_opener
 
 from mmrl_core.data.benchmark import aircraft, coop, imagenet
 from mmrl_core.data.images import decode
 from mmrl_core.data.own import dataset
+from mmrl_core.data.own.beside import section_of
 from mmrl_core.data.own.settings import OwnSection
 from mmrl_core.data.shards import read_examples, read_manifest, write_few_shot, write_pool
 from mmrl_core.data.source import Source
@@ -25,6 +27,7 @@ from mmrl_core.protocols import HALVES, labels_of
 from tests.readers.damage import Reader, damaged_bytes, damaged_json, damaged_parquet
 
 NAMES = ["cat", "dog"]
+register_heif_opener()
 
 
 def png(number: int, size: int = 8) -> bytes:
@@ -107,6 +110,14 @@ def make_table(folder: Path) -> None:
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows[1:3]), folder / "two.parquet")
     pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "table.parquet")
     (folder / "classes.csv").write_text("class,name\n0,cat\n1,dog\n")
+
+
+def make_label_studio(folder: Path) -> None:
+    make_table(folder)
+    result = [{"type": "choices", "from_name": "choice", "value": {"choices": ["0"]}}]
+    annotation = {"id": 1, "was_cancelled": False, "result": result}
+    tasks = [{"data": {"image": f"{number}.png"}, "annotations": [annotation]} for number in range(3)]
+    (folder / "export.json").write_text(json.dumps([*tasks, {"image": "3.png", "annotation_id": 2, "choice": "1"}]))
 
 
 def make_tar(folder: Path) -> None:
@@ -198,6 +209,8 @@ READERS = [
     ),
     Reader("own table, CSV", make_table, "table.csv", damaged_bytes, own(table="table.csv")),
     Reader("own table, Parquet", make_table, "two.parquet", damaged_parquet, own(table="two.parquet")),
+    Reader("own table, JSON", make_label_studio, "export.json", damaged_json, own(table="export.json")),
+    Reader("folder with a table", make_label_studio, "export.json", damaged_bytes, section_of),
     Reader(
         "table of class names", make_table, "classes.csv", damaged_bytes, own(table="table.csv", classes="classes.csv")
     ),
@@ -241,4 +254,5 @@ READERS = [
     image("PPM", encoded(1, "PPM")),
     image("TIFF", encoded(1, "TIFF")),
     image("WEBP", encoded(1, "WEBP")),
+    image("HEIC", encoded(1, "HEIF")),
 ]

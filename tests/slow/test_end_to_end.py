@@ -37,6 +37,7 @@ def test_the_flow_ends_with_every_stage_done_and_a_champion(adapted):
     rows = json.loads((folder / "reports/summary.json").read_text())["rows"]
     assert [row["method"] for row in rows] in (["zero_shot", "mmrl"], ["zero_shot", "mmrl", "mmrl+probe"])
     assert done.stdout.count("| digits |") == len(rows)
+    assert done.stdout.endswith("\nnext: mmrl predict IMAGES, mmrl serve\n")
 
 
 def test_the_flow_run_again_says_at_once_that_there_was_nothing_to_do(adapted, tmp_path):

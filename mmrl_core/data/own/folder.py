@@ -1,5 +1,7 @@
 """Images in a folder for each class, with folders for the splits above or below them or not (layout.py)."""
 
+import re
+from collections import defaultdict
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -9,6 +11,9 @@ from mmrl_core.data.own.layout import Layout, layout_of
 from mmrl_core.data.own.listed import METADATA
 from mmrl_core.data.own.records import Gathered, Record, check_files, check_name, is_hidden, is_image, is_split, some
 from mmrl_core.errors import UserError
+
+CAMERA = re.compile(r"[1-9]\d\d[A-Z0-9_]{5}")  # as the standard of cameras' folders (DCF) has it: 100APPLE, 101CANON
+PHONE_EDIT, EDITED = re.compile(r"^IMG_E(?=\d)", re.I), re.compile(r"-edited$", re.I)  # of iPhones; of Google Photos
 
 
 def gather(images: Path) -> Gathered:
@@ -28,6 +33,7 @@ def gather(images: Path) -> Gathered:
             raise UserError(f"{images} holds {tables[0]}; say `table: {images}`, not `images`") from None
         raise
     records = [Record(path, *layout.place(path)) for path in image_paths]
+    _check_classes(images, {record.label for record in records})
     files = [images / path for path in image_paths]
     notes = _notes(images, [path for path in paths if not is_image(path)], records, layout)
     return Gathered(str(images), records, files, partial(coop.read_image, images), notes=notes)
@@ -36,11 +42,37 @@ def gather(images: Path) -> Gathered:
 def _notes(images: Path, others: list[str], records: list[Record], layout: Layout) -> list[str]:
     notes = left_out(others)
     notes += _notes_on_layout(records, layout)
+    notes += _notes_on_copies([record.path for record in records])
     empty = _empty_folders(images, records, layout.class_at)
     notes += [f"{len(empty)} folders without an image were left out: {some(empty)}"] if empty else []
     labels = {record.label for record in records}
     nested = sorted(labels - {record.label for record in records if record.path.split("/")[-2] == record.label})
     return notes + [f"the folder {name} is a class, as no other split is named" for name in filter(is_split, nested)]
+
+
+def _check_classes(images: Path, labels: set[str]) -> None:
+    """Raises UserError where the folders are those that cameras make, which say nothing of what is in the pictures."""
+    if labels and all(CAMERA.fullmatch(label) for label in labels):
+        raise UserError(
+            f"{images}: {some(sorted(labels))}: such folders are a camera's, not of classes; sort the images into a "
+            "folder for each class"
+        )
+
+
+def _notes_on_copies(paths: list[str]) -> list[str]:
+    """A note on images whose names say that they are another of the same folder, edited or in another format."""
+    by_name: dict[str, list[str]] = defaultdict(list)
+    for path in paths:
+        folder, _, name = path.rpartition("/")
+        by_name[f"{folder}/{EDITED.sub('', PHONE_EDIT.sub('IMG_', name.rpartition('.')[0])).lower()}"].append(path)
+    groups = [sorted(group, key=lambda path: (len(path), path)) for group in by_name.values() if len(group) > 1]
+    if not groups:
+        return []
+    number, (first, copy, *_) = sum(len(group) - 1 for group in groups), groups[0]
+    return [
+        f"images that are another edited or in another format, by their names: {number}, the first {copy} of {first}; "
+        "leave one of each out, or one may test what the other trained"
+    ]
 
 
 def _notes_on_layout(records: list[Record], layout: Layout) -> list[str]:

@@ -1,4 +1,5 @@
-"""What Label Studio writes into the CSV of a project: where an image lay for its server, and what was chosen for it.
+"""What Label Studio exports of a project, as CSV, JSON-MIN or JSON: where an image lay for its server, and what was
+chosen for it.
 
 Its exports hold no images. Those that were uploaded lie below media/upload/PROJECT of its data folder, those of local
 storage below its document root.
@@ -15,6 +16,38 @@ from mmrl_core.errors import UserError
 
 COLUMNS = ("annotation_id", "was_cancelled")  # the first is in every export
 UPLOADED, SERVED = "/data/upload/", "/data/local-files/?d="
+
+
+def rows_of(document: Any, where: str) -> list[dict[str, Any]]:
+    """The rows of a JSON export, or of any list of objects, values that have parts as JSON text; of the export with
+    all that is known (`JSON`) a row an annotation, which JSON-MIN and CSV have. Raises UserError for anything else."""
+    if not isinstance(document, list) or not all(isinstance(entry, dict) for entry in document):
+        raise UserError(f"{where} is no list of objects; give a JSON export of Label Studio, or a CSV")
+    rows = [row for entry in document for row in (_of_task(entry) if _is_task(entry) else [entry])]
+    return [{name: _plain(value) for name, value in row.items()} for row in rows]
+
+
+def _is_task(entry: dict[str, Any]) -> bool:
+    return isinstance(entry.get("data"), dict) and isinstance(entry.get("annotations"), list)
+
+
+def _of_task(task: dict[str, Any]) -> list[dict[str, Any]]:
+    """A row for each annotation; one without a choice where there is none."""
+    annotations = [one for one in task["annotations"] if isinstance(one, dict)] or [{}]
+    facts = [{"annotation_id": one.get("id"), "was_cancelled": one.get("was_cancelled")} for one in annotations]
+    return [{**task["data"], **fact, **_chosen(one)} for fact, one in zip(facts, annotations, strict=True)]
+
+
+def _chosen(annotation: dict[str, Any]) -> dict[str, Any]:
+    """What was chosen, by the name of the control that it was chosen with."""
+    results = annotation.get("result")
+    parts = [part for part in results if isinstance(part, dict)] if isinstance(results, list) else []
+    named = [(part.get("from_name"), part.get("value")) for part in parts if part.get("type") == "choices"]
+    return {name: value for name, value in named if isinstance(name, str)}
+
+
+def _plain(value: Any) -> Any:
+    return json.dumps(value) if isinstance(value, dict | list) else value
 
 
 def path_below(root: Path, value: str, where: str) -> str:

@@ -37,12 +37,31 @@ def layout_of(where: str, paths: list[str]) -> Layout:
     images = [_above(path) for path in paths]
     top = _depth_of_wrappers(images)
     layout = _splits_above(where, images, top) or _splits_below(where, images, top) or Layout(top, top, {})
-    refuse_all("images", [
-        f"{where}: {path} lies in no class folder; move it into the folder of its class"
-        for path in paths if len(_above(path)) < layout.depth
-    ])  # fmt: skip
+    _check_inside(where, paths, layout)
     _check_other_splits(where, images, layout)
     return layout
+
+
+def _check_inside(where: str, paths: list[str], layout: Layout) -> None:
+    """Raises UserError on images in no class folder; in one line where that is all of them, or all of a split."""
+    outside = [path for path in paths if len(_above(path)) < layout.depth]
+    if paths and outside == paths:
+        raise UserError(
+            f"{where}: none of its {len(paths)} images lies in a class folder, the first {paths[0]}; make a folder for "
+            "each class, or give a table with the columns path and label"
+        )
+    for name in sorted(layout.splits):
+        of_split = [path for path in paths if _above(path)[layout.split_at : layout.split_at + 1] == (name,)]
+        if layout.split_at == 0 and set(of_split) <= set(outside):
+            others = " and ".join(f"{where}/{other}" for other in sorted(layout.splits) if other != name)
+            raise UserError(
+                f"{where}: the {len(of_split)} images in {name} lie in no class folders, as images without labels do; "
+                f"give {others} alone, and let `mmrl predict` label {name} afterwards"
+            )
+    refuse_all(
+        "images",
+        [f"{where}: {path} lies in no class folder; move it into the folder of its class" for path in outside],
+    )
 
 
 def _above(path: str) -> Folders:

@@ -1,4 +1,4 @@
-"""Images that a table lists: a CSV or Parquet file, or a folder as Hugging Face's imagefolder has it, where a
+"""Images that a table lists: a CSV, Parquet or JSON file, or a folder as Hugging Face's imagefolder has it, where a
 metadata.csv or metadata.parquet lies beside the images, or in train, val and test each."""
 
 import os
@@ -23,6 +23,7 @@ from mmrl_core.data.own.records import (
     split_named,
 )
 from mmrl_core.data.own.table import Row, Wanted, each_row
+from mmrl_core.data.source import IMAGE_EXTENSIONS
 from mmrl_core.errors import UserError, refuse_all
 
 METADATA = ("metadata.csv", "metadata.parquet")
@@ -103,13 +104,22 @@ def image_path(root: Path, row: Row, below: str = "", *, absent_ok: bool = False
         )
     path = label_studio.path_below(root / below, _relative(root / below, value), row.where)
     check_name(path, row.where)
-    path = str(PurePosixPath(below, path))
+    path = with_extension(root, str(PurePosixPath(below, path)))
     if not absent_ok or os.path.exists(root / path):
         check_file(root, path, row.where)
     check_format(path, row.where)
     if not is_image(path):
         raise UserError(f"{row.where}: {path} is no image by its extension; correct the row or leave it out")
     return path
+
+
+def with_extension(root: Path, path: str) -> str:
+    """The path, or that of the one image that is called so but for its extension, as tables of ids leave it out."""
+    if is_image(path) or os.path.lexists(root / path):
+        return path
+    names = {extension: f"{path}.{extension}" for each in IMAGE_EXTENSIONS for extension in (each, each.upper())}
+    found = {each.lower(): name for each, name in names.items() if os.path.lexists(root / name)}
+    return next(iter(found.values())) if len(found) == 1 else path
 
 
 def _relative(root: Path, path: str) -> str:

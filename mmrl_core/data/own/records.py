@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from mmrl_core.config import nearest
-from mmrl_core.data.source import IMAGE_EXTENSIONS
+from mmrl_core.data.source import is_image_name
 from mmrl_core.data.splits import Item
 from mmrl_core.errors import UserError, refuse_all
 
@@ -43,8 +43,8 @@ class Gathered:
 
 
 def is_image(path: str) -> bool:
-    """Whether the file extension, in either case, is that of an image."""
-    return PurePosixPath(path).suffix[1:].lower() in IMAGE_EXTENSIONS
+    """Whether the file extension, in either case, is that of an image that is read."""
+    return is_image_name(path)
 
 
 def is_hidden(path: str) -> bool:

@@ -1,4 +1,5 @@
-"""Rows of a table, CSV or Parquet: the columns that are asked for, each found by the names that it usually has."""
+"""Rows of a table, CSV, Parquet or a JSON export of Label Studio: the columns that are asked for, each found by the
+names that it usually has."""
 
 import csv
 from collections.abc import Iterator, Mapping, Sequence
@@ -6,10 +7,12 @@ from itertools import count
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from mmrl_core.data.own.label_studio import rows_of
 from mmrl_core.data.own.records import did_you_mean
 from mmrl_core.errors import UserError
+from mmrl_core.parsing import parse_json
 
-KINDS = (".csv", ".parquet")
+KINDS = (".csv", ".parquet", ".json")
 # What a column may be called besides by what it is, in upper or lower case.
 ALSO = {"path": ("image", "file_name", "filename", "file"), "label": ("choice", "class", "category")}
 BY_SETTING = "columns: {{{column}: {name}}}"  # how `columns` of data.own says which column is meant
@@ -38,7 +41,7 @@ def read_rows(table: Path, needed: Sequence[str]) -> list[Row]:
 
 
 def each_row(table: Path, wanted: Wanted) -> Iterator[Row]:
-    """The rows of a CSV or Parquet file, one at a time; only a part of the file is in memory at once.
+    """The rows of a table, one at a time; of a CSV or Parquet file only a part is in memory at once.
 
     Raises UserError when it cannot be read, has no rows, lacks a column that is needed, or has two that may be it.
     """
@@ -46,7 +49,7 @@ def each_row(table: Path, wanted: Wanted) -> Iterator[Row]:
         raise UserError(f"{table} is no table that can be read; give one of {', '.join(KINDS)}")
     if not table.is_file():
         raise UserError(f"the table {table} is not there; correct its path or put it there")
-    rows = _csv_rows(table, wanted) if table.suffix.lower() == ".csv" else _parquet_rows(table, wanted)
+    rows = {".csv": _csv_rows, ".parquet": _parquet_rows, ".json": _json_rows}[table.suffix.lower()](table, wanted)
     row = None
     try:
         for row in rows:
@@ -88,6 +91,14 @@ def _parquet_rows(table: Path, wanted: Wanted) -> Iterator[Row]:
                     yield Row(f"{table}, row {next(numbers)}", dict(zip(columns, row, strict=True)))
     except pyarrow.ArrowException as error:
         raise ValueError(str(error)) from None
+
+
+def _json_rows(table: Path, wanted: Wanted) -> Iterator[Row]:
+    rows = rows_of(parse_json(table.read_bytes()), str(table))
+    header = list(dict.fromkeys(name for row in rows for name in row))
+    columns = _columns(table, header, wanted) if rows else {}
+    for number, row in enumerate(rows, start=1):
+        yield Row(f"{table}, row {number}", {column: row.get(name) for column, name in columns.items()})
 
 
 def _check_plain(table: Path, name: str, kind: Any) -> None:

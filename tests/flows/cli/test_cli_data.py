@@ -105,12 +105,43 @@ def test_a_folder_of_class_folders_is_checked_as_ones_own_and_says_how_to_name_i
     said = mmrl("check", "My trees")
     assert said.splitlines()[1].split() == ["My-trees", "complete", "9/3/12", "-"]
     assert "My-trees: 3 classes: birch, oak, pine\n" in said
+    assert "\nnext: mmrl init PROJECT --images 'My trees', then mmrl flow adapt in PROJECT\n" in said
     _, lines = said.split("to use it, let params.yaml say:\n")
     write_params(folder, **yaml.safe_load(lines))
     row = by_key(mmrl("check", "--dataset", "My-trees", "--json"))["My-trees"]
     assert (row["state"], row["class_names"]) == ("complete", ["birch", "oak", "pine"])
     assert list(by_key(mmrl("check", "My trees", "--json"))) == ["My-trees"]
-    assert "to use it" not in mmrl("check", "My trees")
+    said = mmrl("check", "My trees")
+    assert "to use it" not in said and said.endswith("\nnext: mmrl flow adapt\n")
+
+
+def test_where_there_is_no_project_two_classes_are_enough_and_the_next_step_is_to_make_one(tmp_path, monkeypatch, mmrl):
+    monkeypatch.chdir(tmp_path)
+    fill(tmp_path / "my pets/cat", range(4))
+    fill(tmp_path / "my pets/dog", range(4, 8))
+    said = mmrl("check", "my pets")
+    assert "\nnext: mmrl init PROJECT --images 'my pets', then mmrl flow adapt in PROJECT\n" in said
+    assert "next" not in mmrl("check", "my pets", "--json")
+
+
+def test_a_folder_that_cannot_be_used_says_why_and_nothing_of_the_settings(folder, mmrl):
+    fill(folder / "DCIM/100APPLE", range(4))
+    mmrl("check", "DCIM", code=2)
+    assert "such folders are a camera's, not of classes" in mmrl.out
+    assert "next:" not in mmrl.out and "to use it" not in mmrl.out
+
+
+def test_a_folder_with_a_table_of_its_images_is_checked_by_it_and_known_again(folder, mmrl):
+    fill(folder / "contest/train", range(12))
+    rows = "".join(f"{number},{('cat', 'dog', 'owl')[number % 3]}\n" for number in range(12))
+    (folder / "contest/train.csv").write_text(f"id,label\n{rows}")
+    said = mmrl("check", "contest", "--set", "data.protocol=few-shot")
+    assert "\nnext: put it under `datasets` in params.yaml, then mmrl flow adapt\n" in said
+    _, lines = said.split("to use it, let params.yaml say:\n")
+    said = {"table": "contest/train.csv", "images": "contest/train", "columns": {"path": "id"}}
+    assert yaml.safe_load(lines)["data"]["own"] == {"contest": said}
+    write_params(folder, datasets=["contest"], data={"own": {"contest": said}, "protocol": "few-shot"})
+    assert mmrl("check", "contest").endswith("\nnext: mmrl flow adapt\n")
 
 
 def test_a_folder_named_as_a_dataset_gets_another_name_and_one_with_a_benchmark_stays_as_it_is(folder, mmrl):

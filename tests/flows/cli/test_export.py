@@ -21,8 +21,9 @@ def read_card(folder) -> dict:
 def test_without_a_name_the_champion_is_exported(project, mmrl, tmp_path):
     mmrl("register")
     mmrl("promote")
-    line = mmrl("export", "--out", tmp_path / "onnx")
-    assert line.startswith(f"{tmp_path / 'onnx'}: classes 5, opset 18, ") and line.count("\n") == 1
+    line, after = mmrl("export", "--out", tmp_path / "onnx").splitlines()
+    assert line.startswith(f"{tmp_path / 'onnx'}: classes 5, opset 18, ")
+    assert after.startswith("next: onnxruntime runs model.onnx; model.json says how")
     assert mmrl.error == ""
     card = read_card(tmp_path / "onnx")
     assert card["class_names"] == BASE

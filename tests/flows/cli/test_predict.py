@@ -102,11 +102,12 @@ def test_a_folder_is_walked_in_sorted_order_and_only_its_images_count(predict):
     assert all(name in lines[0] for name in TRAINED)
 
 
+@pytest.mark.usefixtures("without_heif")
 def test_images_of_formats_that_are_not_read_are_counted_and_the_others_labelled(folder, mmrl):
     (folder / "images" / "a" / "IMG.HEIC").write_bytes(b"")
     assert len(mmrl("predict", "images", "--model", "adapter").splitlines()) == 3
-    note = "mmrl: 1 files in the format HEIC were left out, the first images/a/IMG.HEIC; convert it to JPEG to use it\n"
-    assert mmrl.error == note
+    note = "mmrl: 1 files in the format HEIC were left out, the first images/a/IMG.HEIC; to use it, convert it to JPEG"
+    assert mmrl.error == f"{note}, or `pip install 'mmrl-ops[heif]'`\n"
 
 
 @pytest.mark.parametrize("name", ["list.csv", "list.parquet"])
@@ -321,6 +322,7 @@ def test_a_threshold_of_ones_own_overrides_the_adapters(folder, predict):
     assert not any(one["abstained"] for one in json.loads(predict("images", "--threshold", -1, "--json")).values())
 
 
+@pytest.mark.usefixtures("without_heif")
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -331,7 +333,7 @@ def test_a_threshold_of_ones_own_overrides_the_adapters(folder, predict):
         (["images", "--threshold", "2"], "less than or equal to 1"),
         (["empty"], "empty: no image is there"),
         (["photos"], "photos: no image that is read is there: 1 files in the format HEIC were left out"),
-        (["photos/a.heic"], "photos/a.heic is in the format HEIC, which is not read here; convert it to JPEG"),
+        (["photos/a.heic"], "photos/a.heic is in the format HEIC, which is not read here; convert it to JPEG, or `pip"),
         (["photos/b.nef"], "photos/b.nef is in the format camera raw, which is not read here; convert it to JPEG"),
         (["nowhere.csv"], "the table nowhere.csv is not there"),
         (["images/list.csv"], "list.csv has no column 'path'; its header holds 'where', 'what'; call one path, image,"),

@@ -52,6 +52,13 @@ def test_an_upload_and_base64_get_the_predictors_answer_with_its_version(client,
     assert "abstained" not in answer
 
 
+def test_it_tells_its_classes_before_it_is_asked_for_one(client, predictor):
+    known = client.get("/classes")
+    model = {"name": NAME, "version": 3, "adapter_sha256": predictor.card["sha256"]}
+    assert (known.status_code, known.json()) == (200, {"class_names": predictor.class_names, "model": model})
+    assert TestClient(app_of(None)).get("/classes").status_code == 503
+
+
 def test_other_classes_the_best_few_and_abstaining_are_had_for_the_asking(client, predictor):
     names = ["cat", "dog", "two"]
     [expected] = predictor.predict([picture(1)], names)
@@ -96,6 +103,7 @@ def header_only(width: int, height: int) -> bytes:
 GOOD = in_base64(picture(0))
 
 
+@pytest.mark.usefixtures("without_heif")
 @pytest.mark.parametrize(
     ("asked", "status", "says"),
     [
@@ -174,7 +182,8 @@ def test_without_a_threshold_in_the_adapter_abstaining_is_refused(tmp_path):
 def test_only_who_has_the_key_gets_predictions_and_metrics(predictor):
     client = TestClient(app_of(predictor, key="sesame"))
     for headers in ({}, {"X-API-Key": "guess"}, {"Authorization": "Bearer guess"}, {"Authorization": "Basic x"}):
-        for answer in (client.post("/predict", headers=headers), client.get("/metrics", headers=headers)):
+        for answer in (client.post("/predict", headers=headers), client.get("/metrics", headers=headers),
+                       client.get("/classes", headers=headers)):  # fmt: skip
             assert answer.status_code == 401 and "X-API-Key" in answer.json()["error"]
     for path in ("/healthz", "/readyz", "/", "/docs", "/openapi.json"):
         assert client.get(path).status_code == 200

@@ -89,15 +89,18 @@ def test_clutter_is_ignored_and_other_files_are_counted(own_pets):
     ]
 
 
+@pytest.mark.usefixtures("without_heif")
 def test_images_of_formats_that_are_not_read_are_noted_with_what_to_make_of_them(own_pets, folder):
     own_pets.add("cat/a.HEIC", b"").add("dog/b.heic", b"").add("dog/c.psd", b"").add("dog/d.txt", b"")
     assert own_pets.open().notes == [
         "1 files that are no images were left out, the first dog/d.txt",
-        "2 files in the format HEIC were left out, the first cat/a.HEIC; convert it to JPEG to use it",
-        "1 files in the format Photoshop were left out, the first dog/c.psd; convert it to PNG to use it",
+        "2 files in the format HEIC were left out, the first cat/a.HEIC; to use it, convert it to JPEG, "
+        "or `pip install 'mmrl-ops[heif]'`",
+        "1 files in the format Photoshop were left out, the first dog/c.psd; to use it, convert it to PNG",
     ]
 
 
+@pytest.mark.usefixtures("without_heif")
 def test_a_folder_of_nothing_but_such_images_is_refused_with_what_to_make_of_them(folder):
     folder.add("cat/a.heic", b"").add("dog/b.heic", b"").add("dog/c.txt", b"")
     with pytest.raises(UserError, match=r"no image that is read: .*2 files in the format HEIC .*convert it to JPEG"):

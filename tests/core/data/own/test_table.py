@@ -148,6 +148,7 @@ def test_a_row_that_cannot_be_used_is_named(folder, change, message):
     refused(folder, change, message)
 
 
+@pytest.mark.usefixtures("without_heif")
 def test_a_row_of_a_format_that_is_not_read_says_what_to_make_of_it(folder):
     folder.add("img/a.heic", b"")
     refused(folder, {"path": "img/a.heic"}, "line 3: img/a.heic is in the format HEIC, .*; convert it to JPEG")
