@@ -102,7 +102,7 @@ def test_the_champion_is_served(pipeline, project, pictures):
         answer = httpx.post(f"{address}/predict", files={"image": picture.read_bytes()}, timeout=120).json()
         assert "<html" in httpx.get(address, timeout=120).text
     predicted = json.loads(pipeline.run(project, "mmrl", "predict", str(picture), "--json").stdout)
-    assert answer["label"] == predicted["images"][0]["label"]
+    assert answer["label"] == predicted[str(picture)]["label"]
 
 
 @contextlib.contextmanager
@@ -131,7 +131,7 @@ def test_the_core_alone_adapts_predicts_and_exports(core, pictures, tmp_path):
     assert core.run(tmp_path, "python", "three.py", str(pictures)).stdout.splitlines()[-1] == "zero"
     one = str(pictures / "zero/0.png")
     predicted = json.loads(core.run(tmp_path, "mmrl", "predict", one, "--model", "adapter", "--json").stdout)
-    assert predicted["images"][0]["label"] == "zero"
+    assert predicted[one]["label"] == "zero"
     core.run(tmp_path, "mmrl", "export", "--model", "adapter", "--out", "onnx")
     assert (tmp_path / "onnx/model.onnx").exists()
 
