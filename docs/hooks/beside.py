@@ -19,6 +19,10 @@ BESIDE = {
     "README.md": "readme.md",
     **{name: name for name in ("CONTRIBUTING.md", "CHANGELOG.md", "findings/README.md")},
     **{f"infra/{name}README.md": f"infra/{name}README.md" for name in ("", "prefect/", "ray/")},
+    **{
+        f"examples/{name}README.md": f"examples/{name}README.md"
+        for name in ("", "cluster/", "onnx_plain/", "own_images/", "web/")
+    },
 }
 NOTEBOOK = {"examples/first_ten_minutes.ipynb": "guides/notebook.md"}  # which notebook.py makes a page of
 LINK = re.compile(r"(\[[^\]]*\]\()(?![\w+.-]+:|#)([^)#\s]+)(#[^)\s]*)?(\))")
@@ -74,6 +78,8 @@ def _in_site(link: re.Match[str], here: str, page: Page, config: MkDocsConfig, f
         uri = path.removeprefix("docs/")
     elif path in pages and pages[path] != page.file.src_uri:
         uri = pages[path]
+    elif path.endswith(".md") and path not in pages:
+        raise PluginError(f"{page.file.src_uri} links to {path}, which is no page; name it in {Path(__file__).name}")
     else:
         uri = f"files/{path}"
         if (ROOT / path).is_file() and not files.get_file_from_path(uri):
