@@ -175,7 +175,7 @@ def _size(image: bytes) -> tuple[int, int]:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         try:
-            with Image.open(io.BytesIO(image), formats=formats()) as opened:
+            with Image.open(io.BytesIO(image), formats=formats(image)) as opened:
                 return opened.size
         except Exception:  # whatever Pillow's plugins raise on damaged bytes
             return 0, 0

@@ -72,8 +72,17 @@ def _unless_read(kind: str | None) -> str | None:
 
 def foreign_content(image: bytes) -> str | None:
     """The same by how the file begins. A raw file that is built as a TIFF is one by its name alone."""
+    return _unless_read(_content(image))
+
+
+def holds_readable_heif(image: bytes) -> bool:
+    """Whether the file begins as HEIC does, and HEIC is read."""
+    return _content(image) == HEIC and reads_heif()
+
+
+def _content(image: bytes) -> str | None:
     if image[4:8] == b"ftyp" and b"avif" not in image[8:64]:  # AVIF is read
-        return _unless_read(_BRANDS.get(image[8:12]) or (HEIC if image[8:11] in (b"hei", b"hev") else None))
+        return _BRANDS.get(image[8:12]) or (HEIC if image[8:11] in (b"hei", b"hev") else None)
     if image[128:132] == b"DICM":
         return "DICOM"
     return next((kind for beginning, kind in _BEGINNINGS.items() if image.startswith(beginning)), None)

@@ -6,7 +6,7 @@ from typing import Any
 
 from PIL import ExifTags, Image, UnidentifiedImageError
 
-from mmrl_core.data.foreign import RAW, foreign_content, foreign_name, reads_heif, refusal
+from mmrl_core.data.foreign import RAW, foreign_content, foreign_name, holds_readable_heif, refusal
 from mmrl_core.errors import UserError
 
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # none that starts a program, as EPS does
@@ -20,9 +20,9 @@ GREY_STEPS = {"L;2": 85, "L;4": 17}  # Pillow's raw modes of a PNG's greys of 2 
 SAVE = "save it with 8 or 16 bits"
 
 
-def formats() -> tuple[str, ...]:
-    """What Pillow may take a file for; HEIF too where pillow-heif is installed."""
-    if not reads_heif():
+def formats(image: bytes) -> tuple[str, ...]:
+    """What Pillow may take a file for; HEIF where it begins like one and pillow-heif is installed."""
+    if not holds_readable_heif(image):
         return _FORMATS
     import_module("pillow_heif").register_heif_opener()  # a few assignments; it turns an image upright and says so
     return (*_FORMATS, "HEIF")
@@ -43,7 +43,7 @@ def decode(image: bytes, name: str) -> Image.Image:
     if foreign_name(name) == RAW:  # most are built as a TIFF, in which Pillow would find a thumbnail
         raise UserError(refusal(name, RAW))
     try:
-        with Image.open(io.BytesIO(image), formats=formats()) as opened:
+        with Image.open(io.BytesIO(image), formats=formats(image)) as opened:
             _check_pixel_count(opened)
             return _upright(opened)
     except Exception as error:  # Pillow's decoders raise anything from OSError to struct.error on damaged bytes
@@ -65,7 +65,7 @@ def _problem(image: bytes, name: str, error: Exception) -> str:
         return _unreadable(name, error)
     if image[:4] in (b"II*\0", b"MM\0*"):
         return f"{name} is a damaged TIFF or one of a kind of pixels that is not read; save it as PNG"
-    return f"{name} is not an image of a known format ({', '.join(formats())}); replace it"
+    return f"{name} is not an image of a known format ({', '.join(_FORMATS)}); replace it"
 
 
 def _unreadable(name: str, error: Exception) -> str:

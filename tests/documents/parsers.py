@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 from packaging.requirements import Requirement
 
-from flows import cli as mmrl_cli
+from flows.cli.app import app
 from flows.settings.params import load_params
 from mmrl_core.errors import UserError
 from tests.documents.commands import shell_commands
@@ -66,7 +66,11 @@ def _taken(parse: Callable[..., Any], *arguments: Any) -> None:
 def _mmrl(words: list[str], whole: bool) -> None:
     import typer
 
-    _click(typer.main.get_command(mmrl_cli.app), words, whole)
+    command = typer.main.get_command(app)
+    if words[:1] == ["--install-completion"]:  # which acts where it is read
+        assert any(words[0] in option.opts for option in command.params) and not words[1:]
+        return
+    _click(command, words, whole)
     overrides = [after for word, after in itertools.pairwise(words) if word == "--set" and "=" in after]
     if not any("..." in one or one == "key.path=value" for one in overrides):
         _taken(load_params, ROOT / "params.yaml", overrides)

@@ -24,7 +24,10 @@ NOT_DOCUMENTED = (  # as they are, but needed by what follows
 BY_NAME = "mmrl register --dataset digits --method linear_probe --shots 16 --seed 1"
 FORCED = "mmrl promote --dataset digits --version 2 --force REASON"
 STORY = (
+    "mmrl --help",
+    "mmrl --version",
     "mmrl COMMAND --help",
+    "mmrl COMMAND -h",
     "mmrl init first",
     "mmrl upgrade",
     "mmrl datasets",
@@ -141,7 +144,10 @@ ELSEWHERE = {
         "tests/flows/cli/test_cli.py::imports_clips_own_list", '"import"', '"--classes"', '"--out"',
     ),
 }  # fmt: skip
-READ_ONLY = {"mmrl pretrain --out DIR": "33 minutes"}  # parsed, and run by nobody
+READ_ONLY = {
+    "mmrl pretrain --out DIR": "33 minutes",
+    "mmrl --install-completion": "it writes into the shell's own files",
+}  # parsed, and run by nobody
 
 
 def make_place(folder: Path) -> Path:
