@@ -79,7 +79,7 @@ INSTALLED = "tests/slow/installed/test_installed.py"
 CORE, FEATURES = "test_the_core_alone_adapts_predicts_and_exports", "test_the_core_alone_embeds_checks_and_lists"
 SHIFTS = "test_domain_generalisation_is_another_evaluation_of_the_cross_dataset_adapter"
 ELSEWHERE = {
-    "mmrl flow adapt": (f"{INSTALLED}::project", '"init", "--images"', '"check", "--dataset"', '"flow", "adapt"'),
+    "mmrl flow adapt": ("tests/slow/conftest.py::adapted", '"flow", "adapt"'),
     "mmrl flow adapt --set data.protocol=joint": (
         f"{PROTOCOLS}::test_joint_asks_more_of_the_same_adapter_than_base_to_novel",
         '"flow", "adapt", "--set", "data.protocol=joint"',
@@ -95,8 +95,9 @@ ELSEWHERE = {
     "--set 'targets=[digits_inverted,digits_noisy,digits_rotated,digits_outlines]'": (
         f"{PROTOCOLS}::{SHIFTS}", "SHIFTS", '"dvc", "repro"',
     ),
-    "mmrl flow adapt --set 'datasets=[digits]' --set 'methods=[mmrlpp]' --set 'seeds=[1]' --set search.enabled=false": (
-        "tests/slow/test_first_ten_minutes.py::test_the_first_ten_minutes_are_as_they_are_told", "first-ten-minutes.md",
+    "mmrl flow adapt --set 'datasets=[digits]' --set 'methods=[mmrlpp]' --set 'shots=[4]' --set 'seeds=[1]' "
+    "--set search.enabled=false": (
+        f"{INSTALLED}::guided", "first-ten-minutes.md",
     ),
     "mmrl flow serve --cron '0 2 * * *'": (
         "tests/slow/test_pipeline.py::test_a_served_flow_has_its_schedule_and_runs_when_it_is_triggered",

@@ -104,6 +104,7 @@ def marked(content: bytes) -> bytes:
     return buffer.getvalue()
 
 
+@pytest.mark.endurance  # tests/slow/test_two_nodes_training.py kills a node, and with it a worker and its checkpoint
 def test_a_killed_worker_a_killed_driver_and_a_half_written_checkpoint_cost_no_bit_on_two_workers_or_three(
     project, store
 ):

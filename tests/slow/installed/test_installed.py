@@ -16,13 +16,14 @@ import pytest
 from PIL import Image
 
 from mmrl_core import open_source
+from tests.documents.commands import BLOCK
 from tests.slow.installed.environment import Environment
 from tests.support.processes import TOKEN, end_all
 from tests.support.workspace import ROOT
 
 pytestmark = pytest.mark.slow
 
-QUICK = ["methods=[mmrl]", "seeds=[1]", "baselines=[linear_probe]", "train.epochs=2", "search.enabled=false"]
+BETWEEN = "-- next --"
 CLASSES = ("zero", "one", "two")
 PIPELINE = ("ray", "prefect", "mlflow", "dvc", "fastapi", "pandas", "optuna", "matplotlib", "sqlalchemy")
 THREE_LINES = """
@@ -57,51 +58,56 @@ def pictures(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def project(pipeline, pictures, tmp_path_factory) -> Path:
-    """Made in an empty folder in three commands; the champion is there."""
-    folder = tmp_path_factory.mktemp("empty")
-    found = pipeline.run(folder, "mmrl", "init", "--images", str(pictures)).stdout
-    assert "found pictures: 60 images of 3 classes (one, two, zero); protocol few-shot" in found
-    assert "complete" in pipeline.run(folder, "mmrl", "check", "--dataset", "pictures").stdout
-    changes = [word for one in QUICK for word in ("--set", one)]
-    adapted = pipeline.run(folder, "mmrl", "flow", "adapt", *changes)
-    assert "1 adapters registered, 1 promoted" in adapted.stderr
-    assert "champion of pictures: " in adapted.stdout
-    note = "pictures: the backbone tiny was trained on rendered letters"
-    assert adapted.stderr.count(f"warning: {note}") == 1 and f"note: {note}" in adapted.stdout
-    return folder
+def guided(pipeline, tmp_path_factory) -> tuple[Path, list[tuple[str, str]]]:
+    """docs/guides/first-ten-minutes.md as a reader goes through it, but for the installation: the project, and what
+    each block said on stdout and stderr."""
+    guide, folder = (ROOT / "docs/guides/first-ten-minutes.md").read_text(), tmp_path_factory.mktemp("empty")
+    install, *blocks = [block for language, block in BLOCK.findall(guide) if not language]
+    assert "pip install 'mmrl-ops[pipeline]'" in install
+    script = "".join(f"{block}echo {BETWEEN}\necho {BETWEEN} >&2\n" for block in blocks)
+    done = pipeline.run(folder, "bash", "-euc", script)
+    return folder / "first", list(zip(done.stdout.split(BETWEEN), done.stderr.split(BETWEEN), strict=True))
 
 
-def test_the_champion_labels_the_photographs(pipeline, project, pictures):
-    pipeline.run(project, "mmrl", "predict", str(pictures), "--out", "labels.csv")
-    with (project / "labels.csv").open() as file:
-        rows = list(csv.DictReader(file))
-    assert len(rows) == 60
-    assert sum(row["label"] == Path(row["path"]).parent.name for row in rows) >= 50
+def test_the_first_ten_minutes_are_as_they_are_told(guided):
+    folder, said = guided
+    assert "next: cd first && mmrl flow adapt" in said[0][0]
+    assert "| digits | 4 | MMRL++" in said[1][0] and "1 adapters registered, 1 promoted" in said[1][1]
+    assert "nothing to do" in said[2][1]
+    labels = rows(folder / "labels.csv")
+    assert {row["label"] for row in labels} == {"zero", "one", "two", "three", "four"}
+    assert len(rows(folder / "other.csv")) == len(labels) == len(list(folder.glob("pictures/*.png")))
+    assert "there was no champion" in said[4][0]
+    assert (folder / "onnx/model.onnx").exists() and list(folder.glob("releases/**/onnx/model.onnx"))
 
 
-def test_the_champion_is_exported(pipeline, project):
-    pipeline.run(project, "mmrl", "export", "--out", "onnx")
-    assert json.loads((project / "onnx/model.json").read_text())["class_names"] == ["one", "two", "zero"]
+def rows(file: Path) -> list[dict[str, str]]:
+    with file.open() as opened:
+        return list(csv.DictReader(opened))
 
 
-def test_dvc_finds_all_done_and_makes_again_what_is_gone(pipeline, project):
-    again = pipeline.run(project, "dvc", "repro").stdout
+def test_dvc_finds_all_done_and_so_does_upgrade(pipeline, guided):
+    folder, _ = guided
+    again = pipeline.run(folder, "dvc", "repro").stdout
     assert re.findall(r"Running stage '(\w+)", again) == ["fingerprint"]
-    shutil.rmtree(project / "data/pictures/16shot-seed1")
-    shutil.rmtree(project / ".dvc/cache")
-    again = pipeline.run(project, "dvc", "repro").stdout
-    assert re.findall(r"Running stage '(\w+)", again) == ["fingerprint", "prepare"]
-    assert pipeline.run(project, "mmrl", "upgrade").stdout.startswith("nothing to do")
+    assert pipeline.run(folder, "mmrl", "upgrade").stdout.startswith("nothing to do")
 
 
-def test_the_champion_is_served(pipeline, project, pictures):
-    picture = pictures / "zero/0.png"
-    with served(pipeline, project) as address:
+def test_images_of_ones_own_make_a_project(pipeline, pictures, tmp_path):
+    found = pipeline.run(tmp_path, "mmrl", "init", "mine", "--images", str(pictures)).stdout
+    assert "found pictures: 60 images of 3 classes (one, two, zero); protocol few-shot" in found
+    assert "complete" in pipeline.run(tmp_path / "mine", "mmrl", "check", "--dataset", "pictures").stdout
+    pool = pipeline.run(tmp_path / "mine", "dvc", "repro", "prepare_pool@pictures")
+    assert "photographs" in pool.stdout + pool.stderr and (tmp_path / "mine/data/pictures/pool/manifest.json").exists()
+
+
+def test_the_champion_is_served(pipeline, guided, pictures):
+    (folder, _), picture = guided, pictures / "zero/0.png"
+    with served(pipeline, folder) as address:
         assert httpx.get(f"{address}/readyz", timeout=120).status_code == 200
         answer = httpx.post(f"{address}/predict", files={"image": picture.read_bytes()}, timeout=120).json()
         assert "<html" in httpx.get(address, timeout=120).text
-    predicted = json.loads(pipeline.run(project, "mmrl", "predict", str(picture), "--json").stdout)
+    predicted = json.loads(pipeline.run(folder, "mmrl", "predict", str(picture), "--json").stdout)
     assert answer["label"] == predicted[str(picture)]["label"]
 
 
