@@ -51,8 +51,8 @@ def make(folder: Path, images: Path | None) -> Found | None:
         for name in ("gitignore", "dvcignore"):
             _add_lines(Path(f".{name}"), template(name).decode())
         _make_repositories()
-        write_bytes("dvc.yaml", template("dvc.yaml"))
-        write_bytes(VERSIONS, document(template("dvc.yaml")))
+        write_bytes("dvc.yaml", template("stages.yaml"))
+        write_bytes(VERSIONS, document(template("stages.yaml")))
         write_bytes(DEFAULT_PARAMS, settings.encode())
     return found
 
@@ -69,7 +69,7 @@ def _refuse_what_is_there(folder: Path) -> None:
     if (folder / DEFAULT_PARAMS).exists():
         raise UserError(f"{folder / DEFAULT_PARAMS} is there, so this is a project already; `mmrl upgrade` renews it")
     stages = folder / "dvc.yaml"
-    if stages.exists() and stages.read_bytes() != template("dvc.yaml"):
+    if stages.exists() and stages.read_bytes() != template("stages.yaml"):
         raise UserError(f"{stages} is there, of another DVC project; name another folder")
     if shutil.which("git") is None:
         raise UserError("git is not on the PATH, and a project is a git repository; install it first")

@@ -43,7 +43,7 @@ def upgrade(folder: Path = Path()) -> Upgraded:
         raise UserError(f"{folder / DVC_YAML} is not there, so this is no project; `mmrl init` makes one")
     before = _recorded(folder)
     wanted = {DVC_LOCK: _lock(folder)} | _pipeline(folder, before)
-    wanted[VERSIONS] = versions.document(template("dvc.yaml"))
+    wanted[VERSIONS] = versions.document(template("stages.yaml"))
     written = [path for path, content in wanted.items() if content is not None and _put(folder / path, content)]
     moved = before or versions.installed()
     stale = [f"{name} {moved[name]} -> {number}: {AGAIN[name]} run again"
@@ -84,7 +84,7 @@ def _lock(folder: Path) -> bytes | None:
 
 def _pipeline(folder: Path, before: dict[str, Any] | None) -> dict[Path, bytes]:
     """dvc.yaml, and dvc.yaml.new where a person has to put the two together."""
-    ours, found = template("dvc.yaml"), (folder / DVC_YAML).read_bytes()
+    ours, found = template("stages.yaml"), (folder / DVC_YAML).read_bytes()
     moved = b"".join(_renamed(line) if line.strip().startswith(f"- {FORMER}:".encode()) else line
                      for line in found.splitlines(keepends=True))  # fmt: skip
     known = before and before.get(PIPELINE)

@@ -37,7 +37,7 @@ def comments(text: str) -> list[str]:
 def test_an_empty_folder_becomes_the_demo(tmp_path):
     done = run(tmp_path, MMRL, "init")
     assert (tmp_path / "params.yaml").read_bytes() == template("params.yaml")
-    assert (tmp_path / "dvc.yaml").read_bytes() == template("dvc.yaml")
+    assert (tmp_path / "dvc.yaml").read_bytes() == template("stages.yaml")
     assert done.stdout.endswith("next: mmrl flow adapt\n")
     assert "analytics = false" in (tmp_path / ".dvc/config").read_text()
     assert run(tmp_path, "git", "check-ignore", ".mmrl", "models", "mlflow.db").returncode == 0

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from dvc.repo import Repo
 
 from flows.project import versions
 from flows.scaffold.upgrade import FORMER, upgrade
@@ -46,7 +47,7 @@ def test_what_an_earlier_release_made_is_stale_in_nothing(prepared):
     assert status(prepared) == {}
     written = json.loads(run(prepared, MMRL, "upgrade", "--json").stdout)
     assert written == {"written": ["dvc.lock", "dvc.yaml", "versions.yaml"], "stale": [], "newer": None}
-    assert (prepared / "dvc.yaml").read_bytes() == template("dvc.yaml")
+    assert (prepared / "dvc.yaml").read_bytes() == template("stages.yaml")
     assert FORMER not in (prepared / "dvc.lock").read_text()
     (prepared / FORMER).unlink()
     assert status(prepared) == {}
@@ -83,7 +84,7 @@ def test_a_stage_refuses_versions_of_another_release(tmp_path):
 def test_a_dvc_yaml_of_ones_own_is_kept(tmp_path, known):
     """With the release's beside it, where that is another than the one that it was made of."""
     folder = make_workspace(tmp_path / "project")
-    own = template("dvc.yaml") + b"  mine:\n    cmd: echo mine\n"
+    own = template("stages.yaml") + b"  mine:\n    cmd: echo mine\n"
     (folder / "dvc.yaml").write_bytes(own)
     if not known:
         path = folder / "versions.yaml"
@@ -96,11 +97,11 @@ def test_a_dvc_yaml_of_ones_own_is_kept(tmp_path, known):
 
 def test_a_dvc_yaml_that_nobody_changed_becomes_the_releases(tmp_path):
     folder = make_workspace(tmp_path / "project")
-    earlier = template("dvc.yaml").replace(b"# Stages", b"# All stages")
+    earlier = template("stages.yaml").replace(b"# Stages", b"# All stages")
     (folder / "dvc.yaml").write_bytes(earlier)
     (folder / "versions.yaml").write_bytes(versions.document(earlier))
     assert upgrade(folder).written == ["dvc.yaml", "versions.yaml"]
-    assert (folder / "dvc.yaml").read_bytes() == template("dvc.yaml")
+    assert (folder / "dvc.yaml").read_bytes() == template("stages.yaml")
     assert not (folder / "dvc.yaml.new").exists()
 
 
@@ -116,6 +117,13 @@ def test_a_versions_file_that_is_none_is_said_and_written_anew(tmp_path):
     refused = run(folder, MMRL, "fingerprint", "--dataset", "digits", check=False)
     assert refused.returncode == 2 and "`mmrl upgrade` writes it anew" in refused.stderr
     assert in_turn(folder, "upgrade").startswith("written: versions.yaml")
+
+
+def test_dvc_finds_the_stages_of_this_repository_once():
+    """And none in the package, wherever in a project it is installed."""
+    with Repo(str(ROOT)) as repo:
+        assert {stage.dvcfile.path for stage in repo.index.stages} == {str(ROOT / "dvc.yaml")}
+    assert not list((ROOT / "flows").rglob("dvc.yaml"))
 
 
 def test_this_repository_is_a_project_of_its_own_release():
