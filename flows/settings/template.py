@@ -9,5 +9,5 @@ FOLDER = Path(flows.__file__).parent / "template"
 
 
 def template(name: str) -> bytes:
-    """A file's bytes: params.yaml, gitignore, dvcignore, and stages.yaml, which is dvc.yaml: DVC would find one here."""
+    """A file's bytes: params.yaml, gitignore, dvcignore, and stages.yaml, that is dvc.yaml: DVC would find one here."""
     return (FOLDER / name).read_bytes()
