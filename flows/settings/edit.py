@@ -7,6 +7,7 @@ from typing import Any
 
 from ruamel.yaml import YAML
 from ruamel.yaml.nodes import CollectionNode, MappingNode, Node, ScalarNode
+from ruamel.yaml.representer import SafeRepresenter
 
 from flows.settings.dotted import section_of
 from flows.settings.params import checked, parse_overrides
@@ -99,8 +100,21 @@ def _end(text: str, key: ScalarNode | None, node: Node) -> int:
 
 def _spelled(value: Any) -> str:
     """A value in one line, as it can stand anywhere; what needs quotes for DVC has them."""
-    writer, written = YAML(typ="safe"), StringIO()
+    writer, written = YAML(typ="safe", pure=True), StringIO()  # ruamel's C writer, which need not be there, has others
     writer.default_flow_style, writer.width = True, 10**6
     writer.sort_base_mapping_type_on_output = False  # type: ignore[assignment]
+    writer.brace_single_entry_mapping_in_flow_sequence = True
+    writer.Representer = _Quoting
     writer.dump([value], written)
     return written.getvalue().strip()[1:-1]
+
+
+class _Quoting(SafeRepresenter):
+    """With quotes where a text has a colon: what DVC reads with may refuse a URL within brackets."""
+
+    def represent_text(self, text: str) -> ScalarNode:
+        style = "'" if ":" in text and text.isprintable() else None
+        return self.represent_scalar("tag:yaml.org,2002:str", text, style=style)
+
+
+_Quoting.add_representer(str, _Quoting.represent_text)

@@ -3,6 +3,7 @@
 import json
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,6 +63,15 @@ def test_images_within_the_project_are_named_from_there(tmp_path):
     told = json.loads(run(tmp_path, MMRL, "init", "--images", "trees", "--json").stdout)
     assert (told["datasets"], told["images"], told["class_names"]) == (["trees"], 12, ["elm", "oak"])
     assert yaml.safe_load((tmp_path / "params.yaml").read_text())["data"]["own"] == {"trees": {"images": "trees"}}
+
+
+def test_settings_are_written_without_the_c_part_of_ruamel_too(tmp_path):
+    """Which its other part does not bring along."""
+    photographs(tmp_path / "trees")
+    script = "import sys; sys.modules['_ruamel_yaml'] = None; sys.argv = ['mmrl', *sys.argv[1:]]\n"
+    script += "from flows.cli import main; main()"
+    run(tmp_path, sys.executable, "-c", script, "init", "project", "--images", "trees")
+    assert load_params(tmp_path / "project/params.yaml").data.own["trees"].images == str(tmp_path / "trees")
 
 
 def test_a_class_called_like_a_word_of_yaml_stays_a_name(tmp_path):
