@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from flows.cli.options import DEFAULT_PARAMS, PATH, AsJson, show
+from flows.cli.options import DEFAULT_PARAMS, PATH, AsJson, settings_of, show
 from flows.cli.predict.images import Tables, count_images, find_images, unread_notes
 from flows.project.outputs import atomic_output, check_out_path
 from flows.project.progress import ProgressReport, progress
@@ -43,7 +43,7 @@ def embed(
     column: Annotated[str | None, typer.Option("--column", help="What a table calls the paths.")] = None,
     root: Annotated[Path | None, typer.Option("--images", help="What a table's paths start at.", **PATH)] = None,
     params: Annotated[
-        Path | None, typer.Option("--params", help="Settings file whose backbone to take.", **PATH)
+        Path | None, typer.Option("--params", help="Settings file whose backbone, or registry, to take.", **PATH)
     ] = None,
     json_: AsJson = False,
 ) -> None:  # fmt: skip
@@ -86,8 +86,9 @@ def _encoder(model: str | None, backbone: str | None, weights: str | None, param
         return Encoder(load_backbone(name, weights, device=device_of(None)))
     if model.startswith("models:"):
         from flows.registry import versions
+        from flows.tracking.store import store_uri
 
-        predictor = versions.load(model)
+        predictor = versions.load(model, store_uri(settings_of(model, params or DEFAULT_PARAMS, [])))
     else:
         from mmrl_core.predict import Predictor
 

@@ -104,6 +104,12 @@ def test_what_cannot_be_is_told_in_one_line_and_writes_nothing(folder, mmrl, arg
     assert not (folder / "x.npz").exists()
 
 
+def test_a_registered_adapter_is_looked_for_in_the_settings_store(folder, mmrl):
+    write_params(folder, tracking={"uri": "sqlite:///kept.db"})
+    error = mmrl("embed", "images", "--model", "models:/digits-base-to-novel@champion", "--out", "x.npz", code=2)
+    assert f"there is no MLflow store at {folder / 'kept.db'}" in error
+
+
 def test_a_table_that_is_there_is_not_written_over(folder, mmrl):
     (folder / "features.npz").write_text("mine")
     assert "exists; name a new path" in mmrl("embed", "images", "--out", "features.npz", code=2)

@@ -30,12 +30,6 @@ from tests.support.results import (
 )
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
 @pytest.fixture(scope="module")
 def digits_pool(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("pool")

@@ -13,11 +13,6 @@ from tests.support.results import write_run
 RUNS = [(RunKey("digits", "mmrl", 16, seed), None) for seed in (1, 2)]
 
 
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-
-
 def add(key: RunKey, **figures: dict[str, float]) -> None:
     """To parts of its metrics.json."""
     path = key.results() / "metrics.json"

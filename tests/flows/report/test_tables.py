@@ -20,20 +20,8 @@ from tests.support.results import (
     RUNS,
     rewrite,
     write_run,
-    write_runs,
     write_search,
 )
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    return tmp_path
-
-
-@pytest.fixture
-def runs(folder):
-    return write_runs()
 
 
 def test_rows_hold_means_gains_and_the_share_of_zero_shots_error(runs):
