@@ -17,7 +17,7 @@ $(STAMP): locks/development.lock pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14) and "Python 3.11 to 3.13 is needed: make PYTHON=python3.11")'
 	$(PYTHON) -m venv $(VENV)
 	awk '/^uv==/ { uv = 1; print; next } /^[^ ]/ { uv = 0 } uv' locks/development.lock > $(VENV)/uv.lock
-	$(PIP) --require-hashes -r $(VENV)/uv.lock  # which unpacks on all cores; pip, where it finds no index, has one of its own
+	$(PIP) --require-hashes -r $(VENV)/uv.lock  # uv unpacks on all cores; where it reaches no index, pip may, which has settings of its own
 	$(UV) --require-hashes -r locks/development.lock || $(PIP) --require-hashes -r locks/development.lock
 	$(BIN)/python -m compileall -qq -j 0 $(VENV)/lib || true  # on all cores, where pip would use one; packages ship broken files too
 	$(PIP) --no-build-isolation -e .
