@@ -60,7 +60,7 @@ locks: setup
 	cp locks/development.lock locks/core.lock
 	$(LOCK) -o locks/core.lock
 	cp locks/development.lock locks/pipeline.lock
-	$(LOCK) --extra pipeline --extra serve --extra postgres --extra s3 --extra heif -o locks/pipeline.lock
+	$(LOCK) --extra pipeline --extra serve --extra postgres --extra s3 --extra heif --extra transformers -o locks/pipeline.lock
 
 bench: setup
 	$(BIN)/python -m benchmarks
