@@ -19,7 +19,7 @@ from flows.registry.versions import FetchedVersion, fetch, registered_name, tags
 from flows.settings.params import Params
 from flows.tracking.locks import exclusive
 from flows.tracking.store import connect, store_errors, store_uri
-from mmrl_core.clip.licences import licence_line
+from mmrl_core.clip.weights.licences import licence_line
 from mmrl_core.errors import BAD, Damaged, Failed, UserError
 from mmrl_core.evaluation.gate import Decision
 from mmrl_core.method.adapter_card import read_unverified_card

@@ -6,7 +6,7 @@ from typing import Any
 
 from huggingface_hub import ModelCard, ModelCardData, snapshot_download
 
-from mmrl_core.clip.licences import licence_of
+from mmrl_core.clip.weights.licences import licence_of
 from mmrl_core.errors import UserError
 from mmrl_core.files import write_json
 from mmrl_core.method.adapter_card import AdapterCard

@@ -20,11 +20,11 @@ from mmrl_core.clip.openclip import (
     VisionTransformer,
     open_clip,
 )
-from mmrl_core.clip.preprocessing import check_preprocessing
-from mmrl_core.clip.pretrained import TESTED, load_clip
 from mmrl_core.clip.prompts import cut_note, fill_template, same_prompt
 from mmrl_core.clip.supported import refuse_unsupported
 from mmrl_core.clip.towers import ImageTower, TextTower
+from mmrl_core.clip.weights.preprocessing import check_preprocessing
+from mmrl_core.clip.weights.pretrained import TESTED, load_clip
 from mmrl_core.data.squares import ViewSettings
 from mmrl_core.errors import UserError
 

@@ -12,7 +12,7 @@ import numpy as np
 import safetensors.numpy
 
 from mmrl_core.clip import LOGIT_SCALE
-from mmrl_core.clip.preprocessing import check_preprocessing
+from mmrl_core.clip.weights.preprocessing import check_preprocessing
 from mmrl_core.config import AdapterConfig, parse
 from mmrl_core.data.squares import ViewSettings
 from mmrl_core.errors import Damaged, UserError

@@ -12,7 +12,7 @@ from flows.cli import flow, registry
 from flows.project.predictions import LABELS
 from flows.registry import versions
 from flows.serving.drift import drift
-from mmrl_core.clip.pretrained import load_clip
+from mmrl_core.clip.weights.pretrained import load_clip
 from mmrl_core.errors import UserError
 from mmrl_core.method.published_checkpoints import read_published, to_adapter_state
 from tests.readers.damage import NO_END, inside

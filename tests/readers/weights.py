@@ -17,8 +17,8 @@ from torch import nn
 from mmrl_core.bundle import check_bundle, write_bundle
 from mmrl_core.clip.backbone import Backbone, load_backbone
 from mmrl_core.clip.feature_store import FeatureStore
-from mmrl_core.clip.pretrained import load_clip
 from mmrl_core.clip.towers import Frozen
+from mmrl_core.clip.weights.pretrained import load_clip
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation.abstain import card_threshold
 from mmrl_core.files import sha256_file

@@ -1,7 +1,7 @@
 import open_clip
 import pytest
 
-from mmrl_core.clip.licences import CHECK, licence_line, licence_of
+from mmrl_core.clip.weights.licences import CHECK, licence_line, licence_of
 
 
 def publisher(name: str, tag: str) -> str:

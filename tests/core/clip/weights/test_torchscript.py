@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from mmrl_core.clip.torchscript import is_torchscript, read_tensors
+from mmrl_core.clip.weights.torchscript import is_torchscript, read_tensors
 
 
 class Block(nn.Module):

@@ -24,10 +24,10 @@ from torch import Tensor
 
 from mmrl_core.clip.openclip import CLIP, open_clip
 from mmrl_core.clip.portable import PortableInit
-from mmrl_core.clip.preprocessing import preprocessing
-from mmrl_core.clip.sizes import check_sizes
 from mmrl_core.clip.supported import refuse_by_configuration
-from mmrl_core.clip.torchscript import is_torchscript, read_tensors
+from mmrl_core.clip.weights.preprocessing import preprocessing
+from mmrl_core.clip.weights.sizes import check_sizes
+from mmrl_core.clip.weights.torchscript import is_torchscript, read_tensors
 from mmrl_core.errors import UserError
 from mmrl_core.files import sha256_file
 from mmrl_core.parsing import whole_number

@@ -8,11 +8,11 @@ import pytest
 import torch
 
 from mmrl_core.clip.backbone import OPENAI_MEAN, OPENAI_STD, Backbone, load_backbone, new_clip
-from mmrl_core.clip.preprocessing import CONFIG, KEYS, preprocessing
+from mmrl_core.clip.weights.preprocessing import CONFIG, KEYS, preprocessing
 from mmrl_core.data.views import ViewSettings
 from mmrl_core.errors import UserError
 from mmrl_core.files import sha256_file
-from tests.core.clip.test_backbone import SHAPE, published
+from tests.core.clip.weights.test_pretrained import SHAPE, published
 
 NAME = "mmrl-test-pixels"
 ASKED = {"mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], "resize_mode": "squash", "interpolation": "bilinear"}

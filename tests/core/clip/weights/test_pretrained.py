@@ -13,8 +13,8 @@ from open_clip.model import convert_weights_to_fp16
 from open_clip.transformer import QuickGELU
 from safetensors.torch import save_file
 
-from mmrl_core.clip import pretrained
 from mmrl_core.clip.backbone import OPENAI_MEAN, TESTED, Backbone, load_backbone, new_clip, tokenizer_for
+from mmrl_core.clip.weights import pretrained
 from mmrl_core.errors import UserError
 from mmrl_core.files import sha256_file
 
