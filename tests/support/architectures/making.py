@@ -27,6 +27,8 @@ def make(config: dict[str, Any]) -> nn.Module:
     if of_timm:
         clip.visual.trunk = timm_trunk(vision, embed)
         clip.visual.image_size = (vision["image_size"],) * 2
+        if vision["timm_proj"] == "linear":
+            clip.visual.head.proj = nn.Linear(IMAGE_WIDTH, embed, bias=vision.get("timm_proj_bias", False))
     if of_transformers:
         clip.text = transformers_text(open_clip.CLIPTextCfg(**text), embed)
         clip.context_length, clip.vocab_size = clip.text.context_length, clip.text.vocab_size
@@ -37,12 +39,13 @@ def timm_trunk(vision: dict[str, Any], embed: int) -> nn.Module:
     """As open_clip's TimmModel asks for it, but small."""
     import timm
 
-    name = vision["timm_model_name"]
+    name, proj, pool = vision["timm_model_name"], vision["timm_proj"], vision["timm_pool"]
     sizes = {"depth": 2, "embed_dim": IMAGE_WIDTH, "num_heads": IMAGE_WIDTH // HEAD, "img_size": vision["image_size"]}
-    head = {
-        "num_classes": 0 if vision["timm_proj"] == "none" else embed,
-        "global_pool": vision["timm_pool"],
-    }
+    if proj == "linear":
+        trunk = timm.create_model(name, patch_size=PATCH, **sizes)
+        trunk.reset_classifier(0, **({"global_pool": pool} if pool else {}))
+        return trunk
+    head = {"num_classes": 0 if proj == "none" else embed, "global_pool": pool}
     if name == "vit_base_mci_224":
         return mobileclip_trunk(**sizes, **head)
     return timm.create_model(name, patch_size=PATCH, **sizes, **head)
