@@ -11,7 +11,7 @@ import textwrap
 import time
 from pathlib import Path
 
-from benchmarks import counting, evaluation, gains, loader, peaks, profile, scaling, search, steps
+from benchmarks import counting, evaluation, families, gains, loader, peaks, profile, scaling, search, steps
 from benchmarks.support.cases import Plan
 from benchmarks.support.machine import describe, state
 from mmrl_core.clip.backbone import load_backbone
@@ -19,7 +19,7 @@ from mmrl_core.clip.backbone import load_backbone
 SECTIONS = {
     "costs": counting.measure, "evaluation": evaluation.measure, "search": search.measure, "loader": loader.measure,
     "profile": profile.measure, "gains": gains.measure, "scaling": scaling.measure, "steps": steps.measure,
-    "memory": peaks.measure,
+    "families": families.measure, "memory": peaks.measure,
 }  # fmt: skip
 DEFAULT = [name for name in SECTIONS if name != "memory"]  # which the steps hold
 

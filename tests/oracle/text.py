@@ -1,8 +1,8 @@
 """Text towers for the oracle. C prompts, L rows of the frozen tower, K tokens, D width, E embedding.
 
 A tower embeds token ids (C, L) as (C, L, D), runs a block with K tokens behind row 0, and reads the frozen rows (C, E)
-as open_clip reads them. With a causal mask row 0 does not see the tokens; without one every row does, and the tokens see
-each other and all rows that are not masked.
+as open_clip reads them. With a causal mask row 0 does not see the tokens; without one every row does, and the tokens
+see each other and all rows that are not masked.
 """
 
 import torch

@@ -56,14 +56,13 @@ def cut(form: str, seed: int = 0) -> Cut:
 def randomize(clip: nn.Module) -> None:
     """Weights of matrices by their inputs, embeddings large enough for features to differ, scales around one."""
     for module in clip.modules():
-        embeds = isinstance(module, nn.Embedding)
         for name, parameter in module.named_parameters(recurse=False):
-            if embeds or parameter.dim() > 1 and name not in ("weight", "in_proj_weight", "k_proj_weight"):
-                nn.init.normal_(parameter, std=1.0)
-            elif parameter.dim() > 1:
+            if parameter.dim() < 2:
+                nn.init.normal_(parameter, mean=float("bias" not in name), std=0.3)
+            elif name.endswith("weight") and not isinstance(module, nn.Embedding):
                 nn.init.normal_(parameter, std=1.2 * parameter[0].numel() ** -0.5)
             else:
-                nn.init.normal_(parameter, mean=float("bias" not in name), std=0.3)
+                nn.init.normal_(parameter, std=1.0)
         if isinstance(module, nn.BatchNorm2d):
             nn.init.normal_(module.running_mean, std=0.3)
             nn.init.uniform_(module.running_var, 0.5, 2)

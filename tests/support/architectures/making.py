@@ -1,5 +1,8 @@
-"""Models of open_clip's own classes from configurations of `cut_config`. Towers that timm and transformers make are made
-by them at two layers, and put into open_clip's adapters in place of small stand-ins: open_clip passes no sizes on."""
+"""Models of open_clip's own classes from configurations of `cut_config`.
+
+Towers of timm and transformers are made by these at two layers, and put into open_clip's adapters in place of small
+stand-ins: open_clip passes no sizes on.
+"""
 
 from functools import partial
 from typing import Any
@@ -11,7 +14,12 @@ from torch import nn
 from tests.support.architectures.cutting import CONTEXT, HEAD, IMAGE_WIDTH, PATCH, TEXT_WIDTH, VOCABULARY
 
 STAND_IN = {"timm_model_name": "test_vit", "image_size": 160}
-TRANSFORMERS = {"xlm-roberta": "XLMRobertaConfig", "roberta": "RobertaConfig", "mt5": "MT5Config", "nllb": "M2M100Config"}
+TRANSFORMERS = {
+    "xlm-roberta": "XLMRobertaConfig",
+    "roberta": "RobertaConfig",
+    "mt5": "MT5Config",
+    "nllb": "M2M100Config",
+}
 
 
 def make(config: dict[str, Any]) -> nn.Module:
@@ -30,8 +38,7 @@ def make(config: dict[str, Any]) -> nn.Module:
         if vision["timm_proj"] == "linear":
             clip.visual.head.proj = nn.Linear(IMAGE_WIDTH, embed, bias=vision.get("timm_proj_bias", False))
     if of_transformers:
-        clip.text = transformers_text(open_clip.CLIPTextCfg(**text), embed)
-        clip.context_length, clip.vocab_size = clip.text.context_length, clip.text.vocab_size
+        put_transformers_text(clip, open_clip.CLIPTextCfg(**text), embed)
     return clip
 
 
@@ -64,11 +71,18 @@ def mobileclip_trunk(embed_dim: int, **sizes: Any) -> nn.Module:
     return VisionTransformer(embed_layer=embed, patch_size=1, embed_dim=embed_dim, no_embed_class=True, **sizes)
 
 
-def transformers_text(text: Any, embed: int) -> HFTextEncoder:
-    """As open_clip makes it from a name of the Hugging Face Hub, but small."""
+def put_transformers_text(clip: nn.Module, text: Any, embed: int, sizes: dict[str, int] | None = None) -> nn.Module:
+    """The model with the text tower that open_clip makes from a name of the Hugging Face Hub; small without sizes."""
+    config = transformers_config(text.hf_model_name)
+    config.update(sizes or {})
+    clip.text = transformers_text(text, embed, config)
+    clip.context_length, clip.vocab_size = clip.text.context_length, clip.text.vocab_size
+    return clip
+
+
+def transformers_text(text: Any, embed: int, config: Any) -> HFTextEncoder:
     from transformers import AutoModel
 
-    config = transformers_config(text.hf_model_name)
     encoder = HFTextEncoder(
         text.hf_model_name, embed, config, text.hf_pooler_type, text.hf_proj_type, output_tokens=text.output_tokens
     )

@@ -1,4 +1,4 @@
-"""A tokenizer for the cut models: a word's id is drawn from its letters, marks and padding stand where the real ones do."""
+"""A tokenizer for cut models: a word's id comes from its letters, marks and padding stand where the real ones do."""
 
 import zlib
 from typing import Any, NamedTuple
@@ -8,24 +8,27 @@ from torch import Tensor
 
 from tests.support.architectures.cutting import CONTEXT, VOCABULARY
 
-FIRST_WORD, LAST_WORD = 4, VOCABULARY - 3
+FIRST_WORD, SPECIAL = 4, 2  # the two largest ids are no words either
 
 
 class Words(NamedTuple):
-    """n texts -> ids (n, 12): `begin` where there is one, words, `end`, then `pad`; what is too long loses words."""
+    """n texts -> ids (n, context): `begin` where there is one, words, `end`, then `pad`; a long text loses words."""
 
     begin: int | None
     end: int
     pad: int
+    context: int = CONTEXT
+    vocabulary: int = VOCABULARY
 
     def __call__(self, texts: list[str]) -> Tensor:
         return torch.tensor([self._ids(text) for text in texts])
 
     def _ids(self, text: str) -> list[int]:
         begin = [] if self.begin is None else [self.begin]
-        words = [FIRST_WORD + zlib.crc32(word.encode()) % (LAST_WORD - FIRST_WORD) for word in text.split()]
-        ids = begin + words[: CONTEXT - len(begin) - 1] + [self.end]
-        return ids + [self.pad] * (CONTEXT - len(ids))
+        count = self.vocabulary - SPECIAL - FIRST_WORD
+        words = [FIRST_WORD + zlib.crc32(word.encode()) % count for word in text.split()]
+        ids = begin + words[: self.context - len(begin) - 1] + [self.end]
+        return ids + [self.pad] * (self.context - len(ids))
 
 
 OF_CLIP = Words(VOCABULARY - 2, VOCABULARY - 1, 0)  # the largest id ends a text
