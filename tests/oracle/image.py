@@ -1,7 +1,8 @@
 """Image towers for the oracle. B images, L rows of the frozen tower, K slots, D width, W width once pooled.
 
 A tower embeds images (B, L, D), runs a block with K tokens behind its first `front` rows, pools the frozen rows (B, W)
-and the slots (B, W), and projects either to E, the embedding's width. Attention has no order, so where the tokens stand changes nothing.
+and the slots (B, W), and projects either to the embedding (B, E). Attention has no order, so that where the tokens
+stand changes nothing.
 """
 
 import torch

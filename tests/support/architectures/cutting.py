@@ -4,7 +4,7 @@ import re
 from typing import Any
 
 EMBED, IMAGE_WIDTH, TEXT_WIDTH, HEAD = 32, 48, 32, 16
-PATCH, VOCABULARY, CONTEXT = 8, 120, 12
+PATCH, VOCABULARY, CONTEXT = 8, 5000, 12
 OF_SIZE = ("timm_drop", "timm_drop_path", "timm_model_pretrained", "head_width", "tokenizer_kwargs", "tokenizer_mode")
 
 
