@@ -1,0 +1,77 @@
+"""How a feature is read off an image tower's last layer, by the tower's own frozen modules.
+
+B images, n frozen rows (class token if there is one, then patches), K slots of representation tokens, D the tower's
+width, D' that of what is read. Slots are read the way patches are, so that both features lie in one space.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import Tensor, nn
+
+Norm = Callable[[Tensor], Tensor]
+
+
+class ClassToken(NamedTuple):
+    """The first row's; of slots the mean of each one's."""
+
+    norm: Norm
+    reads_first = True  # of the frozen rows the first alone
+
+    def rows(self, x: Tensor) -> Tensor:
+        """Frozen rows (B, n, D), or the first alone (B, 1, D) -> (B, D')."""
+        return self.norm(x[:, 0])
+
+    def slots(self, x: Tensor) -> Tensor:
+        """(B, K, D) -> (B, D')."""
+        return self.norm(x).mean(dim=1)
+
+
+class Mean(NamedTuple):
+    """The mean of the patches, and of the slots."""
+
+    skip: int  # rows before the patches
+    before: Norm  # of every row
+    after: Norm  # of the mean
+    reads_first = False
+
+    def rows(self, x: Tensor) -> Tensor:
+        return self.slots(x[:, self.skip :])
+
+    def slots(self, x: Tensor) -> Tensor:
+        return self.after(self.before(x).mean(dim=1))
+
+
+class Attention(NamedTuple):
+    """What a frozen query finds among the frozen rows, and among the slots."""
+
+    before: Norm  # of every row
+    pool: Callable[[Tensor], Tensor]  # (B, L, D) -> (B, D')
+    after: Norm
+    skip: int = 0  # rows that the query does not see
+    reads_first = False
+
+    def rows(self, x: Tensor) -> Tensor:
+        return self.slots(x[:, self.skip :])
+
+    def slots(self, x: Tensor) -> Tensor:
+        return self.after(self.pool(self.before(x)))
+
+
+Pool = ClassToken | Mean | Attention
+
+
+class FirstQuery(nn.Module):
+    """open_clip's AttentionalPooler for its first query alone, the one that CoCa's image feature is read from: queries
+    do not see each other."""
+
+    def __init__(self, pooler: nn.Module):
+        super().__init__()
+        self.pooler = pooler
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, L, D) -> (B, D')."""
+        pooler = self.pooler
+        query = pooler.ln_q(pooler.query[:1]).expand(len(x), -1, -1)
+        x = pooler.ln_k(x)
+        return pooler.attn(query, x, x, need_weights=False)[0][:, 0]
