@@ -230,7 +230,9 @@ class Backbone(nn.Module):
 
 def measures(backbone: Backbone) -> dict[str, int]:
     """What the shapes of an adapter's tensors depend on, beside its settings."""
-    return {name: getattr(backbone, name) for name in ("depth", "image_width", "text_width", "pooled_width", "embed_dim")}
+    return {
+        name: getattr(backbone, name) for name in ("depth", "image_width", "text_width", "pooled_width", "embed_dim")
+    }
 
 
 def check_measures(made_for: dict[str, int], backbone: Backbone) -> None:

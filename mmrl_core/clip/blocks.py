@@ -51,16 +51,17 @@ class Linear(NamedTuple):
 
 
 class Mlp(NamedTuple):
-    """proj(norm(activation(fc x))); `gated`: the first half of fc x, activated, times the second half."""
+    """proj(norm(activation(fc(before x)))); `gated`: the first half of fc's, activated, times the second half."""
 
     fc: Linear
     activation: Callable[[Tensor], Tensor]
     proj: Linear
     gated: bool = False
     norm: Norm | None = None
+    before: Norm | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
-        x = self.fc(x)
+        x = self.fc(x if self.before is None else self.before(x))
         if self.gated:
             gate, value = x.chunk(2, dim=-1)
             x = self.activation(gate) * value

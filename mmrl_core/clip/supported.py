@@ -16,8 +16,8 @@ CONVOLUTIONS = "its image tower is {kind}: convolutions have no sequence of toke
 # Each makes open_clip build layers of another kind.
 OF_OWN_BLOCKS = ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc")
 # timm's names of models of which families/timm_images.py reads the class, and of others that begin alike.
-TIMM_VITS = re.compile(r"(eva|eva02|vit|vit_pe_core)_(?!.*(relpos|_reg\d|rope|_r\d+_|_gate|intern)).*")
-TIMM_CONVOLUTIONS = {"convnext": "a ConvNeXt", "fastvit": "a FastViT", "resnet": "a ResNet", "vitamin": "a ViTamin"}
+TIMM_VITS = re.compile(r"(eva|eva02|vit|vit_pe_core|vitamin)_(?!.*(relpos|_reg\d|rope|_r\d+_|_gate|intern)).*")
+TIMM_CONVOLUTIONS = {"convnext": "a ConvNeXt", "fastvit": "a FastViT", "resnet": "a ResNet"}
 # Names on Hugging Face by the kind of model that they are, which a configuration does not say.
 TEXT_MODELS = {r"(.*/)?(xlm-)?roberta-.*": "roberta", r"(.*/)?mt5-.*": "mt5", r"(.*/)?(nllb|m2m100)[-_].*": "m2m_100"}
 

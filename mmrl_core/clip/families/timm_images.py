@@ -1,4 +1,5 @@
-"""timm's ViTs as open_clip builds them: SigLIP and MobileCLIP (VisionTransformer), EVA and PE-Core (Eva).
+"""timm's ViTs as open_clip builds them: SigLIP, MobileCLIP and ViTamin (VisionTransformer), EVA and
+PE-Core (Eva).
 
 Imported only where such a model is, since timm takes seconds.
 """
@@ -13,6 +14,7 @@ from timm.layers.attention import Attention as TimmAttention
 from timm.models.eva import Eva, EvaAttention, EvaBlock, EvaBlockPostNorm
 from timm.models.vision_transformer import Block as VitBlock
 from timm.models.vision_transformer import VisionTransformer
+from timm.models.vitamin import GeGluMlp
 from torch import Tensor, nn
 
 from mmrl_core.clip import blocks
@@ -54,7 +56,7 @@ def _other_kind(block: Any) -> str | None:
         return type(attn).__name__
     if not isinstance(attn.q_norm, nn.Identity) or attn.gate is not None or getattr(attn, "num_kv_groups", 1) > 1:
         return "query-normalised, gated or grouped attention"
-    return None if type(block.mlp) in (Mlp, GluMlp, SwiGLU) else type(block.mlp).__name__
+    return None if type(block.mlp) in (Mlp, GluMlp, SwiGLU, GeGluMlp) else type(block.mlp).__name__
 
 
 def _projections(visual: nn.Module) -> list[nn.Linear] | None:
@@ -143,12 +145,14 @@ def _qkv(attn: Any, dtype: torch.dtype) -> Linear:
 
 
 def _mlp(mlp: Any, dtype: torch.dtype, gamma: Tensor | None) -> blocks.Mlp:
-    gated = not isinstance(mlp, Mlp)
+    activation: Callable[[Tensor], Tensor] = mlp.act
+    if isinstance(mlp, GeGluMlp):
+        fc, proj = joined([mlp.w0, mlp.w1], dtype), linear(mlp.w2, dtype, gamma)
+        return blocks.Mlp(fc, activation, proj, gated=True, before=norm(mlp.norm))
     fc = joined([mlp.fc1_g, mlp.fc1_x], dtype) if isinstance(mlp, SwiGLU) else linear(mlp.fc1, dtype)
     if isinstance(mlp, GluMlp) and mlp.gate_last:
         fc = _swapped(fc)
-    activation: Callable[[Tensor], Tensor] = mlp.act
-    return blocks.Mlp(fc, activation, linear(mlp.fc2, dtype, gamma), gated, norm(mlp.norm))
+    return blocks.Mlp(fc, activation, linear(mlp.fc2, dtype, gamma), not isinstance(mlp, Mlp), norm(mlp.norm))
 
 
 def _swapped(fc: Linear) -> Linear:
