@@ -156,9 +156,9 @@ def unpack(packed: Tensor, parts: int, heads: int) -> list[Tensor]:
 def attend(q: Tensor, k: Tensor, v: Tensor, *, mask: Tensor | None = None, causal: bool = False) -> Tensor:
     """scaled_dot_product_attention of q (B, H, Q, d) with the heads put together: (B, Q, A).
 
-    `mask` (B or 1, H or 1, Q, L) is true where a query sees a key, or is added to the scores. Where a gradient is wanted
-    of low-precision inputs on a CPU it runs in float32: torch's backward kernel for bfloat16 takes half as long again
-    there.
+    `mask` (B or 1, H or 1, Q, L) is true where a query sees a key, or is added to the scores. Where a gradient is
+    wanted of low-precision inputs on a CPU it runs in float32: torch's backward kernel for bfloat16 takes half as long
+    again there.
     """
     if q.device.type == "cpu" and q.dtype != torch.float32 and torch.is_grad_enabled():
         q, k, v = q.float(), k.float(), v.float()

@@ -1,15 +1,16 @@
 """The text tower: frozen layers below the insertion depth, and upper ones that carry representation tokens.
 
-C classes, K representation tokens, D the tower's width, E embedding width, R runs; of prompts that share their beginning
-T tokens of what follows it, of whole prompts n rows of each. What is constant is computed once, what every class shares
-is computed once a step, and the last layer computes only what is read. All of it is exact.
+C classes, K representation tokens, D the tower's width, A its attention's, E embedding width, R runs; of prompts that
+begin alike T tokens of what follows, of whole prompts n rows of each. What is constant is computed once, what every
+class shares is computed once a step, and the last layer computes only what is read. All of it is exact.
 
-The tokens of R runs (R, n_insert, K, D) go through the tower in one pass, each run's with its own classes. Classes beyond
-a chunk are encoded in chunks whose inner values are computed again in the backward pass, so that memory does not grow
-with them.
+The tokens of R runs (R, n_insert, K, D) go through the tower in one pass, each run's with its own classes. Classes
+beyond a chunk are encoded in chunks whose inner values are computed again in the backward pass, so that memory does not
+grow with them.
 """
 
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 import torch
@@ -108,11 +109,11 @@ class WholePrompts(nn.Module):
         parts = []
         for part in self._parts(self.length + tokens.shape[-2]):
             own = [layer[part] if layer.dim() == 3 else layer for layer in layers]
-            given = (self.trunk[part], self.share[part], _rows(sees, part), beta, *own)
+            above = partial(self._above, self.trunk[part], self.share[part], _rows(sees, part), beta)
             if again:
-                parts.append(checkpoint(self._above, *given, use_reentrant=False, preserve_rng_state=False))
+                parts.append(checkpoint(above, *own, use_reentrant=False, preserve_rng_state=False))
             else:
-                parts.append(self._above(*given))
+                parts.append(above(*own))
         return torch.cat(parts) if len(parts) > 1 else parts[0]
 
     def _above(self, trunk: Tensor, read: Tensor, sees: Tensor | None, beta: float, *layers: Tensor) -> Tensor:

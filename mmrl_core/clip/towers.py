@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from mmrl_core.clip.blocks import Block, read, run
-from mmrl_core.clip.families.images import Projection
 from mmrl_core.clip.insertion import carry, layers_of, spread
 
 if TYPE_CHECKING:
@@ -45,7 +44,7 @@ class ImageTower:
         self.backbone, self.dtype = backbone, dtype
         self.blocks: list[Block] = backbone.frozen_blocks("image", dtype)
         self.first = len(self.blocks) - n_insert  # how many blocks the trunk is
-        self.pool, self.proj = backbone.image_form.pool, Projection(*map(_detached, backbone.image_form.projection()))
+        self.pool, self.proj = backbone.image_form.pool, backbone.image_form.projection()
 
     def chunk(self, batch: int) -> int:
         """Images a chunk for batches of this size: nearly equal parts of at most CHUNK_TOKENS."""
@@ -129,10 +128,6 @@ class ImageTower:
         else:
             x = run(last, x)
         return self.pool.rows(x[:, :n]), self.pool.slots(x[:, n:])
-
-
-def _detached(tensor: Tensor | None) -> Tensor | None:
-    return None if tensor is None else tensor.detach()
 
 
 def in_chunks(function: Callable[[Tensor], Tensor], x: Tensor, size: int) -> Tensor:

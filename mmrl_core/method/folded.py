@@ -64,8 +64,9 @@ class FoldedCLIP(nn.Module):
     text_features: Tensor  # w (C, E)
 
     def __init__(
-        self, tower: WholeTower, text_features: Tensor, tokens: Tensor | None = None, projection: Projection | None = None,
-        alpha: float = 1.0, beta: float = 1.0, head: Head | None = None, weights: LogitWeights = PLAIN,
+        self, tower: WholeTower, text_features: Tensor, tokens: Tensor | None = None,
+        projection: Projection | None = None, alpha: float = 1.0, beta: float = 1.0, head: Head | None = None,
+        weights: LogitWeights = PLAIN,
     ):  # fmt: skip
         super().__init__()
         self.tower, self.alpha, self.beta = tower, alpha, beta

@@ -92,7 +92,7 @@ def _open_clip_form(visual: VisionTransformer) -> ImageForm:
         freeze=freeze,
         embed=visual._embeds,
         pool=_open_clip_pool(visual),
-        projection=lambda: Projection(visual.proj, None),
+        projection=lambda: Projection(visual.proj.detach(), None),
     )
 
 

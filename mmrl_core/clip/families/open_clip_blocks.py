@@ -67,8 +67,10 @@ def linear(layer: nn.Linear, dtype: torch.dtype, gamma: torch.Tensor | None = No
 
 def joined(layers: Sequence[nn.Linear], dtype: torch.dtype) -> Linear:
     """Linear layers of one input side by side; one without a bias has zeros."""
-    weight = torch.cat([layer.weight for layer in layers]).detach().to(dtype)
+    weight = torch.cat([layer.weight.detach() for layer in layers]).to(dtype)
     if all(layer.bias is None for layer in layers):
         return Linear(weight, None)
-    parts = [layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias for layer in layers]
+    parts: list[torch.Tensor] = [
+        layer.weight.new_zeros(len(layer.weight)) if layer.bias is None else layer.bias for layer in layers
+    ]
     return Linear(weight, torch.cat(parts).detach().to(dtype))

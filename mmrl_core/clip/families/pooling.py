@@ -5,18 +5,20 @@ width, D' that of what is read. Slots are read the way patches are, so that both
 """
 
 from collections.abc import Callable
-from typing import NamedTuple
+from dataclasses import dataclass
+from typing import Any, ClassVar
 
 from torch import Tensor, nn
 
 Norm = Callable[[Tensor], Tensor]
 
 
-class ClassToken(NamedTuple):
+@dataclass(frozen=True)
+class ClassToken:
     """The first row's; of slots the mean of each one's."""
 
     norm: Norm
-    reads_first = True  # of the frozen rows the first alone
+    reads_first: ClassVar = True  # of the frozen rows the first alone
 
     def rows(self, x: Tensor) -> Tensor:
         """Frozen rows (B, n, D), or the first alone (B, 1, D) -> (B, D')."""
@@ -27,13 +29,14 @@ class ClassToken(NamedTuple):
         return self.norm(x).mean(dim=1)
 
 
-class Mean(NamedTuple):
+@dataclass(frozen=True)
+class Mean:
     """The mean of the patches, and of the slots."""
 
     skip: int  # rows before the patches
     before: Norm  # of every row
     after: Norm  # of the mean
-    reads_first = False
+    reads_first: ClassVar = False
 
     def rows(self, x: Tensor) -> Tensor:
         return self.slots(x[:, self.skip :])
@@ -42,14 +45,15 @@ class Mean(NamedTuple):
         return self.after(self.before(x).mean(dim=1))
 
 
-class Attention(NamedTuple):
+@dataclass(frozen=True)
+class Attention:
     """What a frozen query finds among the frozen rows, and among the slots."""
 
     before: Norm  # of every row
     pool: Callable[[Tensor], Tensor]  # (B, L, D) -> (B, D')
     after: Norm
     skip: int = 0  # rows that the query does not see
-    reads_first = False
+    reads_first: ClassVar = False
 
     def rows(self, x: Tensor) -> Tensor:
         return self.slots(x[:, self.skip :])
@@ -67,7 +71,7 @@ class FirstQuery(nn.Module):
 
     def __init__(self, pooler: nn.Module):
         super().__init__()
-        self.pooler = pooler
+        self.pooler: Any = pooler
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, D) -> (B, D')."""

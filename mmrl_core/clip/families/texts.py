@@ -107,7 +107,7 @@ def _ends(pool_type: str, eos_id: int | None, ids: Tensor) -> Tensor:
     if pool_type == "argmax":
         return ids.argmax(dim=-1)
     if pool_type == "eos":
-        return (ids == eos_id).int().argmax(dim=-1)
+        return torch.eq(ids, cast(int, eos_id)).int().argmax(dim=-1)
     return ids.new_full((len(ids),), ids.shape[1] - 1 if pool_type == "last" else 0)
 
 

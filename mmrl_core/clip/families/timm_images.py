@@ -6,7 +6,7 @@ Imported only where such a model is, since timm takes seconds.
 
 from collections.abc import Callable
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import torch
 from timm.layers import AttentionPoolLatent, AttentionRope, GluMlp, Mlp, SwiGLU
@@ -62,7 +62,8 @@ def _other_kind(block: Any) -> str | None:
 def _projections(visual: nn.Module) -> list[nn.Linear] | None:
     """The linear layers that lead to the embedding, one after another; None where there are others."""
     head: Any = visual.head
-    layers = [visual.trunk.head, *head.children()]
+    trunk: Any = visual.trunk
+    layers = [trunk.head, *head.children()]
     layers = [layer for layer in layers if not isinstance(layer, nn.Identity | nn.Dropout)]
     return layers if len(layers) <= 1 and all(isinstance(layer, nn.Linear) for layer in layers) else None
 
@@ -72,7 +73,7 @@ def timm_form(visual: nn.Module) -> ImageForm:
     trunk: Any = visual.trunk
     projections = _projections(visual) or []
     return ImageForm(
-        size=visual.image_size,
+        size=cast(tuple[int, int], visual.image_size),
         n_rows=trunk.num_prefix_tokens + trunk.patch_embed.num_patches,
         width=trunk.embed_dim,
         pooled_width=trunk.embed_dim,
@@ -94,7 +95,7 @@ def _projection(trunk: Any, projections: list[nn.Linear]) -> Projection:
     if not projections:
         return Projection(torch.eye(trunk.embed_dim, device=trunk.pos_embed.device), None)
     (layer,) = projections
-    return Projection(layer.weight.T, layer.bias)
+    return Projection(layer.weight.detach().T, None if layer.bias is None else layer.bias.detach())
 
 
 def _pool(trunk: Any) -> Pool:
