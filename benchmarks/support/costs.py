@@ -93,7 +93,7 @@ def embedding(s: Shape) -> Cost:
 
 
 def published_step(s: Shape) -> Cost:
-    """One step of the published code, which tests/oracle.py repeats."""
+    """One step of the published code, which tests/oracle/ repeats."""
     total = embedding(s).times(2) + whole(s.image_width, s.batch, s.image_tokens).times(s.image_layers)
     for width, count, length, layers in (
         (s.image_width, s.batch, s.image_tokens, s.image_layers),

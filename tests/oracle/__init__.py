@@ -1,9 +1,15 @@
-"""The plainest model that follows the method's definition: open_clip's own blocks, 77-token prompts for every class,
-full passes for every image, nothing shared and nothing cut. Slow on purpose; for comparison and for timing against.
+"""The plainest model that follows the method's definition: the blocks of open_clip, timm and transformers themselves,
+whole padded prompts for every class, full passes for every image, nothing shared and nothing cut. Slow on purpose; for
+comparison and for timing against.
+
+image.py and text.py have what families of towers differ in.
 """
 
 import torch
 import torch.nn.functional as F
+
+from tests.oracle.image import image_tower
+from tests.oracle.text import text_tower
 
 LOGIT_SCALE = 100.0
 
@@ -14,8 +20,8 @@ class Oracle:
     def __init__(self, clip, tokenizer, adapter, class_names, template):
         self.clip, self.config = clip, adapter.config
         self.parameters = dict(adapter.named_parameters())
-        n_image, n_text = len(clip.visual.transformer.resblocks), len(clip.transformer.resblocks)
-        self.n_insert = min(n_image, n_text) - self.config.insertion_depth + 1
+        self.image, self.text = image_tower(clip.visual), text_tower(getattr(clip, "text", clip))
+        self.n_insert = min(len(self.image.blocks), len(self.text.blocks)) - self.config.insertion_depth + 1
         prompts = [template.replace("{}", name.replace("_", " ")) for name in class_names]
         self.token_ids = tokenizer(prompts)
 
@@ -26,40 +32,37 @@ class Oracle:
             return space @ get("weight")[index].T + get("bias")[index]
         return space @ (get("weight") + get("A")[index] @ get("B")[index]).T + get("bias")[index]
 
-    def walk(self, x: torch.Tensor, blocks, tower: str, causal: bool) -> torch.Tensor:
-        """All blocks over x (B, L, D); tokens enter after the first slot in the last n_insert of them."""
-        k, first = self.config.n_tokens, len(blocks) - self.n_insert
-        for i, block in enumerate(blocks):
+    def walk(self, tower, inputs: torch.Tensor, name: str) -> tuple[torch.Tensor, torch.Tensor]:
+        """All blocks over images or token ids; tokens enter after the first slots in the last n_insert of them. The
+        rows of the frozen tower (B, L, D), and the K slots (B, K, D)."""
+        x, context = tower.embed(inputs)
+        k, front, first = self.config.n_tokens, tower.front, len(tower.blocks) - self.n_insert
+        for i, block in enumerate(tower.blocks):
             if i >= first:
-                tokens = self.tokens(tower, i - first).expand(len(x), -1, -1)
+                tokens = self.tokens(name, i - first).expand(len(x), -1, -1)
                 if i > first and self.config.method == "mmrlpp":
-                    tokens = self.config.beta * tokens + (1 - self.config.beta) * x[:, 1 : 1 + k]
-                x = torch.cat([x[:, :1], tokens, x[:, 1:] if i == first else x[:, 1 + k :]], dim=1)
-            length = x.shape[1]
-            mask = torch.full((length, length), float("-inf")).triu(1) if causal else None
-            x = block(x, attn_mask=mask)
-        return x
+                    tokens = self.config.beta * tokens + (1 - self.config.beta) * x[:, front : front + k]
+                x = torch.cat([x[:, :front], tokens, x[:, front:] if i == first else x[:, front + k :]], dim=1)
+            x = tower.run(block, x, context, k if i >= first else 0)
+        if self.n_insert == 0:
+            return x, x[:, :0]
+        return torch.cat([x[:, :front], x[:, front + k :]], dim=1), x[:, front : front + k]
 
     def text_features(self) -> torch.Tensor:
-        clip = self.clip
-        x = clip.token_embedding(self.token_ids) + clip.positional_embedding
-        x = self.walk(x, clip.transformer.resblocks, "text", causal=True)
-        eot = self.token_ids.argmax(-1) + self.config.n_tokens
-        return F.normalize(clip.ln_final(x)[torch.arange(len(x)), eot] @ clip.text_projection, dim=-1)
+        x, _ = self.walk(self.text, self.token_ids, "text")
+        return F.normalize(self.text.read(x, self.token_ids), dim=-1)
 
     def image_features(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        visual = self.clip.visual
-        x = visual.conv1(images).flatten(2).transpose(1, 2)
-        x = torch.cat([visual.class_embedding.expand(len(x), 1, -1), x], dim=1) + visual.positional_embedding
-        x = self.walk(visual.ln_pre(x), visual.transformer.resblocks, "image", causal=False)
-        x = visual.ln_post(x)
-        projection = (
-            self.parameters["projection.weight"]
-            if self.config.method == "mmrl"
-            else visual.proj + self.parameters["projection.A"] @ self.parameters["projection.B"]
-        )
-        by_rep = x[:, 1 : 1 + self.config.n_tokens].mean(dim=1) @ projection
-        return F.normalize(x[:, 0] @ visual.proj, dim=-1), F.normalize(by_rep, dim=-1)
+        x, slots = self.walk(self.image, images, "image")
+        f_c = self.image.project(self.image.pool(x))
+        return F.normalize(f_c, dim=-1), F.normalize(self.represented(self.image.pool_slots(slots)), dim=-1)
+
+    def represented(self, pooled: torch.Tensor) -> torch.Tensor:
+        """P_r of the pooled slots: (B, W) -> (B, E)."""
+        if self.config.method == "mmrl":
+            return pooled @ self.parameters["projection.weight"]
+        residual = self.parameters["projection.A"] @ self.parameters["projection.B"]
+        return self.image.project(pooled) + pooled @ residual
 
     def forward(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
         f_c, f_r = self.image_features(images)
