@@ -39,7 +39,10 @@ def text_tower(
 
     `class_names` are the runs' lists one after another.
     """
-    kind = SharedPrefix if backbone.text_form.causal else WholePrompts
+    kind: type[SharedPrefix | WholePrompts] = WholePrompts
+    if backbone.text_form.causal:
+        ids = backbone.tokenize(class_names, template)
+        kind = SharedPrefix if (ids[:, 0] == ids[0, 0]).all() else WholePrompts  # mT5's prompts begin without a mark
     return kind(backbone, class_names, template, n_insert, dtype, runs=runs)
 
 

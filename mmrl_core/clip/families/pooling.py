@@ -8,7 +8,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
+import torch.nn.functional as F
 from torch import Tensor, nn
+
+from mmrl_core.clip.blocks import attend, split_heads
 
 Norm = Callable[[Tensor], Tensor]
 
@@ -75,7 +78,14 @@ class FirstQuery(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(B, L, D) -> (B, D')."""
-        pooler = self.pooler
-        query = pooler.ln_q(pooler.query[:1]).expand(len(x), -1, -1)
-        x = pooler.ln_k(x)
-        return pooler.attn(query, x, x, need_weights=False)[0][:, 0]
+        pooler, attn = self.pooler, self.pooler.attn
+        if attn.in_proj_weight is None:  # keys are of another width than queries
+            weights = attn.q_proj_weight, attn.k_proj_weight, attn.v_proj_weight
+        else:
+            weights = attn.in_proj_weight.chunk(3)
+        seen = pooler.ln_k(x)
+        inputs = (pooler.ln_q(pooler.query[:1])[None], seen, seen)
+        projected = map(F.linear, inputs, weights, attn.in_proj_bias.chunk(3))
+        q, k, v = (split_heads(part, attn.num_heads) for part in projected)
+        found = attend(q.expand(k.shape[0], -1, -1, -1), k, v)
+        return attn.out_proj(found)[:, 0]

@@ -22,12 +22,23 @@ from tests.support.small import CLASSES, random_images, small_adapter
 
 ENCODERS, ADAPTED = 1e-5, 5e-5  # of features; relative
 GRADIENTS = 1e-4  # relative
-DISTINCT, MOVED = 0.9999, 20 * ADAPTED  # cosine of two images' or classes' features; what tokens change at least, relative
+DISTINCT, MOVED = (
+    0.9999,
+    20 * ADAPTED,
+)  # cosine of two images' or classes' features; what tokens change at least, relative
 AT_LEAST, AT_LEAST_WITH_WEIGHTS = 90, 70
 CASES = [("mmrl", 1, "a {}."), ("mmrlpp", 1, "{} in the rain"), ("mmrlpp", 2, "a {}.")]  # method, depth, template
 LABELS = torch.tensor([0, 3, 5])
 # An export takes seconds. Class features are constants in the file: one of every kind of image tower.
-EXPORTED = ["ViT-L-14-CLIPA", "coca_ViT-B-32", "EVA02-B-16", "EVA02-E-14", "PE-Core-B-16", "ViT-B-16-SigLIP", "MobileCLIP-B"]
+EXPORTED = [
+    "ViT-L-14-CLIPA",
+    "coca_ViT-B-32",
+    "EVA02-B-16",
+    "EVA02-E-14",
+    "PE-Core-B-16",
+    "ViT-B-16-SigLIP",
+    "MobileCLIP-B",
+]
 
 
 @functools.cache
@@ -80,7 +91,9 @@ def test_towers_walked_without_tokens_are_open_clips_own(name):
     oracle = Oracle(backbone.clip, backbone.tokenizer, small_adapter(backbone), CLASSES, template)
     expected = oracle.zero_shot(images)
     oracle.n_insert = 0  # the plain model's walk as well
-    plain = torch.nn.functional.normalize(oracle.image.project(oracle.image.pool(oracle.walk(oracle.image, images, "")[0])))
+    plain = torch.nn.functional.normalize(
+        oracle.image.project(oracle.image.pool(oracle.walk(oracle.image, images, "")[0]))
+    )
     for found, features in zip((plain, oracle.text_features()), expected, strict=True):
         assert torch.allclose(found, features, rtol=0, atol=ENCODERS)
     for n_insert in (1, 2):

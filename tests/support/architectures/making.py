@@ -11,7 +11,12 @@ from torch import nn
 from tests.support.architectures.cutting import CONTEXT, HEAD, IMAGE_WIDTH, PATCH, TEXT_WIDTH, VOCABULARY
 
 STAND_IN = {"timm_model_name": "test_vit", "image_size": 160}
-TRANSFORMERS = {"xlm-roberta": "XLMRobertaConfig", "roberta": "RobertaConfig", "mt5": "MT5Config", "nllb": "M2M100Config"}
+TRANSFORMERS = {
+    "xlm-roberta": "XLMRobertaConfig",
+    "roberta": "RobertaConfig",
+    "mt5": "MT5Config",
+    "nllb": "M2M100Config",
+}
 
 
 def make(config: dict[str, Any]) -> nn.Module:
