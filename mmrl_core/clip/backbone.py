@@ -1,4 +1,4 @@
-"""Verify and freeze a CLIP. The only user of open_clip's private interfaces."""
+"""Verify and freeze a CLIP; `families/` knows what its towers are made of."""
 
 import hashlib
 import warnings
@@ -11,18 +11,15 @@ import torch
 from torch import Tensor, nn
 
 from mmrl_core.clip import LOGIT_SCALE, bundled
-from mmrl_core.clip.blocks import Block, freeze
+from mmrl_core.clip.blocks import Block
 from mmrl_core.clip.bundled import new_clip
-from mmrl_core.clip.openclip import (
-    CLIP,
-    ResidualAttentionBlock,
-    TextTransformer,
-    VisionTransformer,
-    open_clip,
-)
+from mmrl_core.clip.families.images import ImageForm, image_form
+from mmrl_core.clip.families.texts import TextForm, text_form, text_module
+from mmrl_core.clip.openclip import CLIP, ResidualAttentionBlock, open_clip
 from mmrl_core.clip.prompts import cut_note, fill_template, same_prompt
 from mmrl_core.clip.supported import refuse_unsupported
-from mmrl_core.clip.towers import ImageTower, TextTower
+from mmrl_core.clip.text_tower import text_tower
+from mmrl_core.clip.towers import ImageTower
 from mmrl_core.clip.weights.preprocessing import check_preprocessing
 from mmrl_core.clip.weights.pretrained import TESTED, load_clip
 from mmrl_core.data.squares import ViewSettings
@@ -64,47 +61,60 @@ class Backbone(nn.Module):
         return super().train(False)
 
     @property
-    def visual(self) -> VisionTransformer:
+    def visual(self) -> nn.Module:
         return self.clip.visual
 
+    @cached_property
+    def image_form(self) -> ImageForm:
+        return image_form(self.clip)
+
+    @cached_property
+    def text_form(self) -> TextForm:
+        return text_form(self.clip)
+
     @property
-    def text(self) -> CLIP | TextTransformer:
+    def text(self) -> Any:
         """The module that carries the text tower: the CLIP itself, or the `text` of a CustomTextCLIP."""
-        return getattr(self.clip, "text", self.clip)
+        return text_module(self.clip)
 
     @property
-    def image_blocks(self) -> list[ResidualAttentionBlock]:
-        return list(self.visual.transformer.resblocks)
+    def image_blocks(self) -> list[nn.Module]:
+        return list(self.image_form.blocks)
 
     @property
-    def text_blocks(self) -> list[ResidualAttentionBlock]:
-        return list(self.text.transformer.resblocks)
+    def text_blocks(self) -> list[nn.Module]:
+        return list(self.text_form.blocks)
 
     @property
     def image_width(self) -> int:
-        return self.visual.conv1.out_channels
+        return self.image_form.width
 
     @property
     def text_width(self) -> int:
-        return self.text.token_embedding.embedding_dim
+        return self.text_form.width
 
     @property
+    def pooled_width(self) -> int:
+        """Of what is read off the image tower and projected: the tower's width, or its attention pooling's."""
+        return self.image_form.pooled_width
+
+    @cached_property
     def embed_dim(self) -> int:
-        return self.visual.proj.shape[1]
+        return self.image_form.projection().weight.shape[1]
 
     @property
     def depth(self) -> int:
         """N of the shallower tower, on which insertion depths count."""
-        return min(len(self.image_blocks), len(self.text_blocks))
+        return min(len(self.image_form.blocks), len(self.text_form.blocks))
 
     @property
     def image_size(self) -> int:
-        return self.visual.image_size[0]
+        return self.image_form.size[0]
 
     @property
     def image_tokens(self) -> int:
-        """1 + P, the class token and the patches."""
-        return self.visual.positional_embedding.shape[0]
+        """n, the class token where there is one, and the patches."""
+        return self.image_form.n_rows
 
     def _asks_for(self, key: str, default: Any) -> Any:
         """What its weights say of preprocessing."""
@@ -127,7 +137,7 @@ class Backbone(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.visual.proj.device
+        return self.clip.logit_scale.device
 
     def arrays(self) -> dict[str, np.ndarray]:
         """Its weights by name, on a CPU."""
@@ -163,14 +173,11 @@ class Backbone(nn.Module):
     def identity(self) -> str:
         """Digest of all that settles the image tower's outputs: weights, activation, heads and preprocessing."""
         block = self.image_blocks[0]
-        facts = [
-            type(block.mlp[1]).__name__,
-            block.attn.num_heads,
-            block.ln_1.eps,
-            self.image_size,
-            self.mean,
-            self.std,
-        ]
+        if isinstance(block, ResidualAttentionBlock):
+            facts = [type(block.mlp[1]).__name__, block.attn.num_heads, block.ln_1.eps]
+        else:
+            facts = [repr(self.visual), self.frozen_blocks("image", torch.float32)[0].heads]
+        facts += [self.image_size, self.mean, self.std]
         if (resizing := tuple(self.view_settings[3:])) != ("shortest", "bicubic"):
             facts.append(resizing)  # only then: digests from before these were known hold
         return hashlib.sha256(f"{self.weights_sha256} {facts}".encode()).hexdigest()
@@ -179,19 +186,15 @@ class Backbone(nn.Module):
         """The blocks of the `image` or `text` tower with matrix products in `dtype`; made once."""
         key = (tower, dtype, self.device)
         if key not in self._frozen:
-            blocks = self.image_blocks if tower == "image" else self.text_blocks
+            form = self.image_form if tower == "image" else self.text_form
             with torch.inference_mode(False):  # whoever asks first: training has to be able to use them too
-                self._frozen[key] = [freeze(block, dtype) for block in blocks]
+                self._frozen[key] = [form.freeze(block, dtype) for block in form.blocks]
         return self._frozen[key]
 
     def embed_images(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
-        """(B, 3, size, size) -> input of the first block (B, 1 + P, D), float32; the convolution runs in `dtype`."""
+        """(B, 3, size, size) -> input of the first block (B, n, D), float32; the convolution runs in `dtype`."""
         with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
-            return self.visual._embeds(images).float()
-
-    def embed_tokens(self, token_ids: Tensor) -> Tensor:
-        """(C, L) ids, L up to the context length -> input of the first block (C, L, D)."""
-        return self.text.token_embedding(token_ids) + self.text.positional_embedding[: token_ids.shape[1]]
+            return self.image_form.embed(images).float()
 
     def tokenize(self, class_names: list[str], template: str) -> Tensor:
         """Prompts of the classes as token ids (C, context length). Raises UserError when two names share one.
@@ -222,12 +225,14 @@ class Backbone(nn.Module):
     @torch.no_grad()
     def encode_text(self, class_names: list[str], template: str) -> Tensor:
         """Zero-shot features of the prompts (C, E), L2-normalised."""
-        return TextTower(self, class_names, template, n_insert=1).zero_shot()
+        return text_tower(self, class_names, template, n_insert=1).zero_shot()
 
 
 def measures(backbone: Backbone) -> dict[str, int]:
     """What the shapes of an adapter's tensors depend on, beside its settings."""
-    return {name: getattr(backbone, name) for name in ("depth", "image_width", "text_width", "embed_dim")}
+    return {
+        name: getattr(backbone, name) for name in ("depth", "image_width", "text_width", "pooled_width", "embed_dim")
+    }
 
 
 def check_measures(made_for: dict[str, int], backbone: Backbone) -> None:

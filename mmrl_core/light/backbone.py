@@ -26,6 +26,11 @@ class LightBackbone(NamedTuple):
     text_width: int
     embed_dim: int
 
+    @property
+    def pooled_width(self) -> int:
+        """Of a tower that is read at its class token."""
+        return self.image_width
+
 
 def read_backbone(card: BackboneCard) -> LightBackbone | None:
     """The backbone with the weights that an adapter's card names; None where they are not the bundled ones or those of

@@ -47,7 +47,7 @@ class Adapter(nn.Module):
         self.space = nn.Parameter(torch.randn(config.n_tokens, config.rep_dim) * 0.02)
         self.image_aligner = self._aligner(backbone.image_width)
         self.text_aligner = self._aligner(backbone.text_width)
-        self.projection = self._projection(backbone.image_width, backbone.embed_dim)
+        self.projection = self._projection(backbone.pooled_width, backbone.embed_dim)
         self.head: Head | None = None  # fitted once the adapter is trained
         self.head_card: HeadCard | None = None
         self.calibration: CalibrationCard | None = None

@@ -1,4 +1,5 @@
-"""The adapters of R runs as one. K tokens, d_v and d_t the towers' widths, B images, C classes, E embedding width."""
+"""The adapters of R runs as one. K tokens, d_v and d_t the towers' widths, B images, C classes, D' width of
+what is read off the image tower, E embedding width."""
 
 from collections.abc import Sequence
 from typing import cast
@@ -7,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from mmrl_core.clip.backbone import Backbone
+from mmrl_core.clip.families.images import Projection
 from mmrl_core.config import AdapterConfig
 from mmrl_core.method.adapter import Adapter
 
@@ -46,8 +48,8 @@ class AdapterStack(nn.Module):
         """(R, n_insert, K, d_t)."""
         return torch.stack([adapter.text_tokens() for adapter in self.adapters])
 
-    def projection(self, features: Tensor, frozen: Tensor) -> Tensor:
-        """(R, B, d_v), frozen projection (d_v, E) -> (R, B, E)."""
+    def projection(self, features: Tensor, frozen: Projection) -> Tensor:
+        """(R, B, D'), frozen projection -> (R, B, E)."""
         pairs = zip(self.adapters, features, strict=True)
         return torch.stack([adapter.projection(own, frozen) for adapter, own in pairs])
 

@@ -4,7 +4,7 @@ B images, C classes, P patches, K representation tokens, D the image tower's wid
 """
 
 import copy
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import safetensors.torch
 import torch
@@ -12,7 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from mmrl_core.clip.backbone import LOGIT_SCALE, Backbone
-from mmrl_core.clip.blocks import read, run
+from mmrl_core.clip.blocks import run
+from mmrl_core.clip.families.images import Projection
+from mmrl_core.clip.openclip import VisionTransformer
 from mmrl_core.clip.towers import ImageTower
 from mmrl_core.errors import UserError
 from mmrl_core.files import canonical_json
@@ -28,23 +30,11 @@ class WholeTower(ImageTower):
     """An image tower in one piece: no trunk is kept and no batch is cut, so that its graph fits batches of any size."""
 
     def below(self, images: Tensor) -> Tensor:
-        """(B, 3, S, S) -> input of the first token-carrying layer (B, 1 + P, D)."""
+        """(B, 3, S, S) -> input of the first token-carrying layer (B, n, D)."""
         x = self.backbone.embed_images(images, self.dtype)
         for block in self.blocks[: self.first]:
             x = run(block, x)
         return x
-
-    def above(self, x: Tensor, tokens: Tensor, beta: float) -> tuple[Tensor, Tensor]:
-        """That input, tokens (n_insert, K, D) -> ln_post of the class slot (B, D) and of the K slots (B, K, D)."""
-        x = self.ln_post(self._adapted(x, self.layers(tokens), beta))
-        return x[:, 0], x[:, 1:]
-
-    def frozen_above(self, x: Tensor) -> Tensor:
-        """That input -> the frozen CLIP's image features, L2-normalised (B, E)."""
-        for block in self.blocks[self.first : -1]:
-            x = run(block, x)
-        x = read(self.blocks[-1], x, x[:, :1])
-        return F.normalize(self.ln_post(x[:, 0]) @ self.proj, dim=-1)
 
 
 class ImageFeatures(NamedTuple):
@@ -69,18 +59,21 @@ class FoldedCLIP(nn.Module):
     """
 
     tokens: Tensor | None  # (n_insert, K, D)
-    projection: Tensor | None  # P_r (D, E)
+    projection: Tensor | None  # P_r (D', E)
+    projection_bias: Tensor | None  # (E,)
     text_features: Tensor  # w (C, E)
 
     def __init__(
-        self, tower: WholeTower, text_features: Tensor, tokens: Tensor | None = None, projection: Tensor | None = None,
-        alpha: float = 1.0, beta: float = 1.0, head: Head | None = None, weights: LogitWeights = PLAIN,
+        self, tower: WholeTower, text_features: Tensor, tokens: Tensor | None = None,
+        projection: Projection | None = None, alpha: float = 1.0, beta: float = 1.0, head: Head | None = None,
+        weights: LogitWeights = PLAIN,
     ):  # fmt: skip
         super().__init__()
         self.tower, self.alpha, self.beta = tower, alpha, beta
         self.head, self.weights = head if weights.head else None, weights
         self.register_buffer("tokens", tokens)
-        self.register_buffer("projection", projection)
+        self.register_buffer("projection", projection and projection.weight)
+        self.register_buffer("projection_bias", projection and projection.bias)
         self.register_buffer("text_features", text_features)
 
     @classmethod
@@ -93,7 +86,7 @@ class FoldedCLIP(nn.Module):
         if isinstance(adapter, Baseline):
             return cls(tower, text, head=head, weights=adapter.weights)
         assert isinstance(adapter, Adapter)  # one run, not a stack
-        projection = adapter.projection(torch.eye(len(frozen), device=frozen.device), frozen)
+        projection = adapter.projection.folded(frozen)
         config = adapter.config
         return cls(tower, text, adapter.image_tokens(), projection, config.alpha, config.composition, head,
                    adapter.weights)  # fmt: skip
@@ -120,10 +113,10 @@ class FoldedCLIP(nn.Module):
         x = self.tower.below(images)
         if self.tokens is None or self.projection is None:
             return ImageFeatures(*[self.tower.frozen_above(x)] * 3)
-        cls, slots = self.tower.above(x, self.tokens, self.beta)
-        f_r = F.normalize(slots.mean(dim=1) @ self.projection, dim=-1)
+        rows, slots = self.tower.above(x, self.tower.layers(self.tokens), self.beta)
+        f_r = F.normalize(Projection(self.projection, self.projection_bias)(slots), dim=-1)
         frozen = self.tower.frozen_above(x) if self.head is not None else None
-        return ImageFeatures(F.normalize(cls @ self.tower.proj, dim=-1), f_r, frozen)
+        return ImageFeatures(F.normalize(self.tower.proj(rows), dim=-1), f_r, frozen)
 
     def score(self, features: ImageFeatures, text_features: Tensor | None = None) -> Output:
         """Logits of features."""
@@ -157,7 +150,10 @@ def folded_bytes(
 
 def tower_facts(backbone: Backbone) -> TowerCard | None:
     """Of a plain tower; None for another."""
-    visual, blocks = backbone.visual, backbone.image_blocks
+    visual: Any = backbone.visual
+    if not isinstance(visual, VisionTransformer) or not backbone.image_form.pool.reads_first:
+        return None
+    blocks: list[Any] = backbone.image_blocks
     norms = [visual.ln_pre, visual.ln_post, *(norm for block in blocks for norm in (block.ln_1, block.ln_2))]
     scales = [scale for block in blocks for scale in (block.ls_1, block.ls_2)]
     kinds = {(type(block.mlp[1]).__name__, getattr(block.mlp[1], "approximate", "none")) for block in blocks}

@@ -7,7 +7,8 @@ from torch import Tensor, nn
 
 from mmrl_core.clip.backbone import LOGIT_SCALE, Backbone
 from mmrl_core.clip.precision import DTYPES
-from mmrl_core.clip.towers import ImageTower, TextTower
+from mmrl_core.clip.text_tower import text_tower
+from mmrl_core.clip.towers import ImageTower
 from mmrl_core.distributed import Workers
 from mmrl_core.method.adapter import Adapter
 from mmrl_core.method.adapter_stack import AdapterStack
@@ -57,7 +58,7 @@ class AdaptedCLIP(nn.Module):
             self.register_buffer("zero_shot_text", self._given_text[1].to(self.backbone.device), persistent=False)
             return
         share = list(self.workers.share(self.class_names))
-        self.text_tower = TextTower(self.backbone, share, self.template, n_insert, self.dtype)
+        self.text_tower = text_tower(self.backbone, share, self.template, n_insert, self.dtype)
         self.register_buffer("zero_shot_text", self._gathered(self.text_tower.zero_shot()), persistent=False)
 
     def _gathered(self, features: Tensor) -> Tensor:
@@ -94,7 +95,7 @@ class AdaptedCLIP(nn.Module):
     def from_trunk(
         self, trunk: Tensor, text_features: Tensor | None = None, zero_shot_image: Tensor | None = None
     ) -> Output:
-        """The same from the image tower's frozen trunk (B, 1 + P, D); frozen image features (B, E) are not computed
+        """The same from the image tower's frozen trunk (B, n, D); frozen image features (B, E) are not computed
         where they are given."""
         adapter, tower = self.adapter, self.image_tower
         w = self.text_features() if text_features is None else text_features
@@ -104,9 +105,9 @@ class AdaptedCLIP(nn.Module):
             assert zero_shot_image is not None  # a baseline has a head
             f_c = f_r = zero_shot_image
         else:
-            cls, slots = tower.adapted(trunk, adapter.image_tokens(), adapter.config.composition)
-            f_c = F.normalize(cls @ tower.proj, dim=-1)
-            f_r = F.normalize(adapter.projection(slots.mean(dim=-2), tower.proj), dim=-1)
+            rows, slots = tower.adapted(trunk, adapter.image_tokens(), adapter.config.composition)
+            f_c = F.normalize(tower.proj(rows), dim=-1)
+            f_r = F.normalize(adapter.projection(slots, tower.proj), dim=-1)
         by_class, by_rep = LOGIT_SCALE * f_c @ w.mT, LOGIT_SCALE * f_r @ w.mT
         head = None if adapter.head is None or zero_shot_image is None else adapter.head(zero_shot_image)
         return Output(by_class, by_rep, adapter.fused(by_class, by_rep), f_c, f_r, w, head)

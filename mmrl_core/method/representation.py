@@ -1,6 +1,7 @@
 """The shared representation space R and the aligners that map it into both towers' layers.
 
-K tokens, d_r width of the space, n insertion layers, D a tower's width, r and q the low ranks of MMRL++.
+K tokens, d_r width of the space, n insertion layers, D a tower's width, D' that of what is read
+off the image tower, E embedding width, r and q the low ranks of MMRL++.
 """
 
 import math
@@ -8,6 +9,8 @@ import math
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+
+from mmrl_core.clip.families.images import Projection
 
 
 def default_linear(out_features: int, in_features: int) -> tuple[Tensor, Tensor]:
@@ -54,15 +57,19 @@ class SharedResidualAligner(nn.Module):
 
 
 class FreeProjection(nn.Module):
-    """MMRL: P_r is a matrix of its own (D x E), started like CLIP's projection."""
+    """MMRL: P_r is a matrix of its own (D' x E), started like CLIP's projection."""
 
     def __init__(self, width: int, embed_dim: int):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(width, embed_dim) * width**-0.5)
 
-    def forward(self, features: Tensor, frozen: Tensor) -> Tensor:
-        """(B, D) -> (B, E); the frozen projection plays no part."""
+    def forward(self, features: Tensor, frozen: Projection) -> Tensor:
+        """(B, D') -> (B, E); the frozen projection plays no part."""
         return features @ self.weight
+
+    def folded(self, frozen: Projection) -> Projection:
+        """The same, of constants."""
+        return Projection(self.weight.detach(), None)
 
 
 class ResidualProjection(nn.Module):
@@ -73,6 +80,10 @@ class ResidualProjection(nn.Module):
         self.A = nn.Parameter(kaiming(width, rank))
         self.B = nn.Parameter(torch.zeros(rank, embed_dim))
 
-    def forward(self, features: Tensor, frozen: Tensor) -> Tensor:
-        """(B, D), frozen projection (D, E) -> (B, E)."""
-        return features @ frozen + (features @ self.A) @ self.B
+    def forward(self, features: Tensor, frozen: Projection) -> Tensor:
+        """(B, D'), frozen projection -> (B, E)."""
+        return frozen(features) + (features @ self.A) @ self.B
+
+    def folded(self, frozen: Projection) -> Projection:
+        """The same as one matrix, of constants."""
+        return Projection((frozen.weight + self.A @ self.B).detach(), frozen.bias)

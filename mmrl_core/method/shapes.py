@@ -43,6 +43,8 @@ class Measured(Protocol):
     @property
     def text_width(self) -> int: ...
     @property
+    def pooled_width(self) -> int: ...
+    @property
     def embed_dim(self) -> int: ...
 
 
@@ -67,9 +69,9 @@ def tensor_shapes(config: AdapterConfig, backbone: Measured) -> Shapes:
             rank = config.residual_rank
             shapes |= {f"{tower}.A": (n, width, rank), f"{tower}.B": (n, rank, d_r)}
     if not plus:
-        return shapes | {"projection.weight": (backbone.image_width, backbone.embed_dim)}
+        return shapes | {"projection.weight": (backbone.pooled_width, backbone.embed_dim)}
     rank = config.projection_rank
-    return shapes | {"projection.A": (backbone.image_width, rank), "projection.B": (rank, backbone.embed_dim)}
+    return shapes | {"projection.A": (backbone.pooled_width, rank), "projection.B": (rank, backbone.embed_dim)}
 
 
 def head_shapes(card: HeadCard, n_classes: int, embed_dim: int) -> dict[str, Shape]:
@@ -101,5 +103,5 @@ def folded_shapes(card: AdapterCard, backbone: Measured) -> Shapes:
     layers = insertion_layers(config, backbone)
     return shapes | {
         "tokens": (layers, config.n_tokens, backbone.image_width),
-        "projection": (backbone.image_width, backbone.embed_dim),
+        "projection": (backbone.pooled_width, backbone.embed_dim),
     }

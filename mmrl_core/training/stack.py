@@ -10,7 +10,8 @@ from itertools import chain
 from torch import Tensor
 
 from mmrl_core.clip.backbone import Backbone
-from mmrl_core.clip.towers import ImageTower, TextTower
+from mmrl_core.clip.text_tower import text_tower
+from mmrl_core.clip.towers import ImageTower
 from mmrl_core.method.adapter import Adapter
 from mmrl_core.method.adapter_stack import AdapterStack
 from mmrl_core.method.model import AdaptedCLIP
@@ -19,7 +20,7 @@ from mmrl_core.method.model import AdaptedCLIP
 class StackedCLIP(AdaptedCLIP):
     """The frozen CLIP with the adapters of a stack, each for its own list of equally many classes.
 
-    Trunks (R, B, 1 + P, D) give logits (R, B, C); `zero_shot_text` is (R, C, E).
+    Trunks (R, B, n, D) give logits (R, B, C); `zero_shot_text` is (R, C, E).
     """
 
     adapter: AdapterStack
@@ -34,7 +35,7 @@ class StackedCLIP(AdaptedCLIP):
     def _build_towers(self) -> None:
         n_insert, runs = self.adapter.n_insert, len(self.class_lists)
         self.image_tower = ImageTower(self.backbone, n_insert, self.dtype)
-        self.text_tower = TextTower(self.backbone, self.class_names, self.template, n_insert, self.dtype, runs=runs)
+        self.text_tower = text_tower(self.backbone, self.class_names, self.template, n_insert, self.dtype, runs=runs)
         self.register_buffer("zero_shot_text", self._of_runs(self.text_tower.zero_shot()), persistent=False)
 
     def _of_runs(self, features: Tensor) -> Tensor:

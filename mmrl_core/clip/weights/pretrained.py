@@ -57,7 +57,7 @@ def load_clip(name: str, weights: str | None) -> LoadedCLIP:
     the model or its activation, or are not the file that their name or place says.
     """
     _check_name(name)
-    refuse_by_configuration(name)  # before anything is fetched or read
+    refuse_by_configuration(name, open_clip.get_model_config(name))  # before anything is fetched or read
     if not weights:
         raise UserError(f"backbone.weights is not set for {name}; give a file, an open_clip tag, or `random`")
     if weights.split(":")[0] == "random":

@@ -5,8 +5,10 @@ import torch
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 
 from mmrl_core.clip import towers
-from mmrl_core.clip.blocks import freeze, run
-from mmrl_core.clip.towers import ImageTower, TextTower, in_chunks
+from mmrl_core.clip.blocks import run
+from mmrl_core.clip.families.open_clip_blocks import freeze
+from mmrl_core.clip.text_tower import SharedPrefix
+from mmrl_core.clip.towers import ImageTower, in_chunks
 from tests.oracle import Oracle
 from tests.support.small import random_images, small_adapter, small_backbone
 
@@ -18,7 +20,7 @@ def relative(a: torch.Tensor, b: torch.Tensor) -> float:
     return float((a - b).detach().abs().max() / b.detach().abs().max())
 
 
-def text_and_gradients(tower: TextTower, adapter) -> tuple[torch.Tensor, list[torch.Tensor]]:
+def text_and_gradients(tower: SharedPrefix, adapter) -> tuple[torch.Tensor, list[torch.Tensor]]:
     adapter.zero_grad()
     features = tower.adapted(adapter.text_tokens(), adapter.config.composition)
     weights = torch.linspace(-1, 1, features.numel()).view_as(features)
@@ -32,8 +34,8 @@ def text_and_gradients(tower: TextTower, adapter) -> tuple[torch.Tensor, list[to
 def test_classes_in_recomputed_chunks_give_the_features_and_gradients_of_one_pass(method, chunk_tokens, depth):
     backbone = small_backbone()
     adapter = small_adapter(backbone, method, insertion_depth=depth)
-    whole = TextTower(backbone, NAMES, "a {}.", adapter.n_insert)
-    parts = TextTower(backbone, NAMES, "a {}.", adapter.n_insert, chunk_tokens=chunk_tokens)
+    whole = SharedPrefix(backbone, NAMES, "a {}.", adapter.n_insert)
+    parts = SharedPrefix(backbone, NAMES, "a {}.", adapter.n_insert, chunk_tokens=chunk_tokens)
     assert len(whole.packings) == 1 < len(parts.packings)
     assert relative(parts.zero_shot(), whole.zero_shot()) < TOLERANCE
     features, gradients = text_and_gradients(whole, adapter)
@@ -48,7 +50,7 @@ def kept_bytes(n_classes: int, chunk_tokens: int) -> int:
     backbone = small_backbone()
     adapter = small_adapter(backbone, "mmrlpp")
     names = [f"{a} {b} {c}" for a in NAMES[:4] for b in NAMES for c in NAMES][:n_classes]
-    tower = TextTower(backbone, names, "a {}.", adapter.n_insert, chunk_tokens=chunk_tokens)
+    tower = SharedPrefix(backbone, names, "a {}.", adapter.n_insert, chunk_tokens=chunk_tokens)
     constants = {tower.suffix.untyped_storage().data_ptr()}
     kept: dict[int, int] = {}
 
@@ -96,7 +98,7 @@ def test_float32_blocks_share_their_weights_with_the_backbone_and_are_made_once(
     backbone = small_backbone()
     blocks = backbone.frozen_blocks("image", torch.float32)
     assert blocks is backbone.frozen_blocks("image", torch.float32)
-    assert blocks[0].fc.weight.data_ptr() == backbone.image_blocks[0].mlp.c_fc.weight.data_ptr()
+    assert blocks[0].mlp.fc.weight.data_ptr() == backbone.image_blocks[0].mlp.c_fc.weight.data_ptr()
 
 
 @pytest.mark.parametrize("quick_gelu", [False, True])
@@ -107,10 +109,10 @@ def test_images_in_chunks_give_what_the_oracle_gives_for_all_at_once(method, qui
     tower, images = ImageTower(backbone, adapter.n_insert), random_images(7)
     monkeypatch.setattr(towers, "CHUNK_TOKENS", 10)  # two images
     assert tower.chunk(7) == 2
-    cls, slots = tower.adapted(tower.trunk(images), adapter.image_tokens(), adapter.config.composition)
+    rows, slots = tower.adapted(tower.trunk(images), adapter.image_tokens(), adapter.config.composition)
     f_c, f_r = Oracle(backbone.clip, backbone.tokenizer, adapter, NAMES, "a {}.").image_features(images)
-    assert relative(torch.nn.functional.normalize(cls @ tower.proj, dim=-1), f_c) < TOLERANCE
-    by_rep = adapter.projection(slots.mean(dim=1), tower.proj)
+    assert relative(torch.nn.functional.normalize(tower.proj(rows), dim=-1), f_c) < TOLERANCE
+    by_rep = adapter.projection(slots, tower.proj)
     assert relative(torch.nn.functional.normalize(by_rep, dim=-1), f_r) < TOLERANCE
 
 

@@ -6,7 +6,7 @@ from PIL import Image
 
 from mmrl_core.clip.feature_store import FeatureStore
 from mmrl_core.clip.packing import pack
-from mmrl_core.clip.towers import TextTower
+from mmrl_core.clip.text_tower import SharedPrefix
 from mmrl_core.config import AdapterConfig, TrainConfig
 from mmrl_core.data.sets import ImageSet
 from mmrl_core.errors import UserError
@@ -107,13 +107,13 @@ def test_text_features_of_runs_are_those_of_each_in_chunks_of_any_size(method, c
     backbone = small_backbone()
     adapters = [small_adapter(backbone, method, seed=place) for place in PLACES]
     every = [name for names in NAMES for name in names]
-    tower = TextTower(backbone, every, "a {}.", adapters[0].n_insert, chunk_tokens=chunk_tokens, runs=len(NAMES))
+    tower = SharedPrefix(backbone, every, "a {}.", adapters[0].n_insert, chunk_tokens=chunk_tokens, runs=len(NAMES))
     assert (len(tower.packings) == 1) is (chunk_tokens > 1000)
     tokens = torch.stack([adapter.text_tokens() for adapter in adapters])
     together = tower.adapted(tokens, adapters[0].config.composition).unflatten(0, (len(NAMES), -1))
     frozen = tower.zero_shot().unflatten(0, (len(NAMES), -1))
     for place, adapter in enumerate(adapters):
-        alone = TextTower(backbone, NAMES[place], "a {}.", adapter.n_insert)
+        alone = SharedPrefix(backbone, NAMES[place], "a {}.", adapter.n_insert)
         expected = alone.adapted(adapter.text_tokens(), adapter.config.composition)
         assert torch.allclose(together[place], expected, atol=TOLERANCE)
         assert torch.allclose(frozen[place], alone.zero_shot(), atol=TOLERANCE)

@@ -11,7 +11,7 @@ import open_clip
 import torch
 from torch import nn
 
-from mmrl_core.clip.supported import _configured_problem as problem_of
+from mmrl_core.clip.supported import problem_of
 from tests.support.architectures.cutting import cut_config
 from tests.support.architectures.making import make
 from tests.support.architectures.words import Words, words_of
