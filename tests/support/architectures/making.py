@@ -49,13 +49,21 @@ def timm_trunk(vision: dict[str, Any], embed: int) -> nn.Module:
     name, proj, pool = vision["timm_model_name"], vision["timm_proj"], vision["timm_pool"]
     sizes = {"depth": 2, "embed_dim": IMAGE_WIDTH, "num_heads": IMAGE_WIDTH // HEAD, "img_size": vision["image_size"]}
     if proj == "linear":
-        trunk = timm.create_model(name, patch_size=PATCH, **sizes)
+        trunk = timm.create_model(name, **sizes, **(vitamin_stem() if "vitamin" in name else {"patch_size": PATCH}))
         trunk.reset_classifier(0, **({"global_pool": pool} if pool else {}))
         return trunk
     head = {"num_classes": 0 if proj == "none" else embed, "global_pool": pool}
     if name == "vit_base_mci_224":
         return mobileclip_trunk(**sizes, **head)
     return timm.create_model(name, patch_size=PATCH, **sizes, **head)
+
+
+def vitamin_stem() -> dict[str, Any]:
+    """ViTamin's convolutions before its blocks, which divide an image by 16."""
+    from timm.models.vitamin import VitCfg, VitConvCfg
+
+    convolutions = VitConvCfg(norm_layer="layernorm2d", norm_eps=1e-6)
+    return {"embed_cfg": VitCfg((8, 16, IMAGE_WIDTH), (1, 1, 1), 8, convolutions, "1d")}
 
 
 def mobileclip_trunk(embed_dim: int, **sizes: Any) -> nn.Module:
