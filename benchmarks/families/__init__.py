@@ -6,6 +6,7 @@ Both steps are those of steps.py. Evaluation is `Backbone.encode_image` beside o
 
 from collections.abc import Iterator
 
+from benchmarks.counting import counted_flops
 from benchmarks.families.models import FAMILIES, backbone_of
 from benchmarks.steps import medians_in_turn
 from benchmarks.support.cases import Case, Plan, Step, model_of, model_step, oracle_step
@@ -15,7 +16,8 @@ from benchmarks.support.table import Column, Table, notes
 CLASSES, BATCH, IMAGES = 50, 4, 16
 COLUMNS = [
     Column("model", "model", "s", 28), Column("method", "method", "s", 9), Column("computed", "computed", ".2f", 10),
-    Column("given", "given", ".2f", 8), Column("ms", "computed_ms", ".0f", 8), Column("ms", "given_ms", ".0f", 8),
+    Column("FLOPs", "computed_flops", ".2f", 7), Column("given", "given", ".2f", 8),
+    Column("FLOPs", "given_flops", ".2f", 7), Column("ms", "computed_ms", ".0f", 8), Column("ms", "given_ms", ".0f", 8),
     Column("oracle", "oracle_ms", ".0f", 8), Column("evaluation", "evaluation", ".2f", 12),
     Column("ms", "evaluation_ms", ".0f", 8), Column("n", "rounds", "d", 4),
 ]  # fmt: skip
@@ -28,7 +30,7 @@ def measure(plan: Plan) -> list[dict]:
         table.extend(rows(name, plan))
     notes(
         "computed, given: the oracle's time for a step over ours, which computes the frozen features or is given them,",
-        f"then ours in ms. evaluation: open_clip's encode_image of {IMAGES} images over ours, then ours in ms.",
+        f"then ours in ms; FLOPs: the same of operations. evaluation: open_clip's encode_image of {IMAGES} images over ours, then ours in ms.",
         "n: rounds, of which the median counts. All with the allocator keeping freed memory.",
     )
     return table.rows
@@ -38,13 +40,16 @@ def rows(name: str, plan: Plan) -> Iterator[dict]:
     """One row a family; its model is gone before the next one's is made."""
     case = Case(backbone_of(name, plan.quick), plan.methods[-1], CLASSES, BATCH)
     warm_heap(None)
-    works = steps_of(case) | encoders_of(case)
+    steps = steps_of(case)
+    flops = {key: counted_flops(step) for key, step in steps.items()}
+    works = steps | encoders_of(case)
     for work in works.values():
         work()
     times = medians_in_turn(works, plan.rounds)
     yield {
         "model": name, "method": case.method, "rounds": plan.rounds,
         "computed": times["oracle"] / times["computed"], "given": times["oracle"] / times["given"],
+        "computed_flops": flops["oracle"] / flops["computed"], "given_flops": flops["oracle"] / flops["given"],
         "evaluation": times["open_clip"] / times["evaluation"],
         **{f"{key}_ms": 1e3 * taken for key, taken in times.items()},
     }  # fmt: skip
