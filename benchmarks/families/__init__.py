@@ -30,8 +30,9 @@ def measure(plan: Plan) -> list[dict]:
         table.extend(rows(name, plan))
     notes(
         "computed, given: the oracle's time for a step over ours, which computes the frozen features or is given them,",
-        f"then ours in ms; FLOPs: the same of operations. evaluation: open_clip's encode_image of {IMAGES} images over ours, then ours in ms.",
-        "n: rounds, of which the median counts. All with the allocator keeping freed memory.",
+        "with the same of operations, and ours in ms. evaluation: open_clip's encode_image over ours for",
+        f"{IMAGES} images, and ours in ms. n: rounds, of which the median counts. All with the allocator keeping freed",
+        "memory.",
     )
     return table.rows
 

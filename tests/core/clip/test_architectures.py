@@ -30,6 +30,11 @@ CASES = [("mmrl", 1, "a {}."), ("mmrlpp", 1, "{} in the rain"), ("mmrlpp", 2, "a
 LABELS = torch.tensor([0, 3, 5])
 # An export takes seconds. Class features are constants in the file: one of every kind of image tower.
 EXPORTED = ["ViT-L-14-CLIPA", "coca_ViT-B-32", "EVA02-B-16", "PE-Core-B-16", "ViT-B-16-SigLIP", "ViTamin-B"]
+# Causal, without a first token, not causal and padded, with a class row; RoBERTa, mT5, NLLB.
+OF_TEXTS = [
+    "ViT-B-16", "ViT-L-14-worldwide", "ViT-B-16-SigLIP", "MobileCLIP2-L-14", "coca_ViT-B-32",
+    "xlm-roberta-base-ViT-B-32", "mt5-base-ViT-B-32", "nllb-clip-base",
+]  # fmt: skip
 
 
 @functools.cache
@@ -113,6 +118,30 @@ def test_adapted_it_is_the_plain_model_with_its_gradients(name, method, depth, t
     theirs = torch.autograd.grad(oracle.loss(images, LABELS, frozen[1]), parameters)
     for key, one, other in zip(names, ours, theirs, strict=True):
         assert float((one - other).norm() / other.norm()) < GRADIENTS, key
+
+
+@pytest.mark.parametrize("name", [name for name in OF_TEXTS if name in accepted()])
+def test_classes_of_several_runs_in_recomputed_chunks_are_the_plain_models(name):
+    """Every kind of text tower, with all classes in one pass, then a few rows at a time."""
+    backbone, template, lists = backbone_of(form_of(name)), "{} in the rain", (CLASSES, CLASSES[::-1])
+    adapters = [small_adapter(backbone, "mmrlpp", seed=seed) for seed in (0, 1)]
+    plain = functools.partial(Oracle, backbone.clip, backbone.tokenizer, template=template)
+    expected = [
+        plain(adapter, class_names=names).text_features() for adapter, names in zip(adapters, lists, strict=True)
+    ]
+    expected = torch.cat(expected)
+    upstream = torch.linspace(-1, 1, expected.numel()).view_as(expected)
+    parameters = [parameter for adapter in adapters for parameter in adapter.text_aligner.parameters()]
+    theirs = torch.autograd.grad(expected, parameters, upstream)
+    tokens, beta = torch.stack([adapter.text_tokens() for adapter in adapters]), adapters[0].config.composition
+    of_all = backbone, [*lists[0], *lists[1]], template, adapters[0].n_insert
+    kind = type(text_tower(*of_all, runs=2))
+    for rows in (10**6, 30):
+        found = kind(*of_all, chunk_tokens=rows, runs=2).adapted(tokens, beta)
+        assert relative(found, expected) < ADAPTED
+        ours = torch.autograd.grad(found, parameters, upstream, retain_graph=True)
+        for one, other in zip(ours, theirs, strict=True):
+            assert float((one - other).norm() / other.norm()) < GRADIENTS
 
 
 @pytest.mark.parametrize("name", FORMS.values())
