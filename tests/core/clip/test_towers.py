@@ -1,5 +1,7 @@
 """What the towers share, cut and compute in chunks changes nothing, and keeps memory bounded."""
 
+import functools
+
 import pytest
 import torch
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock
@@ -7,9 +9,11 @@ from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 from mmrl_core.clip import towers
 from mmrl_core.clip.blocks import run
 from mmrl_core.clip.families.open_clip_blocks import freeze
-from mmrl_core.clip.text_tower import SharedPrefix
+from mmrl_core.clip.backbone import Backbone
+from mmrl_core.clip.text_tower import SharedPrefix, WholePrompts
 from mmrl_core.clip.towers import ImageTower, in_chunks
 from tests.oracle import Oracle
+from tests.support.architectures import cut, form_of
 from tests.support.small import random_images, small_adapter, small_backbone
 
 NAMES = [f"{colour} {thing}" for colour in ("red", "blue", "very dark green") for thing in ("cat", "old house", "dog")]
@@ -45,13 +49,54 @@ def test_classes_in_recomputed_chunks_give_the_features_and_gradients_of_one_pas
         assert relative(other, one) < 10 * TOLERANCE
 
 
-def kept_bytes(n_classes: int, chunk_tokens: int) -> int:
+# Towers that encode whole prompts: all rows seen, read at the last; padding hidden, the mean read; CoCa's class row.
+WHOLE = ["ViT-B-16-SigLIP", "xlm-roberta-base-ViT-B-32", "mt5-base-ViT-B-32", "coca_ViT-B-32"]
+
+
+@functools.cache
+def backbone_of(name: str) -> Backbone:
+    clip, tokenizer = cut(form_of(name))
+    return Backbone.from_clip(clip, name=name, tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize("method", ["mmrl", "mmrlpp"])
+@pytest.mark.parametrize("chunk_tokens", [1, 30])
+@pytest.mark.parametrize("name", WHOLE)
+def test_whole_prompts_in_recomputed_chunks_give_the_features_and_gradients_of_one_pass(name, chunk_tokens, method):
+    backbone = backbone_of(name)
+    adapter = small_adapter(backbone, method, insertion_depth=1)
+    whole = WholePrompts(backbone, NAMES, "a {}.", adapter.n_insert)
+    parts = WholePrompts(backbone, NAMES, "a {}.", adapter.n_insert, chunk_tokens=chunk_tokens)
+    assert relative(parts.zero_shot(), whole.zero_shot()) < TOLERANCE
+    features, gradients = text_and_gradients(whole, adapter)
+    other_features, other_gradients = text_and_gradients(parts, adapter)
+    assert relative(other_features, features) < TOLERANCE
+    for one, other in zip(gradients, other_gradients, strict=True):
+        assert relative(other, one) < 10 * TOLERANCE
+
+
+@pytest.mark.parametrize("chunk_tokens", [10**6, 30])
+@pytest.mark.parametrize("name", WHOLE)
+def test_whole_prompts_of_runs_are_those_of_each(name, chunk_tokens):
+    backbone, lists = backbone_of(name), [NAMES[:3], NAMES[3:6], NAMES[6:]]
+    adapters = [small_adapter(backbone, "mmrlpp", seed=place, insertion_depth=1) for place in range(3)]
+    tower = WholePrompts(backbone, NAMES, "a {}.", adapters[0].n_insert, chunk_tokens=chunk_tokens, runs=3)
+    tokens = torch.stack([adapter.text_tokens() for adapter in adapters])
+    together = tower.adapted(tokens, adapters[0].config.composition).unflatten(0, (3, -1))
+    for names, adapter, found in zip(lists, adapters, together, strict=True):
+        alone = WholePrompts(backbone, names, "a {}.", adapter.n_insert)
+        assert relative(found, alone.adapted(adapter.text_tokens(), adapter.config.composition)) < TOLERANCE
+
+
+def kept_bytes(n_classes: int, chunk_tokens: int, name: str | None = None) -> int:
     """What autograd keeps between the passes over the classes, features and index tables apart."""
-    backbone = small_backbone()
+    backbone = backbone_of(name) if name else small_backbone()
     adapter = small_adapter(backbone, "mmrlpp")
     names = [f"{a} {b} {c}" for a in NAMES[:4] for b in NAMES for c in NAMES][:n_classes]
-    tower = SharedPrefix(backbone, names, "a {}.", adapter.n_insert, chunk_tokens=chunk_tokens)
-    constants = {tower.suffix.untyped_storage().data_ptr()}
+    names = [f"thing{place} {place}" for place in range(n_classes)] if name else names  # whose prompts have few tokens
+    kind = WholePrompts if name else SharedPrefix
+    tower = kind(backbone, names, "a {}.", adapter.n_insert, chunk_tokens=chunk_tokens)
+    constants = {tensor.untyped_storage().data_ptr() for tensor in tower.buffers()}
     kept: dict[int, int] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -65,10 +110,11 @@ def kept_bytes(n_classes: int, chunk_tokens: int) -> int:
     return sum(kept.values()) - 2 * features.untyped_storage().nbytes()
 
 
-def test_what_the_text_tower_keeps_for_backward_does_not_grow_with_the_classes_beyond_a_chunk():
-    few, many = kept_bytes(40, 100), kept_bytes(320, 100)
+@pytest.mark.parametrize("name", [None, "ViT-B-16-SigLIP"])
+def test_what_the_text_tower_keeps_for_backward_does_not_grow_with_the_classes_beyond_a_chunk(name):
+    few, many = kept_bytes(40, 100, name), kept_bytes(320, 100, name)
     assert many < 1.2 * few
-    assert kept_bytes(320, 10**6) > 5 * kept_bytes(40, 10**6)  # the measure does see what one pass keeps
+    assert kept_bytes(320, 10**6, name) > 5 * kept_bytes(40, 10**6, name)  # the measure does see what one pass keeps
 
 
 @pytest.mark.parametrize("layer_scale", [None, 0.3])

@@ -134,14 +134,12 @@ def test_classes_that_make_no_distinct_prompts_are_refused(names, template, mess
 @pytest.mark.parametrize(
     ("vision", "text", "message"),
     [
-        ({"pool_type": "avg"}, {}, "class token"),
-        ({"attentional_pool": True}, {}, "class token"),
+        ({"attentional_pool": "parallel"}, {}, "image tower is read in a way"),
         ({"layers": (1, 1, 1, 1)}, {}, "not a ViT"),
         ({"patch_dropout": 0.5}, {}, "drops patches"),
         ({"scale_heads": True}, {}, "image tower has CustomResidualAttentionBlock layers"),
-        ({}, {"pool_type": "last"}, "not causal"),
-        ({}, {"no_causal_mask": True}, "not causal"),
-        ({}, {"proj_bias": True}, "not a plain matrix"),
+        ({}, {"pool_type": "none"}, "text tower is read in a way"),
+        ({}, {"scale_attn": True}, "text tower has CustomResidualAttentionBlock layers"),
     ],
 )
 def test_towers_the_method_does_not_cover_are_refused_by_name(vision, text, message):
