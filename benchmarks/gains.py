@@ -20,7 +20,7 @@ from benchmarks.support.memory import as_found, warm_heap
 from benchmarks.support.table import Column, Table, notes
 from mmrl_core.clip import packing, towers
 from mmrl_core.clip.blocks import read, run
-from mmrl_core.clip.towers import TextTower
+from mmrl_core.clip.text_tower import CHUNK_SUFFIX_TOKENS, SharedPrefix
 from tests.oracle import Oracle
 
 HEAP = 4 << 30  # bytes in hand
@@ -112,15 +112,15 @@ def text_gains(case: Case, many: Case, large: Case) -> Iterator[Gain]:
     yield Gain(f"{many.classes} classes in recomputed chunks of 512 tokens (bounds memory)", whole, parts)
 
 
-def text_tower(case: Case, n_insert: int, chunk_tokens: int = towers.CHUNK_SUFFIX_TOKENS) -> TextTower:
-    return TextTower(case.backbone, class_names(case.classes), TEMPLATE, n_insert, chunk_tokens=chunk_tokens)
+def text_tower(case: Case, n_insert: int, chunk_tokens: int = CHUNK_SUFFIX_TOKENS) -> SharedPrefix:
+    return SharedPrefix(case.backbone, class_names(case.classes), TEMPLATE, n_insert, chunk_tokens=chunk_tokens)
 
 
 def plain_text_pass(oracle: Oracle) -> Step:
     return lambda: oracle.text_features().sum().backward()
 
 
-def text_pass(tower: TextTower, adapter) -> Step:
+def text_pass(tower: SharedPrefix, adapter) -> Step:
     return lambda: tower.adapted(adapter.text_tokens(), adapter.config.composition).sum().backward()
 
 
