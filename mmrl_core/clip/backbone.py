@@ -264,8 +264,8 @@ def load_backbone(
     name, tag or file, weights that do not fit, and towers that the method does not cover.
     """
     if name != bundled.NAME:
-        clip, file_sha256 = load_clip(name, weights)
-        return Backbone(clip, name, tokenizer_for(name), weights, file_sha256).to(device)
+        clip, file_sha256, tokenizer = load_clip(name, weights)
+        return Backbone(clip, name, tokenizer, weights, file_sha256).to(device)
     if weights is not None:
         raise UserError(f"backbone.weights is {weights!r}, but tiny comes with its own; leave it null")
     if sha256 in bundled.EARLIER:

@@ -17,10 +17,9 @@ OTHER_LAYERS = "its {tower} tower has {kind} layers"
 OF_OWN_BLOCKS = ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc")
 
 
-def refuse_by_configuration(name: str) -> None:
-    """UserError for a model of open_clip whose towers are unsupported, from its configuration alone: nothing is read,
-    fetched or made, so that it costs nothing."""
-    config = open_clip.get_model_config(name)
+def refuse_by_configuration(name: str, config: dict[str, Any]) -> None:
+    """UserError for a model whose towers are unsupported, from its configuration in open_clip's form alone: nothing is
+    read, fetched or made, so that it costs nothing."""
     if problem := _configured_problem(config):
         raise _unsupported(name, problem)
 

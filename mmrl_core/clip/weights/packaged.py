@@ -1,0 +1,170 @@
+"""CLIPs that come with their configuration, as `hf-hub:org/name` or `local-dir:PATH`: in open_clip's layout or in that
+of transformers. First the configuration is read and judged, then the tokenizer made, and only then are weights read or
+fetched. Sizes, activation, tokenizer and the preparation of images are all from there.
+"""
+
+import hashlib
+import pickle
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import Tensor
+
+from mmrl_core.clip.openclip import CLIP, open_clip
+from mmrl_core.clip.supported import refuse_by_configuration
+from mmrl_core.clip.weights.building import LoadedCLIP, is_random, new_model, random_model
+from mmrl_core.clip.weights.places import Folder, Place, place_of, read_object, shards_of
+from mmrl_core.clip.weights.preprocessing import CONFIG, preprocessing
+from mmrl_core.clip.weights.published import check_digest
+from mmrl_core.clip.weights.sizes import check_sizes
+from mmrl_core.clip.weights.state import fill, read_content, read_state, tensors_of, unwrapped
+from mmrl_core.clip.weights.tokenizers import of_transformers, tokenizer_of
+from mmrl_core.clip.weights.transformers_config import open_clip_config, trunk_settings
+from mmrl_core.clip.weights.transformers_images import preprocess_config
+from mmrl_core.clip.weights.transformers_tensors import renamed
+from mmrl_core.errors import UserError
+from mmrl_core.files import sha256_file
+
+OPEN_CLIP = "open_clip"  # the layout; else a model_type of transformers
+INDEX = ".index.json"
+# The names that weights have, the one that is taken first.
+FILES = {
+    OPEN_CLIP: ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin",
+                "open_clip_pytorch_model.pth", "model.safetensors", "pytorch_model.bin"),
+}  # fmt: skip
+OF_TRANSFORMERS = ("model.safetensors", f"model.safetensors{INDEX}", "pytorch_model.bin", f"pytorch_model.bin{INDEX}")
+ENDINGS = ("*.safetensors", "*.pt", "*.pth", "*.bin")
+
+
+class Described(NamedTuple):
+    """What the configuration of a place says: its layout, open_clip's model_cfg, how images are prepared, and what timm
+    has to be told of an image tower."""
+
+    layout: str
+    config: dict[str, Any]
+    pixels: dict[str, Any]
+    trunk: dict[str, Any] | None
+
+
+def load_packaged(name: str, weights: str | None) -> LoadedCLIP:
+    """The CLIP of `hf-hub:org/name` or `local-dir:PATH` with its own weights, or `random` ones. Raises UserError for a
+    place that cannot be had, for one whose configuration the method does not cover, and for weights that do not fit."""
+    place = place_of(name)
+    if weights and not is_random(weights):
+        raise UserError(f"backbone.weights is {weights!r}, but {name} comes with its own; leave it null")
+    described = describe(place)
+    refuse_by_configuration(name, described.config)
+    tokenizer = tokenizer_of(described.config["text_cfg"], name, place)
+    clip, sha256 = _random(name, described, weights), None
+    if clip is None:
+        files = _files(place, described.layout)
+        sha256 = _digest(files)
+        clip = _filled(name, described, files)
+    clip.visual.preprocess_cfg = {**getattr(clip.visual, "preprocess_cfg", {}), **described.pixels}
+    return LoadedCLIP(clip.eval(), sha256, tokenizer)
+
+
+def describe(place: Place) -> Described:
+    """What the configuration of a place says; nothing else of it is read or fetched. Raises UserError for none, and for
+    one that says nothing that open_clip could build."""
+    if path := place.file(CONFIG):
+        content = read_object(path)
+        config = _checked(content.get("model_cfg"), path)
+        pixels = content.get("preprocess_cfg") or {}
+        if not isinstance(pixels, dict):
+            raise UserError(f"{path}: preprocess_cfg is no object; fetch or save it again")
+        return Described(OPEN_CLIP, config, preprocessing(pixels, None, str(path)), None)
+    if path := place.file("config.json"):
+        return _of_transformers(place, path)
+    raise place.lacks(f"neither {CONFIG} nor a config.json of transformers")
+
+
+def _of_transformers(place: Place, path: Path) -> Described:
+    content = read_object(path)
+    config, kind = open_clip_config(content, str(path)), content["model_type"]
+    config["text_cfg"] = of_transformers(place, config, kind)
+    processor = place.file("preprocessor_config.json") or place.file("processor_config.json")
+    stated = read_object(processor) if processor else None
+    pixels = preprocess_config(stated, kind, config["vision_cfg"]["image_size"], str(processor or path))
+    trunk = trunk_settings(content, str(path)) if kind == "siglip" else None
+    return Described(kind, config, preprocessing(pixels, None, str(processor or path)), trunk)
+
+
+def _checked(config: Any, path: Path) -> dict[str, Any]:
+    """A model_cfg from elsewhere, whose parts open_clip knows."""
+    parts = ("vision_cfg", "text_cfg")
+    if not isinstance(config, dict) or not all(isinstance(config.get(part), dict) for part in parts):
+        raise UserError(f"{path} has no model_cfg with vision_cfg and text_cfg; fetch or save it again")
+    try:
+        open_clip.CLIPVisionCfg(**config["vision_cfg"])
+        open_clip.CLIPTextCfg(**config["text_cfg"])
+    except TypeError as error:
+        raise UserError(f"{path}: {error}; it is of another release of open_clip than is installed") from None
+    return config
+
+
+def _random(name: str, described: Described, weights: str | None) -> CLIP | None:
+    return random_model(described.config, weights, described.trunk) if weights else None
+
+
+def _files(place: Place, layout: str) -> list[Path]:
+    """The files of weights, fetched if need be, in order of name. Raises UserError where there are none, or several of
+    which none is the one."""
+    names = FILES.get(layout, OF_TRANSFORMERS)
+    for name in names:
+        if path := place.file(name):
+            return _shards(place, path) if name.endswith(INDEX) else [path]
+    if isinstance(place, Folder) and layout == OPEN_CLIP:
+        others = sorted(path for ending in ENDINGS for path in Path(place.source).glob(ending))
+        if len(others) == 1:
+            return others
+        if others:
+            found = ", ".join(path.name for path in others[:4])
+            raise place.lacks(f"several files of weights ({found}), none of them called {names[0]}")
+    raise place.lacks(f"no weights ({', '.join(names[:3])} or such)")
+
+
+def _shards(place: Place, index: Path) -> list[Path]:
+    listed = shards_of(index)
+    files = {name: place.file(name) for name in listed}
+    if missing := [name for name, path in files.items() if path is None]:
+        raise place.lacks(f"no {missing[0]}, which its {index.name} lists")
+    return [path for path in files.values() if path]
+
+
+def _digest(files: list[Path]) -> str:
+    digests = [sha256_file(path) for path in files]
+    for path, digest in zip(files, digests, strict=True):
+        check_digest(path, digest)
+    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+
+
+def _filled(name: str, described: Described, files: list[Path]) -> CLIP:
+    try:
+        state = _state(described, files)
+        check_sizes(name, described.config, str(files[0]), state)
+        clip = new_model(described.config, described.trunk)
+        fill(clip, state)
+    except UserError:
+        raise
+    except pickle.UnpicklingError as error:  # torch's own text advises to unpickle it
+        reason = "they are damaged or hold more than tensors; fetch them again or save their state dict"
+        raise UserError(f"the weights {files[0]} of {name} do not load: {reason}") from error
+    except Exception as error:  # a file format, a configuration: open_clip, timm and torch raise many kinds
+        raise UserError(
+            f"the weights {files[0]} of {name} do not load: {' '.join(str(error).split())[:300]}"
+        ) from error
+    return clip
+
+
+def _state(described: Described, files: list[Path]) -> Mapping[str, Tensor]:
+    if described.layout == OPEN_CLIP:
+        return read_state(files[0]).tensors
+    tensors: dict[str, Tensor] = {}
+    for path in files:
+        found = tensors_of(read_content(path))
+        if twice := sorted(tensors.keys() & found.keys()):
+            raise ValueError(f"two shards have {twice[0]}")
+        tensors |= found
+    return renamed(unwrapped(tensors), described.layout)
