@@ -30,7 +30,7 @@ class LoadedCLIP(NamedTuple):
 
 def is_random(weights: str | None) -> bool:
     """Whether `backbone.weights` asks for random ones."""
-    return bool(weights) and weights.split(":")[0] == "random"
+    return weights is not None and weights.split(":")[0] == "random"
 
 
 def random_model(config: Config, weights: str, trunk: dict[str, Any] | None = None) -> CLIP:

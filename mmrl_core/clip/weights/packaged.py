@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
 from torch import Tensor
 
 from mmrl_core.clip.openclip import CLIP, open_clip
@@ -18,7 +19,7 @@ from mmrl_core.clip.weights.places import Folder, Place, place_of, read_object, 
 from mmrl_core.clip.weights.preprocessing import CONFIG, preprocessing
 from mmrl_core.clip.weights.published import check_digest
 from mmrl_core.clip.weights.sizes import check_sizes
-from mmrl_core.clip.weights.state import fill, read_content, read_state, tensors_of, unwrapped
+from mmrl_core.clip.weights.state import check_fit, fill, misfit, read_content, read_state, tensors_of, unwrapped
 from mmrl_core.clip.weights.tokenizers import of_transformers, tokenizer_of
 from mmrl_core.clip.weights.transformers_config import open_clip_config, trunk_settings
 from mmrl_core.clip.weights.transformers_images import preprocess_config
@@ -92,15 +93,26 @@ def _of_transformers(place: Place, path: Path) -> Described:
 
 
 def _checked(config: Any, path: Path) -> dict[str, Any]:
-    """A model_cfg from elsewhere, whose parts open_clip knows."""
-    parts = ("vision_cfg", "text_cfg")
+    """A model_cfg from elsewhere, whose parts open_clip knows and which are of its types."""
+    from pydantic import TypeAdapter, ValidationError
+
+    parts = {"vision_cfg": open_clip.CLIPVisionCfg, "text_cfg": open_clip.CLIPTextCfg}
     if not isinstance(config, dict) or not all(isinstance(config.get(part), dict) for part in parts):
         raise UserError(f"{path} has no model_cfg with vision_cfg and text_cfg; fetch or save it again")
-    try:
-        open_clip.CLIPVisionCfg(**config["vision_cfg"])
-        open_clip.CLIPTextCfg(**config["text_cfg"])
-    except TypeError as error:
-        raise UserError(f"{path}: {error}; it is of another release of open_clip than is installed") from None
+    if type(config.get("embed_dim")) is not int:
+        raise UserError(f"{path}: embed_dim is no whole number; fetch or save it again")
+    for part, kind in parts.items():
+        try:
+            kind(**config[part])
+            stated = {key: value for key, value in config[part].items() if value is not getattr(kind, key)}
+            TypeAdapter(kind).validate_python(stated)
+        except TypeError as error:
+            raise UserError(f"{path}: {error}; it is of another release of open_clip than is installed") from None
+        except ValidationError as error:
+            wrong = error.errors(include_url=False, include_input=False)[0]
+            raise UserError(
+                f"{path}: {part}.{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}; fetch or save it again"
+            ) from None
     return config
 
 
@@ -144,6 +156,11 @@ def _filled(name: str, described: Described, files: list[Path]) -> CLIP:
     try:
         state = _state(described, files)
         check_sizes(name, described.config, str(files[0]), state)
+        if described.trunk:
+            _check_trunk(described.trunk, state)
+        else:
+            with torch.device("meta"):  # a damaged configuration may ask for all of the memory
+                check_fit(new_model(described.config), state)
         clip = new_model(described.config, described.trunk)
         fill(clip, state)
     except UserError:
@@ -156,6 +173,17 @@ def _filled(name: str, described: Described, files: list[Path]) -> CLIP:
             f"the weights {files[0]} of {name} do not load: {' '.join(str(error).split())[:300]}"
         ) from error
     return clip
+
+
+def _check_trunk(trunk: Mapping[str, Any], state: Mapping[str, Tensor]) -> None:
+    """Raises ValueError unless the image tower that timm would build has the sizes of its weights."""
+    width, patch, last = trunk["embed_dim"], trunk["patch_size"], trunk["depth"] - 1
+    sizes = {"visual.trunk.patch_embed.proj.weight": (width, 3, patch, patch),
+             "visual.trunk.pos_embed": (1, (trunk["img_size"] // patch) ** 2, width),
+             f"visual.trunk.blocks.{last}.mlp.fc1.weight": (int(width * trunk["mlp_ratio"]), width)}  # fmt: skip
+    found = {name: tuple(state[name].shape) for name in sizes if name in state}
+    if problem := misfit(found, sizes):
+        raise ValueError(problem)
 
 
 def _state(described: Described, files: list[Path]) -> Mapping[str, Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from mmrl_core.clip.openclip import open_clip
 from mmrl_core.clip.weights.names import is_accepted
+from mmrl_core.clip.weights.places import is_place
 from mmrl_core.errors import UserError
 
 Sizes = dict[str, int]  # by what they are of, in words
@@ -29,6 +30,8 @@ def check_sizes(name: str, config: dict[str, Any], weights: str, state: Mapping[
 
 
 def _hint(name: str, config: dict[str, Any], theirs: Sizes) -> str:
+    if is_place(name):
+        return "they are not the weights of the configuration beside them; fetch or save both again"
     quick = bool(config.get("quick_gelu"))
     fitting = [other for other in open_clip.list_models() if _fits(other, theirs, quick)]
     return f"use backbone.name {' or '.join(fitting[:3])}" if fitting else f"use weights of {name}"

@@ -110,17 +110,21 @@ def _not_open_clips(tensors: Iterable[str]) -> str | None:
 
 def fill(clip: CLIP, tensors: Mapping[str, Tensor]) -> None:
     """Give a model the weights, each of them. Raises ValueError naming what is missing, unknown or of another shape."""
-    state = dict(_converted(clip, dict(tensors)))
-    own = clip.state_dict()
+    clip.load_state_dict(check_fit(clip, tensors))
+
+
+def check_fit(clip: CLIP, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The weights as this model calls them. Raises ValueError as `fill`."""
+    state, own = dict(_converted(clip, dict(tensors))), clip.state_dict()
     for scalar in ("logit_scale", "logit_bias"):  # with and without a dimension, over the years
         if scalar in state and scalar in own and state[scalar].numel() == 1:
             state[scalar] = state[scalar].reshape(own[scalar].shape)
     if "logit_bias" in own and "logit_bias" not in state:
         state["logit_bias"] = torch.zeros_like(own["logit_bias"])  # trained without one
-    if problem := misfit({name: tuple(tensor.shape) for name, tensor in state.items()},
-                         {name: tuple(tensor.shape) for name, tensor in own.items()}):  # fmt: skip
+    shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
+    if problem := misfit(shapes, {name: tuple(tensor.shape) for name, tensor in own.items()}):
         raise ValueError(problem)
-    clip.load_state_dict(state)
+    return state
 
 
 def _converted(clip: CLIP, state: dict[str, Tensor]) -> Mapping[str, Tensor]:

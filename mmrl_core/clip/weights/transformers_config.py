@@ -18,6 +18,8 @@ SIGLIP_TEXT = {**LAYERS, "vocab_size": 32000, "max_position_embeddings": 64, "hi
                "layer_norm_eps": 1e-6}  # fmt: skip
 SIGLIP_IMAGE = {**LAYERS, "num_channels": 3, "image_size": 224, "patch_size": 16, "hidden_act": "gelu_pytorch_tanh",
                 "layer_norm_eps": 1e-6, "vision_use_head": True}  # fmt: skip
+# Beyond which no model is, so that a damaged file cannot ask for all of the memory; 10**5 elsewhere.
+MOST = {"num_hidden_layers": 1000, "vocab_size": 10**7, "eos_token_id": 10**7}
 SECTIONS = {"clip": (CLIP_IMAGE, CLIP_TEXT), "siglip": (SIGLIP_IMAGE, SIGLIP_TEXT)}
 ACTIVATIONS = {"gelu": None, "gelu_pytorch_tanh": {"approximate": "tanh"}, "gelu_new": {"approximate": "tanh"}}
 QUICK = "quick_gelu"
@@ -41,9 +43,9 @@ SIGLIP_SIZES = {
 def open_clip_config(content: Mapping[str, Any], where: str) -> dict[str, Any]:
     """open_clip's model_cfg of the model that a config.json describes. Raises UserError for one that is neither a CLIP
     nor a SigLIP, and for what open_clip has no words for."""
-    kind = content.get("model_type")
+    kind = str(content.get("model_type"))
     if kind not in SECTIONS:
-        what = KINDS.get(str(kind), f"a model of the kind {str(kind)[:80]!r}")
+        what = KINDS.get(kind, f"a model of the kind {kind[:80]!r}")
         raise UserError(f"{where} is {what}" + ("" if kind in KINDS else "; only clip and siglip are read"))
     if content.get("quantization_config"):
         raise UserError(f"{where} is of quantised weights, which are not read; take the model that they were made of")
@@ -62,19 +64,22 @@ def _sections(content: Mapping[str, Any], where: str) -> tuple[dict[str, Any], d
             raise UserError(f"{where}: {name} is no object; fetch or save it again")
         section = {**defaults, **stated}
         for key in (key for key, default in defaults.items() if type(default) is int):
-            section[key] = _whole(section[key], f"{where}: {name}.{key}")
+            section[key] = _whole(section[key], f"{where}: {name}.{key}", MOST.get(key, 10**5))
+        eps = section["layer_norm_eps"]
+        if isinstance(eps, bool) or not isinstance(eps, int | float) or not 0 <= eps < 1:
+            raise UserError(f"{where}: {name}.layer_norm_eps is {str(eps)[:80]}, no small number; fetch it again")
         if section["hidden_size"] % section["num_attention_heads"]:
             raise UserError(f"{where}: {name}.hidden_size is no multiple of num_attention_heads; fetch it again")
         sections.append(section)
     return sections[0], sections[1]
 
 
-def _whole(value: Any, what: str) -> int:
+def _whole(value: Any, what: str, most: int = 10**5) -> int:
     pair = value if isinstance(value, list) else [value]
     if len(set(map(str, pair))) != 1:
-        raise UserError(f"{what} is {value!r}; only square images and patches are read")
-    if type(pair[0]) is not int or not 0 < pair[0] < 10**7:
-        raise UserError(f"{what} is {str(value)[:80]!r}, not a whole number above zero; fetch or save it again")
+        raise UserError(f"{what} is {str(value)[:80]}; only square images and patches are read")
+    if type(pair[0]) is not int or not 0 < pair[0] <= most:
+        raise UserError(f"{what} is {str(value)[:80]}, not a whole number from 1 to {most}; fetch or save it again")
     return pair[0]
 
 
@@ -103,7 +108,7 @@ def _end(text: Mapping[str, Any]) -> dict[str, Any]:
 def _blocks(section: Mapping[str, Any], where: str) -> dict[str, Any]:
     """What both towers have: width, layers, hidden width, activation and the layer norms' epsilon."""
     activation, width, hidden = section["hidden_act"], section["hidden_size"], section["intermediate_size"]
-    if activation != QUICK and activation not in ACTIVATIONS:
+    if not isinstance(activation, str) or activation not in (QUICK, *ACTIVATIONS):
         known = ", ".join([QUICK, *ACTIVATIONS])
         raise UserError(f"{where}: hidden_act {str(activation)[:80]!r} is not supported ({known} are)")
     blocks = {"width": width, "layers": section["num_hidden_layers"], "mlp_ratio": _ratio(hidden, width),
@@ -120,7 +125,7 @@ def _ratio(hidden: int, width: int) -> float:
 
 def _siglip(_content: Mapping[str, Any], image: dict[str, Any], text: dict[str, Any], where: str) -> dict[str, Any]:
     width = image["hidden_size"]
-    if not image["vision_use_head"] or text.get("projection_size", width) not in (None, width):
+    if image["vision_use_head"] is not True or text.get("projection_size", width) not in (None, width):
         raise UserError(f"{where}: its image tower does not pool, or its texts have another width than its images")
     if QUICK in (image["hidden_act"], text["hidden_act"]):
         raise UserError(f"{where}: a SigLIP with quick_gelu is not supported")

@@ -21,16 +21,21 @@ def preprocess_config(content: Mapping[str, Any] | None, kind: str, image_size: 
     defaults = {**(CLIP if kind == "clip" else SIGLIP)}
     if content is None:
         return _stated(defaults, "squash" if kind != "clip" else "shortest")
-    stated = {**defaults, **content.get("image_processor", content)}
+    given = content.get("image_processor", content)
+    if not isinstance(given, Mapping):
+        raise UserError(f"{where}: image_processor is no object; fetch or save it again")
+    stated = {**defaults, **{key: value for key, value in given.items() if value is not None}}
     for step in ("do_resize", "do_rescale", "do_normalize"):
         if stated[step] is False:
             raise UserError(f"{where}: {step} is false, which the views cannot do; correct it")
     if not _is_a_255th(stated["rescale_factor"]):
         raise UserError(f"{where}: rescale_factor is {stated['rescale_factor']!r}, not 1/255, which alone is supported")
     mode, sizes = _resizing(stated)
-    if mode is None or set(sizes) != {image_size}:
+    if mode is None or any(size != image_size for size in sizes):
         told = {key: stated[key] for key in ("size", "do_center_crop", "crop_size")}
-        raise UserError(f"{where}: {told} does not give the {image_size} pixels that the model reads; correct it")
+        raise UserError(
+            f"{where}: {str(told)[:200]} does not give the {image_size} pixels that the model reads; correct it"
+        )
     return _stated(stated, mode)
 
 
@@ -39,7 +44,8 @@ def _is_a_255th(factor: Any) -> bool:
 
 
 def _stated(stated: Mapping[str, Any], mode: str) -> dict[str, Any]:
-    interpolation = INTERPOLATIONS.get(stated["resample"], stated["resample"])
+    number = stated["resample"]
+    interpolation = INTERPOLATIONS.get(number, number) if isinstance(number, int) else number
     return {"mean": stated["image_mean"], "std": stated["image_std"], "resize_mode": mode,
             "interpolation": interpolation}  # fmt: skip
 
