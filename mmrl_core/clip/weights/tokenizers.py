@@ -30,8 +30,8 @@ class HuggingFaceTokenizer:
 
     def __init__(self, source: str, context_length: int, settings: Mapping[str, Any], mode: str | None = None):
         self._own = open_clip.tokenizer.HFTokenizer(
-            source, context_length=context_length, tokenizer_mode=mode, **settings
-        )
+            source, context_length=context_length, tokenizer_mode=mode, trust_remote_code=False, **settings
+        )  # left open, transformers asks at the terminal whether to run what a repository brings
         self.context_length = context_length
         self.marks = 3 if mode == "clips" else self._own.tokenizer.num_special_tokens_to_add()
 
