@@ -53,7 +53,7 @@ def context_length(backbone: str) -> int | None:
 def _text_cfg(backbone: str) -> dict[str, Any] | None:
     """From the files of open_clip, which are there to be read without importing it, or from those of a folder."""
     if backbone.startswith(DIRECTORY):
-        return _folders_text_cfg(Path(backbone.removeprefix(DIRECTORY)))
+        return _folders_text_cfg(Path(backbone.removeprefix(DIRECTORY)).expanduser())
     if backbone == "tiny":
         card = Path(__file__).parent.parent / "assets" / "tiny.json"
         return json.loads(card.read_text())["model_cfg"]["text_cfg"]

@@ -3,7 +3,6 @@ of transformers. First the configuration is read and judged, then the tokenizer 
 fetched. Sizes, activation, tokenizer and the preparation of images are all from there.
 """
 
-import hashlib
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,8 +14,8 @@ from torch import Tensor
 from mmrl_core.clip.openclip import CLIP, open_clip
 from mmrl_core.clip.supported import refuse_by_configuration
 from mmrl_core.clip.weights.building import LoadedCLIP, is_random, new_model, random_model
-from mmrl_core.clip.weights.places import Folder, Place, place_of, read_object, shards_of
-from mmrl_core.clip.weights.preprocessing import CONFIG, preprocessing
+from mmrl_core.clip.weights.places import Place, place_of, read_object
+from mmrl_core.clip.weights.preprocessing import preprocessing
 from mmrl_core.clip.weights.published import check_digest
 from mmrl_core.clip.weights.sizes import check_sizes
 from mmrl_core.clip.weights.state import check_fit, fill, misfit, read_content, read_state, tensors_of, unwrapped
@@ -24,22 +23,13 @@ from mmrl_core.clip.weights.tokenizers import of_transformers, tokenizer_of
 from mmrl_core.clip.weights.transformers_config import open_clip_config, trunk_settings
 from mmrl_core.clip.weights.transformers_images import preprocess_config
 from mmrl_core.clip.weights.transformers_tensors import renamed
+from mmrl_core.clip.weights.weight_files import CONFIGURATION, OPEN_CLIP, TRANSFORMERS, digest_of, weight_files
 from mmrl_core.errors import UserError
 from mmrl_core.files import sha256_file
 
-OPEN_CLIP = "open_clip"  # the layout; else a model_type of transformers
-INDEX = ".index.json"
-# The names that weights have, the one that is taken first.
-FILES = {
-    OPEN_CLIP: ("open_clip_model.safetensors", "open_clip_pytorch_model.safetensors", "open_clip_pytorch_model.bin",
-                "open_clip_pytorch_model.pth", "model.safetensors", "pytorch_model.bin"),
-}  # fmt: skip
-OF_TRANSFORMERS = ("model.safetensors", f"model.safetensors{INDEX}", "pytorch_model.bin", f"pytorch_model.bin{INDEX}")
-ENDINGS = ("*.safetensors", "*.pt", "*.pth", "*.bin")
-
 
 class Described(NamedTuple):
-    """What the configuration of a place says: its layout, open_clip's model_cfg, how images are prepared, and what timm
+    """What the configuration of a place says: its layout (`open_clip` or a model_type of transformers), open_clip's model_cfg, how images are prepared, and what timm
     has to be told of an image tower."""
 
     layout: str
@@ -59,7 +49,7 @@ def load_packaged(name: str, weights: str | None) -> LoadedCLIP:
     tokenizer = tokenizer_of(described.config["text_cfg"], name, place)
     clip, sha256 = _random(name, described, weights), None
     if clip is None:
-        files = _files(place, described.layout)
+        files = weight_files(place, OPEN_CLIP if described.layout == OPEN_CLIP else TRANSFORMERS)
         sha256 = _digest(files)
         clip = _filled(name, described, files)
     clip.visual.preprocess_cfg = {**getattr(clip.visual, "preprocess_cfg", {}), **described.pixels}
@@ -69,7 +59,7 @@ def load_packaged(name: str, weights: str | None) -> LoadedCLIP:
 def describe(place: Place) -> Described:
     """What the configuration of a place says; nothing else of it is read or fetched. Raises UserError for none, and for
     one that says nothing that open_clip could build."""
-    if path := place.file(CONFIG):
+    if path := place.file(CONFIGURATION):
         content = read_object(path)
         config = _checked(content.get("model_cfg"), path)
         pixels = content.get("preprocess_cfg") or {}
@@ -78,7 +68,7 @@ def describe(place: Place) -> Described:
         return Described(OPEN_CLIP, config, preprocessing(pixels, None, str(path)), None)
     if path := place.file("config.json"):
         return _of_transformers(place, path)
-    raise place.lacks(f"neither {CONFIG} nor a config.json of transformers")
+    raise place.lacks(f"neither {CONFIGURATION} nor a config.json of transformers")
 
 
 def _of_transformers(place: Place, path: Path) -> Described:
@@ -120,36 +110,11 @@ def _random(name: str, described: Described, weights: str | None) -> CLIP | None
     return random_model(described.config, weights, described.trunk) if weights else None
 
 
-def _files(place: Place, layout: str) -> list[Path]:
-    """The files of weights, fetched if need be, in order of name. Raises UserError where there are none, or several of
-    which none is the one."""
-    names = FILES.get(layout, OF_TRANSFORMERS)
-    for name in names:
-        if path := place.file(name):
-            return _shards(place, path) if name.endswith(INDEX) else [path]
-    if isinstance(place, Folder) and layout == OPEN_CLIP:
-        others = sorted(path for ending in ENDINGS for path in Path(place.source).glob(ending))
-        if len(others) == 1:
-            return others
-        if others:
-            found = ", ".join(path.name for path in others[:4])
-            raise place.lacks(f"several files of weights ({found}), none of them called {names[0]}")
-    raise place.lacks(f"no weights ({', '.join(names[:3])} or such)")
-
-
-def _shards(place: Place, index: Path) -> list[Path]:
-    listed = shards_of(index)
-    files = {name: place.file(name) for name in listed}
-    if missing := [name for name, path in files.items() if path is None]:
-        raise place.lacks(f"no {missing[0]}, which its {index.name} lists")
-    return [path for path in files.values() if path]
-
-
 def _digest(files: list[Path]) -> str:
     digests = [sha256_file(path) for path in files]
     for path, digest in zip(files, digests, strict=True):
         check_digest(path, digest)
-    return digests[0] if len(digests) == 1 else hashlib.sha256("".join(digests).encode()).hexdigest()
+    return digest_of(digests)
 
 
 def _filled(name: str, described: Described, files: list[Path]) -> CLIP:

@@ -1,5 +1,6 @@
 """Where a CLIP with its configuration lies: a folder (`local-dir:PATH`) or a repository (`hf-hub:org/name`)."""
 
+import os
 import re
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ class Folder:
     """A folder with a configuration and weights."""
 
     def __init__(self, name: str):
-        self.name, self.source = name, name.removeprefix(DIRECTORY)
+        self.name, self.source = name, os.path.expanduser(name.removeprefix(DIRECTORY))
         if not Path(self.source).is_dir():
             raise UserError(f"backbone.name {name}: there is no folder {self.source}; correct the path")
 

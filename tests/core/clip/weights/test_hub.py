@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -19,8 +20,11 @@ from tests.core.clip.weights.test_pretrained import SHAPE
 # What is loaded one after the other in a process of its own, since the Hub's address is read when it is imported.
 SCRIPT = """
 import sys
+from huggingface_hub import constants
 from mmrl_core.clip.weights.pretrained import load_clip
-for name, weights in [argument.split(",") for argument in sys.argv[1:]]:
+for argument in sys.argv[1:]:
+    name, weights, where = argument.split(",")
+    constants.HF_HUB_OFFLINE = where == "offline"
     try:
         print(f"{name} loads, {load_clip(name, weights or None).file_sha256}")
     except Exception as error:
@@ -74,20 +78,18 @@ def answers(tmp_path_factory):
         "org/empty/README.md": b"",
     }  # fmt: skip
     names = [f"hf-hub:org/{name}" for name in ("refused", "blip", "empty", "none", "whole")]
-    given = [*[f"{name}," for name in names], "RN50,openai", "convnext_base,laion400m_s13b_b51k"]
+    given = [*[f"{name},,here" for name in names], "RN50,openai,here", "RN101,yfcc15m,here",
+             "hf-hub:org/whole,,offline", "hf-hub:org/other,,offline"]  # fmt: skip
     with ThreadingHTTPServer(("127.0.0.1", 0), Hub) as server:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         environment = {"HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(folder / "cache"),
                        "HF_HUB_OFFLINE": "0", "HF_HUB_DISABLE_TELEMETRY": "1", "OMP_NUM_THREADS": "1"}  # fmt: skip
         done = _run(environment, *given)
         server.shutdown()
-    offline = _run({**environment, "HF_HUB_OFFLINE": "1"}, "hf-hub:org/whole,", "hf-hub:org/other,")
-    return {"here": done, "offline": offline}, Hub.asked
+    return done, Hub.asked
 
 
 def _run(environment: dict[str, str], *names: str) -> list[str]:
-    import os
-
     done = subprocess.run([sys.executable, "-c", SCRIPT, *names], env={**os.environ, **environment},
                           capture_output=True, text=True)  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -96,7 +98,7 @@ def _run(environment: dict[str, str], *names: str) -> list[str]:
 
 def test_of_a_repository_that_is_refused_nothing_but_its_configuration_is_fetched(answers):
     told, asked = answers
-    refused, blip, *_ = told["here"]
+    refused, blip, *_ = told
     assert refused.startswith("UserError: backbone hf-hub:org/refused is not supported: its image tower is a TimmModel")
     assert "is a model of the kind 'blip'; only clip and siglip are read" in blip
     of_these = [path.split("/")[-1] for path in asked if "org/refused" in path or "org/blip" in path]
@@ -105,23 +107,23 @@ def test_of_a_repository_that_is_refused_nothing_but_its_configuration_is_fetche
 
 def test_for_an_architecture_that_is_refused_nothing_is_asked(answers):
     told, asked = answers
-    assert all("is not supported" in line for line in told["here"][-2:])
+    assert all("is not supported" in line for line in told[5:7])
     assert not [path for path in asked if "org/" not in path]
 
 
 def test_a_repository_is_loaded_its_configuration_first(answers):
     told, asked = answers
     digest = hashlib.sha256(Hub.files["org/whole/open_clip_model.safetensors"]).hexdigest()
-    assert told["here"][4] == f"hf-hub:org/whole loads, {digest}"
+    assert told[4] == f"hf-hub:org/whole loads, {digest}"
     fetched = [path.split("/")[-1] for path in asked if "org/whole" in path]
     assert fetched[0] == "open_clip_config.json" and fetched[-1] == "open_clip_model.safetensors"
-    assert told["offline"][0] == told["here"][4]  # from the cache
+    assert told[7] == told[4]  # from the cache
 
 
 def test_a_repository_that_is_not_to_be_had_is_said_in_one_line(answers):
     told, _ = answers
-    assert "the repository has neither open_clip_config.json nor a config.json of transformers" in told["here"][2]
-    for line in (told["here"][3], told["offline"][1]):
+    assert "the repository has neither open_clip_config.json nor a config.json of transformers" in told[2]
+    for line in (told[3], told[8]):
         assert "could not be fetched (" in line and "or give a folder that you have as local-dir:PATH" in line
 
 

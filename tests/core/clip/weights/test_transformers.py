@@ -8,10 +8,11 @@ import torch
 from torch.nn.functional import normalize
 
 from mmrl_core.clip.backbone import OPENAI_MEAN, load_backbone
-from mmrl_core.clip.weights.packaged import _files, _filled, describe
+from mmrl_core.clip.weights.packaged import _filled, describe
 from mmrl_core.clip.weights.places import Folder, place_of
 from mmrl_core.clip.weights.transformers_config import open_clip_config
 from mmrl_core.clip.weights.transformers_images import preprocess_config
+from mmrl_core.clip.weights.weight_files import TRANSFORMERS, folders_digest, weight_files
 from mmrl_core.data.views import ViewSettings
 from mmrl_core.errors import UserError
 from mmrl_core.files import sha256_file
@@ -83,6 +84,8 @@ def test_shards_and_pickled_tensors_load_as_the_single_file_does(clip, folder, t
     shards, pickled = (load_backbone(f"local-dir:{tmp_path / kind}") for kind in ("shards", "pickled"))
     assert shards.weights_sha256 == pickled.weights_sha256 == whole.weights_sha256
     assert shards.weights_file_sha256 not in (None, whole.weights_file_sha256)
+    for backbone in (whole, shards, pickled):
+        assert folders_digest(backbone.name) == backbone.weights_file_sha256
 
 
 def test_no_random_weights_are_needed_from_such_a_folder(folder):
@@ -94,7 +97,7 @@ def test_a_siglip_of_transformers_has_the_features_that_transformers_gives_it(tm
     model = siglip_model()
     place = Folder(f"local-dir:{save_siglip(tmp_path, model, max_shard_size='20KB')}")
     described = describe(place)
-    loaded = _filled(place.name, described, _files(place, described.layout)).eval()
+    loaded = _filled(place.name, described, weight_files(place, TRANSFORMERS)).eval()
     images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(1))
     ids = torch.randint(0, 99, (3, 8), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
