@@ -29,8 +29,8 @@ from mmrl_core.files import sha256_file
 
 
 class Described(NamedTuple):
-    """What the configuration of a place says: its layout (`open_clip` or a model_type of transformers), open_clip's model_cfg, how images are prepared, and what timm
-    has to be told of an image tower."""
+    """What the configuration of a place says: its layout (`open_clip` or a model_type of transformers), open_clip's
+    model_cfg, how images are prepared, and what timm has to be told of an image tower."""
 
     layout: str
     config: dict[str, Any]
