@@ -33,13 +33,17 @@ def is_random(weights: str | None) -> bool:
     return weights is not None and weights.split(":")[0] == "random"
 
 
-def random_model(config: Config, weights: str, trunk: dict[str, Any] | None = None) -> CLIP:
-    """A model with the weights that `random` or `random:SEED` draws. Raises UserError for a seed that is none."""
+def random_model(name: str, config: Config, weights: str, trunk: dict[str, Any] | None = None) -> CLIP:
+    """A model with the weights that `random` or `random:SEED` draws. Raises UserError for a seed that is none, and for
+    a configuration of which no model can be made."""
     number = whole_number(weights.partition(":")[2] or "0")
     if number is None:
         raise UserError(f"backbone.weights {weights!r}: the seed after `random:` must be a whole number")
-    with PortableInit(number):
-        return new_model(config, trunk)
+    try:
+        with PortableInit(number):
+            return new_model(config, trunk)
+    except Exception as error:  # open_clip, timm, transformers and torch raise many kinds
+        raise UserError(f"backbone {name} cannot be built: {' '.join(str(error).split())[:300]}") from error
 
 
 def new_model(config: Config, trunk: dict[str, Any] | None = None) -> CLIP:

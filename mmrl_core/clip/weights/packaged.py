@@ -107,7 +107,7 @@ def _checked(config: Any, path: Path) -> dict[str, Any]:
 
 
 def _random(name: str, described: Described, weights: str | None) -> CLIP | None:
-    return random_model(described.config, weights, described.trunk) if weights else None
+    return random_model(name, described.config, weights, described.trunk) if weights else None
 
 
 def _digest(files: list[Path]) -> str:

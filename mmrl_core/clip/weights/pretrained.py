@@ -18,7 +18,7 @@ from mmrl_core.clip.supported import refuse_by_configuration
 from mmrl_core.clip.weights.building import Config, LoadedCLIP, is_random, new_model, random_model
 from mmrl_core.clip.weights.names import check_name
 from mmrl_core.clip.weights.packaged import load_packaged
-from mmrl_core.clip.weights.places import is_place
+from mmrl_core.clip.weights.places import DIRECTORY, is_place
 from mmrl_core.clip.weights.preprocessing import preprocessing
 from mmrl_core.clip.weights.published import PretrainedCfg, check_digest, published_by
 from mmrl_core.clip.weights.sizes import check_sizes
@@ -52,7 +52,7 @@ def load_clip(name: str, weights: str | None) -> LoadedCLIP:
     if not weights:
         raise UserError(f"backbone.weights is not set for {name}; give a file, an open_clip tag, or `random`")
     if is_random(weights):
-        return LoadedCLIP(random_model(config, weights), None, tokenizer_of(config["text_cfg"], name))
+        return LoadedCLIP(random_model(name, config, weights), None, tokenizer_of(config["text_cfg"], name))
     known = _known(name, weights)
     tokenizer = tokenizer_of(config["text_cfg"], name)
     path = Path(weights if known is None else _fetched(name, weights, known))
@@ -69,6 +69,11 @@ def _known(name: str, weights: str) -> PretrainedCfg | None:
     """What open_clip says of a tag, None for a file. Raises UserError for what is neither, and for a tag whose weights
     would not do."""
     known = _tag(name, weights)
+    if known is None and (is_place(weights) or Path(weights).is_dir()):
+        own = weights if is_place(weights) else DIRECTORY + weights
+        raise UserError(
+            f"backbone.weights {weights!r} has its own configuration; set backbone.name to {own}, not weights"
+        )
     if known is None and not Path(weights).is_file():
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name))
         raise UserError(f"backbone.weights {weights!r} is neither a file nor a tag of {name} ({tags})")

@@ -72,13 +72,16 @@ def test_a_file_of_another_name_will_do_if_it_is_the_only_one(own):
         load_clip(f"local-dir:{own}", None)
 
 
-def test_weights_of_its_own_leave_no_choice_but_random_ones(folder):
+def test_weights_of_its_own_leave_no_choice_but_random_ones(folder, own):
     with pytest.raises(UserError, match="backbone.weights is 'openai', but local-dir:.* comes with its own; leave it"):
         load_clip(f"local-dir:{folder}", "openai")
     first, second, other = (
         load_backbone(f"local-dir:{folder}", weights).weights_sha256 for weights in ("random", "random:0", "random:1")
     )
     assert first == second != other
+    change_json(own / "open_clip_config.json", model_cfg={**SHAPE, "new": 1})
+    with pytest.raises(UserError, match="cannot be built: .*unexpected keyword argument 'new'"):
+        load_clip(f"local-dir:{own}", "random")
     with pytest.raises(UserError, match="the seed after `random:` must be"):
         load_clip(f"local-dir:{folder}", "random:x")
 
@@ -127,6 +130,12 @@ def test_a_folders_own_path_is_told_how_it_is_written(folder):
     with pytest.raises(UserError) as raised:
         load_clip(str(folder), None)
     assert f"did you mean local-dir:{folder}?" in str(raised.value)
+
+
+def test_a_place_that_is_given_as_weights_is_told_where_it_belongs(folder):
+    for weights, name in ((str(folder), f"local-dir:{folder}"), ("hf-hub:org/name", "hf-hub:org/name")):
+        with pytest.raises(UserError, match=f"has its own configuration; set backbone.name to {name} alone"):
+            load_clip("ViT-B-16", weights)
 
 
 def test_only_models_that_can_be_adapted_are_suggested():
