@@ -71,9 +71,7 @@ def _known(name: str, weights: str) -> PretrainedCfg | None:
     known = _tag(name, weights)
     if known is None and (is_place(weights) or Path(weights).is_dir()):
         own = weights if is_place(weights) else DIRECTORY + weights
-        raise UserError(
-            f"backbone.weights {weights!r} has its own configuration; set backbone.name to {own}, not weights"
-        )
+        raise UserError(f"backbone.weights {weights!r} has its own configuration; set backbone.name to {own} alone")
     if known is None and not Path(weights).is_file():
         tags = ", ".join(open_clip.list_pretrained_tags_by_model(name))
         raise UserError(f"backbone.weights {weights!r} is neither a file nor a tag of {name} ({tags})")
