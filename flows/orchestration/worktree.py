@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from flows.project.paths import STATE
 from flows.settings.params import Params
+from mmrl_core.clip.weights.places import DIRECTORY
 from mmrl_core.errors import UserError
 
 BRANCH = "mmrl/adapted"
@@ -60,7 +61,9 @@ def link_inputs(params: Params, checkout: Path, root: Path) -> None:
     """Link into the worktree the checkout's data that settings name by a relative path and that is not in git."""
     datasets = params.data.own.values()
     own = [path for data in datasets for path in (data.images, data.table, data.shards, data.classes)]
-    for path in filter(None, [params.data.root, params.backbone.weights, *own]):
+    name = params.backbone.name
+    folder = name.removeprefix(DIRECTORY) if name.startswith(DIRECTORY) else None
+    for path in filter(None, [params.data.root, params.backbone.weights, folder, *own]):
         plain = Path(*itertools.takewhile(lambda part: not set(part) & set("*?[{"), Path(path).parts))
         if plain.is_absolute() or not (checkout / plain).exists() or (root / plain).exists():
             continue

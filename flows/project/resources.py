@@ -12,6 +12,7 @@ from flows.project.paths import FEATURES
 from flows.settings.params import Params
 from flows.settings.resolve import explicit_values
 from flows.settings.sections import BackboneSection
+from mmrl_core.clip.weights.weight_files import folders_digest
 from mmrl_core.files import sha256_file
 
 if TYPE_CHECKING:
@@ -41,7 +42,10 @@ def open_store(params: Params, stage: str) -> "FeatureStore | None":
 
 
 def weights_digest(section: BackboneSection) -> str | None:
-    """sha256 of the file that the weights come from, without PyTorch; None for a tag of open_clip, or no file."""
+    """sha256 of the file that the weights come from, without PyTorch, of a folder's files together; None for a tag of
+    open_clip, a repository, or no file."""
+    if section.weights is None and (digest := folders_digest(section.name)):
+        return digest
     bundled = Path(mmrl_core.__file__).parent / "assets" / f"{section.name}.json"
     if section.weights is None and bundled.exists():
         return json.loads(bundled.read_text())["sha256"]

@@ -11,7 +11,9 @@ from typing_extensions import TypedDict
 from flows.project import paths
 from flows.settings.dotted import flatten
 from flows.settings.params import Params
+from flows.settings.sections import BackboneSection
 from mmrl_core import EVALUATION_VERSION, METHOD_VERSION
+from mmrl_core.clip.weights.weight_files import folders_digest
 from mmrl_core.data.shards import read_manifest
 from mmrl_core.errors import UserError
 from mmrl_core.files import canonical_json, read_json, sha256_file, write_json
@@ -55,7 +57,6 @@ def facts(params: Params, dataset: str, method: str) -> dict[str, Any]:
     """All that a trial's scores and the order of trials depend on; told without PyTorch, from digests."""
     folders = [paths.few_shot(dataset, max(params.shots), seed) for seed in params.seeds]
     folders += [paths.pool(dataset)] if params.search.validation == "full" else []
-    weights = params.backbone.weights
     values = {
         "dataset": dataset,
         "method": method,
@@ -69,13 +70,20 @@ def facts(params: Params, dataset: str, method: str) -> dict[str, Any]:
         "preset": params.preset,
         "training": PROTOCOLS[params.data.protocol].training,
         "backbone": params.backbone.model_dump(),
-        "weights_sha256": sha256_file(weights) if weights and Path(weights).is_file() else None,
+        "weights_sha256": _weights_digest(params.backbone),
         "data": [read_manifest(folder)["digest"] for folder in folders],
         "method_version": METHOD_VERSION,
         "evaluation_version": EVALUATION_VERSION,
         "search_version": SEARCH_VERSION,
     }
     return json.loads(canonical_json(values))  # as it is read back
+
+
+def _weights_digest(section: BackboneSection) -> str | None:
+    """Of a file or a folder; None for the bundled backbone as well, whose name says which it is."""
+    if section.weights is None:
+        return folders_digest(section.name)
+    return sha256_file(section.weights) if Path(section.weights).is_file() else None
 
 
 def open_folder(facts: dict[str, Any]) -> tuple[Path, list[str]]:

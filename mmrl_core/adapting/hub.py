@@ -7,9 +7,10 @@ from typing import Any
 from huggingface_hub import ModelCard, ModelCardData, snapshot_download
 
 from mmrl_core.clip.weights.licences import licence_of
+from mmrl_core.clip.weights.places import DIRECTORY, is_place
 from mmrl_core.errors import UserError
 from mmrl_core.files import write_json
-from mmrl_core.method.adapter_card import AdapterCard
+from mmrl_core.method.adapter_card import AdapterCard, BackboneCard
 
 LIBRARY = "mmrl-ops"
 TAGS = ["clip", "few-shot", "image-classification", "mmrl"]
@@ -61,19 +62,21 @@ def model_card(
     licence, method = licence_of(backbone["name"], backbone["weights"]), card["adapter"]["method"]
     data = ModelCardData(library_name=LIBRARY, license=license, tags=sorted({*TAGS, method, "model_hub_mixin"}),
                          pipeline_tag="zero-shot-image-classification")  # fmt: skip
-    local = "" if _is_published(backbone["weights"]) else "You need the file of the backbone's weights as well. "
+    local = "" if _is_published(backbone) else "You need the file of the backbone's weights as well. "
+    own = "its own" if is_place(backbone["name"]) else "bundled"
     text = PAGE.format(
         title=title, method=TITLES.get(method, method), trainable=card["trainable"], backbone=backbone["name"],
-        weights=backbone["weights"] or "bundled", sha256=backbone["sha256"][:12],
+        weights=backbone["weights"] or own, sha256=backbone["sha256"][:12],
         licence=f"{licence.spdx or 'unknown'} ({licence.note})", own_licence=license or "not stated",
         template=_plain(card["template"]), count=len(names), where=repo_id, note=local, classes=_listed(names),
     )  # fmt: skip
     return ModelCard(f"---\n{data.to_yaml()}\n---\n{text}")
 
 
-def _is_published(weights: str | None) -> bool:
-    """Whether anyone has them: bundled, random, or by a tag of open_clip, which is no path."""
-    return weights is None or not any(sign in weights for sign in "/\\.")
+def _is_published(backbone: BackboneCard) -> bool:
+    """Whether anyone has the weights: bundled, random, in a repository, or by a tag of open_clip, which is no path."""
+    weights, is_local = backbone["weights"], backbone["name"].startswith(DIRECTORY)
+    return not is_local and (weights is None or not any(sign in weights for sign in "/\\."))
 
 
 def _listed(names: list[str]) -> str:

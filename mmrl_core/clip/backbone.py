@@ -206,15 +206,16 @@ class Backbone(nn.Module):
         for index, row in enumerate(token_ids):
             other = first.setdefault(row.numpy().tobytes(), index)
             if class_names[other] != class_names[index]:
-                encode, pair = getattr(self.tokenizer, "encode", None), (class_names[other], class_names[index])
-                raise UserError(same_prompt(*pair, template, encode, token_ids.shape[1]))
+                encode, marks = (getattr(self.tokenizer, name, None) for name in ("encode", "marks"))
+                pair = class_names[other], class_names[index]
+                raise UserError(same_prompt(*pair, template, encode, token_ids.shape[1], marks))
         return token_ids.to(self.device)
 
     def cut_note(self, class_names: list[str], template: str) -> str | None:
         """A line that names the classes whose prompts the tokenizer cuts; None without one, and where a tokenizer of
         one's own does not tell."""
-        encode, limit = (getattr(self.tokenizer, name, None) for name in ("encode", "context_length"))
-        return cut_note(class_names, template, encode, limit) if encode and limit else None
+        encode, limit, marks = (getattr(self.tokenizer, name, None) for name in ("encode", "context_length", "marks"))
+        return cut_note(class_names, template, encode, limit, marks) if encode and limit else None
 
     @torch.no_grad()
     def encode_image(self, images: Tensor) -> Tensor:
@@ -269,8 +270,8 @@ def load_backbone(
     name, tag or file, weights that do not fit, and towers that the method does not cover.
     """
     if name != bundled.NAME:
-        clip, file_sha256 = load_clip(name, weights)
-        return Backbone(clip, name, tokenizer_for(name), weights, file_sha256).to(device)
+        clip, file_sha256, tokenizer = load_clip(name, weights)
+        return Backbone(clip, name, tokenizer, weights, file_sha256).to(device)
     if weights is not None:
         raise UserError(f"backbone.weights is {weights!r}, but tiny comes with its own; leave it null")
     if sha256 in bundled.EARLIER:

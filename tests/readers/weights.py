@@ -18,6 +18,9 @@ from mmrl_core.bundle import check_bundle, write_bundle
 from mmrl_core.clip.backbone import Backbone, load_backbone
 from mmrl_core.clip.feature_store import FeatureStore
 from mmrl_core.clip.towers import Frozen
+from mmrl_core.clip.weights.packaged import describe
+from mmrl_core.clip.weights.places import place_of, shards_of
+from mmrl_core.clip.weights.preprocessing import CONFIG as CONFIGURATION
 from mmrl_core.clip.weights.pretrained import load_clip
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation.abstain import card_threshold
@@ -161,6 +164,37 @@ def torchscript(folder: Path) -> None:
         load_clip(SMALL, str(folder / "weights"))
 
 
+# CLIPs with their configuration.
+
+
+def make_packaged(folder: Path) -> None:
+    make_safetensors(folder)
+    (folder / "weights.safetensors").rename(folder / "open_clip_model.safetensors")
+    pixels = {"mean": [0.5] * 3, "std": [0.5] * 3, "interpolation": "bicubic", "resize_mode": "squash"}
+    (folder / CONFIGURATION).write_text(json.dumps({"model_cfg": CONFIG, "preprocess_cfg": pixels}))
+
+
+def make_transformers(folder: Path) -> None:
+    """Its configurations alone, and a list of shards."""
+    image = {"image_size": 32, "num_hidden_layers": 2, "hidden_act": "gelu", "layer_norm_eps": 1e-5, "hidden_size": 64,
+             "num_attention_heads": 2, "patch_size": 16}  # fmt: skip
+    text = {"hidden_act": "gelu", "eos_token_id": 2, "vocab_size": 49408, "max_position_embeddings": 77}
+    config = {"model_type": "clip", "projection_dim": 8, "vision_config": image, "text_config": text}
+    (folder / "config.json").write_text(json.dumps(config))
+    pixels = {"size": {"shortest_edge": 32}, "crop_size": {"height": 32, "width": 32}, "do_center_crop": True,
+              "resample": 3, "image_mean": [0.5] * 3, "image_std": [0.5] * 3, "rescale_factor": 1 / 255}  # fmt: skip
+    (folder / "preprocessor_config.json").write_text(json.dumps(pixels))
+    (folder / "index.json").write_text(json.dumps({"weight_map": {"a": "1.safetensors", "b": "2.safetensors"}}))
+
+
+def read_packaged(folder: Path) -> None:
+    load_clip(f"local-dir:{folder}", None)
+
+
+def read_transformers(folder: Path) -> None:
+    describe(place_of(f"local-dir:{folder}"))
+
+
 SHELF = {"backbone": "small"}
 
 
@@ -229,6 +263,10 @@ READERS = [
         weights("weights.safetensors"),
     ),
     Reader("weights, TorchScript", make_torchscript, "weights", damaged_bytes, torchscript),
+    Reader("open_clip's configuration", make_packaged, CONFIGURATION, damaged_json, read_packaged),
+    Reader("transformers' configuration", make_transformers, "config.json", damaged_json, read_transformers),
+    Reader("transformers' images", make_transformers, "preprocessor_config.json", damaged_json, read_transformers),
+    Reader("list of shards", make_transformers, "index.json", damaged_json, lambda f: shards_of(f / "index.json")),
     Reader("record of frozen features", make_features, "record", damaged_bytes, read_features),
     Reader("card of frozen features", make_features, "card", damaged_json, read_features),
     Reader(

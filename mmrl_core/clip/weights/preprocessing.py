@@ -5,10 +5,11 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from mmrl_core.clip.weights.weight_files import CONFIGURATION
 from mmrl_core.data.squares import INTERPOLATIONS, RESIZE_MODES
 from mmrl_core.errors import UserError
 
-CONFIG = "open_clip_config.json"  # beside weights in the layout that open_clip writes and reads
+CONFIG = CONFIGURATION  # beside weights in the layout that open_clip writes and reads
 KEYS = ("mean", "std", "resize_mode", "interpolation", "fill_color")
 KNOWN = {"resize_mode": RESIZE_MODES, "interpolation": (*INTERPOLATIONS, "random"), "fill_color": (0,)}
 

@@ -12,6 +12,7 @@ from torchvision.datasets import ImageFolder
 
 import mmrl
 from mmrl import Predictor, UserError
+from mmrl_core.adapting.hub import model_card
 from tests.core.adapting.conftest import digits
 
 
@@ -186,3 +187,16 @@ def test_the_model_card_says_what_it_knows_and_what_it_needs(adapted):
     assert "`tiny`, weights `bundled`" in card.text and "Apache-2.0" in card.text
     assert [line for line in card.text.splitlines() if line.startswith("- ")] == ["- `zero`", "- `one`", "- `two`"]
     assert "not stated" in adapted.generate_model_card().text
+
+
+def test_the_model_card_says_whether_the_backbones_weights_have_to_be_had_as_well():
+    card = {"class_names": ["cat"], "template": "a {}.", "trainable": 1, "adapter": {"method": "mmrl"}}
+    needs = {}
+    for name, weights in (("ViT-B-16", "openai"), ("ViT-B-16", "/weights/clip.pt"), ("local-dir:clip", None),
+                          ("hf-hub:org/clip", None)):  # fmt: skip
+        text = model_card({**card, "backbone": {"name": name, "weights": weights, "sha256": "0" * 64}}).text
+        needs[name, weights] = "You need the file of the backbone's weights" in text
+        assert ("`its own`" in text) == (weights is None) and "bundled" not in text
+    assert [key for key, is_needed in needs.items() if is_needed] == [
+        ("ViT-B-16", "/weights/clip.pt"), ("local-dir:clip", None)
+    ]  # fmt: skip

@@ -124,11 +124,13 @@ def test_what_a_killed_run_left_is_gone_when_the_next_one_starts(project):
 def test_data_named_by_a_relative_path_is_the_checkouts(project):
     (project / "data/raw").mkdir(parents=True)
     (project / "pictures").mkdir()
+    (project / "clip").mkdir()
     with worktree(project, "one") as root:
-        edit_params(root / "params.yaml", ["data.own.birds.images=pictures"])
+        edit_params(root / "params.yaml", ["data.own.birds.images=pictures", "backbone.name=local-dir:clip"])
         link_inputs(load_params(root / "params.yaml"), project, root)
         assert (root / "data/raw").resolve() == project / "data/raw"
         assert (root / "pictures").resolve() == project / "pictures"
+        assert (root / "clip").resolve() == project / "clip"
     assert (project / "pictures").is_dir()
 
 
