@@ -92,7 +92,7 @@ def _tag(name: str, weights: str) -> PretrainedCfg | None:
 
 
 def _check_activation(name: str, weights: str, known: PretrainedCfg) -> None:
-    if open_clip.get_model_config(name).get("quick_gelu") and not known.get("quick_gelu"):
+    if name != _plain(name) and not known.get("quick_gelu"):
         raise UserError(
             f"backbone.weights {weights} was trained with GELU, but {name} has QuickGELU; use {_plain(name)}"
         )
@@ -116,8 +116,8 @@ def _model(name: str, config: Config, weights: str, path: Path, known: Pretraine
         check_sizes(name, config, weights, state)
         if known is not None and not is_openai:
             _check_activation(name, weights, known)
-        # OpenAI trained with QuickGELU, whatever the model's name says.
-        quick = is_openai or bool((known or config).get("quick_gelu"))
+        # OpenAI trained with QuickGELU, whatever the model's name says; a few models have it under every name.
+        quick = is_openai or bool((known or {}).get("quick_gelu") or config.get("quick_gelu"))
         clip = new_model({**config, "quick_gelu": quick})
         fill(clip, state)
     except UserError:

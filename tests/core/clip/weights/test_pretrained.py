@@ -248,11 +248,10 @@ def test_weights_of_another_size_are_refused_in_whatever_form_they_come(monkeypa
 @pytest.mark.parametrize(
     ("name", "tag", "problem"),
     [
-        ("RN50", "openai", "its image tower is a ModifiedResNet, not a ViT"),
-        ("ViT-B-16-SigLIP", "webli", "its text tower or tokenizer is not CLIP's"),
-        ("coca_ViT-B-32", "laion2b_s13b_b90k", "CoCa is not a CLIP"),
-        ("roberta-ViT-B-32", "laion2b_s12b_b32k", "its text tower or tokenizer is not CLIP's"),
-        ("convnext_base", "laion400m_s13b_b51k", "its image tower is a TimmModel"),
+        ("RN50", "openai", "its image tower is a ResNet: convolutions have no sequence"),
+        ("MobileCLIP2-S0", "dfndr2b", "its image tower is a FastViT: convolutions"),
+        ("swin_base_patch4_window7_224", None, "its image tower is timm's swin_base_patch4_window7_224, not a plain ViT"),
+        ("convnext_base", "laion400m_s13b_b51k", "its image tower is a ConvNeXt: convolutions"),
         ("mmrl-test-wide", None, "its images are not square"),
     ],
 )
