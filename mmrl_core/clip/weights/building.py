@@ -9,6 +9,7 @@ from torch import nn
 
 from mmrl_core.clip.openclip import CLIP, open_clip
 from mmrl_core.clip.portable import PortableInit
+from mmrl_core.clip.weights.places import short
 from mmrl_core.clip.weights.tokenizers import Tokenizer
 from mmrl_core.errors import UserError
 from mmrl_core.parsing import whole_number
@@ -43,7 +44,7 @@ def random_model(name: str, config: Config, weights: str, trunk: dict[str, Any] 
         with PortableInit(number):
             return new_model(config, trunk)
     except Exception as error:  # open_clip, timm, transformers and torch raise many kinds
-        raise UserError(f"backbone {name} cannot be built: {' '.join(str(error).split())[:300]}") from error
+        raise UserError(f"backbone {name} cannot be built: {short(error)}") from error
 
 
 def new_model(config: Config, trunk: dict[str, Any] | None = None) -> CLIP:

@@ -14,7 +14,7 @@ from torch import Tensor
 from mmrl_core.clip.openclip import CLIP, open_clip
 from mmrl_core.clip.supported import refuse_by_configuration
 from mmrl_core.clip.weights.building import LoadedCLIP, is_random, new_model, random_model
-from mmrl_core.clip.weights.places import Place, place_of, read_object
+from mmrl_core.clip.weights.places import Place, place_of, read_object, short
 from mmrl_core.clip.weights.preprocessing import preprocessing
 from mmrl_core.clip.weights.published import check_digest
 from mmrl_core.clip.weights.sizes import check_sizes
@@ -91,6 +91,7 @@ def _checked(config: Any, path: Path) -> dict[str, Any]:
         raise UserError(f"{path} has no model_cfg with vision_cfg and text_cfg; fetch or save it again")
     if type(config.get("embed_dim")) is not int:
         raise UserError(f"{path}: embed_dim is no whole number; fetch or save it again")
+    _refuse_other_sources(config, path)
     for part, kind in parts.items():
         try:
             kind(**config[part])
@@ -104,6 +105,17 @@ def _checked(config: Any, path: Path) -> dict[str, Any]:
                 f"{path}: {part}.{'.'.join(map(str, wrong['loc']))}: {wrong['msg']}; fetch or save it again"
             ) from None
     return config
+
+
+def _refuse_other_sources(config: Mapping[str, Any], path: Path) -> None:
+    """UserError for towers that timm or transformers would have to look for elsewhere, where code may lie as well."""
+    timm, theirs = config["vision_cfg"].get("timm_model_name"), config["text_cfg"].get("hf_model_name")
+    own = [open_clip.get_model_config(name)["text_cfg"].get("hf_model_name") for name in open_clip.list_models()]
+    elsewhere = timm if any(sign in str(timm) for sign in ":/\\") else theirs if theirs not in own else None
+    if elsewhere:
+        raise UserError(
+            f"{path} names the tower {str(elsewhere)[:80]!r}, which no model of open_clip's has; take one of those"
+        )
 
 
 def _random(name: str, described: Described, weights: str | None) -> CLIP | None:
@@ -134,9 +146,7 @@ def _filled(name: str, described: Described, files: list[Path]) -> CLIP:
         reason = "they are damaged or hold more than tensors; fetch them again or save their state dict"
         raise UserError(f"the weights {files[0]} of {name} do not load: {reason}") from error
     except Exception as error:  # a file format, a configuration: open_clip, timm and torch raise many kinds
-        raise UserError(
-            f"the weights {files[0]} of {name} do not load: {' '.join(str(error).split())[:300]}"
-        ) from error
+        raise UserError(f"the weights {files[0]} of {name} do not load: {short(error)}") from error
     return clip
 
 

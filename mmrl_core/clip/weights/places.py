@@ -49,12 +49,12 @@ class Repository:
         try:
             return Path(hf_hub_download(self.source, name))
         except LocalEntryNotFoundError as error:
-            self.unreachable = _short(error)
+            self.unreachable = short(error)
             return None
         except EntryNotFoundError:
             return None
         except Exception as error:  # a hub raises many kinds
-            raise self._not_to_be_had(_short(error)) from error
+            raise self._not_to_be_had(short(error)) from error
 
     def lacks(self, what: str) -> UserError:
         """That it has none of what is needed, or is not to be reached."""
@@ -87,7 +87,7 @@ def read_object(path: Path) -> dict[str, Any]:
     try:
         content = parse_json(path.read_bytes())
     except (OSError, ValueError) as error:
-        raise UserError(f"{path} cannot be read as JSON ({_short(error)}); fetch or save it again") from None
+        raise UserError(f"{path} cannot be read as JSON ({short(error)}); fetch or save it again") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds no JSON object; fetch or save it again")
     return content
@@ -107,5 +107,6 @@ def shards_of(index: Path) -> dict[str, list[str]]:
     return shards
 
 
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
+def short(error: Exception) -> str:
+    """What an error of somebody else's says, in one line of at most 300 characters."""
+    return " ".join(str(error).split())[:300] or type(error).__name__

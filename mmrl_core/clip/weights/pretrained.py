@@ -18,7 +18,7 @@ from mmrl_core.clip.supported import refuse_by_configuration
 from mmrl_core.clip.weights.building import Config, LoadedCLIP, is_random, new_model, random_model
 from mmrl_core.clip.weights.names import check_name
 from mmrl_core.clip.weights.packaged import load_packaged
-from mmrl_core.clip.weights.places import DIRECTORY, is_place
+from mmrl_core.clip.weights.places import DIRECTORY, is_place, short
 from mmrl_core.clip.weights.preprocessing import preprocessing
 from mmrl_core.clip.weights.published import PretrainedCfg, check_digest, published_by
 from mmrl_core.clip.weights.sizes import check_sizes
@@ -103,7 +103,7 @@ def _fetched(name: str, tag: str, known: PretrainedCfg) -> str:
         return open_clip.download_pretrained(known)
     except Exception as error:  # a hub raises many kinds
         raise UserError(
-            f"backbone.weights {tag!r} of {name} could not be fetched ({_short(error)}); "
+            f"backbone.weights {tag!r} of {name} could not be fetched ({short(error)}); "
             f"try again with a network, or give the path of a weights file instead of the tag"
         ) from error
 
@@ -126,7 +126,7 @@ def _model(name: str, config: Config, weights: str, path: Path, known: Pretraine
         reason = "it is damaged or holds more than tensors; fetch it again or save its state dict"
         raise UserError(f"backbone.weights {weights!r} does not load into {name}: {reason}") from error
     except Exception as error:  # a file format or key mismatch: open_clip and torch raise many kinds
-        raise UserError(f"backbone.weights {weights!r} does not load into {name}: {_short(error)}") from error
+        raise UserError(f"backbone.weights {weights!r} does not load into {name}: {short(error)}") from error
     return clip
 
 
@@ -137,7 +137,3 @@ def _of_big_vision(config: Config, path: Path) -> CLIP:
     clip = new_model(config)
     open_clip.factory.load_checkpoint(clip, str(path))
     return clip
-
-
-def _short(error: Exception) -> str:
-    return " ".join(str(error).split())[:300]

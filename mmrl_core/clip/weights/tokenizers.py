@@ -11,7 +11,7 @@ from typing import Any
 from torch import Tensor
 
 from mmrl_core.clip.openclip import open_clip
-from mmrl_core.clip.weights.places import Folder, Place, read_object
+from mmrl_core.clip.weights.places import Folder, Place, read_object, short
 from mmrl_core.errors import UserError
 
 CONTEXT_LENGTH = 77  # where a configuration does not say
@@ -19,6 +19,7 @@ CLIPS = 49408  # tokens of CLIP's vocabulary
 # What a configuration may hand to a tokenizer. Everything else, `trust_remote_code` first of all, would go through to
 # transformers.
 KNOWN = {"clean", "strip_sep_token", "language"}
+INSTALL = "run `pip install 'mmrl-ops[transformers]'`"
 MARKS = {"<|startoftext|>": "<start_of_text>", "<|endoftext|>": "<end_of_text>"}  # transformers' and open_clip's
 
 
@@ -69,14 +70,15 @@ def _hugging_face(
     source: str, name: str, length: int, settings: Mapping[str, Any], mode: str | None
 ) -> HuggingFaceTokenizer:
     if find_spec("transformers") is None:
-        raise UserError(f"backbone {name} has a tokenizer of Hugging Face; run `pip install 'mmrl-ops[transformers]'`")
+        raise UserError(f"backbone {name} has a tokenizer of Hugging Face; {INSTALL}")
     try:
         return HuggingFaceTokenizer(source, length, settings, mode)
+    except ImportError as error:  # SigLIP's own takes sentencepiece
+        raise UserError(f"the tokenizer of backbone {name} takes more ({short(error)[:200]}); {INSTALL}") from error
     except Exception as error:  # transformers and a hub raise many kinds
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
         raise UserError(
-            f"the tokenizer of backbone {name} could not be had from {source} ({reason}); try again with a network, "
-            f"or put its files there"
+            f"the tokenizer of backbone {name} could not be had from {source} ({short(error)[:200]}); try again with a "
+            f"network, or give a folder that has it beside the weights as backbone.name local-dir:PATH"
         ) from error
 
 

@@ -23,6 +23,7 @@ MOST = {"num_hidden_layers": 1000, "vocab_size": 10**7, "eos_token_id": 10**7}
 SECTIONS = {"clip": (CLIP_IMAGE, CLIP_TEXT), "siglip": (SIGLIP_IMAGE, SIGLIP_TEXT)}
 ACTIVATIONS = {"gelu": None, "gelu_pytorch_tanh": {"approximate": "tanh"}, "gelu_new": {"approximate": "tanh"}}
 QUICK = "quick_gelu"
+GEMMAS = 256_000  # tokens of Gemma's vocabulary
 LAST_IS_END = 2  # of eos_token_id in old configurations: the end of a text is its highest id
 # What people have of the same kind, and where it can be had instead.
 KINDS = {
@@ -137,8 +138,13 @@ def _siglip(_content: Mapping[str, Any], image: dict[str, Any], text: dict[str, 
                        "timm_proj": "none", "timm_model_pretrained": False},
         "text_cfg": {"context_length": text["max_position_embeddings"], "vocab_size": text["vocab_size"],
                      "heads": text["num_attention_heads"], "no_causal_mask": True, "proj_bias": True,
-                     "pool_type": "last", "tokenizer_kwargs": {"clean": "canonicalize"}, **_blocks(text, where)},
+                     "pool_type": "last", "tokenizer_kwargs": {"clean": _cleaning(text)}, **_blocks(text, where)},
     }  # fmt: skip
+
+
+def _cleaning(text: Mapping[str, Any]) -> str:
+    """How texts were cleaned in training, in open_clip's words: SigLIP 2, with Gemma's tokens, kept the punctuation."""
+    return "lower" if text["vocab_size"] == GEMMAS else "canonicalize"
 
 
 def timm_name(image: Mapping[str, Any]) -> str:

@@ -91,6 +91,8 @@ def test_weights_of_its_own_leave_no_choice_but_random_ones(folder, own):
     ({"vision_cfg": {**SHAPE["vision_cfg"], "width": "wide"}}, "vision_cfg.width: Input should be a valid integer"),
     ({"vision_cfg": {**SHAPE["vision_cfg"], "new": 1}}, "unexpected keyword argument 'new'; it is of another release"),
     ({"text_cfg": None}, "has no model_cfg with vision_cfg and text_cfg"),
+    ({"text_cfg": {**SHAPE["text_cfg"], "hf_model_name": "org/own"}}, "names the tower 'org/own', which no model of"),
+    ({"vision_cfg": {"timm_model_name": "local-dir:/x"}}, "names the tower 'local-dir:/x', which no model of"),
     ({"embed_dim": None}, "embed_dim is no whole number"),
 ])  # fmt: skip
 def test_a_configuration_is_judged_before_weights_are_looked_for(own, changes, problem):

@@ -105,6 +105,10 @@ def test_a_siglip_of_transformers_has_the_features_that_transformers_gives_it(tm
         ours = loaded.encode_image(images), loaded.encode_text(ids)
     for one, other in zip(ours, theirs, strict=True):
         assert (normalize(one) - normalize(other)).abs().max() < 1e-5
+    exact = described._replace(trunk={**described.trunk, "activation": {}})  # as open_clip builds its own SigLIPs
+    other = _filled(place.name, exact, weight_files(place, TRANSFORMERS)).eval()
+    with torch.no_grad():
+        assert (normalize(other.encode_image(images)) - normalize(theirs[0])).abs().max() > 1e-5
     half = [0.5, 0.5, 0.5]
     assert described.pixels == {"mean": half, "std": half, "resize_mode": "squash", "interpolation": "bilinear"}
     assert described.config["text_cfg"]["hf_tokenizer_name"] == str(tmp_path)

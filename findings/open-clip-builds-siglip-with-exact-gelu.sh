@@ -1,0 +1,43 @@
+#!/usr/bin/env bash
+# open_clip_torch 3.3.0, timm 1.0.31, transformers 5.24.0, Python 3.11.
+#
+# Expected: Google's SigLIP weights have the same activation in open_clip and in transformers, which both publish them.
+# Seen: transformers applies GELU's tanh approximation in both towers, as big_vision, where they were trained, does.
+# open_clip applies exact GELU in the image towers of all SigLIPs, 1 and 2, since it passes no activation on to timm, and
+# in the text towers of SigLIP 1; only those of SigLIP 2 have the approximation. Nothing is said, and features differ
+# beyond rounding.
+#
+# So a checkpoint of transformers is given the activation that its config.json states, and an open_clip name open_clip's.
+set -euo pipefail
+folder=$(mktemp -d)
+trap 'rm -rf "$folder"' EXIT
+cd "$folder"
+python3 -m venv venv
+venv/bin/python -m pip install --quiet --disable-pip-version-check open_clip_torch==3.3.0 timm==1.0.31 \
+    transformers==5.24.0 torch==2.15.0
+
+venv/bin/python - << 'EOF'
+import open_clip
+import torch
+from transformers import SiglipConfig
+
+config = SiglipConfig()
+theirs = {"image": config.vision_config.hidden_act, "text": config.text_config.hidden_act}
+print("transformers, SigLIP:", theirs)
+found = {}
+for name in ("ViT-B-16-SigLIP", "ViT-B-16-SigLIP2"):
+    with torch.device("meta"):
+        settings = open_clip.get_model_config(name)
+        settings.pop("custom_text")
+        model = open_clip.CustomTextCLIP(**settings)
+    image, text = model.visual.trunk.blocks[0].mlp.act, model.text.transformer.resblocks[0].mlp.gelu
+    found[name] = image.approximate, text.approximate
+    print(f"open_clip, {name}: image GELU({image.approximate}), text GELU({text.approximate})")
+assert theirs == {"image": "gelu_pytorch_tanh", "text": "gelu_pytorch_tanh"}
+assert found == {"ViT-B-16-SigLIP": ("none", "none"), "ViT-B-16-SigLIP2": ("none", "tanh")}
+EOF
+
+# Output seen:
+#   transformers, SigLIP: {'image': 'gelu_pytorch_tanh', 'text': 'gelu_pytorch_tanh'}
+#   open_clip, ViT-B-16-SigLIP: image GELU(none), text GELU(none)
+#   open_clip, ViT-B-16-SigLIP2: image GELU(none), text GELU(tanh)
