@@ -11,7 +11,9 @@ from flows.cli.options import AsJson, text_table
 if TYPE_CHECKING:
     from mmrl_core.clip.catalogue import Architecture
 
-HEADER = ["architecture", "family", "adaptable", "params", "image", "image tower", "text tower", "context", "tags", "licence"]  # fmt: skip
+HEADER = [
+    "architecture", "family", "adaptable", "params", "image", "image tower", "text tower", "context", "tags", "licence",
+]  # fmt: skip
 DETAILED = 3  # architectures of which every tag is listed as well
 
 
@@ -95,7 +97,9 @@ def _show_in_terminal(rows: list["Architecture"]) -> None:
     table = Table(box=None, pad_edge=False, header_style="bold")
     for name in HEADER:
         number = name in ("params", "image", "context", "tags")
-        table.add_column(name, justify="right" if number else "left", overflow="fold", no_wrap=number or name == "architecture")
+        table.add_column(
+            name, justify="right" if number else "left", overflow="fold", no_wrap=number or name == "architecture"
+        )
     for row in rows:
         own = [Text(cell) for cell in cells(row)]
         own[2].stylize("green" if row.problem is None else "yellow")

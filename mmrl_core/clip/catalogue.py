@@ -4,6 +4,7 @@ import difflib
 from fnmatch import fnmatchcase
 from typing import Any, NamedTuple
 
+from mmrl_core.clip import bundled
 from mmrl_core.clip.openclip import open_clip
 from mmrl_core.clip.shapes import CONTEXT, Config, parameters_of, shape_of
 from mmrl_core.clip.supported import _configured_problem as problem_of
@@ -49,6 +50,19 @@ def family_of(name: str) -> str:
         if name.startswith(beginning):
             return family
     return next((family for part, family in PARTS.items() if part in name), "CLIP")
+
+
+def config_of(name: str) -> Config | None:
+    """Of `tiny` or an architecture of open_clip; None of any other name."""
+    if name == bundled.NAME:
+        return bundled.bundled_file().card["model_cfg"]
+    return open_clip.get_model_config(name)
+
+
+def has_quick_gelu(name: str, weights: str | None, config: Config) -> bool:
+    """Whether the activation is QuickGELU, by the architecture or by what open_clip says of the weights' tag."""
+    known = open_clip.get_pretrained_cfg(name, weights) if weights else {}
+    return bool(config.get("quick_gelu") or (known or {}).get("quick_gelu"))
 
 
 def architecture(name: str) -> Architecture:

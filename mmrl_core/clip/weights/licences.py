@@ -36,7 +36,7 @@ def licence_of(name: str, weights: str | None) -> Licence:
 
 def _published(name: str, tag: str) -> Licence | None:
     """By who published the weights of an open_clip tag, as timm's records and the model cards have it."""
-    if LAION.fullmatch(tag) and LAION_NAMES.fullmatch(name) or _is_tag_of(LAION_OTHERS, name, tag):
+    if (LAION.fullmatch(tag) and LAION_NAMES.fullmatch(name)) or _is_tag_of(LAION_OTHERS, name, tag):
         return Licence("MIT", "published by LAION and OpenCLIP")
     if re.fullmatch(r"metaclip_(400m|fullcc|altogether)|metaclip2_worldwide", tag):
         return Licence("CC-BY-NC-4.0", "Meta's MetaCLIP: not for commercial use")
