@@ -31,7 +31,7 @@ def estimate(
     classes: Annotated[int, typer.Option("--classes", min=1, max=10**6, help="Classes that are trained.")] = 50,
     batch: Annotated[int | None, typer.Option(min=1, max=10**6, help="In place of train.batch_size.")] = None,
     shots: Annotated[int | None, typer.Option(min=1, max=10**5, help="Images a class, in place of shots.")] = None,
-    method: Annotated[str | None, typer.Option("--method", help="In place of the first of methods.", **_one_of(METHODS))] = None,
+    method: Annotated[str | None, typer.Option("--method", help="The first of methods.", **_one_of(METHODS))] = None,
     device_memory: Annotated[
         int | None, typer.Option("--device-memory", metavar="80GB", parser=_size, help="Of a GPU that is not here.")
     ] = None,
@@ -100,11 +100,11 @@ def _case(
     from mmrl_core.estimate.training import Case
 
     kind = "cuda" if device_memory or torch.cuda.is_available() else "cpu"
-    device, precision = torch.device(kind), resolved.train.precision
-    if not device_memory:
-        precision = settle_precision(precision, device)
-    elif precision == "auto":
-        precision = "bf16"
+    device, wanted = torch.device(kind), resolved.train.precision
+    if device_memory:
+        precision = "bf16" if wanted == "auto" else str(wanted)
+    else:
+        precision = settle_precision(wanted, device)
     quick_gelu = has_quick_gelu(settings.backbone.name, settings.backbone.weights, config)
     case = Case(shape_of(config), resolved.adapter, resolved.train.batch_size, classes, precision, kind, quick_gelu)
     return case, Room(device_memory, "that device") if device_memory else room_on(device)

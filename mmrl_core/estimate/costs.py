@@ -14,6 +14,7 @@ modelled: it says how much there is to move, not how much of it reaches memory.
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import NamedTuple
 
 from mmrl_core.clip.packing import Packing
@@ -23,7 +24,8 @@ FLOAT = 4  # bytes
 MLP = 4.0  # times the width
 
 
-class Cost(NamedTuple):
+@dataclass(frozen=True)
+class Cost:
     """Floating-point operations and bytes moved."""
 
     flops: float = 0
