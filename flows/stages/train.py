@@ -55,9 +55,7 @@ def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
     data, val = (read_set(key.few_shot, split, protocol.trains_on, search["template"]) for split in ("train", "val"))
     _refuse_too_large(params, key, choice, data)
     backbone = backbone_of(params.backbone)
-    settings = resolve(params, key.dataset, key.method, key.seed, backbone.depth, choice)
-    if not (params.cluster.is_distributed and params.cluster.gpus_per_worker):  # else it depends on the workers' GPUs
-        settings = _on_device(settings, backbone.device)
+    settings = _settings(params, key, backbone, choice)
     card = _card(params, key, settings, data, manifest["digest"])
     with (
         tracked_run(params, key, "train", card["settings"], {"data.digest": manifest["digest"]}) as run,
@@ -133,6 +131,13 @@ def _fit_on_cluster(
     adapter = new_adapter(settings.adapter, backbone, settings.train.seed)
     adapter.load_state_dict(load(trained.adapter))
     return Fitted(adapter, trained.history, trained.precision)
+
+
+def _settings(params: Params, key: RunKey, backbone: "Backbone", choice: dict[str, Any]) -> "Resolved":
+    settings = resolve(params, key.dataset, key.method, key.seed, backbone.depth, choice)
+    if params.cluster.is_distributed and params.cluster.gpus_per_worker:  # the precision depends on the workers' GPUs
+        return settings
+    return _on_device(settings, backbone.device)
 
 
 def _on_device(settings: "Resolved", device: "torch.device") -> "Resolved":

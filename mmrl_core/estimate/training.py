@@ -152,7 +152,7 @@ def _at_once(case: Case) -> int:
 
 
 def _working(case: Case) -> int:
-    """Twice the largest layer's inner values: an output and its gradient."""
+    """Three times the largest layer's inner values: an output, its gradient and that of what it came from."""
     image, text = case.shape.image, case.shape.text
     words = _at_once(case) * case.rows if not case.shape.causal else min(
         CHUNK_SUFFIX_TOKENS, case.classes * case.suffix)  # fmt: skip
@@ -160,7 +160,7 @@ def _working(case: Case) -> int:
         rows * max(3 * tower.width, tower.hidden)
         for tower, rows in ((image, case.batch * (image.rows + case.config.n_tokens)), (text, words))
     ]
-    return 2 * FLOAT * max(inner)
+    return 3 * FLOAT * max(inner)
 
 
 def step(case: Case, given: bool) -> float:
@@ -197,7 +197,7 @@ def refuse_what_cannot_fit(case: Case, room: Room | None, name: str, runs: int =
     parts = {"weights": needs.weights, "adapter and optimizer": needs.adapter, "activations": activations}
     listed = ", ".join(f"{what} {size / GB:.1f}" for what, size in parts.items())
     raise UserError(
-        f"training on {name} with {case.batch} images a step needs at least {needs.certain / GB:.1f} GB ({listed}), "
+        f"training {name} with {case.batch} images a step needs at least {needs.certain / GB:.1f} GB ({listed}), "
         f"but {room.of} has {room.bytes / GB:.1f} GB; {_advice(case, needs)}"
     )
 

@@ -100,11 +100,11 @@ def _case(
     from mmrl_core.estimate.training import Case
 
     kind = "cuda" if device_memory or torch.cuda.is_available() else "cpu"
-    device, wanted = torch.device(kind), resolved.train.precision
-    if device_memory:
-        precision = "bf16" if wanted == "auto" else str(wanted)
-    else:
-        precision = settle_precision(wanted, device)
+    device, precision = torch.device(kind), str(resolved.train.precision)
+    if device_memory and precision == "auto":
+        precision = "bf16"
+    elif not device_memory:
+        precision = settle_precision(precision, device)
     quick_gelu = has_quick_gelu(settings.backbone.name, settings.backbone.weights, config)
     case = Case(shape_of(config), resolved.adapter, resolved.train.batch_size, classes, precision, kind, quick_gelu)
     return case, Room(device_memory, "that device") if device_memory else room_on(device)
