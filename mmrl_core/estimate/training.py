@@ -6,7 +6,7 @@ import torch
 
 from mmrl_core.clip.packing import Packing, pack
 from mmrl_core.clip.shapes import Shape
-from mmrl_core.clip.towers import CHUNK_SUFFIX_TOKENS
+from mmrl_core.clip.towers import CHUNK_SUFFIX_TOKENS, CHUNK_TOKENS
 from mmrl_core.config import AdapterConfig
 from mmrl_core.errors import UserError
 from mmrl_core.estimate import costs, memory
@@ -146,16 +146,24 @@ def packings(case: Case) -> list[Packing]:
     return [made[size] for size in sizes]
 
 
+def _encoded_again(case: Case) -> bool:
+    """Whether a text tower that is not causal encodes its classes in chunks, again in the backward pass."""
+    return not case.shape.causal and case.classes * case.rows > CHUNK_SUFFIX_TOKENS
+
+
 def _at_once(case: Case) -> int:
-    """Classes that a text tower which is not causal encodes together."""
-    return min(case.classes, max(1, CHUNK_SUFFIX_TOKENS // case.rows))
+    """Classes whose values a text tower that is not causal keeps at one time."""
+    if not _encoded_again(case):
+        return case.classes
+    most = CHUNK_TOKENS if case.device == "cpu" else CHUNK_SUFFIX_TOKENS
+    return max(1, most // (case.rows + case.config.n_tokens))
 
 
 def _working(case: Case) -> int:
     """Three times the largest layer's inner values: an output, its gradient and that of what it came from."""
     image, text = case.shape.image, case.shape.text
-    words = _at_once(case) * case.rows if not case.shape.causal else min(
-        CHUNK_SUFFIX_TOKENS, case.classes * case.suffix)  # fmt: skip
+    whole, ends = _at_once(case) * case.rows, min(CHUNK_SUFFIX_TOKENS, case.classes * case.suffix)
+    words = ends if case.shape.causal else whole
     inner = [
         rows * max(3 * tower.width, tower.hidden)
         for tower, rows in ((image, case.batch * (image.rows + case.config.n_tokens)), (text, words))
@@ -167,8 +175,7 @@ def step(case: Case, given: bool) -> float:
     """Floating-point operations of a step; `given`: the frozen features are there already."""
     shape = _cost_shape(case)
     if not case.shape.causal:
-        again = _at_once(case) < case.classes
-        return costs.step_without_sharing(shape, case.rows, again, given).flops
+        return costs.step_without_sharing(shape, case.rows, _encoded_again(case), given).flops
     return costs.our_step(shape, packings(case), case.beginning + case.config.n_tokens, given).flops
 
 
