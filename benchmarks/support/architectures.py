@@ -17,6 +17,7 @@ from torch import nn
 
 from mmrl_core.clip.shapes import MEASURES, hugging_face_head
 
+FIRST = ("fc1", "fc1_g", "w0")  # how timm's MLPs call their first matrix, or one of the first two
 LARGE = {"hidden_size": 1024, "num_hidden_layers": 24, "num_attention_heads": 16, "intermediate_size": 4096}
 ROBERTA = {"max_position_embeddings": 514, "type_vocab_size": 1}
 NLLB = {"d_model": 1024, "encoder_attention_heads": 16, "vocab_size": 256206, "decoder_layers": 1}
@@ -54,22 +55,20 @@ def text_parameters(name: str, hugging_face: dict[str, Any]) -> int:
         return count(_build_text_tower(embed, open_clip.CLIPTextCfg(**text), config.get("quick_gelu", False)))
 
 
-def timm_tower(image: nn.Module, size: int) -> dict[str, Any] | None:
-    """The measures of open_clip's TimmModel for images of `size` pixels a side, where its trunk is a transformer of
-    layers all alike; None of any other. A patch is what one of the first layer's rows covers."""
+def timm_tower(image: nn.Module) -> dict[str, Any] | None:
+    """The measures of open_clip's TimmModel where its trunk is a transformer of layers all alike; None of any other.
+    A patch is what one of the first layer's rows covers; `positions` are rows with an embedding of their own."""
     trunk = getattr(image, "trunk", None)
-    if type(trunk).__name__ not in ("Eva", "VisionTransformer") or trunk.pos_embed is None:
+    mlp = trunk.blocks[0].mlp if type(trunk).__name__ in ("Eva", "VisionTransformer") else None
+    first = next((getattr(mlp, name) for name in FIRST if hasattr(mlp, name)), None)
+    if trunk is None or first is None:
         return None
-    mlp = trunk.blocks[0].mlp
-    gated = hasattr(mlp, "fc1_g")
-    if not gated and type(mlp).__name__ != "Mlp":
-        return None
-    first = mlp.fc1_g if gated else mlp.fc1
     return {
         "width": trunk.embed_dim, "depth": len(trunk.blocks), "heads": trunk.blocks[0].attn.num_heads,
-        "hidden": first.out_features, "gated": gated, "patch": size // math.isqrt(trunk.patch_embed.num_patches),
-        "prefix": trunk.num_prefix_tokens, "patches": trunk.patch_embed.num_patches,
-        "body": count(image) - count(image.trunk.head),
+        "hidden": first.out_features, "gated": not hasattr(mlp, "fc1"),
+        "patch": trunk.patch_embed.img_size[0] // math.isqrt(trunk.patch_embed.num_patches),
+        "prefix": trunk.num_prefix_tokens, "positions": 0 if trunk.pos_embed is None else trunk.patch_embed.num_patches,
+        "body": count(image) - count(trunk.head) - count(image.head),
     }  # fmt: skip
 
 
@@ -96,7 +95,7 @@ def measures() -> dict[str, Any]:
     for name in open_clip.list_models():
         vision = open_clip.get_model_config(name)["vision_cfg"]
         image = image_tower(name)
-        if tower := timm_tower(image, vision["image_size"]):
+        if tower := timm_tower(image):
             found["image"][vision["timm_model_name"]] = tower
         found["parameters"][name] = [count(image), text_parameters(name, found["text"])]
     return found

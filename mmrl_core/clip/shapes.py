@@ -122,9 +122,11 @@ def _timm_image(vision: Config, embed: int) -> tuple[Tower, int, int, int]:
         raise UserError(f"the measures of timm's {name} are not known here")
     rows = (size // known["patch"]) ** 2 + known["prefix"]
     tower = Tower(known["width"], known["depth"], known["heads"], rows, known["hidden"], known["gated"])
-    head = (tower.width + 1) * embed if vision.get("timm_proj") is None else 0
-    positions = ((size // known["patch"]) ** 2 - known["patches"]) * tower.width  # of another image size
-    return tower, known["patch"], tower.width, known["body"] + positions + head
+    heads = {None: (tower.width + 1) * embed, "linear": tower.width * embed}
+    head = heads.get(vision.get("timm_proj"), 0)
+    patches, positions = (size // known["patch"]) ** 2, known["positions"]
+    more = (patches - positions) * tower.width if positions else 0  # of another image size than timm's
+    return tower, known["patch"], tower.width, known["body"] + more + head
 
 
 def _text(text: Config, embed: int) -> tuple[Tower, int]:

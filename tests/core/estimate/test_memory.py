@@ -37,10 +37,14 @@ def own_storages(model: AdaptedCLIP) -> set[int]:
     """Of the weights, which are not kept for a backward pass but there anyway."""
     tensors = [*model.backbone.parameters(), *model.adapter.parameters()]
     for tower in ("image", "text"):
-        for block in model.backbone.frozen_blocks(tower, model.dtype):
-            parts = [part if isinstance(part, tuple) else (part,) for part in block]
-            tensors += [one for part in parts for one in part if isinstance(one, Tensor)]
+        tensors += tensors_in(tuple(model.backbone.frozen_blocks(tower, model.dtype)))
     return {tensor.untyped_storage().data_ptr() for tensor in tensors}
+
+
+def tensors_in(parts: object) -> list[Tensor]:
+    if isinstance(parts, tuple):
+        return [tensor for part in parts for tensor in tensors_in(part)]
+    return [parts] if isinstance(parts, Tensor) else []
 
 
 def kept_bytes(model: AdaptedCLIP, work: Callable[[], object]) -> int:
