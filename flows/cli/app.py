@@ -35,6 +35,8 @@ COMMANDS = {  # the file in this folder, and the function therein
     "reproduce": "registry:reproduce",
     "predict": "predict:predict",
     "embed": "embed:embed",
+    "backbones": "clips.backbones:backbones",
+    "estimate": "clips.estimate:estimate",
     "export": "export:export",
     "serve": "serve:serve",
     "drift": "serve:drift",

@@ -62,9 +62,12 @@ def _load(name: str, weights: str | None) -> "Backbone":
     import torch
 
     from mmrl_core.clip.backbone import load_backbone
+    from mmrl_core.estimate.fits import refuse_heavy
     from mmrl_core.training.process import settle_process
 
-    backbone = load_backbone(name, weights, device="cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    refuse_heavy(name, device)
+    backbone = load_backbone(name, weights, device=device)
     settle_process(backbone)
     return backbone
 

@@ -50,12 +50,12 @@ def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
 
     protocol, manifest = PROTOCOLS[params.data.protocol], read_manifest(key.few_shot)
     check_trained(manifest, protocol.trains_on)
-    backbone, search = backbone_of(params.backbone), read_search(key, manifest["templates"])
+    search = read_search(key, manifest["templates"])
     choice = search["choice"] if params.search.enabled else {}
-    settings = resolve(params, key.dataset, key.method, key.seed, backbone.depth, choice)
-    if not (params.cluster.is_distributed and params.cluster.gpus_per_worker):  # else it depends on the workers' GPUs
-        settings = _on_device(settings, backbone.device)
     data, val = (read_set(key.few_shot, split, protocol.trains_on, search["template"]) for split in ("train", "val"))
+    _refuse_too_large(params, key, choice, data)
+    backbone = backbone_of(params.backbone)
+    settings = _settings(params, key, backbone, choice)
     card = _card(params, key, settings, data, manifest["digest"])
     with (
         tracked_run(params, key, "train", card["settings"], {"data.digest": manifest["digest"]}) as run,
@@ -76,6 +76,22 @@ def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
         run.set_tags({"adapter_sha256": document["sha256"]})
         run.log_artifacts(out)
     return {"adapter_sha256": document["sha256"], "trainable": document["trainable"], **history[-1]}
+
+
+def _refuse_too_large(params: Params, key: RunKey, choice: dict[str, Any], data: "ImageSet") -> None:
+    """UserError where this machine surely has too little memory, before the backbone is loaded."""
+    import torch
+
+    from mmrl_core.estimate.fits import refuse_unloaded, shape_of_named
+
+    shape = shape_of_named(params.backbone.name)
+    if shape is None or params.cluster.is_distributed or not data.items:
+        return
+    settings = resolve(params, key.dataset, key.method, key.seed, shape.depth, choice)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    refuse_unloaded(
+        params.backbone.name, settings.adapter, settings.train, len(data.items), len(data.class_names), device
+    )
 
 
 def _fit(
@@ -115,6 +131,13 @@ def _fit_on_cluster(
     adapter = new_adapter(settings.adapter, backbone, settings.train.seed)
     adapter.load_state_dict(load(trained.adapter))
     return Fitted(adapter, trained.history, trained.precision)
+
+
+def _settings(params: Params, key: RunKey, backbone: "Backbone", choice: dict[str, Any]) -> "Resolved":
+    settings = resolve(params, key.dataset, key.method, key.seed, backbone.depth, choice)
+    if params.cluster.is_distributed and params.cluster.gpus_per_worker:  # the precision depends on the workers' GPUs
+        return settings
+    return _on_device(settings, backbone.device)
 
 
 def _on_device(settings: "Resolved", device: "torch.device") -> "Resolved":

@@ -21,6 +21,7 @@ from mmrl_core.config import AdapterConfig, TrainConfig, WrongSetting, did_you_m
 from mmrl_core.data.parallel import map_in_order
 from mmrl_core.data.sets import ImageSet
 from mmrl_core.errors import UserError
+from mmrl_core.estimate.fits import refuse_heavy
 from mmrl_core.method.adapter import save_adapter
 from mmrl_core.method.adapter_card import CardContent
 from mmrl_core.method.model import AdaptedCLIP
@@ -120,6 +121,7 @@ def _backbone(backbone: str | Backbone, weights: str | None, device: str | torch
         raise UserError(
             f"backbone is of type {type(backbone).__name__}; give the name of a model of open_clip, or `tiny`"
         )
+    refuse_heavy(backbone, device_of(device))
     return load_backbone(backbone, weights, device=device_of(device))
 
 

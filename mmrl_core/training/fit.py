@@ -24,6 +24,7 @@ from mmrl_core.data.sets import ImageSet
 from mmrl_core.data.views import train_view, view_seed
 from mmrl_core.distributed import Workers
 from mmrl_core.errors import UserError
+from mmrl_core.estimate.fits import refuse_too_large
 from mmrl_core.method.adapter import Adapter
 from mmrl_core.method.adapter_stack import stackable
 from mmrl_core.method.model import AdaptedCLIP
@@ -35,7 +36,7 @@ from mmrl_core.training.validation import Validation
 
 BETAS, WEIGHT_DECAY = (0.9, 0.999), 5e-4
 WARMUP_LR = 1e-5
-KEPT_FLOATS = 24  # that a layer keeps for the backward pass, a token and unit of width
+KEPT_FLOATS = 24  # a layer's share, a token and unit of width: 10 to 14 are kept for backward, the rest is room
 
 EpochCallback = Callable[[int, dict[str, float]], None]
 
@@ -172,9 +173,11 @@ def _begin(
     workers: Workers,
 ) -> "Run":  # fmt: skip
     """The run that takes the steps of these trainings together, before its first step."""
-    _, train, data = trainings[0]
+    config, train, data = trainings[0]
+    batch, precision = min(train.batch_size, len(data.items)), settle_precision(train.precision, backbone.device)
+    share = workers.largest_share(batch)
+    refuse_too_large(backbone, config, share, len(data.class_names) // workers.size, precision, len(trainings))
     adapters = [new_adapter(training.adapter, backbone, training.train.seed) for training in trainings]
-    precision = settle_precision(train.precision, backbone.device)
     if len(trainings) == 1:
         model = AdaptedCLIP(backbone, adapters[0], data.class_names, data.template, precision, workers)
     else:
@@ -182,7 +185,6 @@ def _begin(
         model = StackedCLIP(backbone, adapters, class_names, data.template, precision)
     trains = [training.train for training in trainings]
     optimizers = [new_optimizer(adapter, own.lr) for adapter, own in zip(adapters, trains, strict=True)]
-    batch = min(train.batch_size, len(data.items))
     step = TrainingStep(model, optimizers, precision, workers.fraction(batch))
     features = FrozenFeatures(model.image_tower, workers.largest_share(train.batch_size), store)
     views = TrainingViews([(training.data, training.train) for training in trainings], features, workers)

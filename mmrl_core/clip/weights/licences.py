@@ -7,6 +7,8 @@ CHECK = "read the terms of whoever published them before passing them or a model
 # LAION published these for the plain towers; the same words in the tags of other models are other people's weights.
 LAION = re.compile(r"laion400m_e3[12]|laion2b_(e16|s\d+b_b\d+k)|datacomp_\w+|commonpool_\w+")
 LAION_NAMES = re.compile(r"ViT-(B-32|B-32-256|B-16|B-16-plus-240|L-14|H-14|g-14|bigG-14)(-quickgelu)?")
+LAION_OTHERS = re.compile(r"(xlm-)?roberta-(base-|large-)?ViT-\w-\d+|coca_ViT-\w-\d+")  # all their tags are LAION's
+APPLE = "published by Apple, under a licence of its own"
 
 
 class Licence(NamedTuple):
@@ -29,9 +31,28 @@ def licence_of(name: str, weights: str | None) -> Licence:
         return Licence(
             "MIT", "OpenAI's CLIP, whose model card leaves uses that are not studied before out of its scope"
         )
-    if weights and LAION.fullmatch(weights) and LAION_NAMES.fullmatch(name):
+    return _published(name, weights or "") or Licence(None, f"the licence of these weights is not known here; {CHECK}")
+
+
+def _published(name: str, tag: str) -> Licence | None:
+    """By who published the weights of an open_clip tag, as timm's records and the model cards have it."""
+    if (LAION.fullmatch(tag) and LAION_NAMES.fullmatch(name)) or _is_tag_of(LAION_OTHERS, name, tag):
         return Licence("MIT", "published by LAION and OpenCLIP")
-    return Licence(None, f"the licence of these weights is not known here; {CHECK}")
+    if re.fullmatch(r"metaclip_(400m|fullcc|altogether)|metaclip2_worldwide", tag):
+        return Licence("CC-BY-NC-4.0", "Meta's MetaCLIP: not for commercial use")
+    if tag == "meta" and name.startswith("PE-Core-"):
+        return Licence("Apache-2.0", "Meta's Perception Encoder")
+    if tag == "webli" and "SigLIP" in name:
+        return Licence("Apache-2.0", "Google's SigLIP")
+    if name.startswith(("EVA01-", "EVA02-")) and re.fullmatch(r"(laion\d+[mb]|merged2b)_s\d+b_b\d+k", tag):
+        return Licence("MIT", "BAAI's EVA-CLIP")
+    if re.fullmatch(r"dfn[25]b\w*|datacompdr(_lt)?|dfndr2b", tag):
+        return Licence(None, f"{APPLE}; {CHECK}")
+    return None
+
+
+def _is_tag_of(names: re.Pattern[str], name: str, tag: str) -> bool:
+    return bool(names.fullmatch(name)) and bool(re.fullmatch(r"(mscoco_finetuned_|frozen_)?laion\db_s\d+b_b\d+k", tag))
 
 
 def licence_line(name: str, weights: str | None) -> str:

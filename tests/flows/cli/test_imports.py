@@ -30,6 +30,7 @@ MODEL = ["--model", "models/digits/mmrl-2shot/seed1"]
         (["predict", "one.png", *MODEL], set()),
         (["predict", "one.png", *MODEL, "--class", "two", "--class", "ten"], {"open_clip", "torch"}),
         (["embed", "one.png", "--out", "features.npz", *MODEL], {"open_clip", "torch"}),
+        (["backbones"], {"open_clip", "torch"}),
         (["register"], TRACKING),
     ],
     ids=lambda value: value[0] if isinstance(value, list) else "",

@@ -1,0 +1,1 @@
+"""The commands that tell of CLIPs and of trainings before anything is loaded."""
