@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 from mmrl_core.clip import bundled
 from mmrl_core.clip.openclip import open_clip
 from mmrl_core.clip.shapes import CONTEXT, Config, parameters_of, shape_of
-from mmrl_core.clip.supported import _configured_problem as problem_of
+from mmrl_core.clip.supported import problem_of
 from mmrl_core.clip.weights.licences import Licence, licence_of
 from mmrl_core.errors import UserError
 

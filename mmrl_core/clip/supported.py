@@ -12,7 +12,7 @@ from mmrl_core.clip.families.open_clip_blocks import OTHER_LAYERS
 from mmrl_core.clip.openclip import CLIP, open_clip
 from mmrl_core.errors import UserError
 
-CONVOLUTIONS = "its image tower is {kind}: convolutions have no sequence of tokens that others could join"
+CONVOLUTIONS = "its image tower is {kind}: convolutions have no sequence of tokens"
 # Each makes open_clip build layers of another kind.
 OF_OWN_BLOCKS = ("qk_norm", "scaled_cosine_attn", "scale_heads", "scale_attn_inner", "scale_attn", "scale_fc")
 # timm's names of models of which families/timm_images.py reads the class, and of others that begin alike.

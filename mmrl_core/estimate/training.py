@@ -6,7 +6,8 @@ import torch
 
 from mmrl_core.clip.packing import Packing, pack
 from mmrl_core.clip.shapes import Shape
-from mmrl_core.clip.towers import CHUNK_SUFFIX_TOKENS, CHUNK_TOKENS
+from mmrl_core.clip.text_tower import CHUNK_SUFFIX_TOKENS
+from mmrl_core.clip.towers import CHUNK_TOKENS
 from mmrl_core.config import AdapterConfig
 from mmrl_core.errors import UserError
 from mmrl_core.estimate import costs, memory

@@ -23,7 +23,7 @@ def backbones(
         bool | None, typer.Option("--adaptable/--refused", help="Only those that are adapted, or that are not.")
     ] = None,
     json_: AsJson = False,
-    markdown: Annotated[bool, typer.Option("--markdown", help="The table as docs/guides/backbones.md has it.")] = False,
+    markdown: Annotated[bool, typer.Option("--markdown", help="The table as docs/backbones.md has it.")] = False,
 ) -> None:
     """List every architecture of open_clip: adapted or why not, its size, images, towers, and its weights' licences.
 

@@ -7,9 +7,9 @@ import torch
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 
 from mmrl_core.clip import towers
+from mmrl_core.clip.backbone import Backbone
 from mmrl_core.clip.blocks import run
 from mmrl_core.clip.families.open_clip_blocks import freeze
-from mmrl_core.clip.backbone import Backbone
 from mmrl_core.clip.text_tower import SharedPrefix, WholePrompts
 from mmrl_core.clip.towers import ImageTower, in_chunks
 from tests.oracle import Oracle

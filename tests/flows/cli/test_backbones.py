@@ -11,7 +11,7 @@ from flows.cli.clips import backbones
 from mmrl_core.clip.catalogue import catalogue
 from tests.support.workspace import ROOT
 
-GUIDE = (ROOT / "docs/guides/backbones.md").read_text()
+GUIDE = (ROOT / "docs/backbones.md").read_text()
 
 
 @pytest.fixture(autouse=True)

@@ -250,7 +250,11 @@ def test_weights_of_another_size_are_refused_in_whatever_form_they_come(monkeypa
     [
         ("RN50", "openai", "its image tower is a ResNet: convolutions have no sequence"),
         ("MobileCLIP2-S0", "dfndr2b", "its image tower is a FastViT: convolutions"),
-        ("swin_base_patch4_window7_224", None, "its image tower is timm's swin_base_patch4_window7_224, not a plain ViT"),
+        (
+            "swin_base_patch4_window7_224",
+            None,
+            "its image tower is timm's swin_base_patch4_window7_224",
+        ),
         ("convnext_base", "laion400m_s13b_b51k", "its image tower is a ConvNeXt: convolutions"),
         ("mmrl-test-wide", None, "its images are not square"),
     ],
