@@ -138,7 +138,7 @@ def test_after_the_backbone_timm_torchvision_and_open_clip_are_what_they_are_wit
     assert after == plain
 
 
-def test_a_model_of_timm_is_refused_by_its_kind(tmp_path):
+def test_a_model_of_timm_that_has_no_reader_is_refused_by_its_name(tmp_path):
     from mmrl_core.clip.backbone import load_backbone
     from mmrl_core.clip.openclip import open_clip
 
@@ -146,5 +146,5 @@ def test_a_model_of_timm_is_refused_by_its_kind(tmp_path):
     text = {"context_length": 77, "vocab_size": 49408, "width": 8, "heads": 1, "layers": 1}
     (tmp_path / "of-timm.json").write_text(json.dumps({"embed_dim": 8, "vision_cfg": shape, "text_cfg": text}))
     open_clip.add_model_config(tmp_path)
-    with pytest.raises(UserError, match="its image tower is a TimmModel, not a ViT"):
+    with pytest.raises(UserError, match="its image tower is timm's test_vit, not a plain ViT"):
         load_backbone("of-timm", "random")

@@ -68,10 +68,10 @@ def test_a_row_says_adaptable_just_where_a_backbone_is_not_refused():
     rows = catalogue()
     for row in rows:
         if row.problem is None:
-            refuse_by_configuration(row.name)
+            refuse_by_configuration(row.name, open_clip.get_model_config(row.name))
         else:
             with pytest.raises(UserError, match=re.escape(row.problem)):
-                refuse_by_configuration(row.name)
+                refuse_by_configuration(row.name, open_clip.get_model_config(row.name))
     assert {row.problem is None for row in rows} == {True, False}
 
 
