@@ -52,6 +52,7 @@ class Shape(NamedTuple):
     padded: bool  # the text tower reads padding up to its context length
     image_parameters: int
     text_parameters: int
+    pools: bool = False  # the image tower reads all rows, not its class token alone
 
     @property
     def depth(self) -> int:
@@ -76,8 +77,14 @@ def shape_of(config: Config) -> Shape:
     reads_padding = not causal and not by_hugging_face
     return Shape(
         image, words, embed, _side(vision.get("image_size", 224)), patch, pooled, causal, reads_padding,
-        image_parameters, text_parameters,
+        image_parameters, text_parameters, _pools(vision),
     )  # fmt: skip
+
+
+def _pools(vision: Config) -> bool:
+    if "timm_model_name" in vision:
+        return vision.get("timm_pool", "avg") != "token"
+    return bool(vision.get("attentional_pool")) or vision.get("pool_type", "tok") != "tok"
 
 
 def parameters_of(name: str, config: Config) -> int | None:
