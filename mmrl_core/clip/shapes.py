@@ -48,7 +48,7 @@ class Shape(NamedTuple):
     image_size: int  # pixels a side
     patch_size: int
     pooled_width: int  # what the image tower reads is as wide, before the projection
-    causal: bool  # a prompt's word sees those before it alone
+    causal: bool  # a word sees those before it alone, so that prompts share their beginning; CoCa's class row does not
     padded: bool  # the text tower reads padding up to its context length
     image_parameters: int
     text_parameters: int
@@ -73,7 +73,7 @@ def shape_of(config: Config) -> Shape:
     image, patch, pooled, image_parameters = _image(vision, embed)
     words, text_parameters = _text(text, embed)
     by_hugging_face = "hf_model_name" in text
-    causal = not (by_hugging_face or text.get("no_causal_mask"))
+    causal = not (by_hugging_face or text.get("no_causal_mask") or text.get("embed_cls"))
     reads_padding = not causal and not by_hugging_face
     return Shape(
         image, words, embed, _side(vision.get("image_size", 224)), patch, pooled, causal, reads_padding,

@@ -109,7 +109,7 @@ def test_tiny_has_a_configuration_of_the_same_kind():
 @pytest.mark.parametrize(
     ("name", "pools", "causal", "padded"),
     [("ViT-B-16", False, True, False), ("EVA02-B-16", False, True, False), ("ViT-L-14-CLIPA", True, False, True),
-     ("ViT-B-16-SigLIP", True, False, True), ("coca_ViT-B-32", True, True, False),
+     ("ViT-B-16-SigLIP", True, False, True), ("coca_ViT-B-32", True, False, True),
      ("roberta-ViT-B-32", False, False, False)],
 )  # fmt: skip
 def test_how_towers_are_read_and_masked_is_in_their_configuration(name, pools, causal, padded):
