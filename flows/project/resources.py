@@ -48,7 +48,7 @@ def weights_digest(section: BackboneSection) -> str | None:
         return digest
     bundled = Path(mmrl_core.__file__).parent / "assets" / f"{section.name}.json"
     if section.weights is None and bundled.exists():
-        return json.loads(bundled.read_text())["sha256"]
+        return json.loads(bundled.read_text()).get("sha256")  # there are other files as well
     return sha256_file(section.weights) if section.weights and Path(section.weights).is_file() else None
 
 

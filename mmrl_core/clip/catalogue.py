@@ -53,10 +53,10 @@ def family_of(name: str) -> str:
 
 
 def config_of(name: str) -> Config | None:
-    """Of `tiny` or an architecture of open_clip; None of any other name."""
+    """Of `tiny` or an architecture of open_clip; None of any other name, of which open_clip might fetch one."""
     if name == bundled.NAME:
         return bundled.bundled_file().card["model_cfg"]
-    return open_clip.get_model_config(name)
+    return open_clip.get_model_config(name) if name in open_clip.list_models() else None
 
 
 def has_quick_gelu(name: str, weights: str | None, config: Config) -> bool:

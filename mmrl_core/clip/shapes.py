@@ -48,10 +48,11 @@ class Shape(NamedTuple):
     image_size: int  # pixels a side
     patch_size: int
     pooled_width: int  # what the image tower reads is as wide, before the projection
-    causal: bool  # a prompt's word sees those before it alone
+    causal: bool  # a word sees those before it alone, so that prompts share their beginning; CoCa's class row does not
     padded: bool  # the text tower reads padding up to its context length
     image_parameters: int
     text_parameters: int
+    pools: bool = False  # the image tower reads all rows, not its class token alone
 
     @property
     def depth(self) -> int:
@@ -72,12 +73,18 @@ def shape_of(config: Config) -> Shape:
     image, patch, pooled, image_parameters = _image(vision, embed)
     words, text_parameters = _text(text, embed)
     by_hugging_face = "hf_model_name" in text
-    causal = not (by_hugging_face or text.get("no_causal_mask"))
+    causal = not (by_hugging_face or text.get("no_causal_mask") or text.get("embed_cls"))
     reads_padding = not causal and not by_hugging_face
     return Shape(
         image, words, embed, _side(vision.get("image_size", 224)), patch, pooled, causal, reads_padding,
-        image_parameters, text_parameters,
+        image_parameters, text_parameters, _pools(vision),
     )  # fmt: skip
+
+
+def _pools(vision: Config) -> bool:
+    if "timm_model_name" in vision:
+        return vision.get("timm_pool", "avg") != "token"
+    return bool(vision.get("attentional_pool")) or vision.get("pool_type", "tok") != "tok"
 
 
 def parameters_of(name: str, config: Config) -> int | None:

@@ -48,13 +48,15 @@ def norm_bytes(tower: Tower) -> int:
     return tower.width * FLOAT + STATISTICS
 
 
-def image_bytes(tower: Tower, batch: int, n: int, k: int, renews: bool, of: Kinds) -> int:
+def image_bytes(tower: Tower, batch: int, n: int, k: int, renews: bool, of: Kinds, pools: bool = False) -> int:
     """Of the last n layers for B images. `renews`: layers compute the slots too, as in MMRL++; not in MMRL, where the
-    next layer's tokens take their place."""
+    next layer's tokens take their place. `pools`: the last layer is read in every row, not in the class token's alone.
+    """
     length = tower.rows + k
     kept, d = length if renews else tower.rows, tower.width
     middle = length * 3 * d * of.attention + kept * finish_bytes(tower, of)
-    read = (1 + k) * (norm_bytes(tower) + d * of.attention + finish_bytes(tower, of) + norm_bytes(tower))
+    rows = length if pools else 1 + k
+    read = rows * (norm_bytes(tower) * (1 if pools else 2) + d * of.attention + finish_bytes(tower, of))
     last = length * (norm_bytes(tower) + 2 * d * of.attention) + read
     return batch * ((n - 1) * middle + max(0, n - 2) * length * norm_bytes(tower) + last)
 

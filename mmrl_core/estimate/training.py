@@ -125,7 +125,8 @@ def weights_bytes(case: Case, frozen: int) -> int:
 
 def _image_activations(case: Case) -> int:
     renews = case.config.composition < 1
-    return memory.image_bytes(case.shape.image, case.batch, case.n, case.config.n_tokens, renews, case.kinds)
+    shape, k = case.shape, case.config.n_tokens
+    return memory.image_bytes(shape.image, case.batch, case.n, k, renews, case.kinds, shape.pools)
 
 
 def text_activations(case: Case) -> int:

@@ -103,4 +103,17 @@ def test_towers_that_are_not_known_are_told_and_not_counted():
 
 
 def test_tiny_has_a_configuration_of_the_same_kind():
-    assert shape_of(config_of("tiny")).depth == 6 and config_of("no such model") is None
+    assert shape_of(config_of("tiny")).depth == 6
+    for other in ("no such model", "hf-hub:org/name", "local-dir:/nowhere"):  # open_clip would fetch or open these
+        assert config_of(other) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "pools", "causal", "padded"),
+    [("ViT-B-16", False, True, False), ("EVA02-B-16", False, True, False), ("ViT-L-14-CLIPA", True, False, True),
+     ("ViT-B-16-SigLIP", True, False, True), ("coca_ViT-B-32", True, False, True),
+     ("roberta-ViT-B-32", False, False, False)],
+)  # fmt: skip
+def test_how_towers_are_read_and_masked_is_in_their_configuration(name, pools, causal, padded):
+    shape = shape_of(open_clip.get_model_config(name))
+    assert (shape.pools, shape.causal, shape.padded) == (pools, causal, padded)
