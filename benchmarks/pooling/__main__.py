@@ -150,6 +150,8 @@ def measured(clip: torch.nn.Module, tokenizer: siglip.Tokenizer, options: argpar
             mine = [row for seed in range(1, options.seeds + 1) for row in of_seed(data, method, seed, options.changed)]
             table.extend(summary(mine))
             rows += mine
+            if options.out:
+                options.out.write_text(json.dumps({"changed": options.changed, "rows": rows}, indent=1))
     return rows
 
 
@@ -207,8 +209,6 @@ def main() -> None:
     clip, tokenizer = pretrained(options)
     print(f"learned scale {clip.logit_scale.exp().item():.1f}, bias {clip.logit_bias.item():.1f}; {options.changed}")
     rows = measured(clip, tokenizer, options)
-    if options.out:
-        options.out.write_text(json.dumps({"changed": options.changed, "rows": rows}, indent=1))
     table = Table("all datasets, methods and seeds", [*READING, *COLUMNS[5:8], *DIFFERENCES])
     table.extend(summary(rows))
     notes("differences to the first line in points, and their standard error; pairs of a dataset share test images")

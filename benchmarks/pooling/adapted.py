@@ -65,14 +65,13 @@ class Towers:
         return F.normalize(self.clip.text.text_projection(self.clip.text.ln_final(rows)[:, -1]), dim=-1)
 
     def image_features(self, trunk: Tensor, adapter: Adapter, reading: Reading) -> tuple[Tensor, Tensor]:
-        """f_c and f_r, (B, D) each. There is no projection, so P_r of MMRL++ starts as the identity."""
+        """f_c and f_r, (B, D) each."""
         ends = _carry(self.upper_image, trunk, adapter.image_tokens(), adapter.config.composition)
         rows = dict(zip(("patches", "slots"), map(self.vision.norm, ends), strict=True))
         rows["both"] = torch.cat([rows["patches"], rows["slots"]], dim=1)
         f_c = self.vision.attn_pool(rows[reading.f_c])
         pooled = rows["slots"].mean(1) if reading.f_r == "mean" else self.vision.attn_pool(rows[reading.f_r])
-        f_r = adapter.projection(pooled, torch.eye(pooled.shape[1]))
-        return F.normalize(f_c, dim=-1), F.normalize(f_r, dim=-1)
+        return F.normalize(f_c, dim=-1), F.normalize(projected(pooled, adapter), dim=-1)
 
     def forward(self, trunk: Tensor, w: Tensor, adapter: Adapter, reading: Reading) -> Output:
         """Logits of images (B, P, D) against classes (C, D)."""
@@ -82,12 +81,20 @@ class Towers:
         return Output(by_class, by_rep, adapter.fused(by_class, by_rep), f_c, f_r, w)
 
 
+def projected(pooled: Tensor, adapter: Adapter) -> Tensor:
+    """P_r (B, D): MMRL's own matrix; MMRL++'s A B beside the model's projection, which in a SigLIP is the identity."""
+    tensors = dict(adapter.projection.named_parameters())
+    if adapter.config.method == "mmrl":
+        return pooled @ tensors["weight"]
+    return pooled + pooled @ tensors["A"] @ tensors["B"]
+
+
 def measures(clip: nn.Module) -> SimpleNamespace:
     """What an adapter asks of a backbone."""
     width = clip.visual.trunk.embed_dim
     return SimpleNamespace(
         name="small SigLIP", device="cpu", depth=len(clip.visual.trunk.blocks), image_width=width,
-        text_width=clip.text.width, embed_dim=width,
+        text_width=clip.text.width, pooled_width=width, embed_dim=width,
     )  # fmt: skip
 
 
