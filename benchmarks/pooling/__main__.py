@@ -2,7 +2,7 @@
 
     python -m benchmarks.pooling [--weights FILE] [--seeds 3] [--set adapter.reg_weight=10] [--out FILE]
 
-A small SigLIP (`siglip.py`) is read from FILE, or trained and written there: about a quarter of an hour on a core. Then
+A small SigLIP (`siglip.py`) is read from FILE, or trained and written there, in about ten minutes of two cores. Then
 MMRL and MMRL++ train on 16 shots of the base classes with the published settings but those of --set, once for every
 way to read them (`Reading` in `adapted.py`), dataset and seed; all on one thread. Trained classes are scored by the
 fused logits, novel ones by the class logits. Differences are to the first reading, paired by dataset, method and seed;
