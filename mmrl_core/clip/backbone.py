@@ -22,6 +22,7 @@ from mmrl_core.clip.text_tower import text_tower
 from mmrl_core.clip.towers import ImageTower
 from mmrl_core.clip.weights.preprocessing import check_preprocessing
 from mmrl_core.clip.weights.pretrained import TESTED, load_clip
+from mmrl_core.clip.weights.tokenizers import CLIPS, tokenizer_of
 from mmrl_core.data.squares import ViewSettings
 from mmrl_core.errors import UserError
 
@@ -53,7 +54,11 @@ class Backbone(nn.Module):
 
     @classmethod
     def from_clip(cls, clip: CLIP, *, name: str = "custom", tokenizer: Tokenizer | None = None) -> "Backbone":
-        """Wrap an open_clip model. Raises UserError naming what is unsupported about its towers."""
+        """Wrap an open_clip model. Raises UserError naming what is unsupported about its towers, and where it needs a
+        tokenizer that is not given: models by an open_clip name and those with CLIP's vocabulary have one."""
+        size = getattr(text_module(clip), "vocab_size", CLIPS)
+        if tokenizer is None and size != CLIPS and name not in open_clip.list_models():
+            raise UserError(f"backbone {name} has a vocabulary of {size} tokens, not CLIP's; give its tokenizer")
         return cls(clip, name, tokenizer or tokenizer_for(name, getattr(clip, "context_length", None)))
 
     def train(self, mode: bool = True) -> "Backbone":
@@ -255,19 +260,22 @@ def refuse_one_name(class_names: list[str]) -> None:
 
 
 def tokenizer_for(name: str, context_length: int | None = None) -> Tokenizer:
-    """The tokenizer of an open_clip model, or CLIP's standard one; cuts at its own context length or at another."""
-    return open_clip.get_tokenizer(name if name in open_clip.list_models() else "ViT-B-16", context_length)
+    """The tokenizer of an open_clip model, or CLIP's standard one; cuts at its own context length or at another. Raises
+    UserError for one of Hugging Face that cannot be had."""
+    text = open_clip.get_model_config(name if name in open_clip.list_models() else "ViT-B-16")["text_cfg"]
+    return tokenizer_of({**text, "context_length": context_length or text.get("context_length")}, name)
 
 
 def load_backbone(
     name: str, weights: str | None = None, *, device: str | torch.device = "cpu", sha256: str | None = None
 ) -> Backbone:
-    """Load a frozen CLIP by its open_clip name.
+    """Load a frozen CLIP: by its open_clip name, from a repository (`hf-hub:org/name`) or a folder (`local-dir:PATH`).
 
-    `weights` is a file, a pretrained tag of open_clip, or `random` / `random:SEED`; the bundled `tiny` needs none. The
-    activation is the one that `pretrained.py` finds the weights to need. `sha256` is what an adapter's card has as the
-    digest of the weights: `tiny` then is as it was for that adapter (`bundled.py`). Raises UserError for an unknown
-    name, tag or file, weights that do not fit, and towers that the method does not cover.
+    `weights` is a file, a pretrained tag of open_clip, or `random` / `random:SEED`; the bundled `tiny`, a repository
+    and a folder have their own. The activation is the one that `pretrained.py` finds the weights to need. `sha256` is
+    what an adapter's card has as the digest of the weights: `tiny` then is as it was for that adapter (`bundled.py`).
+    Raises UserError for an unknown name, tag or file, weights that do not fit, and towers that the method does not
+    cover, before anything is fetched for them.
     """
     if name != bundled.NAME:
         clip, file_sha256, tokenizer = load_clip(name, weights)

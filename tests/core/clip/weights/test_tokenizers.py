@@ -15,6 +15,7 @@ from mmrl_core.clip.weights.places import Folder
 from mmrl_core.clip.weights.tokenizers import HuggingFaceTokenizer, of_transformers, tokenizer_of
 from mmrl_core.errors import UserError
 from tests.core.clip.weights.checkpoints import change_json, save_tokenizer
+from tests.support.architectures import cut, form_of
 
 TEXT = {"context_length": 8, "vocab_size": 99, "hf_tokenizer_name": "an/other", "tokenizer_kwargs": {}}
 
@@ -115,3 +116,10 @@ def test_a_folders_context_length_comes_from_its_configuration(tmp_path):
     assert context_length(name) == 20
     (tmp_path / "open_clip_config.json").write_text("[]")
     assert context_length(name) is None
+
+
+def test_a_model_of_another_vocabulary_has_to_come_with_its_tokenizer():
+    clip, tokenizer = cut(form_of("ViT-B-16-SigLIP"))
+    with pytest.raises(UserError, match="backbone custom has a vocabulary of 5000 tokens, not CLIP's; give its"):
+        Backbone.from_clip(clip)
+    assert Backbone.from_clip(clip, tokenizer=tokenizer).tokenizer is tokenizer
