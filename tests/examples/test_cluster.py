@@ -54,6 +54,7 @@ def test_the_script_is_one_that_bash_can_read():
 
 
 @pytest.mark.slow
+@pytest.mark.endurance  # tests/slow/test_two_nodes_training.py trains on two real nodes
 def test_a_job_trains_on_all_its_nodes_ends_the_cluster_and_gives_the_commands_exit_code(slurm, tmp_path):
     cluster = {"address": "auto", "workers": 2, "storage": str(tmp_path / "shared")}
     project = make_workspace(tmp_path / "project", methods=["mmrlpp"], shots=[2], seeds=[1], train={"epochs": 2},

@@ -156,6 +156,7 @@ def test_real_photographs_run_whole_with_the_bundled_backbone(tmp_path):
     assert metrics["n"] == 5 * 12
 
 
+@pytest.mark.endurance  # tests/core/clip/test_architectures.py has its towers, the others here the pipeline
 @needs_photographs
 def test_a_randomly_initialised_vit_b_16_runs_whole_on_a_handful_of_classes(tmp_path):
     backbone = {"name": "ViT-B-16", "weights": "random"}
