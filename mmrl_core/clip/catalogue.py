@@ -9,6 +9,8 @@ from mmrl_core.clip.openclip import open_clip
 from mmrl_core.clip.shapes import CONTEXT, Config, parameters_of, shape_of
 from mmrl_core.clip.supported import problem_of
 from mmrl_core.clip.weights.licences import Licence, licence_of
+from mmrl_core.clip.weights.packaged import describe
+from mmrl_core.clip.weights.places import DIRECTORY, place_of
 from mmrl_core.errors import UserError
 
 # What people call them, by the beginning or a part of open_clip's name; the first that holds.
@@ -53,9 +55,12 @@ def family_of(name: str) -> str:
 
 
 def config_of(name: str) -> Config | None:
-    """Of `tiny` or an architecture of open_clip; None of any other name, of which open_clip might fetch one."""
+    """Of `tiny`, a folder or an architecture of open_clip; None of any other name, since nothing is fetched. Raises
+    UserError for a folder without a configuration that is read here."""
     if name == bundled.NAME:
         return bundled.bundled_file().card["model_cfg"]
+    if name.startswith(DIRECTORY):
+        return describe(place_of(name)).config
     return open_clip.get_model_config(name) if name in open_clip.list_models() else None
 
 

@@ -69,7 +69,9 @@ def _config(settings: "Params") -> "Config":
     name = settings.backbone.name
     if (config := config_of(name)) is None:
         hint = did_you_mean(name, open_clip.list_models()) or "; `mmrl backbones` lists those that are"
-        raise UserError(f"backbone.name {name!r} is no architecture of open_clip, and others cannot be estimated{hint}")
+        raise UserError(
+            f"backbone.name {name!r} is no architecture of open_clip and no folder; others cannot be estimated{hint}"
+        )
     return config
 
 

@@ -1,5 +1,6 @@
 """The catalogue against what open_clip builds: models on torch's meta device, which have shapes and no numbers."""
 
+import json
 import re
 
 import open_clip
@@ -104,8 +105,16 @@ def test_towers_that_are_not_known_are_told_and_not_counted():
 
 def test_tiny_has_a_configuration_of_the_same_kind():
     assert shape_of(config_of("tiny")).depth == 6
-    for other in ("no such model", "hf-hub:org/name", "local-dir:/nowhere"):  # open_clip would fetch or open these
+    for other in ("no such model", "hf-hub:org/name"):  # open_clip would fetch the latter
         assert config_of(other) is None
+
+
+def test_a_folder_has_the_measures_of_its_configuration(tmp_path):
+    config = open_clip.get_model_config("ViT-S-32")
+    (tmp_path / "open_clip_config.json").write_text(json.dumps({"model_cfg": config, "preprocess_cfg": {}}))
+    assert shape_of(config_of(f"local-dir:{tmp_path}")) == shape_of(config)
+    with pytest.raises(UserError, match="backbone.name local-dir:/nowhere"):
+        config_of("local-dir:/nowhere")
 
 
 @pytest.mark.parametrize(
