@@ -23,6 +23,7 @@ from tests.support.small import CLASSES, random_images, small_adapter
 
 ENCODERS, ADAPTED = 1e-5, 5e-5  # of features; relative
 GRADIENTS = 1e-4  # relative
+LOW_PRECISION = 2e-3  # what the cosine of a feature in bf16 and in float32 falls short of 1
 DISTINCT = 0.9999  # what the cosine of two images' or classes' features stays below
 MOVED = 20 * ADAPTED  # what tokens change at least
 AT_LEAST, AT_LEAST_WITH_WEIGHTS = 90, 70
@@ -142,6 +143,17 @@ def test_classes_of_several_runs_in_recomputed_chunks_are_the_plain_models(name)
         ours = torch.autograd.grad(found, parameters, upstream, retain_graph=True)
         for one, other in zip(ours, theirs, strict=True):
             assert float((one - other).norm() / other.norm()) < GRADIENTS
+
+
+@pytest.mark.parametrize("name", FORMS.values())
+def test_in_low_precision_it_is_the_same_but_for_rounding(name):
+    backbone = backbone_of(form_of(name))
+    adapter, images = small_adapter(backbone, "mmrlpp"), images_for(backbone)
+    exact, rounded = (
+        AdaptedCLIP(backbone, adapter, CLASSES, "a {}.", precision)(images) for precision in ("float32", "bf16")
+    )
+    for one, other in ((exact.image_features, rounded.image_features), (exact.text_features, rounded.text_features)):
+        assert 1e-7 < 1 - (one * other).sum(-1).min() < LOW_PRECISION
 
 
 @pytest.mark.parametrize("name", FORMS.values())
