@@ -70,7 +70,7 @@ def test_only_products_and_what_is_stored_run_in_low_precision():
     assert {tensor.dtype for tensor in given} == {torch.float32}
     assert {p.dtype for p in [*model.adapter.parameters(), *model.backbone.parameters()]} == {torch.float32}
     block = model.image_tower.blocks[0]
-    assert {block.qkv.weight.dtype, block.fc.bias.dtype} == {torch.bfloat16}
+    assert {block.qkv.weight.dtype, block.mlp.fc.bias.dtype} == {torch.bfloat16}
     assert block.ln_1.weight.dtype == torch.float32
 
 

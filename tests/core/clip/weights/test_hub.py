@@ -99,7 +99,7 @@ def _run(environment: dict[str, str], *names: str) -> list[str]:
 def test_of_a_repository_that_is_refused_nothing_but_its_configuration_is_fetched(answers):
     told, asked = answers
     refused, blip, *_ = told
-    assert refused.startswith("UserError: backbone hf-hub:org/refused is not supported: its image tower is a TimmModel")
+    assert refused.startswith("UserError: backbone hf-hub:org/refused is not supported: its image tower is a ResNet")
     assert "is a model of the kind 'blip'; only clip and siglip are read" in blip
     of_these = [path.split("/")[-1] for path in asked if "org/refused" in path or "org/blip" in path]
     assert {*of_these} == {"open_clip_config.json", "config.json"}
