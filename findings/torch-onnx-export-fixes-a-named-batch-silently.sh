@@ -6,8 +6,8 @@
 # Seen: of a module that asks for `len(x)`, torch.export.export refuses ("You marked batch as dynamic but your code
 # specialized it to be a constant (3)"), and torch.onnx.export writes a file that takes batches of 3 alone, without a
 # warning: it applies the error's "suggested fix", batch = 3, and exports again. With the axis given as "batch" or
-# Dim.DYNAMIC, for which there is no such fix, it goes on to tracing with strict=True, and the axis is open. `x.shape[0]`,
-# which is the same number, leaves it open each time.
+# Dim.DYNAMIC, for which there is no such fix, it goes on to tracing with strict=True, and the axis is open.
+# `x.shape[0]`, which is the same number, leaves it open each time.
 #
 # So a model that is exported asks for `x.shape[0]`, and its file is run at other sizes than it was traced at.
 set -euo pipefail
