@@ -10,6 +10,7 @@ from open_clip.push_to_hf_hub import save_for_hf
 from open_clip.tokenizer import HFTokenizer
 
 from mmrl_core.clip.backbone import load_backbone, new_clip
+from mmrl_core.clip.prompts import context_length
 from mmrl_core.clip.weights.names import is_accepted
 from mmrl_core.clip.weights.pretrained import load_clip
 from mmrl_core.data.views import ViewSettings
@@ -126,6 +127,14 @@ def test_a_name_that_is_written_otherwise_is_told_how_it_is_written(name, hint):
     with pytest.raises(UserError) as raised:
         load_clip(name, None)
     assert hint in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["", "~nobody-is-called-so", "~nobody-is-called-so/clip"])
+def test_what_is_no_folder_is_not_taken_for_one(name):
+    with pytest.raises(UserError) as raised:
+        load_clip(name, None)
+    assert "local-dir" not in str(raised.value)
+    assert context_length(f"local-dir:{name}/x") is None
 
 
 def test_a_folders_own_path_is_told_how_it_is_written(folder):
