@@ -16,8 +16,10 @@ from mmrl_core.clip.weights.pretrained import load_clip
 from mmrl_core.data.views import ViewSettings
 from mmrl_core.errors import UserError
 from mmrl_core.files import sha256_file
+from mmrl_core.method.adapter import backbone_of, save_adapter
 from tests.core.clip.weights.checkpoints import change_json, save_tokenizer
 from tests.core.clip.weights.test_pretrained import SHAPE
+from tests.support.small import small_adapter
 
 MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
 PREPARED = {"mean": MEAN, "std": STD, "interpolation": "bilinear", "resize_mode": "squash"}
@@ -175,3 +177,17 @@ def test_the_configuration_of_a_folder_is_no_json(tmp_path):
     (tmp_path / "open_clip_config.json").write_text(json.dumps([1]))
     with pytest.raises(UserError, match="holds no JSON object"):
         load_clip(f"local-dir:{tmp_path}", None)
+
+
+def test_an_adapter_whose_backbone_was_moved_says_what_was_there_and_finds_it_where_it_is(own, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    backbone = load_backbone(f"local-dir:{own.name}")
+    content = {"class_names": ["cat", "dog"], "template": "a {}."}
+    card = save_adapter(tmp_path / "adapter", small_adapter(backbone), backbone, content)
+    own.rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError) as raised:
+        backbone_of(card)
+    told = f"the adapter was trained on backbone local-dir:own, and {own} is no folder; put that CLIP, or a link to it"
+    assert str(raised.value) == f"{told}, there, or run this in the folder where it is"
+    own.symlink_to("elsewhere")
+    assert backbone_of(card).weights_sha256 == backbone.weights_sha256
