@@ -5,6 +5,7 @@ those of Hugging Face, whose marks are as many as each says (`weights/tokenizers
 """
 
 import json
+import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from importlib.util import find_spec
@@ -53,7 +54,7 @@ def context_length(backbone: str) -> int | None:
 def _text_cfg(backbone: str) -> dict[str, Any] | None:
     """From the files of open_clip, which are there to be read without importing it, or from those of a folder."""
     if backbone.startswith(DIRECTORY):
-        return _folders_text_cfg(Path(backbone.removeprefix(DIRECTORY)).expanduser())
+        return _folders_text_cfg(Path(os.path.expanduser(backbone.removeprefix(DIRECTORY))))
     if backbone == "tiny":
         card = Path(__file__).parent.parent / "assets" / "tiny.json"
         return json.loads(card.read_text())["model_cfg"]["text_cfg"]

@@ -1,6 +1,7 @@
 """The adapter: every learnable tensor of MMRL or MMRL++, and its files (safetensors + JSON)."""
 
 import hashlib
+import os
 from pathlib import Path
 
 import safetensors.torch
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from mmrl_core.clip.backbone import Backbone, check_measures, load_backbone, measures
+from mmrl_core.clip.weights.places import DIRECTORY
 from mmrl_core.config import AdapterConfig, BaselineConfig, parse
 from mmrl_core.errors import UserError
 from mmrl_core.files import write_bytes, write_json
@@ -162,7 +164,18 @@ def _check_loadable(tensors: dict[str, Tensor], document: AdapterCard) -> None:
 def backbone_of(card: AdapterCard, *, device: str | torch.device = "cpu") -> Backbone:
     """The backbone that an adapter was trained on, by its card. Raises UserError when it is not to be had."""
     named = card["backbone"]
+    _check_folder(named["name"])
     return load_backbone(named["name"], named["weights"], device=device, sha256=named["sha256"])
+
+
+def _check_folder(name: str) -> None:
+    """Raises UserError for a backbone's folder that is gone: the card cannot be corrected, so it has to be put back."""
+    place = os.path.expanduser(name.removeprefix(DIRECTORY))
+    if name.startswith(DIRECTORY) and not os.path.isdir(place):
+        raise UserError(
+            f"the adapter was trained on backbone {name}, and {os.path.abspath(place)} is no folder; put that CLIP, or "
+            f"a link to it, there" + ("" if os.path.isabs(place) else ", or run this in the folder where it is")
+        )
 
 
 def load_adapter(folder: str | Path, backbone: Backbone) -> tuple[Adapter | Baseline, AdapterCard]:

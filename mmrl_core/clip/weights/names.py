@@ -1,7 +1,7 @@
 """A backbone's name that is none: what was meant, of what can be adapted."""
 
 import difflib
-from pathlib import Path
+import os
 
 from mmrl_core.clip.openclip import open_clip
 from mmrl_core.clip.supported import refuse_by_configuration
@@ -46,7 +46,7 @@ def _spelt(name: str) -> str | None:
     for right in (HUB, DIRECTORY):
         if name.lower().startswith(right):  # in capitals
             return right + name[len(right) :]
-    if len(name) < 1000 and Path(name).expanduser().is_dir():
+    if name and os.path.isdir(os.path.expanduser(name)):
         return DIRECTORY + name
     is_plain = name.replace("/", "-").lower() in {known.lower() for known in open_clip.list_models()}  # as ViT-B/16
     return HUB + name if REPOSITORY.fullmatch(name) and not is_plain else None

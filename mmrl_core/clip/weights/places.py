@@ -38,7 +38,7 @@ class Repository:
         self.name, self.source = name, name.removeprefix(HUB)
         if not REPOSITORY.fullmatch(self.source):
             raise UserError(f"backbone.name {name} names no repository; write hf-hub:org/name")
-        self.unreachable: str | None = None  # why, where a file was neither to be fetched nor cached
+        self.unreachable: str | None = None  # why; then only the cache is asked
 
     def file(self, name: str) -> Path | None:
         """The file of that name in the cache, fetched if need be; None where the repository has none, or where that
@@ -47,9 +47,9 @@ class Repository:
         from huggingface_hub.errors import EntryNotFoundError, LocalEntryNotFoundError
 
         try:
-            return Path(hf_hub_download(self.source, name))
+            return Path(hf_hub_download(self.source, name, local_files_only=self.unreachable is not None))
         except LocalEntryNotFoundError as error:
-            self.unreachable = short(error)
+            self.unreachable = self.unreachable or short(error)
             return None
         except EntryNotFoundError:
             return None

@@ -124,6 +124,9 @@ def check_fit(clip: CLIP, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     shapes = {name: tuple(tensor.shape) for name, tensor in state.items()}
     if problem := misfit(shapes, {name: tuple(tensor.shape) for name, tensor in own.items()}):
         raise ValueError(problem)
+    whole = [name for name, tensor in state.items() if own[name].is_floating_point() and not tensor.is_floating_point()]
+    if whole:  # which torch would copy as if they were the weights
+        raise ValueError(f"its {whole[0]} is {state[whole[0]].dtype}: quantised; take the weights that it was made of")
     return state
 
 

@@ -158,7 +158,7 @@ def timm_name(image: Mapping[str, Any]) -> str:
 def trunk_settings(content: Mapping[str, Any], where: str) -> dict[str, Any]:
     """How timm has to build a SigLIP's image tower, beside its name: sizes, activation, epsilon of the norms.
 
-    open_clip builds these towers with exact GELU whatever the weights were trained with; a config.json says it."""
+    open_clip builds most of these towers with exact GELU, whatever they were trained with; a config.json says it."""
     image, _ = _sections(content, where)
     return {"img_size": image["image_size"], "patch_size": image["patch_size"], "embed_dim": image["hidden_size"],
             "depth": image["num_hidden_layers"], "num_heads": image["num_attention_heads"],

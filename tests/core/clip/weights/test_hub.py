@@ -13,6 +13,7 @@ import torch
 from safetensors.torch import save_file
 
 from mmrl_core.clip.backbone import new_clip
+from mmrl_core.clip.weights.places import Repository
 from mmrl_core.clip.weights.pretrained import load_clip
 from mmrl_core.errors import UserError
 from tests.core.clip.weights.test_pretrained import SHAPE
@@ -130,3 +131,10 @@ def test_a_repository_that_is_not_to_be_had_is_said_in_one_line(answers):
 def test_weights_beside_a_repository_are_refused_without_asking_it():
     with pytest.raises(UserError, match="but hf-hub:org/whole comes with its own; leave it null"):
         load_clip("hf-hub:org/whole", "laion2b_s34b_b88k")
+
+
+def test_a_hub_that_was_not_to_be_reached_is_not_asked_again():
+    place = Repository("hf-hub:org/none")
+    place.unreachable = "no network"  # as after a file that was tried for half a minute
+    assert place.file("config.json") is None
+    assert "could not be fetched (no network)" in str(place.lacks("no config.json"))

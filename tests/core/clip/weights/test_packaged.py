@@ -10,13 +10,16 @@ from open_clip.push_to_hf_hub import save_for_hf
 from open_clip.tokenizer import HFTokenizer
 
 from mmrl_core.clip.backbone import load_backbone, new_clip
+from mmrl_core.clip.prompts import context_length
 from mmrl_core.clip.weights.names import is_accepted
 from mmrl_core.clip.weights.pretrained import load_clip
 from mmrl_core.data.views import ViewSettings
 from mmrl_core.errors import UserError
 from mmrl_core.files import sha256_file
+from mmrl_core.method.adapter import backbone_of, save_adapter
 from tests.core.clip.weights.checkpoints import change_json, save_tokenizer
 from tests.core.clip.weights.test_pretrained import SHAPE
+from tests.support.small import small_adapter
 
 MEAN, STD = (0.1, 0.2, 0.3), (0.4, 0.5, 0.6)
 PREPARED = {"mean": MEAN, "std": STD, "interpolation": "bilinear", "resize_mode": "squash"}
@@ -128,6 +131,14 @@ def test_a_name_that_is_written_otherwise_is_told_how_it_is_written(name, hint):
     assert hint in str(raised.value)
 
 
+@pytest.mark.parametrize("name", ["", "~nobody-is-called-so", "~nobody-is-called-so/clip"])
+def test_what_is_no_folder_is_not_taken_for_one(name):
+    with pytest.raises(UserError) as raised:
+        load_clip(name, None)
+    assert "local-dir" not in str(raised.value)
+    assert context_length(f"local-dir:{name}/x") is None
+
+
 def test_a_folders_own_path_is_told_how_it_is_written(folder):
     with pytest.raises(UserError) as raised:
         load_clip(str(folder), None)
@@ -166,3 +177,17 @@ def test_the_configuration_of_a_folder_is_no_json(tmp_path):
     (tmp_path / "open_clip_config.json").write_text(json.dumps([1]))
     with pytest.raises(UserError, match="holds no JSON object"):
         load_clip(f"local-dir:{tmp_path}", None)
+
+
+def test_an_adapter_whose_backbone_was_moved_says_what_was_there_and_finds_it_where_it_is(own, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    backbone = load_backbone(f"local-dir:{own.name}")
+    content = {"class_names": ["cat", "dog"], "template": "a {}."}
+    card = save_adapter(tmp_path / "adapter", small_adapter(backbone), backbone, content)
+    own.rename(tmp_path / "elsewhere")
+    with pytest.raises(UserError) as raised:
+        backbone_of(card)
+    told = f"the adapter was trained on backbone local-dir:own, and {own} is no folder; put that CLIP, or a link to it"
+    assert str(raised.value) == f"{told}, there, or run this in the folder where it is"
+    own.symlink_to("elsewhere")
+    assert backbone_of(card).weights_sha256 == backbone.weights_sha256

@@ -110,6 +110,8 @@ OTHERS = {
     "it has loss.weight, which the model has not": lambda clip: {**clip.state_dict(), "loss.weight": torch.ones(1)},
     "its visual.ln_post.bias is (3,), not (64,)": lambda clip: {**clip.state_dict(),
                                                                "visual.ln_post.bias": torch.ones(3)},
+    "its visual.proj is torch.int8: quantised": lambda clip: {**clip.state_dict(),
+                                                              "visual.proj": clip.state_dict()["visual.proj"].char()},
 }  # fmt: skip
 
 
