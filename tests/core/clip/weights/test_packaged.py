@@ -90,7 +90,7 @@ def test_weights_of_its_own_leave_no_choice_but_random_ones(folder, own):
 
 
 @pytest.mark.parametrize(("changes", "problem"), [
-    ({"vision_cfg": {"timm_model_name": "resnet50"}}, "its image tower is a TimmModel"),
+    ({"vision_cfg": {"timm_model_name": "resnet50"}}, "its image tower is a ResNet"),
     ({"vision_cfg": {**SHAPE["vision_cfg"], "width": "wide"}}, "vision_cfg.width: Input should be a valid integer"),
     ({"vision_cfg": {**SHAPE["vision_cfg"], "new": 1}}, "unexpected keyword argument 'new'; it is of another release"),
     ({"text_cfg": None}, "has no model_cfg with vision_cfg and text_cfg"),
