@@ -36,19 +36,20 @@ class Backbone(nn.Module):
     """A frozen CLIP, always in eval mode, with its tokenizer and preprocessing.
 
     `image_blocks` and `text_blocks` are the towers' residual blocks; widths and depths come from them.
-    `weights_file_sha256` is the digest of the file that the weights came from, None where there is none.
+    `weights_file_sha256` is the digest of the file that the weights came from, None where there is none, and
+    `configuration_sha256` that of the configuration that a folder or repository has beside them.
     """
 
     def __init__(
         self, clip: CLIP, name: str, tokenizer: Tokenizer, weights: str | None = None,
-        weights_file_sha256: str | None = None,
+        weights_file_sha256: str | None = None, configuration_sha256: str | None = None,
     ):  # fmt: skip
         super().__init__()
         refuse_unsupported(clip, name)
         check_preprocessing(getattr(clip.visual, "preprocess_cfg", {}), f"backbone {name}")
         self.clip = clip.requires_grad_(False)
         self.name, self.weights, self.tokenizer = name, weights, tokenizer
-        self.weights_file_sha256 = weights_file_sha256
+        self.weights_file_sha256, self.configuration_sha256 = weights_file_sha256, configuration_sha256
         self._frozen: dict[tuple[str, torch.dtype, torch.device], list[Block]] = {}
         self.eval()
 
@@ -158,8 +159,9 @@ class Backbone(nn.Module):
 
     @cached_property
     def weights_sha256(self) -> str:
-        """Digest of every weight by name, shape, type and value, whatever file they came from."""
-        digest = hashlib.sha256()
+        """Digest of every weight by name, shape, type and value, whatever file they came from; of a model that has its
+        own configuration, of that as well: the same weights would otherwise give other features without a word."""
+        digest = hashlib.sha256((self.configuration_sha256 or "").encode())
         for name, tensor in sorted(self.clip.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
             digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
@@ -278,8 +280,8 @@ def load_backbone(
     cover, before anything is fetched for them.
     """
     if name != bundled.NAME:
-        clip, file_sha256, tokenizer = load_clip(name, weights)
-        return Backbone(clip, name, tokenizer, weights, file_sha256).to(device)
+        clip, file_sha256, tokenizer, configuration = load_clip(name, weights)
+        return Backbone(clip, name, tokenizer, weights, file_sha256, configuration).to(device)
     if weights is not None:
         raise UserError(f"backbone.weights is {weights!r}, but tiny comes with its own; leave it null")
     if sha256 in bundled.EARLIER:

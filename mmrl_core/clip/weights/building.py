@@ -22,11 +22,13 @@ STAND_IN = {"layers": 1, "width": 64, "patch_size": 16, "image_size": 16}  # for
 
 class LoadedCLIP(NamedTuple):
     """A model of open_clip with its weights, the digest of the file that they came from, if they came from one, and the
-    tokenizer of where they are from. Of weights in shards it is the digest of these files' digests in order of name."""
+    tokenizer of where they are from. Of weights in shards it is the digest of these files' digests in order of name.
+    `configuration_sha256` is of what a folder or repository says beside its weights, None of other sources."""
 
     clip: CLIP
     file_sha256: str | None
     tokenizer: Tokenizer
+    configuration_sha256: str | None = None
 
 
 def is_random(weights: str | None) -> bool:

@@ -3,6 +3,7 @@ of transformers. First the configuration is read and judged, then the tokenizer 
 fetched. Sizes, activation, tokenizer and the preparation of images are all from there.
 """
 
+import hashlib
 import pickle
 from collections.abc import Mapping
 from pathlib import Path
@@ -25,7 +26,7 @@ from mmrl_core.clip.weights.transformers_images import preprocess_config
 from mmrl_core.clip.weights.transformers_tensors import renamed
 from mmrl_core.clip.weights.weight_files import CONFIGURATION, OPEN_CLIP, TRANSFORMERS, digest_of, weight_files
 from mmrl_core.errors import UserError
-from mmrl_core.files import sha256_file
+from mmrl_core.files import canonical_json, sha256_file
 
 
 class Described(NamedTuple):
@@ -53,7 +54,21 @@ def load_packaged(name: str, weights: str | None) -> LoadedCLIP:
         sha256 = _digest(files)
         clip = _filled(name, described, files)
     clip.visual.preprocess_cfg = {**getattr(clip.visual, "preprocess_cfg", {}), **described.pixels}
-    return LoadedCLIP(clip.eval(), sha256, tokenizer)
+    return LoadedCLIP(clip.eval(), sha256, tokenizer, _configuration_sha256(place, described))
+
+
+def _configuration_sha256(place: Place, described: Described) -> str:
+    """Digest of all that features depend on beside the weights: sizes, activations, preparation of images, tokenizer.
+    Where the folder lies has no part in it."""
+    text_cfg = dict(described.config["text_cfg"])
+    tokens = None
+    if text_cfg.get("hf_tokenizer_name"):
+        path = place.file("tokenizer.json") or place.file("spiece.model")
+        tokens = sha256_file(path) if path else None
+    if text_cfg.get("hf_tokenizer_name") == place.source:
+        del text_cfg["hf_tokenizer_name"]
+    facts = {**described._asdict(), "config": {**described.config, "text_cfg": text_cfg}, "tokens": tokens}
+    return hashlib.sha256(canonical_json(facts)).hexdigest()
 
 
 def describe(place: Place) -> Described:

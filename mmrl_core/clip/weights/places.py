@@ -18,7 +18,7 @@ class Folder:
 
     def __init__(self, name: str):
         self.name, self.source = name, os.path.expanduser(name.removeprefix(DIRECTORY))
-        if not Path(self.source).is_dir():
+        if not self.source or not Path(self.source).is_dir():
             raise UserError(f"backbone.name {name}: there is no folder {self.source}; correct the path")
 
     def file(self, name: str) -> Path | None:

@@ -4,7 +4,8 @@ The latter needs the extra `transformers`, which is imported when such a tokeniz
 run: what a configuration may ask of a tokenizer is a short list of words.
 """
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from typing import Any
 
@@ -30,9 +31,10 @@ class HuggingFaceTokenizer:
     """
 
     def __init__(self, source: str, context_length: int, settings: Mapping[str, Any], mode: str | None = None):
-        self._own = open_clip.tokenizer.HFTokenizer(
-            source, context_length=context_length, tokenizer_mode=mode, trust_remote_code=False, **settings
-        )  # left open, transformers asks at the terminal whether to run what a repository brings
+        with _quiet():
+            self._own = open_clip.tokenizer.HFTokenizer(
+                source, context_length=context_length, tokenizer_mode=mode, trust_remote_code=False, **settings
+            )  # left open, transformers asks at the terminal whether to run what a repository brings
         self.context_length = context_length
         self.marks = 3 if mode == "clips" else self._own.tokenizer.num_special_tokens_to_add()
 
@@ -44,6 +46,19 @@ class HuggingFaceTokenizer:
         """A text's tokens, all of them, without marks."""
         tokenizer = self._own.tokenizer
         return tokenizer(self._own.clean_fn(text), add_special_tokens=False, verbose=False)["input_ids"]
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without transformers' notes on configurations, some of its own defaults among them; errors are raised anyway."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
 
 
 Tokenizer = Any  # called with n texts gives ids (n, context length); open_clip's and HuggingFaceTokenizer

@@ -107,6 +107,25 @@ def test_a_siglip_of_transformers_has_the_features_that_transformers_gives_it(tm
     assert described.config["text_cfg"]["hf_tokenizer_name"] == str(tmp_path)
 
 
+CUT = {"direction": "Right", "max_length": 5, "strategy": "LongestFirst", "stride": 0}
+
+
+@pytest.mark.parametrize(
+    ("file", "key", "value"),
+    [
+        ("config.json", "vision_config", lambda old: {**old, "num_attention_heads": 4}),
+        ("preprocessor_config.json", "image_mean", lambda old: [0.1, 0.2, 0.3]),
+        ("tokenizer.json", "truncation", lambda old: CUT),
+    ],
+)
+def test_what_lies_beside_the_weights_is_part_of_their_digest_and_the_folders_name_is_not(tmp_path, file, key, value):
+    first, second = (save_siglip(tmp_path / name, siglip_model()) for name in ("first", "second"))
+    expected = load_backbone(f"local-dir:{first}").weights_sha256
+    assert load_backbone(f"local-dir:{second}").weights_sha256 == expected
+    change_json(second / file, **{key: value(json.loads((second / file).read_text())[key])})
+    assert load_backbone(f"local-dir:{second}").weights_sha256 != expected
+
+
 def test_every_tensor_is_accounted_for(clip, own):
     state = clip.state_dict()
     (own / "model.safetensors").unlink()
