@@ -100,8 +100,12 @@ def test_towers_walked_without_tokens_are_open_clips_own(name):
         assert torch.allclose(tower.zero_shot(), expected[1], rtol=0, atol=ENCODERS)
 
 
-@pytest.mark.parametrize(("method", "depth", "template"), CASES)
-@pytest.mark.parametrize("name", FORMS.values())
+KINDS = dict.fromkeys([*EXPORTED, *OF_TEXTS])
+IN_TURN = [(name, *CASES[place % len(CASES)]) for place, name in enumerate(FORMS.values())]  # a case each
+OF_KINDS = [(name, *case) for name in KINDS for case in CASES]
+
+
+@pytest.mark.parametrize(("name", "method", "depth", "template"), dict.fromkeys([*IN_TURN, *OF_KINDS]))
 def test_adapted_it_is_the_plain_model_with_its_gradients(name, method, depth, template):
     backbone = backbone_of(form_of(name))
     adapter, images = small_adapter(backbone, method, insertion_depth=depth), images_for(backbone)
@@ -145,7 +149,7 @@ def test_classes_of_several_runs_in_recomputed_chunks_are_the_plain_models(name)
             assert float((one - other).norm() / other.norm()) < GRADIENTS
 
 
-@pytest.mark.parametrize("name", FORMS.values())
+@pytest.mark.parametrize("name", KINDS)
 def test_in_low_precision_it_is_the_same_but_for_rounding(name):
     backbone = backbone_of(form_of(name))
     adapter, images = small_adapter(backbone, "mmrlpp"), images_for(backbone)

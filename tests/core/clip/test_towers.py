@@ -49,43 +49,10 @@ def test_classes_in_recomputed_chunks_give_the_features_and_gradients_of_one_pas
         assert relative(other, one) < 10 * TOLERANCE
 
 
-# Towers that encode whole prompts: all rows seen, read at the last; padding hidden, the mean read; CoCa's class row.
-WHOLE = ["ViT-B-16-SigLIP", "xlm-roberta-base-ViT-B-32", "mt5-base-ViT-B-32", "coca_ViT-B-32"]
-
-
 @functools.cache
 def backbone_of(name: str) -> Backbone:
     clip, tokenizer = cut(form_of(name))
     return Backbone.from_clip(clip, name=name, tokenizer=tokenizer)
-
-
-@pytest.mark.parametrize("method", ["mmrl", "mmrlpp"])
-@pytest.mark.parametrize("chunk_tokens", [1, 30])
-@pytest.mark.parametrize("name", WHOLE)
-def test_whole_prompts_in_recomputed_chunks_give_the_features_and_gradients_of_one_pass(name, chunk_tokens, method):
-    backbone = backbone_of(name)
-    adapter = small_adapter(backbone, method, insertion_depth=1)
-    whole = WholePrompts(backbone, NAMES, "a {}.", adapter.n_insert)
-    parts = WholePrompts(backbone, NAMES, "a {}.", adapter.n_insert, chunk_tokens=chunk_tokens)
-    assert relative(parts.zero_shot(), whole.zero_shot()) < TOLERANCE
-    features, gradients = text_and_gradients(whole, adapter)
-    other_features, other_gradients = text_and_gradients(parts, adapter)
-    assert relative(other_features, features) < TOLERANCE
-    for one, other in zip(gradients, other_gradients, strict=True):
-        assert relative(other, one) < 10 * TOLERANCE
-
-
-@pytest.mark.parametrize("chunk_tokens", [10**6, 30])
-@pytest.mark.parametrize("name", WHOLE)
-def test_whole_prompts_of_runs_are_those_of_each(name, chunk_tokens):
-    backbone, lists = backbone_of(name), [NAMES[:3], NAMES[3:6], NAMES[6:]]
-    adapters = [small_adapter(backbone, "mmrlpp", seed=place, insertion_depth=1) for place in range(3)]
-    tower = WholePrompts(backbone, NAMES, "a {}.", adapters[0].n_insert, chunk_tokens=chunk_tokens, runs=3)
-    tokens = torch.stack([adapter.text_tokens() for adapter in adapters])
-    together = tower.adapted(tokens, adapters[0].config.composition).unflatten(0, (3, -1))
-    for names, adapter, found in zip(lists, adapters, together, strict=True):
-        alone = WholePrompts(backbone, names, "a {}.", adapter.n_insert)
-        assert relative(found, alone.adapted(adapter.text_tokens(), adapter.config.composition)) < TOLERANCE
 
 
 def kept_bytes(n_classes: int, chunk_tokens: int, name: str | None = None) -> int:
