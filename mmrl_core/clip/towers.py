@@ -47,11 +47,15 @@ class ImageTower:
         self.pool, self.proj = backbone.image_form.pool, backbone.image_form.projection()
 
     def chunk(self, batch: int) -> int:
-        """Images a chunk for batches of this size: nearly equal parts of at most CHUNK_TOKENS."""
+        """Images a chunk for batches of this size: nearly equal parts of at most CHUNK_TOKENS, smaller ones where these
+        would be filled up by more than a twentieth of the batch."""
         if self.backbone.device.type != "cpu":
             return batch
         most = max(1, CHUNK_TOKENS // self.backbone.image_tokens)
-        return -(-batch // -(-batch // most))
+        size = -(-batch // -(-batch // most))
+        if -batch % size <= batch / 20:
+            return size
+        return min(range(most, most // 2, -1), key=lambda other: -batch % other)
 
     @torch.no_grad()
     def trunk(self, images: Tensor, chunk: int | None = None) -> Tensor:

@@ -142,10 +142,15 @@ def test_every_chunk_is_of_the_same_size_and_filling_up_leaves_no_trace(n, size)
     assert set(seen) == {size}
 
 
-@pytest.mark.parametrize(("batch", "chunk"), [(4, 4), (8, 8), (9, 5), (32, 8), (33, 7)])
-def test_a_batch_is_divided_into_nearly_equal_chunks_of_a_size_that_suits_a_cpu(batch, chunk):
+@pytest.mark.parametrize(
+    ("tokens", "batch", "chunk"),
+    [(197, 4, 4), (197, 8, 8), (197, 9, 5), (197, 32, 8), (197, 33, 7), (257, 16, 4), (257, 32, 4), (17, 200, 67)],
+)
+def test_a_batch_is_divided_into_nearly_equal_chunks_of_a_size_that_suits_a_cpu_with_little_to_fill_up(
+    tokens, batch, chunk
+):
     class Shape:
-        device, image_tokens = torch.device("cpu"), 197
+        device, image_tokens = torch.device("cpu"), tokens
 
     tower = object.__new__(ImageTower)
     tower.backbone = Shape()
