@@ -4,7 +4,6 @@ fetched. Sizes, activation, tokenizer and the preparation of images are all from
 """
 
 import hashlib
-import pickle
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,11 +14,20 @@ from torch import Tensor
 from mmrl_core.clip.openclip import CLIP, open_clip
 from mmrl_core.clip.supported import refuse_by_configuration
 from mmrl_core.clip.weights.building import LoadedCLIP, is_random, new_model, random_model
-from mmrl_core.clip.weights.places import Place, place_of, read_object, short
+from mmrl_core.clip.weights.places import Place, place_of, read_object
 from mmrl_core.clip.weights.preprocessing import preprocessing
 from mmrl_core.clip.weights.published import check_digest
 from mmrl_core.clip.weights.sizes import check_sizes
-from mmrl_core.clip.weights.state import check_fit, fill, misfit, read_content, read_state, tensors_of, unwrapped
+from mmrl_core.clip.weights.state import (
+    check_fit,
+    fill,
+    in_one_line,
+    misfit,
+    read_content,
+    read_state,
+    tensors_of,
+    unwrapped,
+)
 from mmrl_core.clip.weights.tokenizers import of_transformers, tokenizer_of
 from mmrl_core.clip.weights.transformers_config import open_clip_config, trunk_settings
 from mmrl_core.clip.weights.transformers_images import preprocess_config
@@ -145,7 +153,7 @@ def _digest(files: list[Path]) -> str:
 
 
 def _filled(name: str, described: Described, files: list[Path]) -> CLIP:
-    try:
+    with in_one_line(f"the weights {files[0]} of {name} do not load"):
         state = _state(described, files)
         check_sizes(name, described.config, str(files[0]), state)
         if described.trunk:
@@ -155,13 +163,6 @@ def _filled(name: str, described: Described, files: list[Path]) -> CLIP:
                 check_fit(new_model(described.config), state)
         clip = new_model(described.config, described.trunk)
         fill(clip, state)
-    except UserError:
-        raise
-    except pickle.UnpicklingError as error:  # torch's own text advises to unpickle it
-        reason = "they are damaged or hold more than tensors; fetch them again or save their state dict"
-        raise UserError(f"the weights {files[0]} of {name} do not load: {reason}") from error
-    except Exception as error:  # a file format, a configuration: open_clip, timm and torch raise many kinds
-        raise UserError(f"the weights {files[0]} of {name} do not load: {short(error)}") from error
     return clip
 
 

@@ -10,7 +10,6 @@ asks (`preprocessing.py`), otherwise as OpenAI's.
 No file is unpickled (`state.py`).
 """
 
-import pickle
 from pathlib import Path
 
 from mmrl_core.clip.openclip import CLIP, open_clip
@@ -22,7 +21,7 @@ from mmrl_core.clip.weights.places import DIRECTORY, is_place, short
 from mmrl_core.clip.weights.preprocessing import preprocessing
 from mmrl_core.clip.weights.published import PretrainedCfg, check_digest, published_by
 from mmrl_core.clip.weights.sizes import check_sizes
-from mmrl_core.clip.weights.state import NUMPY, fill, read_state
+from mmrl_core.clip.weights.state import NUMPY, fill, in_one_line, read_state
 from mmrl_core.clip.weights.tokenizers import tokenizer_of
 from mmrl_core.errors import UserError
 from mmrl_core.files import sha256_file
@@ -109,7 +108,7 @@ def _fetched(name: str, tag: str, known: PretrainedCfg) -> str:
 
 
 def _model(name: str, config: Config, weights: str, path: Path, known: PretrainedCfg | None) -> CLIP:
-    try:
+    with in_one_line(f"backbone.weights {weights!r} does not load into {name}"):
         if path.suffix in NUMPY:
             return _of_big_vision(config, path)
         state, is_openai = read_state(path)
@@ -120,13 +119,6 @@ def _model(name: str, config: Config, weights: str, path: Path, known: Pretraine
         quick = is_openai or bool((known or {}).get("quick_gelu") or config.get("quick_gelu"))
         clip = new_model({**config, "quick_gelu": quick})
         fill(clip, state)
-    except UserError:
-        raise
-    except pickle.UnpicklingError as error:  # torch's own text advises to unpickle it
-        reason = "it is damaged or holds more than tensors; fetch it again or save its state dict"
-        raise UserError(f"backbone.weights {weights!r} does not load into {name}: {reason}") from error
-    except Exception as error:  # a file format or key mismatch: open_clip and torch raise many kinds
-        raise UserError(f"backbone.weights {weights!r} does not load into {name}: {short(error)}") from error
     return clip
 
 

@@ -5,8 +5,10 @@ Who trains a CLIP saves it with more around it: a checkpoint with the epoch, Dis
 torch.compile's `_orig_mod.`, the name that the CLIP has in a module of their own.
 """
 
+import contextlib
+import pickle
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,7 +17,9 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from mmrl_core.clip.openclip import CLIP, open_clip
+from mmrl_core.clip.weights.places import short
 from mmrl_core.clip.weights.torchscript import is_torchscript, read_tensors
+from mmrl_core.errors import UserError
 
 OPENAI_KEYS = {"input_resolution", "context_length", "vocab_size"}  # beside the weights, in OpenAI's files alone
 NUMPY = (".npz", ".npy")  # of big_vision; open_clip reads them, without pickles
@@ -40,6 +44,21 @@ class State(NamedTuple):
 
     tensors: dict[str, Tensor]
     is_openai: bool
+
+
+@contextlib.contextmanager
+def in_one_line(what: str) -> Iterator[None]:
+    """Turns what reading a file and filling a model raise into UserError: `what`, and why. open_clip, timm and torch
+    raise many kinds."""
+    try:
+        yield
+    except UserError:
+        raise
+    except pickle.UnpicklingError as error:  # torch's own text advises to unpickle it
+        reason = "it is damaged or holds more than tensors; fetch it again or save its state dict"
+        raise UserError(f"{what}: {reason}") from error
+    except Exception as error:
+        raise UserError(f"{what}: {short(error)}") from error
 
 
 def read_state(path: Path) -> State:
