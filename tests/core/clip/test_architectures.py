@@ -29,7 +29,8 @@ MOVED = 20 * ADAPTED  # what tokens change at least
 AT_LEAST, AT_LEAST_WITH_WEIGHTS = 90, 70
 CASES = [("mmrl", 1, "a {}."), ("mmrlpp", 1, "{} in the rain"), ("mmrlpp", 2, "a {}.")]  # method, depth, template
 LABELS = torch.tensor([0, 3, 5])
-# An export takes seconds. Class features are constants in the file: one of every kind of image tower.
+# An export takes seconds, and class features are constants in the file: one of every kind of image tower in CI, all
+# forms in the endurance tests.
 EXPORTED = ["ViT-L-14-CLIPA", "coca_ViT-B-32", "EVA02-B-16", "PE-Core-B-16", "ViT-B-16-SigLIP", "ViTamin-B"]
 # Causal, without a first token, not causal and padded, with a class row; RoBERTa, mT5, NLLB.
 OF_TEXTS = [
@@ -170,7 +171,11 @@ def test_its_adapters_save_and_load(name, tmp_path):
         assert all(torch.equal(tensor, loaded.state_dict()[key]) for key, tensor in adapter.state_dict().items())
 
 
-@pytest.mark.parametrize("name", [name for name in EXPORTED if name in accepted()])
+SWEEP = [pytest.mark.slow, pytest.mark.endurance]
+OTHERS = [pytest.param(name, marks=SWEEP) for form, name in FORMS.items() if form not in map(form_of, EXPORTED)]
+
+
+@pytest.mark.parametrize("name", [*EXPORTED, *OTHERS])
 def test_its_onnx_file_agrees(name, tmp_path):
     backbone = backbone_of(form_of(name))
     model = AdaptedCLIP(backbone, small_adapter(backbone, "mmrlpp"), CLASSES, "a {}.")
