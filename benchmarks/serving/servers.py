@@ -16,8 +16,9 @@ import httpx
 from mmrl_core.export import export_onnx
 from tests.support import serving
 from tests.support.clients.connection import request
+from tests.support.clients.memory import megabytes
 from tests.support.postgres import free_port
-from tests.support.processes import PATIENCE, TOKEN, end_all, processes_with, wait_until
+from tests.support.processes import PATIENCE, TOKEN, end_all, wait_until
 from tests.support.serving import URI, in_base64, picture
 from tests.support.workspace import BIN, ROOT, environment
 
@@ -67,16 +68,8 @@ class Running(NamedTuple):
         return self.get("/readyz").json()["model"]["version"]
 
     def memory(self) -> float:
-        """MB of all its processes, a page that several share counted once (PSS)."""
-        return sum(proportional(pid) for pid in processes_with(self.token)) / 1024
-
-
-def proportional(pid: int) -> int:
-    """The proportional set size in KB; 0 of a process that is gone."""
-    with contextlib.suppress(OSError):
-        lines = Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines()
-        return int(next(line for line in lines if line.startswith("Pss:")).split()[1])
-    return 0
+        """MB of all its processes."""
+        return megabytes(self.token)
 
 
 def ours(

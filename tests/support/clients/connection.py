@@ -90,3 +90,18 @@ class Connection(asyncio.Protocol):
         self.transport = None
         if self._answered and not self._answered.done():
             self._answered.set_exception(ConnectionResetError("closed without an answer"))
+
+
+async def together(port: int, questions: list[bytes]) -> list[Answer]:
+    """The answers to all at once, each over a connection of its own; status 0 where there was none."""
+
+    async def one(question: bytes) -> Answer:
+        connection = Connection(port)
+        try:
+            return await connection.ask(question)
+        except OSError as error:
+            return Answer(0, None, str(error).encode())
+        finally:
+            connection.close()
+
+    return await asyncio.gather(*map(one, questions))
