@@ -32,7 +32,7 @@ _FILTER = ("ignore", None, Warning, _READER, 0)  # so that no registry of warnin
 
 @contextlib.contextmanager
 def reading() -> Iterator[None]:
-    """Within it, warnings and Pillow's log lines of this thread are dropped; those of other threads stay as they are."""
+    """Within it, warnings and Pillow's log lines of this thread are dropped; other threads' stay as they are."""
     if not warnings.filters or warnings.filters[0] is not _FILTER:
         _go_first(cast(list, warnings.filters))
     before, _READER.reads = _READER.reads, True
