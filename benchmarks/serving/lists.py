@@ -28,11 +28,10 @@ def new_lists() -> list[bytes]:
 def lists(server: Server, seconds: float) -> None:
     table = Table(f"{CLIENTS} clients with ordinary questions, {seconds:g} s", COLUMNS)
     with running(server) as one:
-        load.put(one.port, one.questions, CLIENTS, seconds / 5)
-        alone = load.put(one.port, one.questions, CLIENTS, seconds)
+        alone = load.put(one.port, one.questions, CLIENTS, seconds, warm=seconds / 5)
         table.add(alone | {"what": "alone"})
-        other = load.start(one.port, new_lists(), 1, seconds + 2)
-        beside = load.put(one.port, one.questions, CLIENTS, seconds)
+        other = load.start(one.port, new_lists(), 1, 1.2 * seconds + 1)
+        beside = load.put(one.port, one.questions, CLIENTS, seconds, warm=seconds / 5)
         theirs = load.found(other)
         table.add(beside | {"what": f"beside one with lists of {NAMES} new names", "lists": theirs["per_second"],
                             "note": f"lists: {theirs['statuses']}"})  # fmt: skip

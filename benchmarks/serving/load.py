@@ -25,12 +25,13 @@ LOST = 0  # stands as the status of a question whose connection was refused, or 
 
 class Plan(NamedTuple):
     """Requests as text in Latin-1, taken in turn; `rate` in questions a second makes the loop an open one, with
-    `clients` as the most connections."""
+    `clients` as the most connections. What ends in the first `warm` seconds is not measured."""
 
     port: int
     requests: list[str]
     clients: int
     seconds: float
+    warm: float = 0
     rate: float | None = None
     patient: bool = False
     most: int = sys.maxsize
@@ -43,7 +44,8 @@ class Load:
         self.plan, self.requests = plan, [text.encode("latin-1") for text in plan.requests]
         self.found: list[tuple[float, float, int]] = []
         self.asked = self.unsent = self.hanging = self.untold = 0  # untold: 503 without Retry-After
-        self.end = time.perf_counter() + plan.seconds
+        self.begin = time.perf_counter() + plan.warm
+        self.end = self.begin + plan.seconds
 
     def next(self) -> bytes:
         self.asked += 1
@@ -99,7 +101,6 @@ class Load:
         return tasks
 
     async def run(self) -> dict[str, Any]:
-        start = time.perf_counter()
         if self.plan.rate:
             waited = await self.arrivals(self.plan.rate)
         else:
@@ -107,16 +108,16 @@ class Load:
         if waited:
             _, hanging = await asyncio.wait(waited, timeout=max(self.end - time.perf_counter(), 0) + GRACE)
             self.hanging = len(hanging)
-        return self.told(start)
+        return self.told()
 
-    def told(self, start: float) -> dict[str, Any]:
-        """Rates count what ended in the time; latencies are those of the good answers."""
+    def told(self) -> dict[str, Any]:
+        """Rates and latencies are of what ended in the time, latencies of the good answers; counts are of all."""
         until = min(self.end, max((one[0] for one in self.found), default=self.end))
-        ended = [one for one in self.found if one[0] <= until]
-        good = sorted(seconds for _, seconds, status in ended if status == 200)
+        ended, seconds = [one for one in self.found if self.begin <= one[0] <= until], max(until - self.begin, 1e-9)
+        good = sorted(taken for _, taken, status in ended if status == 200)
         return {
-            "per_second": sum(status == 200 for _, _, status in ended) / (until - start),
-            "answers_per_second": sum(status != LOST for _, _, status in ended) / (until - start),
+            "per_second": sum(status == 200 for _, _, status in ended) / seconds,
+            "answers_per_second": sum(status != LOST for _, _, status in ended) / seconds,
             "p50_ms": percentile(good, 0.5),
             "p99_ms": percentile(good, 0.99),
             "statuses": Counter(str(status) for _, _, status in self.found),

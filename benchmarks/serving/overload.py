@@ -26,7 +26,6 @@ def overload(server: Server, seconds: float) -> None:
         f"overload, {seconds:g} s each; worst /healthz of ten a second, beside a server that does nothing", COLUMNS
     )
     with running(server) as one:
-        load.put(one.port, one.questions, CLIENTS, seconds / 5)
         peak = 0.0
         for clients in (CLIENTS, 10 * CLIENTS, 100 * CLIENTS):
             seen = watched(one, clients, seconds, patient=True)
@@ -44,7 +43,7 @@ def overload(server: Server, seconds: float) -> None:
 
 def watched(server, clients: int, seconds: float, **more: Any) -> dict:
     with watching(server.address) as seen:
-        found = load.put(server.port, server.questions, clients, seconds, **more)
+        found = load.put(server.port, server.questions, clients, seconds, warm=seconds / 2, **more)
         watch = seen()
     return found | {"worst": watch.worst, "control": watch.worst_control, "health": watch.statuses}
 

@@ -52,8 +52,7 @@ def asked(server: Running, seconds: float) -> dict[str, float]:
     """At many clients and at one, a tenth of the time before each not counted."""
     found = {}
     for name, clients, duration in (("many", CLIENTS, seconds), ("one", 1, seconds / 2)):
-        load.put(server.port, server.questions, clients, duration / 10)
-        seen = load.put(server.port, server.questions, clients, duration)
+        seen = load.put(server.port, server.questions, clients, duration, warm=duration / 10)
         if set(seen["statuses"]) != {"200"} or seen["hanging"]:
             print(f"{server.server.name}, {clients} clients: {seen['statuses']}, {seen['hanging']} hanging", flush=True)
         found |= {f"{name}_rate": seen["per_second"], f"{name}_p50": seen["p50_ms"], f"{name}_p99": seen["p99_ms"]}

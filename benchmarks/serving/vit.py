@@ -45,8 +45,7 @@ def vit(folder: Path, seconds: float) -> None:
     server = ours(folder, f"serving.cpus_per_replica={cores}", f"serving.batch_size={BATCH}", name="mmrl serve, ViT",
                   uri=f"models:/{serving.NAME}/{version}", **threads(cores))  # fmt: skip
     with running(server) as one:
-        load.put(one.port, one.questions, CLIENTS, seconds / 3)
-        seen = load.put(one.port, one.questions, CLIENTS, seconds)
+        seen = load.put(one.port, one.questions, CLIENTS, seconds, warm=seconds / 3)
     ratio = seen["per_second"] / scored
     print(
         f"\nViT-B/16, {cores} threads: in this process batches of {BATCH} {scored:.2f} images/s, {both:.2f} with "
