@@ -72,7 +72,7 @@ locks: setup
 	cp locks/development.lock locks/core.lock
 	$(LOCK) -o locks/core.lock
 	cp locks/development.lock locks/pipeline.lock
-	$(LOCK) --extra pipeline --extra serve --extra postgres --extra s3 --extra heif --extra transformers -o locks/pipeline.lock
+	$(LOCK) --extra pipeline --extra serve --extra postgres --extra s3 --extra server --extra heif --extra transformers -o locks/pipeline.lock
 	$(COMPILE) infra/policy/requirements.txt -o locks/policy.lock
 
 bench: setup
