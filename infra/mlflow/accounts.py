@@ -6,8 +6,6 @@
 import os
 import sys
 
-from mlflow.server.auth import auth_config, store
-
 ACCOUNTS = {"mmrl": ("MMRL_MLFLOW_PASSWORD", True), "serving": ("MMRL_MLFLOW_READER_PASSWORD", False)}
 
 
@@ -15,6 +13,9 @@ def main() -> None:
     passwords = {name: os.environ.get(variable, "") for name, (variable, _) in ACCOUNTS.items()}
     if short := [ACCOUNTS[name][0] for name, password in passwords.items() if len(password) < 12]:
         sys.exit(f"{' and '.join(short)}: MLflow takes no password of fewer than 12 characters; set a longer one")
+
+    from mlflow.server.auth import auth_config, store  # takes seconds
+
     store.init_db(auth_config.database_uri)
     for name, password in passwords.items():
         is_admin = ACCOUNTS[name][1]

@@ -62,7 +62,9 @@ def main() -> int:
     print(told or "infra/compose.yaml: as the Compose Specification has it")
     failed = bool(told) | bool(subprocess.run([BIN / "hadolint", "--no-color", DOCKERFILE]).returncode)
     with TemporaryDirectory() as folder:
-        shutil.copytree(INFRA / "kubernetes", Path(folder, "kubernetes"), ignore=shutil.ignore_patterns("kustomization*"))
+        shutil.copytree(
+            INFRA / "kubernetes", Path(folder, "kubernetes"), ignore=shutil.ignore_patterns("kustomization*")
+        )
         shutil.copy(DOCKERFILE, folder)
         pods = [pod(name, template) for name, template in templates().items()]
         Path(folder, "ray.yaml").write_text(yaml.safe_dump_all(pods))
