@@ -68,7 +68,7 @@ docs: setup
 COMPILE := $(BIN)/uv pip compile --quiet --system-certs --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
 LOCK := $(COMPILE) pyproject.toml
 locks: setup
-	$(LOCK) --extra dev -o locks/development.lock
+	$(LOCK) --extra dev --group clients -o locks/development.lock
 	cp locks/development.lock locks/core.lock
 	$(LOCK) -o locks/core.lock
 	cp locks/development.lock locks/pipeline.lock

@@ -14,6 +14,8 @@ if TYPE_CHECKING:
     from mmrl_core.adapting.run import adapt as adapt
     from mmrl_core.baselines.finish import finish as finish
     from mmrl_core.baselines.fit import fit_baseline as fit_baseline
+    from mmrl_core.client import Answer as Answer
+    from mmrl_core.client import Client as Client
     from mmrl_core.clip.backbone import Backbone as Backbone
     from mmrl_core.clip.backbone import load_backbone as load_backbone
     from mmrl_core.config import AdapterConfig as AdapterConfig
@@ -45,8 +47,10 @@ _MODULES = {
     "AdaptedCLIP": "method.model",
     "Adapter": "method.adapter",
     "AdapterConfig": "config",
+    "Answer": "client",
     "Backbone": "clip.backbone",
     "BaselineConfig": "config",
+    "Client": "client",
     "Example": "data.shards",
     "ImageSet": "data.sets",
     "Predictor": "predict",

@@ -88,7 +88,7 @@ def listen(params_path: str, datasets: list[str] | None, host: str, port: int, e
 
     ensure_server()
     try:
-        server = webhook.server(host, port, secret, on_move)
+        server = webhook.Listener((host, port), secret, on_move)
     except OSError as error:
         raise UserError(f"cannot listen on {host}:{port} ({error.strerror}); choose another --listen") from None
     with server:

@@ -8,9 +8,9 @@ EXTRAS = {
     "pipeline": {"alembic": "Alembic", "dvc": "DVC", "matplotlib": "Matplotlib", "mlflow": "MLflow", "optuna": "Optuna",
                  "pandas": "pandas", "prefect": "Prefect", "psutil": "psutil", "ray": "Ray",
                  "sqlalchemy": "SQLAlchemy"},
-    "serve": {"fastapi": "FastAPI", "httpx": "HTTPX", "multipart": "python-multipart",
+    "serve": {"fastapi": "FastAPI", "httptools": "httptools", "httpx": "HTTPX", "multipart": "python-multipart",
               "prometheus_client": "prometheus-client", "python_multipart": "python-multipart",
-              "starlette": "Starlette", "uvicorn": "uvicorn"},
+              "starlette": "Starlette", "uvicorn": "uvicorn", "uvloop": "uvloop"},
     "postgres": {"psycopg2": "psycopg2"},
     "s3": {"boto3": "boto3", "botocore": "botocore", "s3fs": "s3fs"},
 }  # fmt: skip

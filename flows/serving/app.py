@@ -1,24 +1,26 @@
 """The HTTP side: routes, the API key, errors in one form, the OpenAPI description, two pages."""
 
-import hashlib
-import hmac
+import asyncio
 from collections.abc import Awaitable, Callable
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 from fastapi import Depends, FastAPI, HTTPException, Request, Response, params
 from fastapi.responses import HTMLResponse, JSONResponse
-from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
-from flows.serving.image_urls import Fetcher
-from flows.serving.metrics import CONTENT_TYPE
-from flows.serving.request import FormQuestion, JsonQuestion, UrlQuestion, read_request
-from flows.serving.service import Service
+from flows.serving.busy import busy
+from flows.serving.departure import Departure, Left
+from flows.serving.doors import LoopbackHost, RateLimit, key_check
+from flows.serving.metrics import CONTENT_TYPE, Metrics
+from flows.serving.protocol import DEPARTURE
+from flows.serving.request import Body, FormQuestion, JsonQuestion, Reader, UrlQuestion
+from flows.settings.sections import ServingSection
 
 PAGES = Path(__file__).parent / "pages"
+LEFT = 499  # what nginx notes for who has hung up before there was an answer
 # The pages contain their style and script; nothing is fetched from anywhere else.
 POLICY = ("default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src 'self' blob: data:; "
           "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")  # fmt: skip
@@ -67,8 +69,10 @@ class Problem(BaseModel):
 
 def _problems(*codes: int) -> dict[int | str, dict[str, Any]]:
     texts = {400: "The body cannot be read", 401: "The API key is missing or wrong", 413: "The image is too large",
+             403: "The Host header is no name of this machine", 408: "The request did not come in time",
              415: "Neither JSON nor a form", 422: "Something in the question is wrong",
-             503: "No model is loaded yet, or too many requests wait"}  # fmt: skip
+             429: "More questions a second than the key may ask", 431: "The head is too large",
+             503: "No model is loaded yet, or it has too much to do; Retry-After says when to ask again"}  # fmt: skip
     return {code: {"model": Problem, "description": texts[code]} for code in codes}
 
 
@@ -87,22 +91,44 @@ def _body(urls: bool) -> dict[str, Any]:
     return {"requestBody": {"required": True, "content": content}}
 
 
-def create_app(service: Service) -> FastAPI:
-    """The application around a service; nothing in it knows of Ray."""
+class Model(Protocol):
+    """What answers: a model in this process, or replicas elsewhere."""
+
+    def check_room(self) -> None:
+        """Raises HTTPException, 503, where a question would only wait in vain."""
+
+    async def answer(self, asked: Body, departure: Departure) -> dict[str, Any]:
+        """Label, probabilities and the version they are from. Raises HTTPException; Left, once who asked has gone."""
+
+    async def known(self) -> dict[str, Any]:
+        """The trained classes, and the version that knows them. Raises HTTPException, 503, while none is loaded."""
+
+    async def ready(self) -> dict[str, Any]:
+        """As `Ready`."""
+
+
+def create_app(
+    settings: ServingSection, model: Model, metrics: Metrics, key_sha256: str | None = None, *, loopback: bool = False
+) -> FastAPI:
+    """The application around a model; nothing in it knows of Ray. With `loopback` only who asks for a name of this
+    machine is answered."""
     app = FastAPI(title="MMRL Ops", version=_version(), docs_url=None, redoc_url=None,
                   description="Classes of images by the version that the registry's alias names.")  # fmt: skip
-    app.add_middleware(service.metrics.middleware)
+    if loopback:
+        app.add_middleware(LoopbackHost)
+    app.add_middleware(metrics.middleware)
     app.exception_handler(StarletteHTTPException)(_one_line)
     app.exception_handler(Exception)(_unexpected)
-    guard = [Depends(_key_check(service.key_sha256))] if service.key_sha256 else []
-    _add_answers(app, service, guard)
-    _add_states(app, service)
+    guard = [Depends(key_check(key_sha256))] if key_sha256 else []
+    _add_predictions(app, settings, model, guard)
+    _add_answers(app, model, metrics, guard)
+    _add_states(app, model)
     _add_pages(app)
     return app
 
 
-def _add_answers(app: FastAPI, service: Service, guard: list[params.Depends]) -> None:
-    fetcher = Fetcher(service.settings)
+def _add_predictions(app: FastAPI, settings: ServingSection, model: Model, guard: list[params.Depends]) -> None:
+    reader, rate = Reader(settings), RateLimit(settings.rate_limit)
 
     @app.post(
         "/predict",
@@ -110,40 +136,55 @@ def _add_answers(app: FastAPI, service: Service, guard: list[params.Depends]) ->
         response_description="The answer",
         response_model_exclude_none=True,
         dependencies=guard,
-        responses=_problems(400, 401, 413, 415, 422, 503),
-        openapi_extra=_body(bool(service.settings.url_prefixes)),
+        responses=_problems(400, 401, 403, 408, 413, 415, 422, 429, 431, 503),
+        openapi_extra=_body(bool(settings.url_prefixes)),
     )
-    async def predict(request: Request) -> JSONResponse:
+    async def predict(request: Request) -> Response:
         """Label an image: upload it in a form, or send it in base64 within JSON."""
-        asked = await read_request(request, service.settings, fetcher)
-        return JSONResponse(await service.answer(asked))  # it has the form of Answer; checking that costs 0.1 ms
+        rate.check()
+        model.check_room()
+        body, departure = None, getattr(request.state, DEPARTURE, None) or Departure()
+        try:
+            async with asyncio.timeout(settings.request_seconds):
+                body = await reader.read(request)
+                answer = await model.answer(body, departure)
+        except TimeoutError:
+            if body is None:
+                raise HTTPException(408, f"the body did not come within {settings.request_seconds:g} s") from None
+            raise busy(f"the answer took more than {settings.request_seconds:g} s") from None
+        except Left:
+            return Response(status_code=LEFT)
+        finally:
+            if body is not None:
+                reader.release(body)
+        return JSONResponse(answer)  # it has the form of Answer; checking that costs 0.1 ms
 
+
+def _add_answers(app: FastAPI, model: Model, metrics: Metrics, guard: list[params.Depends]) -> None:
     @app.get("/classes", dependencies=guard, response_model=Known, response_description="They are",
-             responses=_problems(401, 503))  # fmt: skip
+             responses=_problems(401, 403, 503))  # fmt: skip
     async def classes() -> dict[str, Any]:
         """The classes that the version knows."""
-        return service.known()
+        return await model.known()
 
-    @app.get("/metrics", dependencies=guard, responses=_problems(401) | TEXT, response_class=Response)
+    @app.get("/metrics", dependencies=guard, responses=_problems(401, 403) | TEXT, response_class=Response)
     async def prometheus() -> Response:
         """Requests, latencies, batches and versions of all replicas, as Prometheus reads them."""
-        return Response(await service.metrics.text(), media_type=CONTENT_TYPE)
+        return Response(await metrics.text(), media_type=CONTENT_TYPE)
 
 
-def _add_states(app: FastAPI, service: Service) -> None:
-    @app.get("/healthz", response_description="It does")
+def _add_states(app: FastAPI, model: Model) -> None:
+    @app.get("/healthz", response_description="It does", responses=_problems(403))
     async def healthz() -> dict[str, bool]:
         """The process lives."""
         return {"alive": True}
 
     @app.get("/readyz", response_model=Ready, response_description="One is", response_model_exclude_none=True,
-             responses={503: {"model": Ready, "description": "No model is loaded yet"}})  # fmt: skip
+             responses=_problems(403) | {503: {"model": Ready, "description": "No model is loaded yet"}})  # fmt: skip
     async def readyz() -> JSONResponse:
         """Whether a model is loaded; a problem beside it says why a newer version is not."""
-        live, problem = service.follower.current, service.follower.problem
-        state = {"ready": live is not None, "model": live and live.identity, "problem": problem}
-        known = {name: value for name, value in state.items() if value is not None}
-        return JSONResponse(known, 200 if live else 503)
+        state = await model.ready()
+        return JSONResponse(state, 200 if state["ready"] else 503, {} if state["ready"] else {"Retry-After": "5"})
 
 
 def _add_pages(app: FastAPI) -> None:
@@ -158,26 +199,6 @@ def _page(page: HTMLResponse) -> Callable[[], Awaitable[Response]]:
         return page
 
     return show
-
-
-def _key_check(key_sha256: str) -> Callable[[HTTPAuthorizationCredentials | None, str | None], None]:
-    """A dependency that lets a request pass with the API key, as a bearer token or in X-API-Key."""
-    bearer = HTTPBearer(auto_error=False, description="The value of MMRL_API_KEY where the server runs.")
-    header = APIKeyHeader(name="X-API-Key", auto_error=False)
-
-    def check(
-        token: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
-        key: Annotated[str | None, Depends(header)],
-    ) -> None:
-        given = token.credentials if token else key or ""
-        if not hmac.compare_digest(hashlib.sha256(given.encode(errors="replace")).hexdigest(), key_sha256):
-            raise HTTPException(
-                401,
-                "send the API key as `Authorization: Bearer KEY` or `X-API-Key: KEY`",
-                {"WWW-Authenticate": "Bearer"},
-            )
-
-    return check
 
 
 async def _one_line(request: Request, error: StarletteHTTPException) -> Response:

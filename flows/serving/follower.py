@@ -43,23 +43,30 @@ class Live:
 
         return NamedVersion(self.name, self.version, self.predictor.card["sha256"])
 
-    def classes(self, class_names: list[str] | None) -> "Classes":
-        """The classes with their features, by default the trained ones; those of the KEPT_LISTS lists that were asked
-        for last are kept. Raises UserError, of names too long for a prompt too: nobody would see a note."""
+    def known(self, class_names: list[str] | None) -> "Classes | None":
+        """The classes with their features, where these are there: of the trained ones, the default, and of the
+        KEPT_LISTS lists that were asked for last."""
         if class_names is None:
             return self.trained
-        key = tuple(class_names)
         with self._lock:
-            classes = self._others.pop(key, None) or self._new_classes(class_names)
+            return self._keep(tuple(class_names), self._others.pop(tuple(class_names), None))
+
+    def new_classes(self, class_names: list[str]) -> "Classes":
+        """The classes with their features, computed, and kept. Raises UserError, of names too long for a prompt too:
+        nobody would see a note."""
+        if cut := self.predictor.cut_note(class_names):
+            raise UserError(cut)
+        classes = self.predictor.classes(class_names)
+        with self._lock:
+            self._keep(tuple(class_names), classes)
+        return classes
+
+    def _keep(self, key: tuple[str, ...], classes: "Classes | None") -> "Classes | None":
+        if classes is not None:
             self._others[key] = classes
             if len(self._others) > KEPT_LISTS:
                 self._others.popitem(last=False)
         return classes
-
-    def _new_classes(self, class_names: list[str]) -> "Classes":
-        if cut := self.predictor.cut_note(class_names):
-            raise UserError(cut)
-        return self.predictor.classes(class_names)
 
     def unusual(self, job: "PredictionJob", prediction: "Prediction") -> tuple[bool, float] | None:
         """Whether the prediction's confidence is below the adapter's threshold, and the share of validation images
@@ -75,6 +82,8 @@ class PredictionJob(NamedTuple):
     live: Live
     view: "Tensor"  # (3, S, S)
     classes: "Classes"
+    top_k: int | None = None  # names with their probabilities; None: all
+    threshold: float | None = None  # of the confidence, where abstaining was asked for
 
 
 def score(jobs: list[PredictionJob]) -> list["Prediction"]:
@@ -82,7 +91,9 @@ def score(jobs: list[PredictionJob]) -> list["Prediction"]:
     predicted: dict[int, Prediction] = {}
     for live in {id(job.live): job.live for job in jobs}.values():
         rows = [row for row, job in enumerate(jobs) if job.live is live]
-        predictions = live.predictor.score([jobs[row].view for row in rows], [jobs[row].classes for row in rows])
+        own = [jobs[row] for row in rows]
+        top_k = [job.top_k for job in own]
+        predictions = live.predictor.score([job.view for job in own], [job.classes for job in own], top_k)
         predicted |= zip(rows, predictions, strict=True)
     return [predicted[row] for row in range(len(jobs))]
 
@@ -102,17 +113,18 @@ class Follower:
         self._store, self._poll_seconds = store, poll_seconds
         self._client: MlflowClient | None = None
         self._failed: tuple[NamedVersion | None, float] = (None, 0.0)  # what could not be loaded; when to try again
+        self.looked = threading.Event()  # once
         self._thread = threading.Thread(target=self._follow, name="follower", daemon=True)
 
     def start(self) -> None:
-        """Look once, then in the background."""
-        self.look()
+        """Look at once and ever again, in the background."""
         self._thread.start()
 
     def _follow(self) -> None:
         while True:
-            time.sleep(self._poll_seconds)
             self.look()
+            self.looked.set()
+            time.sleep(self._poll_seconds)
 
     def look(self) -> None:
         """Ask the registry, and load what it names unless that is loaded."""
@@ -160,6 +172,7 @@ def load(name: str, version: int, store: str) -> Live:
 
     predictor = versions.load(f"models:/{name}/{version}", store)
     settle_threads(predictor.model.backbone)
+    predictor.use_onnxruntime()
     predictor.check_answers()
     return Live(name, version, predictor)
 

@@ -20,7 +20,7 @@ class Fetcher:
     def __init__(self, settings: ServingSection):
         self._prefixes = [httpx.URL(prefix) for prefix in settings.url_prefixes]
         self._limit = settings.max_bytes
-        self._tls = httpx.create_ssl_context()  # takes longer to make than a client
+        self._tls = httpx.create_ssl_context() if self._prefixes else True  # takes longer to make than a client
 
     async def image(self, url: str) -> bytes:
         """The encoded image. Raises HTTPException: 413 above `max_bytes`, 422 for a URL that is not below a prefix,

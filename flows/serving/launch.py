@@ -1,13 +1,12 @@
-"""`mmrl serve`: Ray Serve in the foreground, until Ctrl-C or SIGTERM."""
+"""`mmrl serve` in the foreground until Ctrl-C or SIGTERM: one process, or one in front of replicas on Ray Serve."""
 
 import contextlib
-import hashlib
-import http.client
 import logging
 import os
 import signal
 import socket
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
@@ -15,6 +14,13 @@ from typing import TYPE_CHECKING
 from flows.cluster.connection import Needs, connected, on_this_node
 from flows.project.paths import PREDICTIONS
 from flows.registry import versions
+from flows.serving import doors
+from flows.serving.app import Model, create_app
+from flows.serving.follower import Follower
+from flows.serving.http_server import HttpServer
+from flows.serving.metrics import Metrics
+from flows.serving.prediction_log import PredictionLog
+from flows.serving.service import Service
 from flows.settings.params import Params
 from flows.settings.sections import ServingSection
 from flows.tracking import store as tracking
@@ -24,50 +30,67 @@ from mmrl_core.errors import UserError
 if TYPE_CHECKING:
     from ray.actor import ActorHandle
 
-KEY = "MMRL_API_KEY"
 APPLICATION = "mmrl"
 SILENT_SECONDS = 30  # after which a replica that sends no metrics counts as gone
-WATCH_SECONDS, MISSED = 10, 6  # between two checks whether the application answers; how many may fail in a row
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
+WATCH_SECONDS, MISSED = 10, 6  # between two checks whether Ray's controller answers; how many may fail in a row
+BACKLOG = 4096  # connections that the system holds until they are accepted
+
+Serve = Callable[[Model, Metrics, Callable[[], object]], None]
 
 
 def run(params: Params, uri: str, started: Callable[[str], None]) -> None:
     """Serve what `uri` names until a signal comes; `started` gets the address as soon as requests are answered.
 
-    Raises UserError for a URI, store or port that cannot be used.
+    Raises UserError for a URI, store, port or key that cannot be used.
     """
-    settings, store = _with_port(params.serving), tracking.store_uri(params)
-    with tracking.store_errors(store):
-        versions.resolve(tracking.connect(store, create=False), uri)
-    key = _key_sha256(settings.host)
-    os.environ.setdefault("RAY_SERVE_HANDLE_AUTOSCALING_METRIC_PUSH_INTERVAL_S", "1")  # Ray's 10 delays every replica
-    with _until_signalled() as listen, connected(params.cluster, _needs(settings)):
-        listen()
-        with _deployed(settings, uri, store, key):
+    settings, key = params.serving, doors.key_sha256()
+    with _listening(settings) as listener, _until_signalled() as listen:
+        store = tracking.store_uri(params)
+        with tracking.store_errors(store):
+            versions.resolve(tracking.connect(store, create=False), uri)
+        port = listener.getsockname()[1]
+        local = doors.is_loopback(settings.host)
+        if not key and not local:
+            print(f"warning: whoever reaches {settings.host} can ask for predictions; set {doors.KEY} to demand a key",
+                  file=sys.stderr)  # fmt: skip
+
+        def serve(model: Model, metrics: Metrics, ready: Callable[[], object]) -> None:
+            def answering() -> None:
+                ready()
+                started(f"http://{_bracketed(settings.host)}:{port}")
+
             listen()
-            started(f"http://{_bracketed(settings.host)}:{settings.port}")
-            _watch(settings)
+            app = create_app(settings, model, metrics, key, loopback=local and not key)
+            HttpServer(app, listener, settings.request_seconds, answering).answer()
+
+        if settings.replicas.max == 1 and params.cluster.address == "local":
+            _serve_here(settings, uri, store, serve)
+        else:
+            _serve_by_replicas(params, uri, store, serve, listen)
 
 
-def _with_port(settings: ServingSection) -> ServingSection:
-    """The settings with a port that is free now: Ray Serve would try for half a minute."""
+def _serve_here(settings: ServingSection, uri: str, store: str, serve: Serve) -> None:
+    """By a model in this process."""
+    log = PredictionLog(PREDICTIONS.absolute() / "0.jsonl", settings.log_share) if settings.log_share else None
+    follower = Follower(uri, store, settings.poll_seconds)
+    metrics = Metrics(follower)
+    follower.start()
+    serve(Service(settings, follower, metrics, log), metrics, follower.looked.wait)
+
+
+@contextlib.contextmanager
+def _listening(settings: ServingSection) -> Iterator[socket.socket]:
+    """A socket that is listened on, for the block. Connections wait until the server accepts them."""
     family = socket.AF_INET6 if ":" in settings.host else socket.AF_INET
-    with socket.socket(family) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    with socket.socket(family) as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((settings.host, settings.port))
+            listener.bind((settings.host, settings.port))
+            listener.listen(BACKLOG)
         except OSError as error:
             where = f"{settings.host}:{settings.port}"
             raise UserError(f"cannot listen on {where} ({error.strerror}); choose another --host or --port") from None
-        return settings.model_copy(update={"port": probe.getsockname()[1]})
-
-
-def _key_sha256(host: str) -> str | None:
-    """SHA-256 of the API key, which is all that the replicas get; None without a key."""
-    key = os.environ.get(KEY)
-    if not key and host not in LOOPBACK:
-        print(f"warning: whoever reaches {host} can ask for predictions; set {KEY} to demand a key", file=sys.stderr)
-    return hashlib.sha256(key.encode()).hexdigest() if key else None
+        yield listener
 
 
 def _bracketed(host: str) -> str:
@@ -107,35 +130,43 @@ class _Signalled(BaseException):
     """Not an Exception, so that no `except Exception` in the block catches it."""
 
 
+def _serve_by_replicas(params: Params, uri: str, store: str, serve: Serve, listen: Callable[[], None]) -> None:
+    with connected(params.cluster, _needs(params.serving)):
+        listen()
+        with _deployed(params.serving, uri, store) as (model, metrics):
+            serve(model, metrics, lambda: None)
+
+
 def _needs(settings: ServingSection) -> Needs:
     return Needs(settings.cpus_per_replica, tasks=settings.replicas.min)
 
 
 @contextlib.contextmanager
-def _deployed(settings: ServingSection, uri: str, store: str, key_sha256: str | None) -> Iterator[None]:
-    """Deploy the application for the block; then requests in flight are answered and it is deleted.
+def _deployed(settings: ServingSection, uri: str, store: str) -> Iterator[tuple[Model, Metrics]]:
+    """Deploy the replicas for the block; gives the model that asks them. Other applications on a joined cluster stay.
 
-    Other applications on a joined cluster stay. Raises UserError when Ray Serve cannot deploy it at host and port.
+    Raises UserError when Ray Serve cannot deploy them, ConnectionError when the cluster goes away meanwhile.
     """
     from ray import serve
 
-    from flows.serving.replica import application
+    from flows.serving.replica import Gathered, Replicas, application
 
     logging.getLogger("ray.serve").setLevel(logging.ERROR)
-    aggregator, where = _aggregator(), {"host": settings.host, "port": settings.port}
+    aggregator = _aggregator()
+    lost = threading.Event()
     try:
-        serve.start(proxy_location="EveryNode", http_options=where, logging_config={"log_level": "WARNING"})
-        replicas = application(settings, uri, store, key_sha256, aggregator, PREDICTIONS.absolute())
-        serve.run(replicas, name=APPLICATION, route_prefix="/")
-        if not _answers(settings):  # a cluster's Serve keeps the address that it was started with
-            named = f"{settings.host}:{settings.port}"
-            raise UserError(f"Ray Serve runs on this cluster already and not at {named}; say its --host and --port")
-        yield
+        serve.start(proxy_location="Disabled", logging_config={"log_level": "WARNING"})
+        replicas = application(settings, uri, store, aggregator, PREDICTIONS.absolute())
+        handle = serve.run(replicas, name=APPLICATION, route_prefix=None)
+        threading.Thread(target=_watch, args=(lost,), name="watch", daemon=True).start()
+        yield Replicas(settings, handle), Metrics(None, Gathered(aggregator))
     except (RuntimeError, TimeoutError) as error:
         raise UserError(f"Ray Serve cannot serve the model: {first_line(error, store)}") from error
     finally:
         with contextlib.suppress(Exception):  # the cluster may be gone already
             serve.delete(APPLICATION)
+    if lost.is_set():
+        raise ConnectionError("the Ray cluster does not answer any more; it is gone or stuck")
 
 
 def _aggregator() -> "ActorHandle":
@@ -149,25 +180,26 @@ def _aggregator() -> "ActorHandle":
         raise UserError("another `mmrl serve` runs on this cluster; end it first") from None
 
 
-def _watch(settings: ServingSection) -> None:
-    """Raises ConnectionError once nothing has answered for a minute; a supervisor is to start the process again."""
+def _watch(lost: threading.Event) -> None:
+    """End the serving once Ray's controller, which no question reaches, has not answered for a minute; a supervisor is
+    to start the process again."""
     missed = 0
     while missed < MISSED:
         time.sleep(WATCH_SECONDS)
-        missed = 0 if _answers(settings) else missed + 1
-    raise ConnectionError(
-        f"nothing answers at {settings.host}:{settings.port} any more; the Ray cluster is gone or stuck"
-    )
+        missed = 0 if _controller_answers() else missed + 1
+    lost.set()
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _answers(settings: ServingSection) -> bool:
-    """Whether /healthz is answered, if only with 503 because too many requests wait."""
-    host = {"0.0.0.0": "127.0.0.1", "::": "::1"}.get(settings.host, settings.host)
-    connection = http.client.HTTPConnection(host, settings.port, timeout=30)
-    try:
-        connection.request("GET", "/healthz")
-        return connection.getresponse().status in (200, 503)
-    except (OSError, http.client.HTTPException):
-        return False
-    finally:
-        connection.close()
+def _controller_answers() -> bool:
+    from ray import serve
+
+    answered = threading.Event()
+
+    def ask() -> None:
+        with contextlib.suppress(Exception):  # whatever Ray raises where its cluster is gone
+            serve.status()
+            answered.set()
+
+    threading.Thread(target=ask, name="status", daemon=True).start()  # which may never return
+    return answered.wait(3 * WATCH_SECONDS)

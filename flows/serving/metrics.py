@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.metrics_core import Metric
 
-from flows.serving.follower import Follower, PredictionJob
+from flows.serving.follower import Follower, Live, PredictionJob
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 PATHS = ("/", "/docs", "/openapi.json", "/predict", "/classes", "/healthz", "/readyz", "/metrics")
 SECONDS = (0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+VERSION = ("name", "version", "adapter_sha256")
 SIZES = (1, 2, 4, 8, 16, 32, 64, 128)
 
 # A family as plain values, to be sent between processes: name, help, kind, samples (name, labels, value).
@@ -29,9 +30,10 @@ async def only_own(families: list[Family]) -> list[Family]:
 
 
 class Metrics:
-    """The measurements of one process; `gather` adds the families of all other replicas to those that it is given."""
+    """The measurements of one process, of its model where it has one; `gather` adds the families of all other processes
+    to those that it is given."""
 
-    def __init__(self, follower: Follower, gather: Callable[[list[Family]], Awaitable[list[Family]]] = only_own):
+    def __init__(self, follower: Follower | None, gather: Callable[[list[Family]], Awaitable[list[Family]]] = only_own):
         self._registry = registry = CollectorRegistry()
         self._follower, self._gather = follower, gather
         self._requests = Counter("mmrl_requests", "Answered requests.", ["path", "status"], registry=registry)
@@ -39,17 +41,16 @@ class Metrics:
         self._seconds = Histogram("mmrl_request_seconds", "From a request's head to its answer.", ["path"],
                                   buckets=SECONDS, registry=registry)  # fmt: skip
         self.batches = Histogram("mmrl_batch_images", "Images scored at once.", buckets=SIZES, registry=registry)
-        self._model = Gauge("mmrl_model_replicas", "Replicas that serve a version.",
-                            ["name", "version", "adapter_sha256"], registry=registry)  # fmt: skip
+        self._model = Gauge("mmrl_model_replicas", "Replicas that serve a version.", VERSION, registry=registry)
         self._problem = Gauge("mmrl_model_problem_replicas", "Replicas that cannot follow the alias; /readyz says why.",
                               registry=registry)  # fmt: skip
         self._failures = Counter("mmrl_follow_failures", "Looks at the registry, or loads, that failed.",
                                  registry=registry)  # fmt: skip
         self._loads = Counter("mmrl_model_loads", "Versions that were loaded.", registry=registry)
         self._strange = Counter("mmrl_strange_predictions", "Among the trained classes, less confident than the "
-                                "adapter's threshold.", ["version"], registry=registry)  # fmt: skip
+                                "adapter's threshold.", VERSION, registry=registry)  # fmt: skip
         self._expected = Counter("mmrl_strange_predictions_expected", "As many as there would be of validation images.",
-                                 ["version"], registry=registry)  # fmt: skip
+                                 VERSION, registry=registry)  # fmt: skip
         self._seen_loads = self._seen_failures = 0
         self._lock = threading.Lock()  # a replica sends its metrics from a thread of its own
 
@@ -57,8 +58,9 @@ class Metrics:
         """Count what is unlike the images that the adapter's threshold was set on: a sign of drift."""
         if unusual := job.live.unusual(job, prediction):
             strange, expected = unusual
-            self._strange.labels(str(job.live.version)).inc(strange)
-            self._expected.labels(str(job.live.version)).inc(expected)
+            labels = _labels(job.live)
+            self._strange.labels(**labels).inc(strange)
+            self._expected.labels(**labels).inc(expected)
 
     async def text(self) -> bytes:
         """All replicas' families in Prometheus' text format."""
@@ -76,10 +78,12 @@ class Metrics:
             ]  # fmt: skip
 
     def _look_at_the_follower(self) -> None:
+        if self._follower is None:
+            return
         live, loads, failures = self._follower.current, self._follower.loads, self._follower.failures
         self._model.clear()
         if live:
-            self._model.labels(**{name: str(value) for name, value in live.identity.items()}).set(1)
+            self._model.labels(**_labels(live)).set(1)
         self._problem.set(self._follower.problem is not None)
         self._loads.inc(loads - self._seen_loads)
         self._failures.inc(failures - self._seen_failures)
@@ -110,6 +114,11 @@ class Metrics:
                 self._seconds.labels(path).observe(time.perf_counter() - began)
 
         return counted
+
+
+def _labels(live: Live) -> dict[str, str]:
+    """Of a version, which its adapter's sha256 tells from all others: after a restore a number is used again."""
+    return {name: str(value) for name, value in live.identity.items()}
 
 
 class MetricsAggregator:

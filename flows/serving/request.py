@@ -1,27 +1,27 @@
-"""What a request to /predict asks: read within limits and checked before anything is decoded.
+"""What a request to /predict asks: read within limits, counted before it is parsed, checked before it is decoded.
 
 Everything wrong with it is an HTTPException with a 4xx status and one line that says what, and what to do.
 """
 
 import base64
 import binascii
-import io
-import warnings
 from typing import Annotated, Any, NamedTuple, TypeVar
 
 from fastapi import HTTPException, Request
-from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
-from starlette.exceptions import HTTPException as StarletteHTTPException
+from python_multipart.multipart import FormParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
-from flows.serving.image_urls import Fetcher
+from flows.serving.busy import busy
 from flows.settings.sections import ServingSection
-from mmrl_core.data.images import formats
+from mmrl_core.data.images import size_of
 from mmrl_core.parsing import parse_json, whole_number
 
 ENVELOPE = 1_000_000  # bytes of a request besides its image: class names, part headers, JSON
-ClassName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=200)]
+PARTS = 100  # of a form or of JSON, besides class names
+LONGEST_NAME = 200
+HELD = 256_000_000  # bytes of bodies at a time; at least four of the largest
+ClassName = Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=LONGEST_NAME)]
 
 
 class Options(BaseModel):
@@ -64,79 +64,155 @@ class FormQuestion(Options):
 AnyOptions = TypeVar("AnyOptions", bound=Options)
 
 
-class PredictRequest(NamedTuple):
-    image: bytes  # encoded
+class Body(NamedTuple):
+    """A question as it came."""
+
+    kind: str  # application/json or multipart/form-data
+    content_type: str
+    content: bytes
+
+
+class Question(NamedTuple):
+    image: bytes  # encoded; empty where `options` is a UrlQuestion that was not fetched yet
     options: Options
 
 
-async def read_request(request: Request, limits: ServingSection, fetcher: Fetcher) -> PredictRequest:
-    """What the body asks, which is JSON or a multipart form; an image that it names by URL is fetched."""
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind not in ("application/json", "multipart/form-data"):
-        raise HTTPException(415, f"the content type is {kind or 'not given'}; send multipart/form-data with a file "
-                                 "`image`, or application/json with `image` in base64")  # fmt: skip
-    body = await _read(request, limits.max_bytes * 4 // 3 + ENVELOPE)
-    asked = await (_of_json(body, fetcher) if kind == "application/json" else _of_form(request, body))
-    _check(asked, limits)
-    return asked
+class Reader:
+    """Reads bodies, of which it holds a bounded number of bytes at a time, wherever they wait."""
 
+    def __init__(self, limits: ServingSection):
+        self.limit = limits.max_bytes * 4 // 3 + ENVELOPE
+        self._room = max(HELD, 4 * self.limit)
 
-async def _read(request: Request, limit: int) -> bytes:
-    """The whole body; refused as soon as more of it is announced or comes."""
-    announced = request.headers.get("content-length", "")
-    if (length := whole_number(announced)) is not None and length > limit:
-        raise _too_large(f"the request has {length} bytes", limit)
-    body = bytearray()
-    try:
-        async for part in request.stream():
-            body += part
-            if len(body) > limit:
-                raise _too_large("the request is larger", limit)
-    except ClientDisconnect:
-        raise HTTPException(400, "the request ended early; send it again") from None
-    return bytes(body)
+    async def read(self, request: Request) -> Body:
+        """The body; `release` gives its room back. Raises HTTPException: 415 for what is neither JSON nor a form, 413
+        as soon as more than the limit is announced or comes, 503 while others fill the room."""
+        content_type = request.headers.get("content-type", "")
+        kind = content_type.partition(";")[0].strip().lower()
+        if kind not in ("application/json", "multipart/form-data"):
+            raise HTTPException(415, f"the content type is {kind or 'not given'}; send multipart/form-data with a file "
+                                     "`image`, or application/json with `image` in base64")  # fmt: skip
+        announced = whole_number(request.headers.get("content-length", ""))
+        if announced is not None and announced > self.limit:
+            raise _too_large(f"the request has {announced} bytes", self.limit)
+        return Body(kind, content_type, await self._content(request))
+
+    async def _content(self, request: Request) -> bytes:
+        content = bytearray()
+        try:
+            async for part in request.stream():
+                content += part
+                self._room -= len(part)
+                if len(content) > self.limit:
+                    raise _too_large("the request is larger", self.limit)
+                if self._room < 0:
+                    raise busy("too much is being sent at once")
+        except ClientDisconnect:
+            self._room += len(content)
+            raise HTTPException(400, "the request ended early; send it again") from None
+        except BaseException:
+            self._room += len(content)
+            raise
+        return bytes(content)
+
+    def release(self, body: Body) -> None:
+        self._room += len(body.content)
 
 
 def _too_large(what: str, limit: int) -> HTTPException:
     return HTTPException(413, f"{what}, the limit is {limit} bytes; send a smaller image")
 
 
-async def _of_json(body: bytes, fetcher: Fetcher) -> PredictRequest:
+def parse(body: Body, limits: ServingSection) -> Question:
+    """What a body asks; not on the event loop, since parsing and measuring may take a while."""
+    asked = _of_json(body.content, limits) if body.kind == "application/json" else _of_form(body, limits)
+    if not isinstance(asked.options, UrlQuestion):
+        check_image(asked.image, limits)
+    return asked
+
+
+def _of_json(content: bytes, limits: ServingSection) -> Question:
+    _refuse_many(content.count(b",") + content.count(b"[") + content.count(b"{"), limits)
     try:
-        values = parse_json(body)
+        values = parse_json(content)
     except ValueError:
         raise HTTPException(400, "the body is not valid JSON; correct it") from None
+    if isinstance(values, dict):
+        _count_classes(values.get("class_names"), limits)
     if isinstance(values, dict) and "url" in values:
-        named = _validated(UrlQuestion, values)
-        return PredictRequest(await fetcher.image(named.url), named)
+        return Question(b"", _validated(UrlQuestion, values))
     asked = _validated(JsonQuestion, values)
     try:
-        return PredictRequest(base64.b64decode(asked.image, validate=True), asked)
+        return Question(base64.b64decode(asked.image, validate=True), asked)
     except (binascii.Error, ValueError):  # ValueError: characters beyond ASCII
         raise HTTPException(422, "image is not valid base64; encode the whole file, without a data: prefix") from None
 
 
-async def _of_form(request: Request, body: bytes) -> PredictRequest:
-    async def replay() -> dict[str, Any]:
-        return {"type": "http.request", "body": body, "more_body": False}
+def _refuse_many(parts: int, limits: ServingSection) -> None:
+    """Before anything is parsed: a body of millions of parts would take seconds and gigabytes. Commas may stand in a
+    name, so that there may be as many as the longest names have room for."""
+    most = PARTS + limits.max_classes * LONGEST_NAME
+    if parts > most:
+        raise HTTPException(422, f"the body has more than {most} parts, class_names may have {limits.max_classes}; ask "
+                                 "of less")  # fmt: skip
 
-    whole = Request(request.scope, replay)
+
+def _count_classes(names: object, limits: ServingSection) -> None:
+    if isinstance(names, list) and len(names) > limits.max_classes:
+        raise HTTPException(
+            422, f"class_names has {len(names)} classes, the limit is {limits.max_classes}; ask of less"
+        )
+
+
+def _of_form(body: Body, limits: ServingSection) -> Question:
+    values, images = _fields(body, limits)
+    if len(images) != 1:
+        raise HTTPException(422, "the form has no file `image`; add one")
+    _count_classes(values.get("class_names"), limits)
+    return Question(images[0], _validated(Options, _single(values)))
+
+
+def _fields(body: Body, limits: ServingSection) -> tuple[dict[str, list[str]], list[bytes]]:
+    """The values of each field, and the files that are named `image`."""
+    values: dict[str, list[str]] = {}
+    images: list[bytes] = []
+
+    def on_field(field: Any) -> None:
+        values.setdefault(_text(field.field_name), []).append(_text(field.value))
+
+    def on_file(file: Any) -> None:
+        if _text(file.field_name) == "image":
+            file.file_object.seek(0)
+            images.append(file.file_object.read())
+
     try:
-        async with whole.form(max_files=1, max_fields=100_000, max_part_size=ENVELOPE) as form:
-            values = {name: form.getlist(name) for name in form}
-            images = values.pop("image", [])
-            if len(images) != 1 or isinstance(images[0], str):
-                raise HTTPException(422, "the form has no file `image`; add one")
-            return PredictRequest(await images[0].read(), _validated(Options, _single(values)))
-    except StarletteHTTPException as error:
-        if type(error) is HTTPException:
-            raise
-        raise HTTPException(400, f"the form cannot be read: {error.detail}; correct it") from None
-    except (ValueError, KeyError, LookupError) as error:  # python-multipart on damaged headers and charsets
+        boundary = parse_options_header(body.content_type)[1].get(b"boundary", b"")
+        if not boundary:
+            raise HTTPException(400, "the form cannot be read: its content type names no boundary; correct it")
+        _refuse_parts(body.content.count(b"--" + boundary), limits)
+        limit = {"MAX_MEMORY_FILE_SIZE": len(body.content) + 1, "MAX_FIELD_SIZE": ENVELOPE}
+        ends: list[bool] = []
+        parser = FormParser(body.kind, on_field, on_file, lambda: ends.append(True), boundary, config=limit)
+        parser.write(body.content)
+        if not ends:
+            raise ValueError("it does not end")
+        return values, images
+    except HTTPException:
+        raise
+    except (ValueError, LookupError, OSError, AssertionError) as error:  # of damaged headers and charsets
         raise HTTPException(400, f"the form cannot be read ({type(error).__name__}); correct it") from None
 
 
-def _single(values: dict[str, list]) -> dict[str, Any]:
+def _refuse_parts(parts: int, limits: ServingSection) -> None:
+    if parts > limits.max_classes + PARTS:
+        raise HTTPException(422, f"the form has {parts} parts, class_names may have {limits.max_classes}; ask of less")
+
+
+def _text(value: bytes | None) -> str:
+    return (value or b"").decode()
+
+
+def _single(values: dict[str, list[str]]) -> dict[str, Any]:
     """Fields of a form come as lists: all but class_names as the one value that they hold."""
     return {name: given if name == "class_names" or len(given) > 1 else given[0] for name, given in values.items()}
 
@@ -153,29 +229,11 @@ def _validated(model: type[AnyOptions], values: object) -> AnyOptions:
         raise HTTPException(422, f"{where}: {problem['msg'][0].lower()}{problem['msg'][1:]}") from None
 
 
-def _check(asked: PredictRequest, limits: ServingSection) -> None:
-    if len(asked.image) > limits.max_bytes:
-        raise _too_large(f"the image has {len(asked.image)} bytes", limits.max_bytes)
-    names = asked.options.class_names or []
-    if len(names) > limits.max_classes:
-        raise HTTPException(
-            422, f"class_names has {len(names)} classes, the limit is {limits.max_classes}; ask of less"
-        )
-    _check_size(*_size(asked.image), limits.max_pixels)
-
-
-def _check_size(width: int, height: int, max_pixels: int) -> None:
-    if width * height > max_pixels:
-        raise HTTPException(413, f"the image has {width} x {height} pixels, the limit is {max_pixels} in all; scale it "
-                                 "down")  # fmt: skip
-
-
-def _size(image: bytes) -> tuple[int, int]:
-    """Width and height by the file's header, before anything is decoded; 0, 0 where decoding will say what is wrong."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        try:
-            with Image.open(io.BytesIO(image), formats=formats(image)) as opened:
-                return opened.size
-        except Exception:  # whatever Pillow's plugins raise on damaged bytes
-            return 0, 0
+def check_image(image: bytes, limits: ServingSection) -> None:
+    """Raises HTTPException, 413, for an image of too many bytes, or of too many pixels by its header."""
+    if len(image) > limits.max_bytes:
+        raise _too_large(f"the image has {len(image)} bytes", limits.max_bytes)
+    width, height = size_of(image)
+    if width * height > limits.max_pixels:
+        raise HTTPException(413, f"the image has {width} x {height} pixels, the limit is {limits.max_pixels} in all; "
+                                 "scale it down")  # fmt: skip

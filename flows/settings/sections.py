@@ -230,9 +230,10 @@ class RegistrySection(Section):
 class ServingSection(Section):
     """`mmrl serve`. No result depends on it.
 
-    `replicas`: processes that answer; of a range, as many as the requests keep busy. A batch is scored once it is
-    full or its first image has waited for `batch_wait_ms`, at once while no other request is there; size 1 turns
-    batching off. Of an image, `max_bytes` counts
+    `replicas`: processes that answer; of a range, as many as the requests keep busy. Images are scored in batches of
+    what waits, up to `batch_size`; a smaller batch waits up to `batch_wait_ms` where others are on their way. A question
+    waits up to `queue_seconds` for the model, and has its answer within `request_seconds` of its head. `rate_limit` is
+    of questions a second. Of an image, `max_bytes` counts
     the encoded and `max_pixels` the decoded size. The registry is asked every `poll_seconds` what the alias names.
     `log_share` of the predictions are written to .mmrl/predictions. Images named by a URL are fetched where it is below
     one of `url_prefixes`.
@@ -243,7 +244,10 @@ class ServingSection(Section):
     replicas: Annotated[WorkerRange, BeforeValidator(_as_range)] = WorkerRange(min=1, max=1)
     cpus_per_replica: Cores = 1
     batch_size: Workers = 16
-    batch_wait_ms: Annotated[NonNegative, Field(le=60_000)] = 10
+    batch_wait_ms: Annotated[NonNegative, Field(le=60_000)] = 0
+    queue_seconds: Annotated[PositiveFloat, Field(le=3600)] = 5
+    request_seconds: Annotated[PositiveFloat, Field(le=3600)] = 60
+    rate_limit: Annotated[PositiveFloat, Field(ge=0.001, le=1e6)] | None = None
     max_bytes: Annotated[PositiveInt, Field(le=2_000_000_000)] = 10_000_000
     max_pixels: Annotated[PositiveInt, Field(le=2_000_000_000)] = 50_000_000
     max_classes: Many = 1000

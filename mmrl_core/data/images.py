@@ -7,6 +7,7 @@ from typing import Any
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from mmrl_core.data.foreign import RAW, foreign_content, foreign_name, holds_readable_heif, refusal
+from mmrl_core.data.quiet import reading
 from mmrl_core.errors import UserError
 
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # none that starts a program, as EPS does
@@ -43,7 +44,7 @@ def decode(image: bytes, name: str) -> Image.Image:
     if foreign_name(name) == RAW:  # most are built as a TIFF, in which Pillow would find a thumbnail
         raise UserError(refusal(name, RAW))
     try:
-        with Image.open(io.BytesIO(image), formats=formats(image)) as opened:
+        with reading(), Image.open(io.BytesIO(image), formats=formats(image)) as opened:
             _check_pixel_count(opened)
             return _upright(opened)
     except Exception as error:  # Pillow's decoders raise anything from OSError to struct.error on damaged bytes
@@ -53,9 +54,20 @@ def decode(image: bytes, name: str) -> Image.Image:
 def to_rgb(image: Image.Image, name: str) -> Image.Image:
     """The same of an image that Pillow has opened or made. Raises UserError naming `name` as `decode` does."""
     try:
-        return _upright(image)
+        with reading():
+            return _upright(image)
     except Exception as error:
         raise UserError(_unreadable(name, error)) from error
+
+
+def size_of(encoded: bytes) -> tuple[int, int]:
+    """Width and height in pixels by the file's header, without a pixel decoded; 0, 0 where `decode` will say what is
+    wrong. A decompression bomb has the size that it states, or 0, 0 beyond twice Pillow's limit."""
+    try:
+        with reading(), Image.open(io.BytesIO(encoded), formats=formats(encoded)) as opened:
+            return opened.size
+    except Exception:  # whatever Pillow's plugins raise on damaged bytes
+        return 0, 0
 
 
 def _problem(image: bytes, name: str, error: Exception) -> str:

@@ -51,17 +51,17 @@ def make_adapter(folder: Path, seed: int, std: float = 0.2, **card) -> Path:
     return folder
 
 
-def app_of(predictor: Predictor | None, key: str | None = None, **limits):
-    return app_with_metrics(predictor, key, **limits)[0]
+def app_of(predictor: Predictor | None, key: str | None = None, **options):
+    return app_with_metrics(predictor, key, **options)[0]
 
 
-def app_with_metrics(predictor: Predictor | None, key: str | None = None, **limits):
+def app_with_metrics(predictor: Predictor | None, key: str | None = None, loopback: bool = False, **limits):
     follower = Follower(URI, "sqlite:///none.db", 1)
     if predictor:
         follower.current, follower.problem = Live(NAME, 3, predictor), None
-    metrics = Metrics(follower)
-    service = Service(ServingSection(**limits), follower, metrics, key and hashlib.sha256(key.encode()).hexdigest())
-    return create_app(service), metrics
+    settings, metrics = ServingSection(**limits), Metrics(follower)
+    sha256 = key and hashlib.sha256(key.encode()).hexdigest()
+    return create_app(settings, Service(settings, follower, metrics), metrics, sha256, loopback=loopback), metrics
 
 
 def settings(**serving) -> Params:

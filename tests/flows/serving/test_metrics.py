@@ -50,13 +50,14 @@ def test_metrics_count_requests_by_status_and_name_the_version(client, predictor
     assert found["mmrl_model_problem_replicas", "{}"] == 0
 
 
-def test_images_less_confident_than_those_of_validation_are_counted_beside_what_is_usual(client):
+def test_images_less_confident_than_those_of_validation_are_counted_beside_what_is_usual(client, predictor):
     for number in range(4):  # ABSTAIN's threshold is above all of them, and keeps 95%
         client.post("/predict", json={"image": in_base64(picture(number))})
         client.post("/predict", json={"image": in_base64(picture(number)), "class_names": ["cat", "dog"]})
     found = samples(client.get("/metrics").text)
-    assert found["mmrl_strange_predictions_total", '{"version": "3"}'] == 4
-    assert found["mmrl_strange_predictions_expected_total", '{"version": "3"}'] == pytest.approx(0.2)
+    version = json.dumps({"adapter_sha256": predictor.card["sha256"], "name": NAME, "version": "3"})
+    assert found["mmrl_strange_predictions_total", version] == 4
+    assert found["mmrl_strange_predictions_expected_total", version] == pytest.approx(0.2)
 
 
 def test_what_the_follower_has_counted_is_counted_once_however_often_it_is_asked_for():

@@ -133,7 +133,10 @@ GOOD = in_base64(picture(0))
         ({"files": {"image": picture(0)}, "data": {"top_k": "many"}}, 422, "top_k"),
         ({"files": {"image": picture(0)}, "data": {"threshold": "nan"}}, 422, "threshold"),
         ({"content": b"{", "headers": {"content-type": "application/json"}}, 400, "not valid JSON"),
-        ({"content": b"[" * 100_000, "headers": {"content-type": "application/json"}}, 400, "not valid JSON"),
+        ({"content": b"[" * 2000, "headers": {"content-type": "application/json"}}, 400, "not valid JSON"),
+        ({"content": b"[" * 100_000, "headers": {"content-type": "application/json"}}, 422, "more than 2100 parts"),
+        ({"json": {"image": GOOD, "class_names": [1] * 3000}}, 422, "more than 2100 parts"),
+        ({"files": {"image": picture(0)}, "data": {"class_names": ["a"] * 200}}, 422, "the form has 202 parts"),
         ({"content": b'{"a\\ud800": 1}', "headers": {"content-type": "application/json"}}, 400, "not valid JSON"),
         ({"content": b"x", "headers": {"content-type": "multipart/form-data"}}, 400, "form cannot be read"),
         ({"content": b"x", "headers": {"content-type": "multipart/form-data; boundary=y"}}, 400, "form cannot be read"),
@@ -215,7 +218,7 @@ def test_a_batch_across_a_change_answers_each_image_by_its_own_version(predictor
     lives = [Live(NAME, 1, predictor), Live(NAME, 2, other)]
     images = [picture(seed) for seed in range(6)]
     jobs = [
-        PredictionJob(live, live.predictor.view(image, "it"), live.classes(names))
+        PredictionJob(live, live.predictor.view(image, "it"), live.known(names) or live.new_classes(names))
         for image, live, names in zip(images, lives * 3, [None, None, ["cat", "dog"]] * 2, strict=True)
     ]
     for job, image, found in zip(jobs, images, score(jobs), strict=True):
@@ -225,11 +228,12 @@ def test_a_batch_across_a_change_answers_each_image_by_its_own_version(predictor
 
 def test_features_of_other_classes_are_kept_while_there_is_room(predictor):
     live = Live(NAME, 1, predictor)
-    first = live.classes(["cat", "dog"])
-    assert live.classes(["cat", "dog"]) is first
+    assert live.known(["cat", "dog"]) is None and live.known(None) is live.trained
+    first = live.new_classes(["cat", "dog"])
+    assert live.known(["cat", "dog"]) is first
     for number in range(32):
-        live.classes([f"class {number}"])
-    assert live.classes(["cat", "dog"]) is not first
+        live.new_classes(["one", f"class {number}"])
+    assert live.known(["cat", "dog"]) is None
 
 
 @pytest.fixture

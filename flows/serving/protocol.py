@@ -1,0 +1,140 @@
+"""HTTP/1.1 by uvicorn, with bounds that it does not have: on a head's size, and on the time that a message may take."""
+
+import asyncio
+import json
+import resource
+from collections import deque
+from http import HTTPStatus
+from typing import Any
+
+from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+
+from flows.serving.departure import Departure
+
+DEPARTURE = "departure"  # in a request's state
+HEAD_SECONDS = 10  # from the first byte, or the connection, to the end of the head
+HEAD_BYTES, HEADERS = 32_768, 100
+MORE_FILES = 64  # that the process may have open beside its connections
+
+
+class Protocol(HttpToolsProtocol):
+    """One connection. `body_seconds` is how long a body may take to come, also after the question has been answered.
+
+    The application finds the question's Departure in the request's state."""
+
+    body_seconds: float = 60
+    connections_at_most: int = 1000
+
+    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+        super().connection_made(transport)
+        self._stage: str | None = "head"  # head, body, or None between two messages
+        self._head_bytes = self._n_headers = 0
+        self._departures: deque[Departure] = deque()  # of questions without an answer
+        self._deadline: asyncio.TimerHandle | None = None
+        if len(self.connections) > self.connections_at_most:
+            self._refuse(503, "too many connections; ask again", {"Retry-After": "1"})
+        else:
+            self._watch("head")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._unwatch()
+        super().connection_lost(exc)
+        for departure in self._departures:
+            departure.happen()
+
+    def data_received(self, data: bytes) -> None:
+        if self.transport.is_closing():
+            return
+        if self._stage is None:
+            self._stage = "head"  # of the next question, which may be no more than a line break
+        before = self._stage
+        if before == "head":
+            self._head_bytes += len(data)
+        super().data_received(data)
+        if self._stage == "head" and self._head_bytes > HEAD_BYTES and not self.transport.is_closing():
+            self._refuse(431, f"the head has more than {HEAD_BYTES} bytes; send less")
+        if self._deadline is None or self._stage != before:
+            self._unwatch()
+            if self._stage and not self.transport.is_closing():
+                self._watch(self._stage)
+
+    def on_message_begin(self) -> None:
+        self._stage, self._n_headers = "head", 0
+        super().on_message_begin()
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._n_headers += 1
+        if self._n_headers <= HEADERS:
+            super().on_header(name, value)
+
+    def on_headers_complete(self) -> None:
+        if self._n_headers > HEADERS:
+            raise _TooMany
+        self._stage, self._head_bytes = "body", 0
+        self.scope["state"][DEPARTURE] = departure = Departure()
+        self._departures.append(departure)
+        super().on_headers_complete()
+
+    def on_response_complete(self) -> None:
+        if self._departures:  # not where a body was late
+            self._departures.popleft()
+        super().on_response_complete()
+
+    def on_message_complete(self) -> None:
+        self._stage = None
+        super().on_message_complete()
+
+    def send_400_response(self, msg: str) -> None:
+        """What uvicorn answers to what is no HTTP, and where a callback of the parser raises."""
+        if self._n_headers > HEADERS:
+            self._refuse(431, f"the head has more than {HEADERS} headers; send less")
+        else:
+            self._refuse(400, "this is no HTTP/1.1 request; correct it")
+
+    def _watch(self, stage: str) -> None:
+        seconds = HEAD_SECONDS if stage == "head" else self.body_seconds
+        self._deadline = self.loop.call_later(seconds, self._late, stage, seconds)
+
+    def _unwatch(self) -> None:
+        if self._deadline is not None:
+            self._deadline.cancel()
+            self._deadline = None
+
+    def _late(self, stage: str, seconds: float) -> None:
+        if stage == "head" and self.cycle is not None and not self.cycle.response_complete:
+            self._watch(stage)  # the question before this one is being answered
+        elif stage == "body" and self.cycle.response_started:
+            self.transport.close()
+        else:
+            self._refuse(408, f"the {stage} of the request did not come within {seconds:g} s; send it again")
+
+    def _refuse(self, status: int, problem: str, headers: dict[str, str] | None = None) -> None:
+        """Answer without the application, and hang up."""
+        if self.transport.is_closing():
+            return
+        content = json.dumps({"error": problem}).encode()
+        lines = {"content-type": "application/json", "content-length": str(len(content)), "connection": "close",
+                 **(headers or {})}  # fmt: skip
+        head = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
+        self.transport.write(f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n{head}\r\n".encode() + content)
+        self.transport.close()
+
+
+class _TooMany(Exception):
+    """Raised in a callback of the parser, which ends the parsing."""
+
+
+def protocol(body_seconds: float) -> type[Protocol]:
+    """The class of a server's connections. As many of them may be open as the system lets this process have, which is
+    raised to what it may be raised to."""
+    most = _open_files() - MORE_FILES
+    limits: dict[str, Any] = {"body_seconds": body_seconds, "connections_at_most": most}
+    return type("BoundedProtocol", (Protocol,), limits)
+
+
+def _open_files() -> int:
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = 65_536 if hard == resource.RLIM_INFINITY else min(hard, 65_536)
+    if soft != resource.RLIM_INFINITY and soft < wanted:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, hard))
+    return max(resource.getrlimit(resource.RLIMIT_NOFILE)[0], 2 * MORE_FILES) if soft != -1 else wanted
