@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from flows.settings.sections import ServingSection
 from tests.support.compose import FILE, resolved, variables
 
 ROOT = FILE.parents[1]
@@ -108,6 +109,10 @@ def test_services_may_do_no_more_than_they_need(services):
         "prefect",
         "serving",
     }
+
+
+def test_predictions_are_given_the_time_for_their_last_answers(services):
+    assert int(services["serving"]["stop_grace_period"].removesuffix("s")) > ServingSection().request_seconds
 
 
 def test_networks_keep_apart_what_needs_nothing_of_each_other(services, settings):
