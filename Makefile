@@ -9,7 +9,7 @@ UV := $(BIN)/uv pip install --quiet --system-certs --no-deps --python $(BIN)/pyt
 export PATH := $(CURDIR)/$(BIN):$(PATH)
 export OMP_WAIT_POLICY ?= PASSIVE
 
-.PHONY: setup demo test test-slow test-endurance lint docs bench locks
+.PHONY: setup demo test test-slow test-endurance lint policy docs bench locks
 
 setup: $(STAMP)
 
@@ -49,18 +49,31 @@ lint: setup
 	$(BIN)/lint-imports --no-cache
 	$(BIN)/mypy
 
+# What runs on servers, by tools whose versions the project's own packages do not agree with.
+POLICY := $(VENV)/policy
+policy: $(POLICY)/.installed
+	$(POLICY)/bin/python infra/policy/check.py
+
+$(POLICY)/.installed: $(STAMP) locks/policy.lock
+	$(PYTHON) -m venv --without-pip --clear $(POLICY)
+	$(BIN)/uv pip install --quiet --system-certs --no-deps --python $(POLICY)/bin/python --require-hashes -r locks/policy.lock \
+	  || $(PIP:install=--python $(POLICY)/bin/python install) --require-hashes -r locks/policy.lock
+	touch $@
+
 # Into site/, with every warning an error; nothing is fetched.
 docs: setup
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
 # Versions that are locked stay; `rm locks/*` first, or an edit of a file, takes newer ones.
-LOCK := $(BIN)/uv pip compile --quiet --system-certs --universal --python-version 3.11 --generate-hashes --no-annotate --no-header pyproject.toml
+COMPILE := $(BIN)/uv pip compile --quiet --system-certs --universal --python-version 3.11 --generate-hashes --no-annotate --no-header
+LOCK := $(COMPILE) pyproject.toml
 locks: setup
 	$(LOCK) --extra dev --group clients -o locks/development.lock
 	cp locks/development.lock locks/core.lock
 	$(LOCK) -o locks/core.lock
 	cp locks/development.lock locks/pipeline.lock
-	$(LOCK) --extra pipeline --extra serve --extra postgres --extra s3 --extra heif --extra transformers -o locks/pipeline.lock
+	$(LOCK) --extra pipeline --extra serve --extra postgres --extra s3 --extra server --extra heif --extra transformers -o locks/pipeline.lock
+	$(COMPILE) infra/policy/requirements.txt -o locks/policy.lock
 
 bench: setup
 	$(BIN)/python -m benchmarks

@@ -1,7 +1,7 @@
 """Classify images with a trained adapter."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from itertools import chain
@@ -16,17 +16,23 @@ from mmrl_core.clip.backbone import refuse_one_name
 from mmrl_core.data.views import ViewSettings, test_view
 from mmrl_core.errors import Damaged, UserError
 from mmrl_core.evaluation import abstain
+from mmrl_core.evaluation.ranking import Names, by_name, names_of
 from mmrl_core.evaluation.scores import BATCH_SIZE, batched
 from mmrl_core.light.answers import ImageInput, Prediction, open_image, prediction
 from mmrl_core.method.adapter import backbone_of, load_adapter
 from mmrl_core.method.adapter_card import CARD, AdapterCard, read_card
-from mmrl_core.method.folded import FoldedCLIP
+from mmrl_core.method.folded import FoldedCLIP, ImageFeatures, tower_facts
 from mmrl_core.method.heads import columns_of
 from mmrl_core.method.joint_logits import joint_logits
 from mmrl_core.method.model import AdaptedCLIP
+from mmrl_core.training.process import is_small
 
 __all__ = ["Classes", "ImageInput", "Prediction", "Predictor"]
 
+Features = Callable[[Tensor], ImageFeatures]  # of images (B, 3, S, S)
+
+TOLERANCE = 1e-4  # of max|onnxruntime - PyTorch| / max|PyTorch|, for batches of these sizes
+COMPARED = (1, 3)
 DECODERS = 2  # threads; each holds one image at full size
 
 
@@ -36,6 +42,7 @@ class Classes(NamedTuple):
     names: list[str]
     text_features: Tensor  # (C, E)
     columns: Tensor  # (C,), their places among the classes that the adapter was trained on, -1 for others
+    distinct: Names
 
 
 class Predictor:
@@ -47,6 +54,7 @@ class Predictor:
     def __init__(self, model: AdaptedCLIP, card: AdapterCard):
         self.card, self.model = card, FoldedCLIP.from_model(model).eval()
         self._adapter = model.adapter
+        self._features: Features = self.model.features
 
     @classmethod
     def load(cls, path: str | Path, *, device: str | torch.device = "cpu") -> "Predictor":
@@ -69,6 +77,16 @@ class Predictor:
         [answer] = self.score([blank], [self.classes()])
         if not all(map(math.isfinite, answer.probabilities.values())):
             raise Damaged(f"adapter {self.card['sha256'][:12]} answers with what is no number; train it again")
+
+    def use_onnxruntime(self) -> bool:
+        """Let onnxruntime compute image features from now on, in one thread; whether it does.
+
+        It does not on a GPU and of a tower from a ViT-S on, where it would be no faster, of one that `light/graph.py`
+        does not cover, and where its features differ from PyTorch's.
+        """
+        features = _onnx_features(self.model)
+        self._features = features or self.model.features
+        return features is not None
 
     @property
     def class_names(self) -> list[str]:
@@ -103,20 +121,27 @@ class Predictor:
     def classes(self, class_names: list[str] | None = None) -> Classes:
         """Any list of classes, by default the trained ones. Raises as `text_features`."""
         names = self.class_names if class_names is None else class_names
-        return Classes(names, self.text_features(names), self.columns(names))
+        return Classes(names, self.text_features(names), self.columns(names), names_of(names))
 
     @torch.inference_mode()
-    def score(self, views: Sequence[Tensor], classes: Sequence[Classes]) -> list[Prediction]:
-        """Predictions of views, each among its own list of classes; the image tower runs once over all of them."""
+    def score(
+        self, views: Sequence[Tensor], classes: Sequence[Classes], top_k: int | Sequence[int | None] | None = None
+    ) -> list[Prediction]:
+        """Predictions of views, each among its own list of classes; the image tower runs once over all of them.
+
+        With `top_k`, one for all or one each, at least 1, a prediction holds so many names, the most probable first:
+        of thousands of classes that is a tenth of the time. None: all names, in the order of the list.
+        """
         if not views:
             return []
-        features = self.model.features(torch.stack(list(views)).to(self.model.backbone.device))
+        counts = [top_k] * len(views) if isinstance(top_k, int | None) else top_k
+        features = self._features(torch.stack(list(views)).to(self.model.backbone.device))
         by_row: dict[int, Prediction] = {}
         for own, rows in _rows_by_classes(classes):
             among = self.model.score(features.of(rows), own.text_features)
-            probabilities = joint_logits(among, own.columns, self.model.weights).softmax(-1).tolist()
-            scored = zip(rows, probabilities, abstain.confidence(among).tolist(), strict=True)
-            by_row |= {row: prediction(own.names, values, confidence) for row, values, confidence in scored}
+            probabilities = joint_logits(among, own.columns, self.model.weights).softmax(-1)
+            named = by_name(probabilities, own.distinct, [counts[row] for row in rows])
+            by_row |= zip(rows, map(prediction, named, abstain.confidence(among).tolist()), strict=True)
         return [by_row[row] for row in range(len(views))]
 
     def columns(self, class_names: list[str]) -> Tensor:
@@ -135,6 +160,49 @@ class Predictor:
             return self.model.text_features
         refuse_one_name(class_names)
         return AdaptedCLIP(self.model.backbone, self._adapter, class_names, self.card["template"]).text_features()
+
+
+@torch.inference_mode()
+def _onnx_features(model: FoldedCLIP) -> Features | None:
+    """What gives the features that `model.features` gives; None where it is not to be used."""
+    visual = model.backbone.visual.state_dict()
+    here = all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in visual.values())
+    facts = tower_facts(model.backbone)
+    if not (facts and here and model.tower.dtype == torch.float32 and is_small(model.backbone)):
+        return None
+    from mmrl_core.light.graph import Tokens, feature_graph  # and onnx: 0.1 s that most commands do without
+    from mmrl_core.light.session import session_of
+
+    tokens = None
+    if model.tokens is not None and model.projection is not None:
+        tokens = Tokens(model.tokens.numpy(), model.projection.numpy(), model.beta, model.head is not None)
+    graph = feature_graph({name: tensor.numpy() for name, tensor in visual.items()}, facts, tokens)
+    session = graph and session_of(graph)
+    if not session:
+        return None
+
+    def features(images: Tensor) -> ImageFeatures:
+        parts = [session(part.numpy()) for part in images.split(model.tower.chunk(len(images)))]
+        adapted, *others = [
+            torch.cat([torch.from_numpy(part) for part in output]) for output in zip(*parts, strict=True)
+        ]
+        if tokens is None:
+            return ImageFeatures(adapted, adapted, adapted)
+        return ImageFeatures(adapted, others[0], others[1] if tokens.frozen else None)
+
+    return features if all(_alike(features, model, batch) for batch in COMPARED) else None
+
+
+def _alike(features: Features, model: FoldedCLIP, batch: int) -> bool:
+    """Whether they are the model's own, of normally distributed images."""
+    size = model.backbone.image_size
+    images = torch.randn(batch, 3, size, size, generator=torch.Generator().manual_seed(batch))
+    pairs = zip(features(images), model.features(images), strict=True)
+    return all(
+        bool((found - expected).abs().max() <= TOLERANCE * expected.abs().max())  # false of what is no number
+        for found, expected in pairs
+        if found is not None and expected is not None
+    )
 
 
 def _rows_by_classes(classes: Sequence[Classes]) -> list[tuple[Classes, list[int]]]:

@@ -12,7 +12,8 @@ ImageInput = str | Path | bytes | bytearray | memoryview | Image  # a file, its 
 
 
 class Prediction(NamedTuple):
-    """The most probable name, its probability, and every name's; `confidence` is what abstain.py compares.
+    """The most probable name, its probability, and every name's, or those of the most probable names, the most probable
+    first; `confidence` is what abstain.py compares.
 
     Classes may share a name, as in CLIP's own ImageNet list: its probability is the sum over them.
     """
@@ -35,10 +36,15 @@ def open_image(image: ImageInput, name: str) -> Image:
     return to_rgb(image, name)
 
 
-def prediction(names: list[str], row: list[float], confidence: float) -> Prediction:
-    """From the probability of each class."""
+def summed(names: list[str], row: list[float]) -> dict[str, float]:
+    """Every name's probability, from that of each class."""
     probabilities: dict[str, float] = {}
     for name, value in zip(names, row, strict=True):
         probabilities[name] = probabilities.get(name, 0.0) + value
+    return probabilities
+
+
+def prediction(probabilities: dict[str, float], confidence: float) -> Prediction:
+    """Of equally probable names the first is the label."""
     label = max(probabilities, key=probabilities.__getitem__)
     return Prediction(label, probabilities[label], probabilities, confidence)

@@ -9,7 +9,7 @@ from mmrl_core.clip import LOGIT_SCALE, bundled
 from mmrl_core.data.squares import ViewSettings, test_pixels
 from mmrl_core.errors import UserError
 from mmrl_core.light.activations import softmax
-from mmrl_core.light.answers import ImageInput, Prediction, open_image, prediction
+from mmrl_core.light.answers import ImageInput, Prediction, open_image, prediction, summed
 from mmrl_core.light.backbone import read_backbone
 from mmrl_core.light.folded import LightCLIP, read_folded
 from mmrl_core.method.adapter_card import FOLDED, AdapterCard, read_card
@@ -69,7 +69,7 @@ class LightPredictor:
                 continue
             logits = self.model.logits(view)
             confidence = float(logits.by_class[columns].max()) / LOGIT_SCALE
-            yield prediction(names, softmax(logits.trained[columns]).tolist(), confidence)
+            yield prediction(summed(names, softmax(logits.trained[columns]).tolist()), confidence)
 
 
 def _trained(class_names: list[str] | None, card: AdapterCard) -> bool:

@@ -1,6 +1,7 @@
 """Predictor: what it scores which class by, and that it streams."""
 
 import io
+from concurrent.futures import ThreadPoolExecutor
 from itertools import count, islice
 
 import pytest
@@ -8,16 +9,18 @@ import torch
 from PIL import Image
 
 from mmrl_core import predict
-from mmrl_core.clip.backbone import load_backbone
+from mmrl_core.clip.backbone import Backbone, load_backbone
 from mmrl_core.data.images import decode
 from mmrl_core.data.views import test_views as views_of
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation import abstain
 from mmrl_core.method.adapter import save_adapter
 from mmrl_core.method.joint_logits import joint_logits
-from mmrl_core.predict import Predictor
+from mmrl_core.method.model import AdaptedCLIP
+from mmrl_core.predict import Classes, Prediction, Predictor
 from tests.core.data.odd_images import ODD, on_white
-from tests.support.small import small_adapter
+from tests.core.method.test_folded import operations, shaped_backbone
+from tests.support.small import KINDS, small_adapter, small_backbone, small_kind
 
 TRAINED = ["two", "four", "six"]
 
@@ -158,3 +161,84 @@ def test_an_image_that_pillow_has_opened_is_seen_as_its_file_is(predictor, name)
     seen = predictor.view(image, name)
     assert torch.equal(predictor.view(Image.open(io.BytesIO(image)), name), seen)
     assert torch.equal(predictor.view(on_white(image), name), seen)
+
+
+def lists_of(predictor: Predictor) -> list[Classes]:
+    """Trained, other and mixed classes, and classes that share a name."""
+    return [predictor.classes(names) for names in (None, ["seven", "nine"], ["seven", "two"], ["nine", "two", "nine"])]
+
+
+def seen(predictor: Predictor, views: list[torch.Tensor], lists: list[Classes], **asked) -> list[Prediction]:
+    """Every view among every list, in one batch."""
+    return predictor.score([view for view in views for _ in lists], lists * len(views), **asked)
+
+
+def check_alike(found: list[Prediction], expected: list[Prediction]) -> None:
+    for one, other in zip(found, expected, strict=True):
+        assert one.probabilities == pytest.approx(other.probabilities, abs=1e-5)
+        assert one.confidence == pytest.approx(other.confidence, abs=1e-5)
+
+
+@pytest.mark.parametrize("kind", ["mmrl", "mmrlpp", *KINDS])
+def test_onnxruntime_answers_as_pytorch_does(tmp_path, kind):
+    backbone = load_backbone("tiny")
+    save_adapter(tmp_path, small_kind(backbone, kind, 3), backbone, {"class_names": TRAINED, "template": "a {}."})
+    predictor = Predictor.load(tmp_path)
+    views = [predictor.view(noise(seed), "noise") for seed in range(3)]
+    lists = lists_of(predictor)
+    expected, work = seen(predictor, views, lists), operations(lambda batch: seen(predictor, batch, lists), views)
+    assert predictor.use_onnxruntime()
+    check_alike(seen(predictor, views, lists), expected)
+    assert (
+        operations(lambda batch: seen(predictor, batch, lists), views) < work / 1000
+    )  # PyTorch's: the products with w
+    predictor.check_answers()
+
+
+def test_onnxruntime_answers_every_thread_with_its_own_image(tmp_path):
+    save_small(tmp_path)
+    predictor = Predictor.load(tmp_path)
+    views = [predictor.view(noise(seed), "noise") for seed in range(8)]
+    lists = lists_of(predictor)
+    expected = [seen(predictor, [view], lists) for view in views]
+    assert predictor.use_onnxruntime()
+    with ThreadPoolExecutor(4) as threads:
+        for found, wanted in zip(
+            threads.map(lambda view: seen(predictor, [view], lists), views * 5), expected * 5, strict=True
+        ):
+            check_alike(found, wanted)
+
+
+def of_random(backbone: Backbone, kind: str = "mmrl", **settings) -> Predictor:
+    """A Predictor whose adapter was not saved."""
+    adapter = small_kind(backbone, kind, len(TRAINED), **settings)
+    return Predictor(AdaptedCLIP(backbone, adapter, TRAINED, "a {}."), {"class_names": TRAINED, "template": "a {}."})
+
+
+def test_onnxruntime_is_left_alone_where_it_would_be_no_faster_or_is_not_known_to_be_right(monkeypatch):
+    assert of_random(small_backbone()).use_onnxruntime()
+    other = shaped_backbone(2, 32)
+    other.visual.ln_pre = torch.nn.Identity()
+    assert not of_random(other).use_onnxruntime()
+    large = small_backbone(1, 1, image_width=1408)  # as many numbers as a ViT-S
+    assert not of_random(large, insertion_depth=1).use_onnxruntime()
+    predictor = of_random(small_backbone())
+    predictor.model.tokens.fill_(1e30)  # no numbers come out
+    assert not predictor.use_onnxruntime()
+    monkeypatch.setattr(predict, "TOLERANCE", 0.0)
+    predictor = of_random(small_backbone())
+    views = [torch.randn(3, 32, 32)]
+    before = predictor.score(views, [predictor.classes()])
+    assert not predictor.use_onnxruntime() and predictor.score(views, [predictor.classes()]) == before
+
+
+def test_a_prediction_may_hold_the_most_probable_names_alone(predictor):
+    views = [predictor.view(noise(seed), "noise") for seed in range(2)]
+    lists = lists_of(predictor)
+    whole = seen(predictor, views, lists)
+    for asked in (1, 2, [1, None, 5, 1, 2, 2, 1, None]):
+        counts = [asked] * 8 if isinstance(asked, int) else asked
+        for found, every, most in zip(seen(predictor, views, lists, top_k=asked), whole, counts, strict=True):
+            ranked = sorted(every.probabilities.items(), key=lambda item: -item[1])[:most]
+            assert list(found.probabilities.items()) == (ranked if most else list(every.probabilities.items()))
+            assert (found.label, found.probability, found.confidence) == (*ranked[0], every.confidence)

@@ -25,7 +25,8 @@ PLACES = {
     "PATH...": "PATH", "NAME@ALIAS": "digits-base-to-novel@champion", "REASON": "wrong on night shots",
 }  # fmt: skip
 LEFT_OUT = {"MissingParameter", "BadOptionUsage", "NoArgsIsHelpError"}  # what a sentence may do
-SYSTEM = {"bash", "cat", "cd", "cp", "curl", "export", "git", "ls", "mkdir", "pre-commit", "source", "tar"}
+SYSTEM = {"bash", "cat", "cd", "cp", "curl", "export", "git", "ls", "mkdir", "pre-commit", "psql", "sed", "sh",
+          "source", "tar"}  # fmt: skip
 OF_THE_READER = {"infra/.env", "findings/NAME.sh"}
 
 
@@ -177,7 +178,7 @@ def _docker(words: list[str], whole: bool) -> None:
 def _kubectl(words: list[str], whole: bool) -> None:
     """The objects that it names, and what it runs in one of them."""
     manifests = (ROOT / "infra/kubernetes").glob("*.yaml")
-    objects = [one for file in manifests for one in yaml.safe_load_all(file.read_text()) if one]
+    objects = [one for file in manifests for one in yaml.safe_load_all(file.read_text()) if one and "metadata" in one]
     known = {f"{one['kind'].lower()}/{one['metadata']['name']}" for one in objects}
     known |= {one.replace("deployment/", "deploy/") for one in known}
     for word in [word for word in words if re.fullmatch(r"(deploy|deployment|service)/[\w-]+", word)]:

@@ -79,7 +79,7 @@ def test_what_is_copied_installs_whole(tmp_path):
 
 def test_the_base_is_pinned_and_of_a_python_that_the_lock_was_made_for():
     (base,) = arguments("FROM")
-    version = re.fullmatch(r"python:(\d+)\.(\d+)\.\d+-slim-bookworm", base)
+    version = re.fullmatch(r"python:(\d+)\.(\d+)\.\d+-slim-bookworm@\$\{PYTHON_DIGEST\}", base)
     assert version, base
     lowest, highest = re.fullmatch(r">=3\.(\d+),<3\.(\d+)", PROJECT["requires-python"]).groups()
     assert version[1] == "3" and int(lowest) <= int(version[2]) < int(highest)
@@ -119,7 +119,7 @@ def test_the_core_is_small():
 
 
 def test_it_runs_as_an_unprivileged_user():
-    assert arguments("ARG") == ["UID=1000"] and arguments("USER") == ["${UID}"]
+    assert arguments("ARG") == ["PYTHON_DIGEST", "UID=1000"] and arguments("USER") == ["${UID}"]
     last_run = max(number for number, (name, _) in enumerate(instructions()) if name == "RUN")
     assert [name for name, _ in instructions()].index("USER") > last_run
 

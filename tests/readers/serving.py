@@ -17,7 +17,9 @@ from flows.orchestration.webhook import DELIVERY, SIGNATURE, TIMESTAMP, Deliveri
 from flows.serving.app import _one_line
 from flows.serving.drift import drift
 from flows.serving.image_urls import Fetcher
-from flows.serving.request import read_request
+from flows.serving.request import Reader as BodyReader
+from flows.serving.request import parse
+from flows.serving.service import fetched
 from flows.settings.sections import ServingSection
 from tests.readers.damage import Reader, damaged_bytes, damaged_json, damaged_lines
 from tests.readers.data import png
@@ -29,11 +31,12 @@ def asking() -> TestClient:
     app = FastAPI()
     app.exception_handler(HTTPException)(_one_line)
     limits = ServingSection(url_prefixes=["http://127.0.0.1:1/"])
-    fetcher = Fetcher(limits)
+    fetcher, reader = Fetcher(limits), BodyReader(limits)
 
     @app.post("/predict")
     async def predict(request: Request) -> JSONResponse:
-        return JSONResponse({"bytes": len((await read_request(request, limits, fetcher)).image)})
+        asked = await fetched(parse(await reader.read(request), limits), fetcher, limits)
+        return JSONResponse({"bytes": len(asked.image)})
 
     return TestClient(app)
 

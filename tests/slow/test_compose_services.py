@@ -4,98 +4,36 @@ Of the images, PostgreSQL is the one installed here, and Moto stands for the S3-
 """
 
 import ast
+import base64
 import json
-import os
-import re
-import socket
 import subprocess
 import sys
 import tempfile
 import urllib.error
 import urllib.request
-import uuid
 from pathlib import Path
 
+import mlflow
 import pytest
+from mlflow import MlflowClient
 from moto.server import ThreadedMotoServer
 
-from tests.support.compose import FILE, resolved, variables
-from tests.support.postgres import INSTALLED, free_port, program, psql
-from tests.support.processes import PATIENCE, TOKEN, end_all, wait_until
+from flows.tracking.store import connect, experiment_id
+from tests.support.compose import FILE, IMAGE, Stack
+from tests.support.postgres import INSTALLED, psql
+from tests.support.processes import end_all
 
 pytestmark = [pytest.mark.slow, pytest.mark.skipif(not INSTALLED, reason="needs PostgreSQL")]
 
-PORTS = ("5432", "8333", "5000", "4200", "6379", "8265", "8080")
-HOSTS = re.compile(r"(//|@|address=)(postgres|s3|mlflow|prefect|ray):(?=\d)")
+
+BEFORE = "the0one0before"  # the password of `serving` at an earlier start
 
 
-class Stack:
-    """Services as processes, each port of the file standing for a free one of this machine."""
-
-    def __init__(self, folder: Path, postgres_port: int):
-        self.folder, self.token = folder, uuid.uuid4().hex
-        self.processes: dict[str, subprocess.Popen] = {}
-        self.ports = {port: str(free_port()) for port in PORTS} | {"5432": str(postgres_port)}
-        self.services = resolved({name: f"secret0{name.replace('_', '0')}" for name in variables()})["services"]
-
-    @property
-    def mlflow(self) -> str:
-        return f"http://127.0.0.1:{self.ports['5000']}"
-
-    def start(self, name: str) -> None:
-        with (self.folder / f"{name}.log").open("w") as log:
-            command = self.command(self.services[name]["command"])
-            self.processes[name] = subprocess.Popen(
-                command, env=self.environment(name), cwd=self.folder, stdout=log, stderr=log, start_new_session=True
-            )
-
-    def wait_for(self, name: str) -> None:
-        log = self.folder / f"{name}.log"
-
-        def well() -> bool:
-            assert self.processes[name].poll() is None, f"{name} ended: {log.read_text()[-3000:]}"
-            return self.listens(name) and self.is_well(name)
-
-        wait_until(well, PATIENCE, lambda: f"{name}: {log.read_text()[-3000:]}")
-
-    def listens(self, name: str) -> bool:
-        """Whether something answers where the health check asks, which is a process of a second or more."""
-        port = re.search(r"127\.0\.0\.1:(\d+)", self.here(" ".join(self.services[name]["healthcheck"]["test"])))[1]
-        with socket.socket() as probe:
-            return probe.connect_ex(("127.0.0.1", int(port))) == 0
-
-    def is_well(self, name: str) -> bool:
-        """By the health check in the file."""
-        check = self.command(self.services[name]["healthcheck"]["test"][1:])
-        return subprocess.run(check, env=self.environment(name), capture_output=True).returncode == 0
-
-    def environment(self, name: str) -> dict[str, str]:
-        own = {key: self.here(value) for key, value in self.services[name]["environment"].items()}
-        here = {
-            TOKEN: self.token,
-            "PATH": f"{Path(sys.executable).parent}:{program('psql').parent}:{os.environ['PATH']}",
-            "HOME": str(self.folder),
-            "RAY_TMPDIR": str(self.folder),
-            "PREFECT_UI_STATIC_DIRECTORY": str(self.folder / "prefect-ui"),
-            "PREFECT_WORKER_WEBSERVER_PORT": self.ports["8080"],
-            "PGPORT": self.ports["5432"],
-        }
-        return os.environ | IMAGE | own | here
-
-    def command(self, words: list[str]) -> list[str]:
-        return [self.here(word) for word in words]
-
-    def here(self, text: str) -> str:
-        text = HOSTS.sub(r"\g<1>127.0.0.1:", text).replace("0.0.0.0", "127.0.0.1")
-        return re.sub(r"\b\d{4}\b", lambda match: self.ports.get(match[0], match[0]), text)
-
-
-def image() -> dict[str, str]:
-    """The variables of the image."""
-    return dict(re.findall(r"(\w+)=(\S+)", (FILE.parent / "docker" / "Dockerfile").read_text().partition("\nENV ")[2]))
-
-
-IMAGE = image()
+def accounts(stack: Stack, password: str) -> subprocess.CompletedProcess:
+    """What the server's command does first, with this password for `serving`."""
+    environment = stack.environment("mlflow") | {"MMRL_MLFLOW_READER_PASSWORD": password}
+    command = [sys.executable, FILE.parent / "mlflow" / "accounts.py"]
+    return subprocess.run(command, env=environment, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -108,6 +46,7 @@ def stack(postgres_port):
         store.start()
         try:
             bucket_store(stack).create_bucket(Bucket=bucket_of(stack))
+            assert accounts(stack, BEFORE).returncode == 0
             for name in ("mlflow", "prefect", "ray"):
                 stack.start(name)
             for name in ("mlflow", "prefect", "ray"):
@@ -135,11 +74,33 @@ def bucket_of(stack: Stack) -> str:
     return found
 
 
-def ask(url: str, **headers: str) -> int:
+def ask(url: str, method: str = "GET", account: tuple[str, str] | None = None, **headers: str) -> int:
+    if account:
+        headers["Authorization"] = f"Basic {base64.b64encode(':'.join(account).encode()).decode()}"
+    asked = urllib.request.Request(url, b"{}" if method != "GET" else None, headers, method=method)
     try:
-        return urllib.request.urlopen(urllib.request.Request(url, headers=headers), timeout=30).status
+        return urllib.request.urlopen(asked, timeout=30).status
     except urllib.error.HTTPError as error:
         return error.code
+
+
+def account(stack: Stack, service: str) -> tuple[str, str]:
+    """The name and the password that a service has at MLflow."""
+    environment = stack.environment(service)
+    return environment["MLFLOW_TRACKING_USERNAME"], environment["MLFLOW_TRACKING_PASSWORD"]
+
+
+@pytest.fixture
+def become(stack, monkeypatch):
+    """Become a service, as far as MLflow knows."""
+
+    def become(service: str) -> MlflowClient:
+        name, password = account(stack, service)
+        monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", name)
+        monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", password)
+        return connect(stack.mlflow)
+
+    return become
 
 
 def sql(stack: Stack, role: str, database: str, query: str) -> list[tuple]:
@@ -164,24 +125,72 @@ def test_each_server_has_a_database_that_the_other_cannot_open(stack):
     assert stack.is_well("postgres")
 
 
-def test_artifacts_pass_through_the_server_into_the_store(stack, tmp_path, monkeypatch):
-    from flows.tracking.store import connect, experiment_id
-
+def test_artifacts_pass_through_the_server_into_the_store(stack, become, tmp_path, monkeypatch):
     for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
         monkeypatch.delenv(name, raising=False)  # the client knows no keys
-    client = connect(stack.mlflow)
+    client = become("worker")
     run_id = client.create_run(experiment_id(client, stack.mlflow, "digits")).info.run_id
     (tmp_path / "adapter.json").write_text("{}")
     client.log_artifact(run_id, str(tmp_path / "adapter.json"))
     stored = bucket_store(stack).list_objects_v2(Bucket=bucket_of(stack))["Contents"]
     assert [one["Key"].endswith(f"{run_id}/artifacts/adapter.json") for one in stored] == [True]
-    assert Path(client.download_artifacts(run_id, "adapter.json", str(tmp_path / ""))).read_text() == "{}"
+    assert Path(become("serving").download_artifacts(run_id, "adapter.json", str(tmp_path / ""))).read_text() == "{}"
+
+
+def test_predictions_find_a_version_and_its_files_and_can_change_nothing(stack, become, tmp_path):
+    from mlflow.exceptions import MlflowException
+    from requests import HTTPError
+
+    (tmp_path / "adapter.json").write_text("{}")
+    writer = become("worker")
+    experiment = experiment_id(writer, stack.mlflow, "served")
+    model = writer.create_logged_model(experiment)
+    writer.log_model_artifact(model.model_id, str(tmp_path / "adapter.json"))
+    writer.finalize_logged_model(model.model_id, "READY")
+    writer.create_registered_model("served")
+    writer.create_model_version("served", model.artifact_location, model_id=model.model_id)
+    writer.set_registered_model_alias("served", "released", "1")
+
+    reader = become("serving")
+    assert reader.get_model_version_by_alias("served", "released").version == "1"
+    assert [one.name for one in reader.search_registered_models()] == ["served"]
+    source = reader.get_model_version_download_uri("served", "1")
+    got = mlflow.artifacts.download_artifacts(source, dst_path=str(tmp_path / "got"), tracking_uri=stack.mlflow)
+    assert (Path(got) / "adapter.json").read_text() == "{}"
+    for change in (
+        lambda: reader.set_registered_model_alias("served", "released", "1"),
+        lambda: reader.delete_registered_model_alias("served", "released"),
+        lambda: reader.set_model_version_tag("served", "1", "adapter_sha256", "another"),
+        lambda: reader.create_model_version("served", "s3://elsewhere"),
+        lambda: reader.delete_model_version("served", "1"),
+        lambda: reader.create_registered_model("another"),
+        lambda: reader.create_experiment("another"),
+        lambda: reader.create_run(experiment),
+        lambda: reader.log_model_artifact(model.model_id, str(tmp_path / "adapter.json")),
+    ):
+        with pytest.raises((MlflowException, HTTPError), match="403"):
+            change()
+    path = source.removeprefix("mlflow-artifacts:/")
+    for where in (f"{path}/adapter.json", "anywhere/adapter.json"):
+        place = f"{stack.mlflow}/api/2.0/mlflow-artifacts/artifacts/{where}"
+        assert [ask(place, method, account(stack, "serving")) for method in ("PUT", "DELETE")] == [403, 403]
 
 
 def test_mlflow_answers_to_its_name_among_the_services_and_to_no_strangers(stack):
     page, port = f"{stack.mlflow}/api/2.0/mlflow/registered-models/search", stack.ports["5000"]
-    assert ask(page, Host=f"mlflow:{port}") == ask(page, Host=f"localhost:{port}") == 200
-    assert ask(page, Host="attacker.example") == 403
+    known = account(stack, "serving")
+    assert ask(page, account=known, Host=f"mlflow:{port}") == ask(page, account=known, Host=f"localhost:{port}") == 200
+    assert ask(page, account=known, Host="attacker.example") == 403
+    assert ask(page) == ask(page, account=("mmrl", known[1])) == 401
+
+
+def test_the_passwords_are_those_of_the_last_start_and_a_short_one_is_refused(stack):
+    page = f"{stack.mlflow}/api/2.0/mlflow/registered-models/search"
+    assert [ask(page, account=("serving", one)) for one in (BEFORE, account(stack, "serving")[1])] == [401, 200]
+    refused = accounts(stack, "short")
+    assert refused.returncode != 0 and refused.stderr.startswith(
+        "MMRL_MLFLOW_READER_PASSWORD: MLflow takes no password"
+    )
 
 
 def test_prefect_shows_its_page_from_a_folder_that_an_unprivileged_user_may_write_to(stack):
