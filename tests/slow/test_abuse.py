@@ -9,7 +9,8 @@ import json
 import resource
 import signal
 from collections import Counter
-from typing import NamedTuple
+from collections.abc import Coroutine
+from typing import NamedTuple, TypeVar
 
 import hypothesis
 import pytest
@@ -20,12 +21,13 @@ from tests.support import serving
 from tests.support.clients.connection import Answer, Connection, request, together
 from tests.support.clients.memory import megabytes
 from tests.support.clients.watch import watching
-from tests.support.processes import processes_with, wait_until
+from tests.support.processes import PATIENCE, processes_with, wait_until
 from tests.support.serving import in_base64, picture
 from tests.support.workspace import write_params
 
 pytestmark = pytest.mark.slow
 
+T = TypeVar("T")
 GOOD = request("/predict", {"image": in_base64(picture(0))})
 GROWTH = 500  # MB
 
@@ -82,8 +84,18 @@ def counted(answers: list[Answer]) -> Counter:
     return Counter(answer.status for answer in answers)
 
 
+def bounded(asked: Coroutine[object, object, T]) -> T:
+    """What it gives, unless it hangs."""
+
+    async def in_time() -> T:
+        async with asyncio.timeout(PATIENCE):
+            return await asked
+
+    return asyncio.run(in_time())
+
+
 def ask(port: int, *questions: bytes) -> Counter:
-    return counted(asyncio.run(together(port, list(questions))))
+    return counted(bounded(together(port, list(questions))))
 
 
 def test_clients_that_send_a_part_and_wait_are_told_off_and_keep_nobody_waiting(port):
@@ -98,7 +110,7 @@ def test_clients_that_send_a_part_and_wait_are_told_off_and_keep_nobody_waiting(
         connection.close()
         return await slow, others
 
-    slow, others = asyncio.run(slow_and_others())
+    slow, others = bounded(slow_and_others())
     assert counted(others) == {200: len(others)} and len(others) > 20
     assert counted(slow[:100]) == {408: 100}
     assert set(counted(slow[100:])) <= {408, 0}  # there is no question yet: it may just be closed
@@ -156,6 +168,6 @@ def test_after_sigterm_every_question_that_it_has_is_answered(abused):
         abused.server.process.send_signal(signal.SIGTERM)
         return await waiting
 
-    assert counted(asyncio.run(asked_and_ended())) == {200: 100}
+    assert counted(bounded(asked_and_ended())) == {200: 100}
     assert abused.server.process.wait(60) == 0
     wait_until(lambda: not processes_with(abused.server.token), 20, lambda: str(processes_with(abused.server.token)))
