@@ -12,10 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
 
 from flows.serving.busy import busy
-from flows.serving.departure import Departure, Left
-from flows.serving.doors import LoopbackHost, RateLimit, key_check
+from flows.serving.http.departure import Departure, Left
+from flows.serving.http.doors import LoopbackHost, RateLimit, key_check
+from flows.serving.http.protocol import DEPARTURE
 from flows.serving.metrics import CONTENT_TYPE, Metrics
-from flows.serving.protocol import DEPARTURE
 from flows.serving.request import Body, FormQuestion, JsonQuestion, Reader, UrlQuestion
 from flows.settings.sections import ServingSection
 

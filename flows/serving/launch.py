@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 from flows.cluster.connection import Needs, connected, on_this_node
 from flows.project.paths import PREDICTIONS
 from flows.registry import versions
-from flows.serving import doors
 from flows.serving.app import Model, create_app
 from flows.serving.follower import Follower
-from flows.serving.http_server import HttpServer
+from flows.serving.http import doors
+from flows.serving.http.server import HttpServer
 from flows.serving.metrics import Metrics
 from flows.serving.prediction_log import PredictionLog
 from flows.serving.service import Service

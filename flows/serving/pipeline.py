@@ -15,8 +15,8 @@ from contextlib import asynccontextmanager
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from flows.serving.busy import busy
-from flows.serving.departure import Departure, Left
 from flows.serving.follower import PredictionJob
+from flows.serving.http.departure import Departure, Left
 
 DECODERS = 2  # threads; each holds one image at full size
 WAITING = 1000  # questions that may wait for a slot

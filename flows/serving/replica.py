@@ -17,8 +17,8 @@ from ray.exceptions import RayError
 from ray.serve.exceptions import RayServeException
 
 from flows.serving.busy import busy
-from flows.serving.departure import Departure
 from flows.serving.follower import Follower
+from flows.serving.http.departure import Departure
 from flows.serving.image_urls import Fetcher
 from flows.serving.metrics import Family, Metrics
 from flows.serving.pipeline import Slots

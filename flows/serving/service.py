@@ -9,8 +9,8 @@ from fastapi import HTTPException
 
 from flows.serving.busy import busy
 from flows.serving.class_lists import ClassLists
-from flows.serving.departure import Departure
 from flows.serving.follower import Follower, Live, PredictionJob, score
+from flows.serving.http.departure import Departure
 from flows.serving.image_urls import Fetcher
 from flows.serving.metrics import Metrics
 from flows.serving.pipeline import DECODERS, Pipeline, Slots

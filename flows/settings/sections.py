@@ -231,12 +231,11 @@ class ServingSection(Section):
     """`mmrl serve`. No result depends on it.
 
     `replicas`: processes that answer; of a range, as many as the requests keep busy. Images are scored in batches of
-    what waits, up to `batch_size`; a smaller batch waits up to `batch_wait_ms` where others are on their way. A question
+    what waits, up to `batch_size`; a smaller one waits up to `batch_wait_ms` where others are on their way. A question
     waits up to `queue_seconds` for the model, and has its answer within `request_seconds` of its head. `rate_limit` is
-    of questions a second. Of an image, `max_bytes` counts
-    the encoded and `max_pixels` the decoded size. The registry is asked every `poll_seconds` what the alias names.
-    `log_share` of the predictions are written to .mmrl/predictions. Images named by a URL are fetched where it is below
-    one of `url_prefixes`.
+    of questions a second. Of an image, `max_bytes` counts the encoded and `max_pixels` the decoded size. The registry
+    is asked every `poll_seconds` what the alias names. `log_share` of the predictions are written to .mmrl/predictions.
+    Images named by a URL are fetched where it is below one of `url_prefixes`.
     """
 
     host: Annotated[str, AfterValidator(addresses.host)] = "127.0.0.1"

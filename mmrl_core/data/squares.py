@@ -40,12 +40,16 @@ def square(image: Image, settings: ViewSettings) -> Image:
 
 
 def test_pixels(image: Image, settings: ViewSettings) -> "np.ndarray":
-    """(3, S, S) float32, normalised: the numbers of `views.test_view`, to the bit, without PyTorch."""
+    """(3, S, S) float32, normalised, without PyTorch."""
     import numpy as np
 
-    pixels = np.asarray(square(image, settings), np.float32).transpose(2, 0, 1) / np.float32(255)
+    rows = np.asarray(square(image, settings)).transpose(2, 0, 1)
+    pixels = np.ascontiguousarray(rows, np.float32)
     mean, std = (np.array(values, np.float32)[:, None, None] for values in (settings.mean, settings.std))
-    return (pixels - mean) / std
+    pixels /= np.float32(255)
+    pixels -= mean
+    pixels /= std
+    return pixels
 
 
 def _cropped(image: Image, size: int, resampling: Resampling) -> Image:

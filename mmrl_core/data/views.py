@@ -12,7 +12,7 @@ from PIL.Image import Image
 from torch import Tensor
 
 from mmrl_core.data.images import decode
-from mmrl_core.data.squares import INTERPOLATIONS, RESIZE_MODES, ViewSettings, square
+from mmrl_core.data.squares import INTERPOLATIONS, RESIZE_MODES, ViewSettings, test_pixels
 from mmrl_core.deferred import import_deferring
 
 __all__ = [
@@ -57,7 +57,7 @@ def view_seed(seed: int, epoch: int, item: str) -> int:
 
 def test_view(image: Image, settings: ViewSettings) -> Tensor:
     """(3, S, S) float32, normalised: the image as the resize mode brings it to the square (`squares.py`)."""
-    return _normalise(square(image, settings), settings)
+    return torch.from_numpy(test_pixels(image, settings))
 
 
 def train_views(images: Sequence[Image], settings: ViewSettings, seed: int, epoch: int, items: Sequence[str]) -> Tensor:

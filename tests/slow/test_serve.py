@@ -173,7 +173,7 @@ def check_answers(client: httpx.Client) -> None:
     answer = client.post("/predict", json={"image": in_base64(picture(3))}).json()
     assert answer["probabilities"] == pytest.approx(expected.probabilities, abs=1e-4)
     named = {"image": in_base64(picture(3)), "class_names": ["cat", "dog"], "top_k": 1}
-    assert list(client.post("/predict", json=named).json()["probabilities"])[0] in ("cat", "dog")
+    assert client.post("/predict", json=named).json()["probabilities"].keys() < {"cat", "dog"}
     assert client.get("/classes").json()["class_names"] == serving.CLASSES
     assert client.get("/readyz").json()["model"]["version"] == 1
     refused = client.post("/predict", json={"image": in_base64(b"no image")})

@@ -1,10 +1,12 @@
-"""The test view without PyTorch."""
+"""The test view, made without PyTorch."""
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
+from torchvision.transforms import functional as F
 
-from mmrl_core.data.squares import INTERPOLATIONS, RESIZE_MODES, ViewSettings
+from mmrl_core.data.squares import INTERPOLATIONS, RESIZE_MODES, ViewSettings, square
 from mmrl_core.data.squares import test_pixels as pixels_of
 from mmrl_core.data.views import test_view as view_of
 
@@ -20,5 +22,6 @@ def test_pixels_are_those_of_pytorchs_view_to_the_bit(size, resize_mode, interpo
             16, (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711), resize_mode, interpolation
         ),
     )
-    found, expected = pixels_of(image, settings), view_of(image, settings).numpy()
-    assert found.dtype == np.float32 and np.array_equal(found, expected)
+    found, view = pixels_of(image, settings), view_of(image, settings)
+    expected = F.normalize(F.to_tensor(square(image, settings)), settings.mean, settings.std)
+    assert found.dtype == np.float32 and np.array_equal(found, expected.numpy()) and torch.equal(view, expected)

@@ -9,17 +9,18 @@ import httpx
 import pytest
 from fastapi import HTTPException
 
-from flows.serving import pipeline, protocol
+from flows.serving import pipeline
 from flows.serving.app import create_app
 from flows.serving.class_lists import LISTS, ClassLists
-from flows.serving.departure import Departure, Left
 from flows.serving.follower import Follower, Live, PredictionJob
+from flows.serving.http import protocol
+from flows.serving.http.departure import Departure, Left
 from flows.serving.metrics import Metrics
 from flows.serving.pipeline import Pipeline, Slots
 from flows.serving.service import Service
 from flows.settings.sections import ServingSection
 from mmrl_core.predict import Classes, Predictor
-from tests.support.listening import all_of, listening
+from tests.flows.serving.listening import all_of, listening
 from tests.support.processes import wait_until
 from tests.support.serving import NAME, URI, app_of, in_base64, make_adapter, picture
 

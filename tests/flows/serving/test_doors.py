@@ -5,11 +5,11 @@ import pytest
 from fastapi import HTTPException
 from fastapi.testclient import TestClient
 
-from flows.serving import doors
-from flows.serving.doors import RateLimit, is_loopback
+from flows.serving.http import doors
+from flows.serving.http.doors import RateLimit, is_loopback
 from mmrl_core.errors import UserError
 from mmrl_core.predict import Predictor
-from tests.support.listening import listening
+from tests.flows.serving.listening import listening
 from tests.support.serving import app_of, in_base64, make_adapter, picture
 
 

@@ -1,4 +1,4 @@
-"""The application that `mmrl serve` puts on Ray Serve, with a real predictor in this process."""
+"""The application of `mmrl serve`, with a real predictor in this process."""
 
 import asyncio
 import io

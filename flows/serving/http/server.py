@@ -10,7 +10,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from flows.serving.protocol import protocol
+from flows.serving.http.protocol import protocol
 
 IDLE_SECONDS = 75  # that a connection may be open without a question; longer than load balancers keep one
 

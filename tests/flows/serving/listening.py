@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from fastapi import FastAPI
 
-from flows.serving.http_server import HttpServer
+from flows.serving.http.server import HttpServer
 
 PATIENCE = 60  # seconds; for hangs alone
 

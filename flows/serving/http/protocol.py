@@ -9,7 +9,7 @@ from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from flows.serving.departure import Departure
+from flows.serving.http.departure import Departure
 
 DEPARTURE = "departure"  # in a request's state
 HEAD_SECONDS = 10  # from the first byte, or the connection, to the end of the head

@@ -1,0 +1,1 @@
+"""HTTP before the application: connections with bounds, who may ask, and whether they are still there."""
