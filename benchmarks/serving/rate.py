@@ -9,17 +9,20 @@ from benchmarks.serving import load
 from benchmarks.serving.servers import BEFORE, LIT, MLFLOW, OURS, PLAIN, TWO, Running, Server, running, uvicorn
 from benchmarks.support.table import Column, Table
 from mmrl_core.predict import Predictor
+from tests.support.clients.resources import processor_seconds
 from tests.support.serving import picture
 
 CLIENTS, QUESTIONS = 16, 1000
 COLUMNS = [
     Column("server", "server", width=16),
-    Column("16 clients: 1/s", "many_rate", ".0f", 17),
+    Column("16 clients: 1/s", "many_rate", ".0f", 16),
     Column("p50 ms", "many_p50", ".1f"),
     Column("p99 ms", "many_p99", ".1f"),
-    Column("one client: 1/s", "one_rate", ".0f", 17),
+    Column("CPU ms", "many_cpu", ".2f"),
+    Column("one client: 1/s", "one_rate", ".0f", 16),
     Column("p50 ms", "one_p50", ".1f"),
     Column("p99 ms", "one_p99", ".1f"),
+    Column("CPU ms", "one_cpu", ".2f"),
 ]
 COSTS = [Column("server", "server", width=16), Column("start s", "start", ".1f", 10), Column("MB", "memory", ".0f", 10)]
 
@@ -49,12 +52,16 @@ SPENT = [
 
 
 def asked(server: Running, seconds: float) -> dict[str, float]:
-    """At many clients and at one, a tenth of the time before each not counted."""
+    """At many clients and at one, a tenth of the time before each not counted; processor time of all of the server's
+    processes by the question, which tells more than rates where others use the machine."""
     found = {}
     for name, clients, duration in (("many", CLIENTS, seconds), ("one", 1, seconds / 2)):
+        before = processor_seconds(server.token)
         seen = load.put(server.port, server.questions, clients, duration, warm=duration / 10)
         if set(seen["statuses"]) != {"200"} or seen["hanging"]:
             print(f"{server.server.name}, {clients} clients: {seen['statuses']}, {seen['hanging']} hanging", flush=True)
+        spent = (processor_seconds(server.token) - before) / sum(seen["statuses"].values()) * 1e3
+        found |= {f"{name}_cpu": spent}
         found |= {f"{name}_rate": seen["per_second"], f"{name}_p50": seen["p50_ms"], f"{name}_p99": seen["p99_ms"]}
     return found
 
@@ -93,6 +100,7 @@ def told(title: str, columns: Sequence[Column], found: dict[str, dict], wanted: 
 def generator(folder) -> None:
     """What the load reaches by itself, on an application that does nothing."""
     with running(uvicorn("trivial", "trivial", folder)) as server:
+        before = processor_seconds(server.token)
         seen = load.put(server.port, server.questions, CLIENTS, 3)
     print(
         f"  the load alone reaches {seen['per_second']:.0f} requests/s, on an application that does nothing", flush=True

@@ -16,7 +16,7 @@ import httpx
 from mmrl_core.export import export_onnx
 from tests.support import serving
 from tests.support.clients.connection import request
-from tests.support.clients.memory import megabytes
+from tests.support.clients.resources import megabytes
 from tests.support.postgres import free_port
 from tests.support.processes import PATIENCE, TOKEN, end_all, wait_until
 from tests.support.serving import URI, in_base64, picture

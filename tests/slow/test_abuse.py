@@ -19,7 +19,7 @@ from schemathesis.generation import GenerationMode
 
 from tests.support import serving
 from tests.support.clients.connection import Answer, Connection, request, together
-from tests.support.clients.memory import megabytes
+from tests.support.clients.resources import megabytes
 from tests.support.clients.watch import watching
 from tests.support.processes import PATIENCE, processes_with, wait_until
 from tests.support.serving import in_base64, picture

@@ -1,6 +1,7 @@
-"""What a server with all its processes holds."""
+"""What a server with all its processes holds, and what it has computed for."""
 
 import contextlib
+import os
 from pathlib import Path
 
 from tests.support.processes import processes_with
@@ -9,6 +10,15 @@ from tests.support.processes import processes_with
 def megabytes(token: str) -> float:
     """Of all processes with the token, a page that several share counted once (PSS)."""
     return sum(_proportional(pid) for pid in processes_with(token)) / 1024
+
+
+def processor_seconds(token: str) -> float:
+    """Of all living processes with the token, since they began."""
+    ticks = 0
+    for pid in processes_with(token):
+        with contextlib.suppress(OSError):
+            ticks += sum(map(int, Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[11:13]))
+    return ticks / os.sysconf("SC_CLK_TCK")
 
 
 def _proportional(pid: int) -> int:
