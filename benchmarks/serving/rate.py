@@ -100,7 +100,6 @@ def told(title: str, columns: Sequence[Column], found: dict[str, dict], wanted: 
 def generator(folder) -> None:
     """What the load reaches by itself, on an application that does nothing."""
     with running(uvicorn("trivial", "trivial", folder)) as server:
-        before = processor_seconds(server.token)
         seen = load.put(server.port, server.questions, CLIENTS, 3)
     print(
         f"  the load alone reaches {seen['per_second']:.0f} requests/s, on an application that does nothing", flush=True
