@@ -28,9 +28,9 @@ class Served(litserve.LitAPI):
     def decode_request(self, request: dict) -> np.ndarray:
         size = self.card["image_size"]
         image = Image.open(io.BytesIO(base64.b64decode(request["image"]))).convert("RGB")
-        scale = size / min(image.size)
-        image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
-        left, top = (image.width - size) // 2, (image.height - size) // 2
+        width, height = (size * side // min(image.size) for side in image.size)
+        image = image.resize((width, height), Image.Resampling.BICUBIC)
+        left, top = round((width - size) / 2), round((height - size) / 2)
         square = np.asarray(image.crop((left, top, left + size, top + size)), np.float32) / 255
         mean, std = (np.array(self.card[key], np.float32) for key in ("mean", "std"))
         return ((square - mean) / std).transpose(2, 0, 1)

@@ -30,9 +30,9 @@ class Question(BaseModel):
 def pixels(encoded: bytes) -> np.ndarray:
     """(3, S, S)"""
     image = Image.open(io.BytesIO(encoded)).convert("RGB")
-    scale = SIZE / min(image.size)
-    image = image.resize((round(image.width * scale), round(image.height * scale)), Image.Resampling.BICUBIC)
-    left, top = (image.width - SIZE) // 2, (image.height - SIZE) // 2
+    width, height = (SIZE * side // min(image.size) for side in image.size)
+    image = image.resize((width, height), Image.Resampling.BICUBIC)
+    left, top = round((width - SIZE) / 2), round((height - SIZE) / 2)
     square = np.asarray(image.crop((left, top, left + SIZE, top + SIZE)), np.float32) / 255
     return ((square - np.array(MEAN, np.float32)) / np.array(STD, np.float32)).transpose(2, 0, 1)
 

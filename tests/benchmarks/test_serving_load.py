@@ -1,4 +1,5 @@
-"""The load of `python -m benchmarks.serving`: what it counts. Its servers here are a few lines in the same loop."""
+"""The load of `python -m benchmarks.serving`: what it counts, of servers that are a few lines in the same loop. And that
+its peer answers as the library does."""
 
 import asyncio
 import contextlib
@@ -8,7 +9,10 @@ import pytest
 from benchmarks.serving.load import Load, Plan, percentile
 from benchmarks.serving.rate import Wanted, told
 from benchmarks.serving.servers import MLFLOW, OURS
+from mmrl_core.export import export_onnx
+from mmrl_core.predict import Predictor
 from tests.support.clients.connection import Connection, request, together
+from tests.support.serving import in_base64, make_adapter, picture
 
 QUESTION = request("/predict", {"image": "x"})
 OK = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"
@@ -97,3 +101,16 @@ def test_percentiles_and_ratios_are_of_what_was_found(capsys):
     told("rates", [], figures, [Wanted("rate", "rate", MLFLOW, 5), Wanted("rate", "rate", MLFLOW, 7)])
     few, many = capsys.readouterr().out.splitlines()[-2:]
     assert "6.00 of mlflow (wanted: at least 5.00)" in few and "NOT KEPT" in many and "NOT KEPT" not in few
+
+
+@pytest.mark.slow
+def test_the_plain_peer_answers_as_the_predictor_does(tmp_path, monkeypatch):
+    predictor = Predictor.load(make_adapter(tmp_path / "adapter", 0))
+    export_onnx(predictor, tmp_path / "onnx")
+    monkeypatch.setenv("MODEL", str(tmp_path / "onnx"))
+    from benchmarks.serving import plain
+
+    for size in ((40, 30), (30, 41), (64, 64)):
+        image = picture(1, size)
+        answer = plain.predict(plain.Question(image=in_base64(image)))
+        assert answer["probabilities"] == pytest.approx(predictor.predict([image])[0].probabilities, abs=1e-5)
