@@ -12,7 +12,7 @@ import pytest
 
 from mmrl_core.predict import Predictor
 from tests.documents.commands import BLOCK
-from tests.support.listening import listening
+from tests.flows.serving.listening import listening
 from tests.support.serving import ABSTAIN, CLASSES, app_of, make_adapter, picture
 from tests.support.workspace import ROOT
 
