@@ -4,8 +4,12 @@
 `import mmrl_core` loads nothing else, not even torch.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
+
+# Read as onnxruntime is imported, which else writes an identifier and a database of events under ~/.cache.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 if TYPE_CHECKING:
     from mmrl_core.adapting.adapted import Adapted as Adapted

@@ -49,11 +49,19 @@ class Answer(BaseModel):
     model: Version
 
 
+class Threshold(BaseModel):
+    """Where the adapter abstains."""
+
+    threshold: Annotated[float, Field(description="The confidence below which none of the classes fits.")]
+    keep: Annotated[float, Field(description="The share of the validation images that reaches it.")]
+
+
 class Known(BaseModel):
     model_config = ConfigDict(protected_namespaces=())
 
     class_names: Annotated[list[str], Field(description="What an image is labelled as where a question names "
                                                         "no classes; each name once.")]  # fmt: skip
+    abstain: Annotated[Threshold | None, Field(description="Null where the adapter has no threshold.")] = None
     model: Version
 
 
@@ -113,6 +121,7 @@ def create_app(
     """The application around a model; nothing in it knows of Ray. With `loopback` only who asks for a name of this
     machine is answered."""
     app = FastAPI(title="MMRL Ops", version=_version(), docs_url=None, redoc_url=None,
+                  generate_unique_id_function=lambda route: route.name,  # what a client made of it calls the question
                   description="Classes of images by the version that the registry's alias names.")  # fmt: skip
     if loopback:
         app.add_middleware(LoopbackHost)

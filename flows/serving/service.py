@@ -18,7 +18,7 @@ from flows.serving.prediction_log import PredictionLog
 from flows.serving.request import Body, Options, Question, UrlQuestion, check_image, parse
 from flows.settings.sections import ServingSection
 from mmrl_core.errors import UserError
-from mmrl_core.evaluation.abstain import card_threshold, is_below
+from mmrl_core.evaluation.abstain import CONFIDENCE, card_threshold, is_below
 from mmrl_core.method.adapter_card import AdapterCard
 
 if TYPE_CHECKING:
@@ -72,7 +72,8 @@ class Service:
     async def known(self) -> dict[str, Any]:
         """The trained classes, and the version that knows them. Raises HTTPException, 503, while none is loaded."""
         live = self._live()
-        return {"class_names": list(dict.fromkeys(live.trained.names)), "model": live.identity}
+        names = list(dict.fromkeys(live.trained.names))
+        return {"class_names": names, "abstain": _abstain(live), "model": live.identity}
 
     async def ready(self) -> dict[str, Any]:
         """Whether a version is loaded; a problem beside it says why a newer one is not."""
@@ -95,6 +96,14 @@ class Service:
                 self._log.put(job, prediction)
             answers.append(_described(job, prediction))
         return answers
+
+
+def _abstain(live: Live) -> dict[str, float] | None:
+    """Threshold and share of the adapter's card, where it has those of the confidence that is compared."""
+    card = live.predictor.card.get("abstain")
+    if not card or card["confidence"] != CONFIDENCE:
+        return None
+    return {"threshold": card["threshold"], "keep": card["keep"]}
 
 
 def slots_of(settings: ServingSection) -> int:

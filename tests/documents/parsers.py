@@ -26,7 +26,7 @@ PLACES = {
 }  # fmt: skip
 LEFT_OUT = {"MissingParameter", "BadOptionUsage", "NoArgsIsHelpError"}  # what a sentence may do
 SYSTEM = {"bash", "cat", "cd", "cp", "curl", "export", "git", "ls", "mkdir", "pre-commit", "psql", "sed", "sh",
-          "source", "tar"}  # fmt: skip
+          "source", "tar", "tr", "uvx"}  # fmt: skip
 OF_THE_READER = {"infra/.env", "findings/NAME.sh"}
 
 

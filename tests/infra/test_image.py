@@ -16,7 +16,8 @@ DOCKERFILE = ROOT / "infra" / "docker" / "Dockerfile"
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
 # What each tool's own switch is called, and what turns its reports off.
 SILENT = {"DO_NOT_TRACK": "1", "DVC_NO_ANALYTICS": "1", "MLFLOW_DISABLE_TELEMETRY": "true",
-          "PREFECT_SERVER_ANALYTICS_ENABLED": "false", "RAY_USAGE_STATS_ENABLED": "0"}  # fmt: skip
+          "ORT_DISABLE_TELEMETRY": "1", "PREFECT_SERVER_ANALYTICS_ENABLED": "false",
+          "RAY_USAGE_STATS_ENABLED": "0"}  # fmt: skip
 
 
 def instructions() -> list[tuple[str, str]]:

@@ -46,9 +46,10 @@ def stack(postgres_port):
         store.start()
         try:
             bucket_store(stack).create_bucket(Bucket=bucket_of(stack))
+            stack.start("prefect")
+            stack.start("ray")
             assert accounts(stack, BEFORE).returncode == 0
-            for name in ("mlflow", "prefect", "ray"):
-                stack.start(name)
+            stack.start("mlflow")
             for name in ("mlflow", "prefect", "ray"):
                 stack.wait_for(name)
             stack.start("worker")

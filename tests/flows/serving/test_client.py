@@ -1,21 +1,20 @@
 """The Python client, `mmrl.Client`, against the real application on loopback."""
 
-import contextlib
 import io
 import socket
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import pytest
-import uvicorn
 from fastapi import FastAPI
 from fastapi.responses import JSONResponse
 from PIL import Image
 
 import mmrl
+from flows.serving.http.server import HttpServer
 from mmrl_core.errors import Failed, UserError
 from mmrl_core.predict import Predictor
-from tests.support.processes import PATIENCE, wait_until
+from tests.flows.serving.listening import PATIENCE, listening
 from tests.support.serving import ABSTAIN, CLASSES, NAME, app_of, make_adapter, picture
 
 
@@ -24,23 +23,10 @@ def predictor(tmp_path_factory) -> Predictor:
     return Predictor.load(make_adapter(tmp_path_factory.mktemp("adapter"), 0, abstain=ABSTAIN))
 
 
-@contextlib.contextmanager
-def listening(app: Callable) -> Iterator[str]:
-    """The application on a free port of loopback; gives the address."""
-    server = uvicorn.Server(uvicorn.Config(app, port=0, log_level="error"))
-    with socket.create_server(("127.0.0.1", 0)) as place:
-        thread = threading.Thread(target=server.run, args=([place],), daemon=True)
-        thread.start()
-        wait_until(lambda: server.started, PATIENCE, lambda: "the server's start")
-        yield f"http://127.0.0.1:{place.getsockname()[1]}"
-        server.should_exit = True
-        thread.join()
-
-
 @pytest.fixture(scope="module")
 def address(predictor) -> Iterator[str]:
-    with listening(app_of(predictor)) as address:
-        yield address
+    with listening(app_of(predictor)) as place:
+        yield place.address
 
 
 def test_an_image_is_asked_about_by_its_path_its_bytes_or_as_pillow_has_it(address, predictor, tmp_path):
@@ -90,14 +76,17 @@ def test_what_is_no_image_is_told_by_whoever_sees_it(address, tmp_path):
 
 def test_the_key_is_the_one_given_or_that_of_the_environment(predictor, monkeypatch):
     monkeypatch.delenv("MMRL_API_KEY", raising=False)
-    with listening(app_of(predictor, "a key")) as address:
+    with listening(app_of(predictor, "a key")) as place:
         for key in (None, "another"):
-            with mmrl.Client(address, key) as client, pytest.raises(UserError, match="answers 401: send the API key"):
+            with (
+                mmrl.Client(place.address, key) as client,
+                pytest.raises(UserError, match="answers 401: send the API key"),
+            ):
                 client.predict(picture(1))
-        with mmrl.Client(address, "a key") as client:
+        with mmrl.Client(place.address, "a key") as client:
             assert client.classes() == CLASSES
         monkeypatch.setenv("MMRL_API_KEY", "a key")
-        with mmrl.Client(address) as client:
+        with mmrl.Client(place.address) as client:
             assert client.predict(picture(1)).label
     for key in ("", "a\nkey", "kéy", "a\x7f"):
         with pytest.raises(UserError, match="API key is empty, or has a character"):
@@ -120,7 +109,7 @@ def test_a_server_that_is_not_there_or_is_another_one_fails(predictor):
     other = FastAPI()
     other.post("/predict")(lambda: {"something": "else"})
     other.get("/classes")(lambda: [])
-    with listening(other) as address, mmrl.Client(address) as client:
+    with listening(other) as place, mmrl.Client(place.address) as client:
         for ask in (client.classes, lambda: client.predict(picture(1))):
             with pytest.raises(Failed, match="answers 200, and not as `mmrl serve` does"):
                 ask()
@@ -134,29 +123,30 @@ def test_a_question_is_asked_again_when_the_busy_server_says(predictor):
         busy = JSONResponse({"error": "busy"}, 503 if pause != "2" else 429, {"Retry-After": pause or ""})
         await (busy if pause else app)(scope, receive, send)
 
-    with listening(busy_at_first) as address, mmrl.Client(address, wait=waited.append) as client:
+    with listening(busy_at_first) as place, mmrl.Client(place.address, wait=waited.append) as client:
         assert client.predict(picture(1)).label in CLASSES
     assert waited == [3, 1, 2]
     told = pytest.raises(Failed, match="answers 503: no model is loaded")  # ask again in 5 s
-    with listening(app_of(None)) as address, mmrl.Client(address, patience=4, wait=waited.append) as client, told:
+    with listening(app_of(None)) as place, mmrl.Client(place.address, patience=4, wait=waited.append) as client, told:
         client.predict(picture(1))
     assert waited == [3, 1, 2]
 
 
 def test_a_connection_that_the_server_has_closed_is_made_again(predictor):
-    app = app_of(predictor)
-    with (
-        socket.create_server(("127.0.0.1", 0)) as place,
-        mmrl.Client(f"http://127.0.0.1:{place.getsockname()[1]}") as client,
-    ):
-        answers = []
-        thread = threading.Thread(target=lambda: answers.append(client.classes()))
-        thread.start()
+    with socket.create_server(("127.0.0.1", 0)) as place:
+        address, answers = f"http://127.0.0.1:{place.getsockname()[1]}", []
+
+        def ask() -> None:
+            with mmrl.Client(address) as client:
+                answers.append(client.classes())
+
+        asking = threading.Thread(target=ask)
+        asking.start()
         place.accept()[0].close()  # before anything is said
-        server = uvicorn.Server(uvicorn.Config(app, log_level="error"))
-        serving = threading.Thread(target=server.run, args=([place],), daemon=True)
+        server = HttpServer(app_of(predictor), place, 60, lambda: None)
+        serving = threading.Thread(target=server.answer)
         serving.start()
-        thread.join(PATIENCE)
-        server.should_exit = True
-        serving.join()
+        asking.join(PATIENCE)
+        server.should_exit = server.force_exit = True
+        serving.join(PATIENCE)
     assert answers == [CLASSES]

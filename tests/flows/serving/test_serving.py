@@ -55,7 +55,9 @@ def test_an_upload_and_base64_get_the_predictors_answer_with_its_version(client,
 def test_it_tells_its_classes_before_it_is_asked_for_one(client, predictor):
     known = client.get("/classes")
     model = {"name": NAME, "version": 3, "adapter_sha256": predictor.card["sha256"]}
-    assert (known.status_code, known.json()) == (200, {"class_names": predictor.class_names, "model": model})
+    abstain = {name: ABSTAIN[name] for name in ("threshold", "keep")}
+    assert known.status_code == 200
+    assert known.json() == {"class_names": predictor.class_names, "abstain": abstain, "model": model}
     assert TestClient(app_of(None)).get("/classes").status_code == 503
 
 
