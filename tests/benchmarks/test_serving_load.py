@@ -1,5 +1,5 @@
-"""The load of `python -m benchmarks.serving`: what it counts, of servers that are a few lines in the same loop. Its peer
-answers as the library does."""
+"""The load of `python -m benchmarks.serving`: what it counts, of servers that are a few lines in the same loop. And its
+peer: it answers as the library does."""
 
 import asyncio
 import contextlib
