@@ -3,6 +3,9 @@
 import functools
 import json
 import logging
+import os
+import subprocess
+import sys
 
 import numpy as np
 import onnx
@@ -186,3 +189,11 @@ def test_a_class_list_that_cannot_be_scored_is_refused_before_anything_is_writte
     with pytest.raises(UserError, match=message):
         export_onnx(tiny, tmp_path / "out", names)
     assert not (tmp_path / "out").exists()
+
+
+def test_onnxruntime_writes_nothing_into_the_home_folder(tmp_path):
+    told_apart = {name: value for name, value in os.environ.items() if name not in ("CI", "ORT_DISABLE_TELEMETRY")}
+    here = told_apart | {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / ".cache")}
+    code = "import mmrl_core.export, mmrl_core.light.session, mmrl_core.bundle"
+    subprocess.run([sys.executable, "-c", code], env=here, check=True)
+    assert not list(tmp_path.rglob("*"))

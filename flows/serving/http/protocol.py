@@ -13,6 +13,7 @@ from flows.serving.http.departure import Departure
 
 DEPARTURE = "departure"  # in a request's state
 HEAD_SECONDS = 10  # from the first byte, or the connection, to the end of the head
+ENDING_SECONDS = 0.5  # that a connection without a question is still read once the server is to end
 HEAD_BYTES, HEADERS = 32_768, 100
 MORE_FILES = 64  # that the process may have open beside its connections
 
@@ -30,6 +31,7 @@ class Protocol(HttpToolsProtocol):
         self._stage: str | None = "head"  # head, body, or None between two messages
         self._head_bytes = self._n_headers = 0
         self._departures: deque[Departure] = deque()  # of questions without an answer
+        self._ending = False
         self._deadline: asyncio.TimerHandle | None = None
         if len(self.connections) > self.connections_at_most:
             self._refuse(503, "too many connections; ask again", {"Retry-After": "1"})
@@ -74,6 +76,8 @@ class Protocol(HttpToolsProtocol):
         self.scope["state"][DEPARTURE] = departure = Departure()
         self._departures.append(departure)
         super().on_headers_complete()
+        if self._ending:
+            self.cycle.keep_alive = False
 
     def on_response_complete(self) -> None:
         if self._departures:  # not where a body was late
@@ -83,6 +87,14 @@ class Protocol(HttpToolsProtocol):
     def on_message_complete(self) -> None:
         self._stage = None
         super().on_message_complete()
+
+    def shutdown(self) -> None:
+        """The server is to end. A question that is on its way is answered: uvicorn would hang up on it."""
+        self._ending = True
+        if self._departures:
+            super().shutdown()
+        else:
+            self.loop.call_later(ENDING_SECONDS, super().shutdown)
 
     def send_400_response(self, msg: str) -> None:
         """What uvicorn answers to what is no HTTP, and where a callback of the parser raises."""

@@ -112,6 +112,19 @@ def test_more_connections_than_the_process_may_have_are_told_to_come_again(predi
     assert (found.status, found.headers["retry-after"], found.error) == (503, "1", "too many connections; ask again")
 
 
+def test_a_question_that_comes_as_the_server_ends_is_answered(predictor, monkeypatch):
+    monkeypatch.setattr(protocol, "ENDING_SECONDS", PATIENCE)
+    with listening(app_of(predictor)) as server, server.connect() as kept, server.connect() as new:
+        kept.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+        assert b"200 OK" in kept.recv(65536)
+        server.server.should_exit = True
+        wait_until(lambda: not server.server.servers[0].is_serving(), PATIENCE, lambda: "the end")
+        for connection in (kept, new):
+            connection.sendall(b"GET /healthz HTTP/1.1\r\nHost: 127.0.0.1\r\n\r\n")
+            found = all_of(connection)
+            assert (found.status, found.headers["connection"]) == (200, "close")
+
+
 class Held(Predictor):
     """Scores once it is let, and counts what it has scored."""
 
