@@ -10,7 +10,7 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from flows.serving.http.protocol import protocol
+from flows.serving.http.protocol import Room, protocol
 
 IDLE_SECONDS = 75  # that a connection may be open without a question; longer than load balancers keep one
 
@@ -19,11 +19,13 @@ class HttpServer(uvicorn.Server):
     """Answers what is in flight when a signal comes, within `seconds`; a second signal hangs up at once. `answering` is
     called in a thread once connections are accepted."""
 
-    def __init__(self, app: FastAPI, listener: socket.socket, seconds: float, answering: Callable[[], None]):
+    def __init__(
+        self, app: FastAPI, listener: socket.socket, seconds: float, room: Room, answering: Callable[[], None]
+    ):
         self._listener, self._answering = listener, answering
         super().__init__(
             uvicorn.Config(
-                app, http=protocol(seconds), ws="none", lifespan="off", log_config=None, log_level="error",
+                app, http=protocol(seconds, room), ws="none", lifespan="off", log_config=None, log_level="error",
                 access_log=False, server_header=False, proxy_headers=False, timeout_keep_alive=IDLE_SECONDS,
                 timeout_graceful_shutdown=int(seconds) + 1,
             )
