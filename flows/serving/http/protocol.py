@@ -139,6 +139,8 @@ class Protocol(HttpToolsProtocol):
         if self._ending or not self.parser.should_keep_alive():
             self.transport.close()
         else:
+            self.flow.pause_reading()  # who asks again at once is not even read
+            self.loop.call_later(SOON, self.flow.resume_reading)
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )

@@ -199,7 +199,7 @@ def test_who_comes_when_too_many_wait_is_sent_away_at_once_and_may_ask_again_on_
         first = [clients.submit(ask, server.address) for _ in range(2)]
         wait_until(lambda: in_flight(server.address) == 3, PATIENCE, lambda: "two")
         with httpx.Client(base_url=server.address, timeout=PATIENCE) as client:
-            for _ in range(3):
+            for _ in range(2):  # the second is not read for a second
                 away = client.post("/predict", json=question)
                 assert (away.status_code, away.headers["retry-after"]) == (503, "1")
                 assert away.json() == {"error": "too many questions wait already; ask again in 1 s"}
