@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from flows.serving.busy import busy
@@ -64,20 +64,23 @@ class Slots:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
+            if turn.cancelled():
+                with suppress(ValueError):  # `_give_back` has passed it over
+                    self._turns.remove(turn)
+            elif turn.exception() is None:
                 self._give_back()
-            else:
-                self._turns.remove(turn)
             raise
         finally:
             late.cancel()
             departure.then = None
 
     def _give_back(self) -> None:
-        if self._turns:
-            self._turns.popleft().set_result(None)
-        else:
-            self._free += 1
+        while self._turns:
+            turn = self._turns.popleft()
+            if not turn.done():  # as that of a cancelled question is, which has not run since
+                turn.set_result(None)
+                return
+        self._free += 1
 
 
 class _Item(NamedTuple, Generic[T]):
@@ -109,6 +112,8 @@ class Pipeline:
             self._inside -= 1
 
     def _prepare(self, item: _Item[T]) -> None:
+        if item.answer.done():  # cancelled: its slot has gone to another one
+            return
         try:
             prepared = item.prepare()
         except BaseException as error:
