@@ -170,7 +170,8 @@ def _count_classes(names: object, limits: ServingSection) -> None:
 def _of_form(body: Body, limits: ServingSection) -> Question:
     values, images = _fields(body, limits)
     if len(images) != 1:
-        raise HTTPException(422, f"the form has {len(images) or 'no'} files `image`; it needs one")
+        raise HTTPException(422, f"the form has {len(images)} files `image`; send one"
+                            if images else "the form has no file `image`; add one")  # fmt: skip
     _count_classes(values.get("class_names"), limits)
     return Question(images[0], _validated(Options, _single(values)))
 
