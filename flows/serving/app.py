@@ -6,19 +6,21 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Annotated, Any, Protocol
 
-from fastapi import Depends, FastAPI, HTTPException, Request, Response, params
+from fastapi import FastAPI, HTTPException, Request, Response, params
 from fastapi.responses import HTMLResponse, JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.exceptions import HTTPException as StarletteHTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from flows.serving.busy import busy
 from flows.serving.http.departure import Departure, Left
-from flows.serving.http.doors import LoopbackHost, RateLimit, key_check
+from flows.serving.http.doors import Key, LoopbackHost, RateLimit
 from flows.serving.http.protocol import DEPARTURE
 from flows.serving.metrics import CONTENT_TYPE, Metrics
 from flows.serving.request import Body, FormQuestion, JsonQuestion, Reader, UrlQuestion
 from flows.settings.sections import ServingSection
 
+PREDICT = "/predict"
 PAGES = Path(__file__).parent / "pages"
 LEFT = 499  # what nginx notes for who has hung up before there was an answer
 # The pages contain their style and script; nothing is fetched from anywhere else.
@@ -102,9 +104,6 @@ def _body(urls: bool) -> dict[str, Any]:
 class Model(Protocol):
     """What answers: a model in this process, or replicas elsewhere."""
 
-    def check_room(self) -> None:
-        """Raises HTTPException, 503, where a question would only wait in vain."""
-
     async def answer(self, asked: Body, departure: Departure) -> dict[str, Any]:
         """Label, probabilities and the version they are from. Raises HTTPException; Left, once who asked has gone."""
 
@@ -123,35 +122,57 @@ def create_app(
     app = FastAPI(title="MMRL Ops", version=_version(), docs_url=None, redoc_url=None,
                   generate_unique_id_function=lambda route: route.name,  # what a client made of it calls the question
                   description="Classes of images by the version that the registry's alias names.")  # fmt: skip
+    key = Key(key_sha256)
+    predict = _add_predictions(app, settings, model, key)
+    app.add_middleware(Shortcut, predict=predict, key=key)
     if loopback:
         app.add_middleware(LoopbackHost)
     app.add_middleware(metrics.middleware)
     app.exception_handler(StarletteHTTPException)(_one_line)
     app.exception_handler(Exception)(_unexpected)
-    guard = [Depends(key_check(key_sha256))] if key_sha256 else []
-    _add_predictions(app, settings, model, guard)
-    _add_answers(app, model, metrics, guard)
+    _add_answers(app, model, metrics, key.guard)
     _add_states(app, model)
     _add_pages(app)
     return app
 
 
-def _add_predictions(app: FastAPI, settings: ServingSection, model: Model, guard: list[params.Depends]) -> None:
+class Shortcut:
+    """ASGI around the application: a question goes straight to its function. FastAPI's way there, by routes and
+    dependencies, takes as long as all else that the event loop does for it."""
+
+    def __init__(self, app: ASGIApp, predict: Callable[[Request], Awaitable[Response]], key: Key):
+        self._app, self._predict, self._key = app, predict, key
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] != PREDICT or scope["method"] != "POST":
+            await self._app(scope, receive, send)
+            return
+        request = Request(scope, receive, send)
+        try:
+            self._key.check(request.headers)
+            response = await self._predict(request)
+        except HTTPException as error:
+            response = await _one_line(request, error)
+        await response(scope, receive, send)
+
+
+def _add_predictions(
+    app: FastAPI, settings: ServingSection, model: Model, key: Key
+) -> Callable[[Request], Awaitable[Response]]:
     reader, rate = Reader(settings), RateLimit(settings.rate_limit)
 
     @app.post(
-        "/predict",
+        PREDICT,
         response_model=Answer,
         response_description="The answer",
         response_model_exclude_none=True,
-        dependencies=guard,
+        dependencies=key.guard,
         responses=_problems(400, 401, 403, 408, 413, 415, 422, 429, 431, 503),
         openapi_extra=_body(bool(settings.url_prefixes)),
     )
     async def predict(request: Request) -> Response:
         """Label an image: upload it in a form, or send it in base64 within JSON."""
         rate.check()
-        model.check_room()
         body, departure = None, getattr(request.state, DEPARTURE, None) or Departure()
         try:
             async with asyncio.timeout(settings.request_seconds):
@@ -167,6 +188,8 @@ def _add_predictions(app: FastAPI, settings: ServingSection, model: Model, guard
             if body is not None:
                 reader.release(body)
         return JSONResponse(answer)  # it has the form of Answer; checking that costs 0.1 ms
+
+    return predict
 
 
 def _add_answers(app: FastAPI, model: Model, metrics: Metrics, guard: list[params.Depends]) -> None:

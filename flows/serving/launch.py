@@ -9,14 +9,16 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import TYPE_CHECKING
 
 from flows.cluster.connection import Needs, connected, on_this_node
 from flows.project.paths import PREDICTIONS
 from flows.registry import versions
-from flows.serving.app import Model, create_app
+from flows.serving.app import PREDICT, Model, create_app
 from flows.serving.follower import Follower
 from flows.serving.http import doors
+from flows.serving.http.protocol import Room
 from flows.serving.http.server import HttpServer
 from flows.serving.metrics import Metrics
 from flows.serving.prediction_log import PredictionLog
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 APPLICATION = "mmrl"
 SILENT_SECONDS = 30  # after which a replica that sends no metrics counts as gone
 WATCH_SECONDS, MISSED = 10, 6  # between two checks whether Ray's controller answers; how many may fail in a row
+WAITING = 1000  # questions that may be on their way to an answer
 BACKLOG = 4096  # connections that the system holds until they are accepted
 
 Serve = Callable[[Model, Metrics, Callable[[], object]], None]
@@ -61,7 +64,8 @@ def run(params: Params, uri: str, started: Callable[[str], None]) -> None:
 
             listen()
             app = create_app(settings, model, metrics, key, loopback=local and not key)
-            HttpServer(app, listener, settings.request_seconds, answering).answer()
+            room = Room(PREDICT, WAITING, partial(metrics.refused, PREDICT))
+            HttpServer(app, listener, settings.request_seconds, room, answering).answer()
 
         if settings.replicas.max == 1 and params.cluster.address == "local":
             _serve_here(settings, uri, store, serve)

@@ -54,6 +54,10 @@ class Metrics:
         self._seen_loads = self._seen_failures = 0
         self._lock = threading.Lock()  # a replica sends its metrics from a thread of its own
 
+    def refused(self, path: str) -> None:
+        """Count a question that was refused before the application."""
+        self._requests.labels(path, "503").inc()
+
     def predicted(self, job: PredictionJob, prediction: "Prediction") -> None:
         """Count what is unlike the images that the adapter's threshold was set on: a sign of drift."""
         if unusual := job.live.unusual(job, prediction):

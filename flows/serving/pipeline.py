@@ -19,22 +19,16 @@ from flows.serving.follower import PredictionJob
 from flows.serving.http.departure import Departure, Left
 
 DECODERS = 2  # threads; each holds one image at full size
-WAITING = 1000  # questions that may wait for a slot
 T = TypeVar("T")
 
 
 class Slots:
-    """So many questions may be worked on at a time; others wait in turn, WAITING of them at most and for `seconds` at
-    most."""
+    """So many questions may be worked on at a time; others wait in turn, for `seconds` at most. How many may wait is
+    http/protocol.py's to say."""
 
     def __init__(self, number: int, seconds: float):
         self._free, self._seconds = number, seconds
         self._turns: deque[asyncio.Future[None]] = deque()
-
-    def check_room(self) -> None:
-        """Raises HTTPException, 503, where no more may wait."""
-        if len(self._turns) >= WAITING:
-            raise busy(f"{WAITING} questions wait already")
 
     @asynccontextmanager
     async def one(self, departure: Departure) -> AsyncIterator[None]:
@@ -49,7 +43,6 @@ class Slots:
             self._give_back()
 
     async def _wait(self, departure: Departure) -> None:
-        self.check_room()
         loop = asyncio.get_running_loop()
         turn = loop.create_future()
         self._turns.append(turn)

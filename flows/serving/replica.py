@@ -88,10 +88,6 @@ class Replicas:
         self._settings, self._handle, self._fetcher = settings, handle, Fetcher(settings)
         self._slots = Slots(settings.replicas.max * slots_of(settings), settings.queue_seconds)
 
-    def check_room(self) -> None:
-        """Raises HTTPException, 503, where no more questions may wait."""
-        self._slots.check_room()
-
     async def answer(self, asked: Body, departure: Departure) -> dict[str, Any]:
         """As `Service.answer`."""
         async with self._slots.one(departure):

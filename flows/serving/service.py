@@ -39,10 +39,6 @@ class Service:
         self._pipeline = Pipeline(self._score, settings.batch_size, settings.batch_wait_ms / 1000)
         self._lists, self._fetcher = ClassLists(), Fetcher(settings)
 
-    def check_room(self) -> None:
-        """Raises HTTPException, 503, where no more questions may wait."""
-        self._slots.check_room()
-
     async def answer(self, asked: Body | Question, departure: Departure) -> dict[str, Any]:
         """Label, probabilities and the version they are from.
 

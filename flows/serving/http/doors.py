@@ -9,14 +9,15 @@ import os
 import re
 import time
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from fastapi import Depends, HTTPException
-from fastapi.security import APIKeyHeader, HTTPAuthorizationCredentials, HTTPBearer
+from fastapi import Depends, HTTPException, Request, params
+from fastapi.security import APIKeyHeader, HTTPBearer
 
 from mmrl_core.errors import UserError
 
 if TYPE_CHECKING:
+    from starlette.datastructures import Headers
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 KEY = "MMRL_API_KEY"
@@ -36,24 +37,37 @@ def key_sha256() -> str | None:
     return hashlib.sha256(key.encode()).hexdigest()
 
 
-def key_check(key_sha256: str) -> Callable[[HTTPAuthorizationCredentials | None, str | None], None]:
-    """A dependency that lets a request pass with the API key, as a bearer token or in X-API-Key."""
-    bearer = HTTPBearer(auto_error=False, description="The value of MMRL_API_KEY where the server runs.")
-    header = APIKeyHeader(name="X-API-Key", auto_error=False)
+class Key:
+    """What a request must carry; only its SHA-256 is known. None: nothing is asked for."""
 
-    def check(
-        token: Annotated[HTTPAuthorizationCredentials | None, Depends(bearer)],
-        key: Annotated[str | None, Depends(header)],
-    ) -> None:
-        given = token.credentials if token else key or ""
-        if not hmac.compare_digest(hashlib.sha256(given.encode(errors="replace")).hexdigest(), key_sha256):
+    def __init__(self, sha256: str | None):
+        self.sha256 = sha256
+
+    def check(self, headers: "Headers") -> None:
+        """Raises HTTPException, 401, without the key as a bearer token or in X-API-Key."""
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        self._compare(token if scheme.lower() == "bearer" and token else headers.get("x-api-key", ""))
+
+    def _compare(self, given: str) -> None:
+        found = hashlib.sha256(given.strip().encode(errors="replace")).hexdigest()
+        if self.sha256 and not hmac.compare_digest(found, self.sha256):
             raise HTTPException(
                 401,
                 "send the API key as `Authorization: Bearer KEY` or `X-API-Key: KEY`",
                 {"WWW-Authenticate": "Bearer"},
             )
 
-    return check
+    @property
+    def guard(self) -> list[params.Depends]:
+        """The same as what a route depends on, which the description tells of."""
+        if not self.sha256:
+            return []
+        bearer = HTTPBearer(auto_error=False, description=f"The value of {KEY} where the server runs.")
+        header = APIKeyHeader(name="X-API-Key", auto_error=False)
+        return [Depends(bearer), Depends(header), Depends(self._checked)]
+
+    def _checked(self, request: Request) -> None:
+        self.check(request.headers)
 
 
 class RateLimit:

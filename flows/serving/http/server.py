@@ -3,6 +3,7 @@
 import contextlib
 import signal
 import socket
+import sys
 import threading
 from collections.abc import Callable, Iterator
 from types import FrameType
@@ -10,8 +11,11 @@ from types import FrameType
 import uvicorn
 from fastapi import FastAPI
 
-from flows.serving.http.protocol import protocol
+from flows.serving.http.protocol import Room, protocol
 
+# After which a thread that waits for the interpreter gets it. With Python's 5 ms the event loop waits for the decoders'
+# threads so often that under load /healthz takes three times as long.
+SWITCH_SECONDS = 0.0005
 IDLE_SECONDS = 75  # that a connection may be open without a question; longer than load balancers keep one
 
 
@@ -19,11 +23,13 @@ class HttpServer(uvicorn.Server):
     """Answers what is in flight when a signal comes, within `seconds`; a second signal hangs up at once. `answering` is
     called in a thread once connections are accepted."""
 
-    def __init__(self, app: FastAPI, listener: socket.socket, seconds: float, answering: Callable[[], None]):
+    def __init__(
+        self, app: FastAPI, listener: socket.socket, seconds: float, room: Room, answering: Callable[[], None]
+    ):
         self._listener, self._answering = listener, answering
         super().__init__(
             uvicorn.Config(
-                app, http=protocol(seconds), ws="none", lifespan="off", log_config=None, log_level="error",
+                app, http=protocol(seconds, room), ws="none", lifespan="off", log_config=None, log_level="error",
                 access_log=False, server_header=False, proxy_headers=False, timeout_keep_alive=IDLE_SECONDS,
                 timeout_graceful_shutdown=int(seconds) + 1,
             )
@@ -31,7 +37,12 @@ class HttpServer(uvicorn.Server):
 
     def answer(self) -> None:
         """Blocks until a signal has come and all is answered."""
-        self.run([self._listener])
+        before = sys.getswitchinterval()
+        sys.setswitchinterval(SWITCH_SECONDS)
+        try:
+            self.run([self._listener])
+        finally:
+            sys.setswitchinterval(before)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         await super().startup(sockets)

@@ -9,6 +9,7 @@ from typing import NamedTuple
 
 from fastapi import FastAPI
 
+from flows.serving.http.protocol import Room
 from flows.serving.http.server import HttpServer
 
 PATIENCE = 60  # seconds; for hangs alone
@@ -27,11 +28,12 @@ class Listening(NamedTuple):
 
 
 @contextlib.contextmanager
-def listening(app: FastAPI, seconds: float = 60) -> Iterator[Listening]:
-    """`seconds` are those of HttpServer."""
+def listening(app: FastAPI, seconds: float = 60, most: int = 1000) -> Iterator[Listening]:
+    """`seconds` are those of HttpServer, `most` are the questions that may be under way."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         answering = threading.Event()
-        server = HttpServer(app, listener, seconds, answering.set)
+        room = Room("/predict", most, lambda: None)
+        server = HttpServer(app, listener, seconds, room, answering.set)
         thread = threading.Thread(target=server.answer)
         thread.start()
         assert answering.wait(PATIENCE)

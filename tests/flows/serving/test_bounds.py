@@ -9,7 +9,6 @@ import httpx
 import pytest
 from fastapi import HTTPException
 
-from flows.serving import pipeline
 from flows.serving.app import create_app
 from flows.serving.class_lists import LISTS, ClassLists
 from flows.serving.follower import Follower, Live, PredictionJob
@@ -109,7 +108,11 @@ def test_more_connections_than_the_process_may_have_are_told_to_come_again(predi
     monkeypatch.setattr(protocol, "_open_files", lambda: protocol.MORE_FILES + 2)
     with listening(app_of(predictor)) as server, server.connect(), server.connect(), server.connect() as third:
         found = all_of(third)
-    assert (found.status, found.headers["retry-after"], found.error) == (503, "1", "too many connections; ask again")
+    assert (found.status, found.headers["retry-after"], found.error) == (
+        503,
+        "1",
+        "too many connections; ask again in 1 s",
+    )
 
 
 def test_a_question_that_comes_as_the_server_ends_is_answered(predictor, monkeypatch):
@@ -190,24 +193,21 @@ def test_what_waits_while_a_batch_is_scored_is_the_next_batch_and_who_has_left_i
     assert held.sizes[0] == 1 and sum(held.sizes) == 8 and max(held.sizes) == 4
 
 
-def test_only_so_many_wait_for_a_slot(monkeypatch):
-    monkeypatch.setattr(pipeline, "WAITING", 2)
-
-    async def run() -> None:
-        slots = Slots(1, PATIENCE)
-        async with slots.one(Departure()):
-            waiting = [asyncio.ensure_future(taken(slots)) for _ in range(2)]
-            await asyncio.sleep(0)
-            with pytest.raises(HTTPException) as full:
-                await taken(slots)
-            assert full.value.status_code == 503 and full.value.headers == {"Retry-After": "1"}
-            waiting[0].cancel()
-            await asyncio.sleep(0)
-            slots.check_room()
-        await waiting[1]
-        await taken(slots)  # none was lost
-
-    asyncio.run(run())
+def test_who_comes_when_too_many_wait_is_sent_away_at_once_and_may_ask_again_on_the_same_connection(predictor):
+    held, question = Held(predictor), {"image": in_base64(picture(0))}
+    with listening(app_of(held), most=2) as server, ThreadPoolExecutor(2) as clients:
+        first = [clients.submit(ask, server.address) for _ in range(2)]
+        wait_until(lambda: in_flight(server.address) == 3, PATIENCE, lambda: "two")
+        with httpx.Client(base_url=server.address, timeout=PATIENCE) as client:
+            for _ in range(2):  # the second is not read for a second
+                away = client.post("/predict", json=question)
+                assert (away.status_code, away.headers["retry-after"]) == (503, "1")
+                assert away.json() == {"error": "too many questions wait already; ask again in 1 s"}
+            assert client.get("/healthz").status_code == 200
+            held.go.set()
+            assert {one.result().status_code for one in first} == {200}
+            wait_until(lambda: in_flight(server.address) == 1, PATIENCE, lambda: "none")
+            assert client.post("/predict", json=question).status_code == 200
 
 
 async def taken(slots: Slots) -> None:
