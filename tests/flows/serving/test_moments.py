@@ -2,6 +2,7 @@
 that cannot be written, bodies that say more than anybody reads."""
 
 import asyncio
+import inspect
 import logging
 import shutil
 import threading
@@ -13,7 +14,7 @@ from fastapi.testclient import TestClient
 
 from flows.serving.class_lists import ClassLists
 from flows.serving.follower import Live
-from flows.serving.http.departure import Departure
+from flows.serving.http.departure import Departure, Left
 from flows.serving.http.doors import RateLimit
 from flows.serving.pipeline import DECODERS, Pipeline, Slots
 from flows.serving.prediction_log import PredictionLog
@@ -72,6 +73,15 @@ def test_who_is_cancelled_as_the_time_is_over_gives_no_slot_back_that_it_never_h
         await other
 
     asyncio.run(run())
+
+
+@pytest.mark.filterwarnings("error")
+def test_what_is_wanted_by_who_has_left_already_is_not_begun():
+    wanted, departure = asyncio.sleep(PATIENCE), Departure()
+    departure.happen()
+    with pytest.raises(Left):
+        asyncio.run(departure.unless(wanted))
+    assert inspect.getcoroutinestate(wanted) == inspect.CORO_CLOSED
 
 
 def test_what_was_cancelled_before_its_turn_is_not_decoded():
