@@ -19,12 +19,14 @@ from flows.serving.follower import PredictionJob
 from flows.serving.http.departure import Departure, Left
 
 DECODERS = 2  # threads; each holds one image at full size
+WAITING = 1000  # questions that may wait for a slot
 T = TypeVar("T")
 
 
 class Slots:
-    """So many questions may be worked on at a time; others wait in turn, for `seconds` at most. How many may wait is
-    http/protocol.py's to say."""
+    """So many questions may be worked on at a time; others wait in turn, WAITING of them at most, for `seconds` at most.
+    http/protocol.py refuses most of what is too much before that, but not what expects 100-continue, comes behind
+    another question, or writes its path in another way."""
 
     def __init__(self, number: int, seconds: float):
         self._free, self._seconds = number, seconds
@@ -43,6 +45,8 @@ class Slots:
             self._give_back()
 
     async def _wait(self, departure: Departure) -> None:
+        if len(self._turns) >= WAITING:
+            raise busy("too many questions wait already")
         loop = asyncio.get_running_loop()
         turn = loop.create_future()
         self._turns.append(turn)

@@ -12,6 +12,7 @@ import pytest
 from fastapi import HTTPException
 from fastapi.testclient import TestClient
 
+from flows.serving import pipeline
 from flows.serving.class_lists import ClassLists
 from flows.serving.follower import Live
 from flows.serving.http.departure import Departure, Left
@@ -21,6 +22,7 @@ from flows.serving.prediction_log import PredictionLog
 from flows.serving.request import Body, parse
 from flows.settings.sections import ServingSection
 from mmrl_core.predict import Prediction, Predictor
+from tests.flows.serving.listening import all_of, listening
 from tests.support.serving import NAME, app_of, make_adapter, picture
 
 PATIENCE = 60
@@ -34,6 +36,31 @@ def predictor(tmp_path_factory) -> Predictor:
 async def taken(slots: Slots) -> None:
     async with slots.one(Departure()):
         pass
+
+
+def test_only_so_many_wait_for_a_slot_however_they_came(monkeypatch):
+    monkeypatch.setattr(pipeline, "WAITING", 2)
+
+    async def run() -> None:
+        slots = Slots(1, PATIENCE)
+        async with slots.one(Departure()):
+            waiting = [asyncio.ensure_future(taken(slots)) for _ in range(2)]
+            await asyncio.sleep(0)
+            with pytest.raises(HTTPException) as full:
+                await taken(slots)
+            assert full.value.status_code == 503 and full.value.headers == {"Retry-After": "1"}
+        await asyncio.gather(*waiting)
+        await taken(slots)  # none was lost
+
+    asyncio.run(run())
+
+
+def test_a_body_that_does_not_come_is_given_up_where_its_question_is_one_too_many(predictor):
+    head = b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 9\r\n\r\n"
+    with listening(app_of(predictor), 0.3, most=0) as server, server.connect() as connection:
+        connection.sendall(head + b"{")
+        found = all_of(connection)
+    assert found.status == 408 and "within 0.3 s" in found.error
 
 
 def test_a_slot_passes_over_who_was_cancelled_and_has_not_run_since():
