@@ -24,9 +24,9 @@ T = TypeVar("T")
 
 
 class Slots:
-    """So many questions may be worked on at a time; others wait in turn, WAITING of them at most, for `seconds` at most.
-    http/protocol.py refuses most of what is too much before that, but not what expects 100-continue, comes behind
-    another question, or writes its path in another way."""
+    """So many questions may be worked on at a time; others wait in turn, WAITING of them at most and for `seconds` at
+    most. http/protocol.py refuses most of what is too much before that, but not what expects 100-continue, comes
+    behind another question, or writes its path in another way."""
 
     def __init__(self, number: int, seconds: float):
         self._free, self._seconds = number, seconds
