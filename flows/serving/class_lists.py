@@ -65,15 +65,16 @@ class ClassLists:
         found, error = None, None
         if wanted.asking:
             try:
-                found = wanted.live.new_classes(list(key[1]))
+                names = list(key[1])
+                found = wanted.live.known(names) or wanted.live.new_classes(names)
             except Exception as raised:
                 error = raised
         with suppress(RuntimeError):  # the loop is closed, and nobody waits
             wanted.loop.call_soon_threadsafe(self._settle, key, wanted, found, error)
 
     def _settle(self, key: Key, wanted: _Wanted, found: "Classes | None", error: Exception | None) -> None:
-        if found is None and error is None and wanted.asking:
-            return  # somebody has come since, and it was given to the thread again
+        if wanted.features.done() or (found is None and error is None and wanted.asking):
+            return  # it was given to the thread twice; or somebody has come since, and it was given to it again
         if self._wanted.get(key) is wanted:
             del self._wanted[key]
         if error is not None:

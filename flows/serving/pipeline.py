@@ -11,7 +11,7 @@ import time
 from collections import deque
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import Any, Generic, NamedTuple, TypeVar
 
 from flows.serving.busy import busy
@@ -19,12 +19,14 @@ from flows.serving.follower import PredictionJob
 from flows.serving.http.departure import Departure, Left
 
 DECODERS = 2  # threads; each holds one image at full size
+WAITING = 1000  # questions that may wait for a slot
 T = TypeVar("T")
 
 
 class Slots:
-    """So many questions may be worked on at a time; others wait in turn, for `seconds` at most. How many may wait is
-    http/protocol.py's to say."""
+    """So many questions may be worked on at a time; others wait in turn, WAITING of them at most and for `seconds` at
+    most. http/protocol.py refuses most of what is too much before that, but not what expects 100-continue, comes
+    behind another question, or writes its path in another way."""
 
     def __init__(self, number: int, seconds: float):
         self._free, self._seconds = number, seconds
@@ -43,6 +45,8 @@ class Slots:
             self._give_back()
 
     async def _wait(self, departure: Departure) -> None:
+        if len(self._turns) >= WAITING:
+            raise busy("too many questions wait already")
         loop = asyncio.get_running_loop()
         turn = loop.create_future()
         self._turns.append(turn)
@@ -57,20 +61,23 @@ class Slots:
         try:
             await turn
         except asyncio.CancelledError:
-            if turn.done() and not turn.cancelled():
+            if turn.cancelled():
+                with suppress(ValueError):  # `_give_back` has passed it over
+                    self._turns.remove(turn)
+            elif turn.exception() is None:
                 self._give_back()
-            else:
-                self._turns.remove(turn)
             raise
         finally:
             late.cancel()
             departure.then = None
 
     def _give_back(self) -> None:
-        if self._turns:
-            self._turns.popleft().set_result(None)
-        else:
-            self._free += 1
+        while self._turns:
+            turn = self._turns.popleft()
+            if not turn.done():  # as that of a cancelled question is, which has not run since
+                turn.set_result(None)
+                return
+        self._free += 1
 
 
 class _Item(NamedTuple, Generic[T]):
@@ -102,6 +109,8 @@ class Pipeline:
             self._inside -= 1
 
     def _prepare(self, item: _Item[T]) -> None:
+        if item.answer.done():  # cancelled: its slot has gone to another one
+            return
         try:
             prepared = item.prepare()
         except BaseException as error:

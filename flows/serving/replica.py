@@ -99,7 +99,11 @@ class Replicas:
 
     async def known(self) -> dict[str, Any]:
         """As `Service.known`."""
-        return _settled(await self._ask("known"))
+        try:
+            async with asyncio.timeout(self._settings.queue_seconds):
+                return _settled(await self._ask("known"))
+        except TimeoutError:
+            raise busy("no replica answers at present", LOADING) from None
 
     async def ready(self) -> dict[str, Any]:
         """What one of them says; it is not ready where none does within STATE_SECONDS."""

@@ -1,8 +1,8 @@
 """Whether who asked has hung up, so that nothing is computed for nobody."""
 
 import asyncio
-from collections.abc import Awaitable, Callable
-from typing import TypeVar
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
 
 T = TypeVar("T")
 
@@ -23,9 +23,10 @@ class Departure:
         if self.then:
             self.then()
 
-    async def unless(self, wanted: Awaitable[T]) -> T:
+    async def unless(self, wanted: Coroutine[Any, Any, T]) -> T:
         """What is wanted. Raises Left as soon as who asked has gone."""
         if self.gone:
+            wanted.close()  # Python would say on stderr that it was never awaited
             raise Left
         task = asyncio.ensure_future(wanted)
         self.then = task.cancel

@@ -4,6 +4,7 @@ import hashlib
 import hmac
 import ipaddress
 import json
+import math
 import os
 import re
 import time
@@ -86,7 +87,7 @@ class RateLimit:
         now = self._clock()
         self._left, self._at = min(self._most, self._left + (now - self._at) * self._rate), now
         if self._left < 1:
-            seconds = str(max(1, round((1 - self._left) / self._rate)))
+            seconds = str(math.ceil((1 - self._left) / self._rate))
             raise HTTPException(429, f"more than {self._rate:g} questions a second; ask again in {seconds} s",
                                 {"Retry-After": seconds})  # fmt: skip
         self._left -= 1

@@ -141,6 +141,7 @@ class Protocol(HttpToolsProtocol):
         else:
             self.flow.pause_reading()  # who asks again at once is not even read
             self.loop.call_later(SOON, self.flow.resume_reading)
+            self._unset_keepalive_if_required()  # of a question that came with this one
             self.timeout_keep_alive_task = self.loop.call_later(
                 self.timeout_keep_alive, self.timeout_keep_alive_handler
             )
@@ -174,7 +175,7 @@ class Protocol(HttpToolsProtocol):
     def _late(self, stage: str, seconds: float) -> None:
         if stage == "head" and self.cycle is not None and not self.cycle.response_complete:
             self._watch(stage)  # the question before this one is being answered
-        elif stage == "body" and self.cycle.response_started:
+        elif stage == "body" and not self._refusing and self.cycle.response_started:
             self.transport.close()
         else:
             self._refuse(408, f"the {stage} of the request did not come within {seconds:g} s; send it again")
