@@ -14,6 +14,7 @@ from python_multipart.multipart import FormParser, parse_options_header
 from starlette.requests import ClientDisconnect
 
 from flows.serving.busy import busy
+from flows.serving.http.departure import Left
 from flows.settings.sections import ServingSection
 from mmrl_core.data.images import size_of
 from mmrl_core.parsing import parse_json, whole_number
@@ -89,7 +90,7 @@ class Reader:
 
     async def read(self, request: Request) -> Body:
         """The body; `release` gives its room back. Raises HTTPException: 415 for what is neither JSON nor a form, 413
-        as soon as more than the limit is announced or comes, 503 while others fill the room."""
+        as soon as more than the limit is announced or comes, 503 while others fill the room; Left where who asked hangs up before its end."""
         content_type = request.headers.get("content-type", "")
         kind = content_type.partition(";")[0].strip().lower()
         if kind not in ("application/json", "multipart/form-data"):
@@ -112,7 +113,7 @@ class Reader:
                     raise busy("too much is being sent at once")
         except ClientDisconnect:
             self._room += len(content)
-            raise HTTPException(400, "the request ended early; send it again") from None
+            raise Left from None
         except BaseException:
             self._room += len(content)
             raise
