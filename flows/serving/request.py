@@ -90,7 +90,8 @@ class Reader:
 
     async def read(self, request: Request) -> Body:
         """The body; `release` gives its room back. Raises HTTPException: 415 for what is neither JSON nor a form, 413
-        as soon as more than the limit is announced or comes, 503 while others fill the room; Left where who asked hangs up before its end."""
+        as soon as more than the limit is announced or comes, 503 while others fill the room; Left where who asks hangs
+        up before its end."""
         content_type = request.headers.get("content-type", "")
         kind = content_type.partition(";")[0].strip().lower()
         if kind not in ("application/json", "multipart/form-data"):
