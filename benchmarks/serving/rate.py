@@ -41,7 +41,6 @@ RATES = [
     Wanted("16 clients, requests/s", "many_rate", MLFLOW, 5),
     Wanted("16 clients, requests/s", "many_rate", PLAIN, 1.2),
     Wanted("16 clients, requests/s", "many_rate", LIT, 1),
-    Wanted("one client, requests/s", "one_rate", PLAIN, 1),
     Wanted("one client, requests/s", "one_rate", BEFORE, 4),
     Wanted("16 clients, p99", "many_p99", BEFORE, 0.5, at_most=True),
 ]
