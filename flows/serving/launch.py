@@ -21,6 +21,7 @@ from flows.serving.http import doors
 from flows.serving.http.protocol import Room
 from flows.serving.http.server import HttpServer
 from flows.serving.metrics import Metrics
+from flows.serving.pipeline import WAITING
 from flows.serving.prediction_log import PredictionLog
 from flows.serving.service import Service
 from flows.settings.params import Params
@@ -35,7 +36,6 @@ if TYPE_CHECKING:
 APPLICATION = "mmrl"
 SILENT_SECONDS = 30  # after which a replica that sends no metrics counts as gone
 WATCH_SECONDS, MISSED = 10, 6  # between two checks whether Ray's controller answers; how many may fail in a row
-WAITING = 1000  # questions that may be on their way to an answer
 BACKLOG = 4096  # connections that the system holds until they are accepted
 
 Serve = Callable[[Model, Metrics, Callable[[], object]], None]

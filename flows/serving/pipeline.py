@@ -19,7 +19,7 @@ from flows.serving.follower import PredictionJob
 from flows.serving.http.departure import Departure, Left
 
 DECODERS = 2  # threads; each holds one image at full size
-WAITING = 1000  # questions that may wait for a slot
+WAITING = 1000  # questions that may wait
 T = TypeVar("T")
 
 
