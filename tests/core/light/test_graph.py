@@ -49,7 +49,7 @@ def graph_of(model: FoldedCLIP) -> bytes | None:
         (NOT_FILLED, "mmrl", {"insertion_depth": 2}),
     ],
 )
-@torch.inference_mode()
+@torch.no_grad()
 def test_it_computes_what_the_folded_form_does_for_batches_of_any_size(backbone, kind, settings):
     model = folded(backbone(), kind, **settings)
     session = Session(graph_of(model))

@@ -11,6 +11,7 @@ from fastapi.responses import JSONResponse
 from PIL import Image
 
 import mmrl
+from flows.serving.http.protocol import Room
 from flows.serving.http.server import HttpServer
 from mmrl_core.errors import Failed, UserError
 from mmrl_core.predict import Predictor
@@ -143,7 +144,7 @@ def test_a_connection_that_the_server_has_closed_is_made_again(predictor):
         asking = threading.Thread(target=ask)
         asking.start()
         place.accept()[0].close()  # before anything is said
-        server = HttpServer(app_of(predictor), place, 60, lambda: None)
+        server = HttpServer(app_of(predictor), place, 60, Room("/predict", 9, lambda: None), lambda: None)
         serving = threading.Thread(target=server.answer)
         serving.start()
         asking.join(PATIENCE)
