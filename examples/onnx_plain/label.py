@@ -9,13 +9,16 @@ bits. (Grey of 16 bits is scaled as `decoding` says; such an image is refused he
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import onnxruntime
 from PIL import Image, ImageOps
+
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before it is imported, or it keeps an identifier under ~/.cache
+import onnxruntime  # noqa: E402
 
 ROUNDINGS = {"floor": int, "half to even": round}
 
