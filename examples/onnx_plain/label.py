@@ -18,7 +18,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # before it is imported, or it keeps an identifier under ~/.cache
-import onnxruntime  # noqa: E402
+import onnxruntime
 
 ROUNDINGS = {"floor": int, "half to even": round}
 
