@@ -19,7 +19,7 @@ def serve(
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
 ) -> None:  # fmt: skip
     """Answer questions over HTTP by the version that the alias names, until Ctrl-C."""
-    require("serve", "ray", "fastapi", "mlflow", "prometheus_client")
+    require("serve", "ray", "fastapi", "uvicorn", "uvloop", "mlflow", "prometheus_client")
     from flows.registry.versions import model_of
     from flows.serving import launch
 

@@ -121,8 +121,7 @@ def place(capfd) -> Iterator[Place]:
         assert len(listening.moves) == taken + 1
         listening.shutdown()
         serving.join()
-    left = lambda: set(threading.enumerate()) - before  # noqa: E731
-    wait_until(lambda: not left(), PATIENCE, lambda: str(left()))
+    wait_until(lambda: before.issuperset(threading.enumerate()), PATIENCE, lambda: str(threading.enumerate()))
     assert capfd.readouterr() == ("", "")
 
 

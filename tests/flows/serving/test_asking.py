@@ -5,30 +5,16 @@ import os
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
-from mmrl_core.predict import Predictor
 from tests.documents.commands import BLOCK
-from tests.flows.serving.listening import listening
-from tests.support.serving import ABSTAIN, CLASSES, app_of, make_adapter, picture
+from tests.support.serving import ABSTAIN, CLASSES, picture
 from tests.support.workspace import ROOT
 
 PAGE = (ROOT / "docs/guides/asking.md").read_text()
 ADDRESS = "http://127.0.0.1:8000"
-
-
-@pytest.fixture(scope="module")
-def predictor(tmp_path_factory) -> Predictor:
-    return Predictor.load(make_adapter(tmp_path_factory.mktemp("adapter"), 0, abstain=ABSTAIN))
-
-
-@pytest.fixture(scope="module")
-def address(predictor) -> Iterator[str]:
-    with listening(app_of(predictor)) as place:
-        yield place.address
 
 
 @pytest.fixture

@@ -21,15 +21,10 @@ from flows.settings.sections import ServingSection
 from mmrl_core.predict import Classes, Predictor
 from tests.flows.serving.listening import all_of, listening
 from tests.support.processes import wait_until
-from tests.support.serving import NAME, URI, app_of, in_base64, make_adapter, picture
+from tests.support.serving import NAME, URI, app_of, in_base64, picture
 
 HEAD = b"POST /predict HTTP/1.1\r\nHost: 127.0.0.1\r\nContent-Type: application/json\r\nContent-Length: 1000\r\n\r\n"
 PATIENCE = 60
-
-
-@pytest.fixture(scope="module")
-def predictor(tmp_path_factory) -> Predictor:
-    return Predictor.load(make_adapter(tmp_path_factory.mktemp("adapter"), 0))
 
 
 @pytest.mark.parametrize("sent", [b"", b"POST /predict HT", b"\r\n", b"GET /healthz HTTP/1.1\r\nHost: 127."])

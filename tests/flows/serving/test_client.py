@@ -3,7 +3,6 @@
 import io
 import socket
 import threading
-from collections.abc import Iterator
 
 import pytest
 from fastapi import FastAPI
@@ -14,20 +13,8 @@ import mmrl
 from flows.serving.http.protocol import Room
 from flows.serving.http.server import HttpServer
 from mmrl_core.errors import Failed, UserError
-from mmrl_core.predict import Predictor
 from tests.flows.serving.listening import PATIENCE, listening
-from tests.support.serving import ABSTAIN, CLASSES, NAME, app_of, make_adapter, picture
-
-
-@pytest.fixture(scope="module")
-def predictor(tmp_path_factory) -> Predictor:
-    return Predictor.load(make_adapter(tmp_path_factory.mktemp("adapter"), 0, abstain=ABSTAIN))
-
-
-@pytest.fixture(scope="module")
-def address(predictor) -> Iterator[str]:
-    with listening(app_of(predictor)) as place:
-        yield place.address
+from tests.support.serving import ABSTAIN, CLASSES, NAME, app_of, picture
 
 
 def test_an_image_is_asked_about_by_its_path_its_bytes_or_as_pillow_has_it(address, predictor, tmp_path):

@@ -8,14 +8,8 @@ from fastapi.testclient import TestClient
 from flows.serving.http import doors
 from flows.serving.http.doors import RateLimit, is_loopback
 from mmrl_core.errors import UserError
-from mmrl_core.predict import Predictor
 from tests.flows.serving.listening import listening
-from tests.support.serving import app_of, in_base64, make_adapter, picture
-
-
-@pytest.fixture(scope="module")
-def predictor(tmp_path_factory) -> Predictor:
-    return Predictor.load(make_adapter(tmp_path_factory.mktemp("adapter"), 0))
+from tests.support.serving import app_of, in_base64, picture
 
 
 @pytest.mark.parametrize("key", ["", " ", "sesame\n", "ses ame", "\tsesame", "sésame", "opensesame\x7f"])

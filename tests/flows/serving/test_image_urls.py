@@ -10,8 +10,7 @@ from fastapi.testclient import TestClient
 
 from flows.serving import image_urls
 from flows.settings.sections import ServingSection
-from mmrl_core.predict import Predictor
-from tests.support.serving import app_of, in_base64, make_adapter, picture
+from tests.support.serving import app_of, in_base64, picture
 
 LIMIT = 100_000
 
@@ -43,11 +42,6 @@ def site() -> Iterator[str]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def predictor(tmp_path_factory) -> Predictor:
-    return Predictor.load(make_adapter(tmp_path_factory.mktemp("adapter"), 0))
 
 
 @pytest.fixture(scope="module")

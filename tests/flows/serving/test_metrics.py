@@ -14,16 +14,10 @@ from flows.serving import prediction_log
 from flows.serving.drift import drift, measured
 from flows.serving.follower import Follower, Live, PredictionJob, score
 from flows.serving.metrics import Metrics, MetricsAggregator
-from mmrl_core.predict import Predictor
 from tests.flows.conftest import Shell
-from tests.support.serving import ABSTAIN, NAME, URI, app_of, app_with_metrics, in_base64, make_adapter, picture
+from tests.support.serving import NAME, URI, app_of, app_with_metrics, in_base64, picture
 
 GOOD = in_base64(picture(0))
-
-
-@pytest.fixture(scope="module")
-def predictor(tmp_path_factory) -> Predictor:
-    return Predictor.load(make_adapter(tmp_path_factory.mktemp("adapter"), 0, abstain=ABSTAIN))
 
 
 @pytest.fixture

@@ -23,14 +23,9 @@ from flows.serving.request import Body, parse
 from flows.settings.sections import ServingSection
 from mmrl_core.predict import Prediction, Predictor
 from tests.flows.serving.listening import all_of, listening
-from tests.support.serving import NAME, app_of, make_adapter, picture
+from tests.support.serving import NAME, app_of, picture
 
 PATIENCE = 60
-
-
-@pytest.fixture(scope="module")
-def predictor(tmp_path_factory) -> Predictor:
-    return Predictor.load(make_adapter(tmp_path_factory.mktemp("adapter"), 0))
 
 
 async def taken(slots: Slots) -> None:

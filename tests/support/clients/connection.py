@@ -65,8 +65,8 @@ class Connection(asyncio.Protocol):
             self.transport.close()
             self.transport = None
 
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self.transport = transport  # type: ignore[assignment]
+    def connection_made(self, transport: asyncio.Transport) -> None:
+        self.transport = transport
 
     def data_received(self, data: bytes) -> None:
         if self._answered and not self._answered.done():
