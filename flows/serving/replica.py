@@ -58,9 +58,8 @@ class Replica:
         threading.Thread(target=self._keep_updating, name="metrics", daemon=True).start()
 
     async def answer(self, question: Question) -> Outcome:
-        return await _outcome(
-            self._service.answer(question, Departure())
-        )  # Ray cancels the call where who asked leaves
+        """Where who asked has gone, Ray cancels the call."""
+        return await _outcome(self._service.answer(question, Departure()))
 
     async def known(self) -> Outcome:
         return await _outcome(self._service.known())
@@ -90,12 +89,13 @@ class Replicas:
 
     async def answer(self, asked: Body, departure: Departure) -> dict[str, Any]:
         """As `Service.answer`."""
+        question = await departure.unless(self._read(asked))
         async with self._slots.one(departure):
-            question = await asyncio.to_thread(parse, asked, self._settings)
-            return await departure.unless(self._answered(question))
+            return _settled(await departure.unless(self._ask("answer", question)))
 
-    async def _answered(self, question: Question) -> dict[str, Any]:
-        return _settled(await self._ask("answer", await fetched(question, self._fetcher, self._settings)))
+    async def _read(self, asked: Body) -> Question:
+        question = await asyncio.to_thread(parse, asked, self._settings)
+        return await fetched(question, self._fetcher, self._settings)
 
     async def known(self) -> dict[str, Any]:
         """As `Service.known`."""
