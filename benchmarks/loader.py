@@ -1,6 +1,6 @@
 """Training views a second, by one thread and by all, beside the images a second that a step takes.
 
-Views are made as training makes them (mmrl_core/training/fit.py): batches of decoded images, a batch a thread at a
+Views are made as training makes them (mmrl_core/training/batches.py): batches of decoded images, a batch a thread at a
 time.
 """
 

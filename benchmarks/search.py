@@ -20,7 +20,8 @@ from mmrl_core.clip.feature_store import FeatureStore
 from mmrl_core.config import AdapterConfig, TrainConfig
 from mmrl_core.data.sets import ImageSet
 from mmrl_core.data.views import train_views
-from mmrl_core.training.fit import batches, fit, lr_at, new_adapter, new_optimizer
+from mmrl_core.training.batches import batches
+from mmrl_core.training.fit import fit, lr_at, new_adapter, new_optimizer
 from tests.oracle import Oracle
 
 TRIALS, DEPTHS, IMAGES, CLASSES = 12, 3, 16, 50

@@ -32,7 +32,8 @@ from mmrl_core.method.adapter import Adapter
 from mmrl_core.method.losses import mmrl_loss
 from mmrl_core.method.shapes import insertion_layers
 from mmrl_core.presets import published
-from mmrl_core.training.fit import batches, lr_at, new_adapter, new_optimizer
+from mmrl_core.training.batches import batches
+from mmrl_core.training.fit import lr_at, new_adapter, new_optimizer
 
 SHOTS, METHODS = 16, ("mmrl", "mmrlpp")
 READINGS = [

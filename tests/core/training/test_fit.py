@@ -13,8 +13,9 @@ from mmrl_core.data import parallel
 from mmrl_core.data.sets import ImageSet
 from mmrl_core.errors import UserError
 from mmrl_core.training import fit as training
+from mmrl_core.training.batches import batches
 from mmrl_core.training.checkpoints import NAME, Folder
-from mmrl_core.training.fit import batches, fit, lr_at, new_optimizer
+from mmrl_core.training.fit import fit, lr_at, new_optimizer
 from mmrl_core.training.process import settle_process
 from tests.support.small import small_adapter, small_backbone
 
