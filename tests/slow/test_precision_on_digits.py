@@ -47,7 +47,8 @@ def accuracies(folder, method: str, seed: int, precision: str) -> dict[str, floa
     return found
 
 
-@pytest.mark.parametrize("method", [pytest.param("mmrl", marks=pytest.mark.endurance), "mmrlpp"])
+@pytest.mark.endurance  # CI compares steps: tests/core/clip/test_precision.py
+@pytest.mark.parametrize("method", ["mmrl", "mmrlpp"])
 def test_accuracy_under_bf16_is_within_the_seed_to_seed_spread_of_float32(data, method):
     torch.set_num_threads(1)
     runs = {

@@ -90,6 +90,11 @@ def test_training_survives_its_node_grows_back_and_evaluation_needs_no_data_ther
         for out, name in itertools.product(outs, ("metrics.json", "predictions.parquet")):
             assert (project / "here" / name).read_bytes() == (project / out / name).read_bytes()
 
+
+@pytest.mark.endurance
+def test_two_trainings_side_by_side_have_a_node_each(project, tmp_path):
+    with s3_store(HEAD) as store, two_nodes(tmp_path, variables=store.environment | QUICK) as cluster:
+        where = f"cluster.storage={store.uri('checkpoints')}"
         store.let_in(1)
         runs = [start(cluster, project, "train", where, f"train.lr={lr}", out=str(lr)) for lr in (0.001, 0.002)]
         until(runs[0], lambda: store.waits(2, trainings=2), "runs side by side")

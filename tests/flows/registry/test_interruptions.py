@@ -4,8 +4,10 @@ import pytest
 
 from tests.support.interruptions.scenarios import BUILT, MORE, RACES, SCENARIOS, race, sweep
 
+DEAR = ("release, its bundle is there",)  # half a minute, and the endurance tests have it
 
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda one: one.name)
+
+@pytest.mark.parametrize("scenario", [one for one in SCENARIOS if one.name not in DEAR], ids=lambda one: one.name)
 def test_a_command_that_is_killed_and_repeated_leaves_what_one_that_is_not_killed_leaves(place, scenario, counted):
     counted(scenario.name, sweep(place, scenario, every=False))
 
