@@ -12,6 +12,7 @@ error, gives its posterior mean, so that a lucky trial among mediocre neighbours
 import math
 from collections.abc import Callable
 from statistics import mean, variance
+from typing import Any
 
 import numpy as np
 
@@ -84,7 +85,7 @@ def _place(params: TrialSettings, space: Space) -> list[float]:
     return [_scaled(params[key], *next(iter(one.items()))) for key, one in space.items()]
 
 
-def _scaled(value: float, kind: str, values: list[int | float]) -> float:
+def _scaled(value: Any, kind: str, values: list[Any]) -> float:
     if kind == "choice":
         ordered = sorted(values)
         return ordered.index(value) / max(1, len(ordered) - 1)
