@@ -6,7 +6,7 @@ A null under `adapter` or `train` means "the search's choice, else the preset"; 
 import math
 import re
 from os.path import expanduser
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, field_validator, model_validator
 
@@ -266,6 +266,15 @@ class TrackingSection(Section):
     uri: Annotated[str, AfterValidator(addresses.tracking_uri)] = "sqlite:///mlflow.db"
 
 
+def _check_words(key: str, values: list[Any], known: tuple[str, ...]) -> None:
+    """Every value is one of the known words, or where there are none a number."""
+    for value in values:
+        if known and value not in known:
+            raise ValueError(f"{key}: {value!r} is none of {', '.join(known)}")
+        if not known and isinstance(value, str):
+            raise ValueError(f"{key}: a number is needed, not {value!r}")
+
+
 def _check_dimension(key: str, distribution: Distribution) -> None:
     """A search dimension must be a known numeric key of `adapter` or `train`, with values that key accepts."""
     section, _, field = key.partition(".")
@@ -279,8 +288,7 @@ def _check_dimension(key: str, distribution: Distribution) -> None:
     if kind != "choice" and field in (*WHOLE_NUMBERS, *WORDS):
         what = "words" if field in WORDS else "whole numbers"
         raise ValueError(f"{key} takes {what}: give a choice instead of {kind}")
-    if field not in WORDS and (words := [value for value in values if isinstance(value, str)]):
-        raise ValueError(f"{key}: a number is needed, not {words[0]!r}")
+    _check_words(key, values, get_args(Augmentation) if field in WORDS else ())
     ordered = kind == "choice" or (len(values) == 2 and values[0] < values[1])
     if not values or not ordered or (kind == "loguniform" and values[0] <= 0):
         raise ValueError(f"{key}: {kind} of {values} is no range; give [low, high] or a list of choices")

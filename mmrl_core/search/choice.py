@@ -45,7 +45,7 @@ def choose(trials: list[Trial], objective: Objective, published: TrialSettings, 
 def _change(params: TrialSettings, published: TrialSettings) -> tuple[float, ...]:
     """Settings that change the frozen model less are smaller."""
     kept = sum(params.get(key) == value for key, value in published.items())
-    return (*(sign * params.get(key, 0) for key, sign in ORDERS.items()), -kept)
+    return (*(sign * float(params.get(key, 0)) for key, sign in ORDERS.items()), -kept)
 
 
 def smoothed(trials: list[Trial], objective: Objective, space: Space) -> list[float]:
