@@ -44,8 +44,8 @@ def measure(plan: Plan) -> list[dict]:
         table.add({"what": f"step, frozen features {mode}", "ratio": rate / steps["computed"],
                    "images_per_second": rate})  # fmt: skip
     notes(f"ratio: of views over Pillow's; of a step over the one without cached features, {plan.methods[-1]}, "
-          f"{CLASSES} classes, batch {BATCH}.", "A step with cached features needs no view. Threads share the cores with "
-          "the step.")  # fmt: skip
+          f"{CLASSES} classes, batch {BATCH}.", "A step with cached features needs no view. Threads share the cores "
+          "with the step.")  # fmt: skip
     return table.rows
 
 
