@@ -146,6 +146,7 @@ print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1000)
 """
 
 
+@pytest.mark.slow
 def test_a_large_set_takes_no_more_memory_than_its_bound_and_what_is_at_work():
     done = subprocess.run([sys.executable, "-c", HUNGRY], check=True, timeout=300, capture_output=True, text=True)
     assert int(done.stdout) < 100  # MB; all of them are 225
