@@ -19,7 +19,7 @@ from mmrl_core.clip.backbone import Backbone
 from mmrl_core.clip.feature_store import FeatureStore
 from mmrl_core.config import AdapterConfig, TrainConfig
 from mmrl_core.data.sets import ImageSet
-from mmrl_core.data.views import train_views
+from mmrl_core.data.views import normalised, train_views
 from mmrl_core.training.batches import batches
 from mmrl_core.training.fit import fit, lr_at, new_adapter, new_optimizer
 from tests.oracle import Oracle
@@ -114,5 +114,6 @@ def timed_oracle(backbone: Backbone, config: AdapterConfig, data: ImageSet) -> f
 
 def batch_of(backbone: Backbone, data: ImageSet, epoch: int, indices: list[int]) -> tuple[torch.Tensor, torch.Tensor]:
     images, items = [data.images[index] for index in indices], [data.items[index] for index in indices]
-    views = train_views(images, backbone.view_settings, TRAIN.seed, epoch, items)
+    squares = train_views(images, backbone.view_settings, TRAIN.seed, epoch, items)
+    views = normalised(squares, backbone.view_settings)
     return views, torch.tensor([data.labels[index] for index in indices])

@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from mmrl_core.training.fit import fit as fit
 
 # Part of what every adapter depends on: raise it when the same data and settings would train to another adapter.
-METHOD_VERSION = 6
+METHOD_VERSION = 7
 # The same of every shard: raise it when the same source would be sampled or written differently.
 DATA_VERSION = 4
 # And of every evaluation: raise it when the same adapter would get other figures, or figures on other images.

@@ -22,6 +22,9 @@ Method = Literal["mmrl", "mmrlpp"]
 Probe = Literal["off", "fused"]  # a linear probe's say in the logits of trained classes
 Precision = Literal["auto", "float32", "bf16", "fp16"]
 
+Views = Literal["fast", "pillow"]  # what scales training views
+Augmentation = Literal["none", "crop", "crop+flip", "crop+flip+colour"]
+
 
 def _no_boolean(value: Any) -> Any:
     if isinstance(value, bool):
@@ -119,6 +122,8 @@ class TrainConfig(ByHand):
     lr: PositiveFloat = 1e-3
     warmup_epochs: int = 1
     precision: Precision = "float32"
+    views: Views = "fast"
+    augmentation: Augmentation = "crop+flip"
     seed: Seed = 1
 
     @model_validator(mode="after")

@@ -3,6 +3,7 @@
 from typing import Any
 
 from mmrl_core.data.catalog import ALIASES
+from mmrl_core.data.embedded import MIRRORED_OTHERWISE
 from mmrl_core.protocols import PROTOCOLS
 
 PUBLISHED_DEPTH, PUBLISHED_LAYERS = 6, 12
@@ -55,6 +56,8 @@ def published(dataset: str, method: str, depth: int, protocol: str = "base-to-no
         "adapter.reg_weight": CROSS_DATASET_REG_WEIGHT[method] if transfers else weight,
         **_schedule(dataset, method, protocol),
         "train.precision": "auto",
+        "train.views": "fast",
+        "train.augmentation": "crop" if dataset.startswith(MIRRORED_OTHERWISE) else "crop+flip",
     }
 
 

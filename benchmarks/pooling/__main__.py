@@ -27,7 +27,7 @@ from mmrl_core.config import AdapterConfig, TrainConfig
 from mmrl_core.data.catalog import open_source
 from mmrl_core.data.source import Source
 from mmrl_core.data.splits import Item, base_novel, sample_few_shot
-from mmrl_core.data.views import decode, test_views, train_view
+from mmrl_core.data.views import decode, normalised, test_views, train_view
 from mmrl_core.method.adapter import Adapter
 from mmrl_core.method.losses import mmrl_loss
 from mmrl_core.method.shapes import insertion_layers
@@ -85,7 +85,7 @@ class Data:
         for epoch in range(train.epochs):
             pairs = zip(images, items, strict=True)
             views = [train_view(image, siglip.VIEWS, train.seed, epoch, item.path) for image, item in pairs]
-            epochs.append(self.towers.images(torch.stack(views)))
+            epochs.append(self.towers.images(normalised(torch.stack(views), siglip.VIEWS)))
         return epochs, torch.tensor([self.halves[0].index(item.label) for item in items])
 
 

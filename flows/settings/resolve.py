@@ -33,12 +33,19 @@ def explicit_values(params: Params) -> dict[str, Any]:
     return {key: value for key, value in values.items() if value is not None}
 
 
+def unflipped(params: Params, dataset: str) -> dict[str, Any]:
+    """The augmentation of the user's own data whose images must not be mirrored, by its key; nothing of others."""
+    own = params.data.own.get(dataset)
+    return {"train.augmentation": "crop"} if own and not own.flips else {}
+
+
 def resolve(
     params: Params, dataset: str, method: str, seed: int, depth: int, chosen: dict[str, Any] | None = None
 ) -> Resolved:
     """Settle every value of a run. `chosen` is the search's choice by key; `depth` N of the shallower tower."""
     layers = [
         (f"preset {params.preset}", published(dataset, method, depth, params.data.protocol)),
+        (f"data.own.{dataset}.flips", unflipped(params, dataset)),
         ("search", chosen or {}),
         ("params.yaml", explicit_values(params)),
     ]

@@ -6,12 +6,13 @@ A null under `adapter` or `train` means "the search's choice, else the preset"; 
 import math
 import re
 from os.path import expanduser
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import AfterValidator, BeforeValidator, Field, PlainValidator, field_validator, model_validator
 
 from flows.settings import addresses
 from mmrl_core.config import (
+    Augmentation,
     Fraction,
     LocalPath,
     NonNegative,
@@ -22,22 +23,26 @@ from mmrl_core.config import (
     Section,
     Seed,
     TokenCount,
+    Views,
     no_boolean_off,
 )
 from mmrl_core.data.own.settings import OwnSection
 
 WHOLE_NUMBERS = ("insertion_depth", "n_tokens", "rep_dim", "residual_rank", "projection_rank",
                  "epochs", "batch_size", "warmup_epochs")  # fmt: skip
+WORDS = ("augmentation",)  # keys that the search may choose and that are no number
 
 
-def _as_written(value: Any) -> int | float:
-    """A number, whole or not."""
+def _as_written(value: Any) -> int | float | str:
+    """A number, whole or not, or a word."""
+    if isinstance(value, str):
+        return value
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
         raise ValueError("a number is needed")
     return value
 
 
-Distribution = dict[str, list[Annotated[int | float, PlainValidator(_as_written)]]]  # choice, uniform or loguniform
+Distribution = dict[str, list[Annotated[Any, PlainValidator(_as_written)]]]  # choice, uniform or loguniform
 Space = dict[str, Distribution]  # dimensions of a search, by dotted key
 
 Text = Annotated[str, AfterValidator(addresses.text)]
@@ -99,6 +104,8 @@ class TrainSection(Section):
     lr: Annotated[PositiveFloat, Field(ge=1e-12, le=1000)] | None = None
     warmup_epochs: Annotated[int, Field(ge=0, le=100_000, strict=True)] | None = None
     precision: Precision | None = None
+    views: Views | None = None
+    augmentation: Augmentation | None = None
 
 
 class SearchSection(Section):
@@ -259,18 +266,29 @@ class TrackingSection(Section):
     uri: Annotated[str, AfterValidator(addresses.tracking_uri)] = "sqlite:///mlflow.db"
 
 
+def _check_words(key: str, values: list[Any], known: tuple[str, ...]) -> None:
+    """Every value is one of the known words, or where there are none a number."""
+    for value in values:
+        if known and value not in known:
+            raise ValueError(f"{key}: {value!r} is none of {', '.join(known)}")
+        if not known and isinstance(value, str):
+            raise ValueError(f"{key}: a number is needed, not {value!r}")
+
+
 def _check_dimension(key: str, distribution: Distribution) -> None:
     """A search dimension must be a known numeric key of `adapter` or `train`, with values that key accepts."""
     section, _, field = key.partition(".")
     sections: dict[str, type[Section]] = {"adapter": AdapterSection, "train": TrainSection}
     model = sections.get(section)
-    if model is None or field not in model.model_fields or field in ("precision", "probe"):
+    if model is None or field not in model.model_fields or field in ("precision", "probe", "views"):
         raise ValueError(f"search.space names {key!r}, which is no key of adapter or train that is a number")
     if len(distribution) != 1 or next(iter(distribution)) not in ("choice", "uniform", "loguniform"):
         raise ValueError(f"{key} needs exactly one of choice, uniform, loguniform")
     kind, values = next(iter(distribution.items()))
-    if kind != "choice" and field in WHOLE_NUMBERS:
-        raise ValueError(f"{key} takes whole numbers: give a choice instead of {kind}")
+    if kind != "choice" and field in (*WHOLE_NUMBERS, *WORDS):
+        what = "words" if field in WORDS else "whole numbers"
+        raise ValueError(f"{key} takes {what}: give a choice instead of {kind}")
+    _check_words(key, values, get_args(Augmentation) if field in WORDS else ())
     ordered = kind == "choice" or (len(values) == 2 and values[0] < values[1])
     if not values or not ordered or (kind == "loguniform" and values[0] <= 0):
         raise ValueError(f"{key}: {kind} of {values} is no range; give [low, high] or a list of choices")

@@ -23,8 +23,10 @@ def fingerprint(params: Params, dataset: str, out: Path) -> dict[str, Any]:
 
 
 def fingerprint_training(params: Params, out: Path) -> dict[str, Any]:
-    """The part of the protocol that search and training depend on: protocols that agree in it share their adapters."""
-    facts = PROTOCOLS[params.data.protocol].training
+    """The part of the protocol that search and training depend on: protocols that agree in it share their adapters. And
+    which of the user's own images are not to be mirrored."""
+    unflipped = sorted(name for name, own in params.data.own.items() if not own.flips)
+    facts = {**PROTOCOLS[params.data.protocol].training, **({"unflipped": unflipped} if unflipped else {})}
     write_json(out, facts)
     return facts
 

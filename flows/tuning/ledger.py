@@ -27,7 +27,7 @@ def trial_key(params: TrialSettings) -> str:
     return _digest({key: _rounded(value) for key, value in params.items()})
 
 
-def _rounded(value: float) -> float:
+def _rounded(value: float | str) -> float | str:
     return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
 
 

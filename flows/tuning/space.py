@@ -1,7 +1,9 @@
 """The search space: which keys are open, and which settings come first."""
 
+from typing import Any
+
 from flows.settings.params import Params
-from flows.settings.resolve import explicit_values
+from flows.settings.resolve import explicit_values, unflipped
 from flows.settings.sections import SearchSection
 from flows.tuning.ledger import Ledger
 from mmrl_core.errors import UserError
@@ -32,7 +34,7 @@ def check_depths(params: Params, space: Space, depth: int) -> None:
 
 def published_point(params: Params, dataset: str, method: str, space: Space, depth: int) -> TrialSettings:
     """The published values of the space's keys."""
-    preset = published(dataset, method, depth, params.data.protocol)
+    preset = published(dataset, method, depth, params.data.protocol) | unflipped(params, dataset)
     return {key: preset[key] for key in space}
 
 
@@ -63,6 +65,6 @@ def within(space: Space, point: TrialSettings) -> bool:
     return point.keys() == space.keys() and all(holds(space[key], value) for key, value in point.items())
 
 
-def holds(distribution: Distribution, value: float) -> bool:
+def holds(distribution: Distribution, value: Any) -> bool:
     kind, values = next(iter(distribution.items()))
     return value in values if kind == "choice" else values[0] <= value <= values[1]

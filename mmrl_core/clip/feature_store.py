@@ -23,6 +23,8 @@ from torch import Tensor
 
 from mmrl_core import DATA_VERSION, METHOD_VERSION
 from mmrl_core.clip.towers import Frozen, ImageTower
+from mmrl_core.config import TrainConfig
+from mmrl_core.data.views import normalised
 from mmrl_core.errors import Damaged, UserError
 from mmrl_core.files import canonical_json, read_json, write_bytes, write_json
 
@@ -176,7 +178,7 @@ class LoadedBatch(NamedTuple):
     kept: list[Frozen | None]  # of every image, from memory
     keys: list[str]  # of the images that memory lacks
     records: list[Frozen | None]  # of these, from the store
-    views: Tensor | None  # (missing, 3, S, S)
+    views: Tensor | None  # (missing, 3, S, S), uint8 or float32
     whole: Frozen | None  # all records as one batch, where none is missing
 
 
@@ -195,7 +197,8 @@ class FrozenFeatures:
             self.memory, self.name = store.memory, store.shelf(_facts(tower, self.chunk)).folder.name
 
     def load(self, keys: Sequence[str], views: Callable[[list[int]], Tensor]) -> LoadedBatch:
-        """Read a batch; `views` gives those of the positions that the store lacks. May run in any thread."""
+        """Read a batch; `views` gives those of the positions that the store lacks, as bytes or normalised. May run in
+        any thread."""
         kept = [self.memory.get(f"{self.name} {key}") for key in keys]
         rest = [index for index, record in enumerate(kept) if record is None]
         records = [self.shelf.get(keys[index]) if self.shelf else None for index in rest]
@@ -219,7 +222,8 @@ class FrozenFeatures:
     def _computed(self, loaded: LoadedBatch) -> Frozen:
         """The base tower's features of the images that memory lacks: computed where the store has no record."""
         assert loaded.views is not None  # `load` gives views where a record is missing
-        computed = self.base.frozen(loaded.views.to(self.device, non_blocking=True), self.chunk)
+        views = normalised(loaded.views.to(self.device, non_blocking=True), self.tower.backbone.view_settings)
+        computed = self.base.frozen(views, self.chunk)
         return self._merge(self.shelf, loaded, computed) if self.shelf else computed
 
     def _remember(self, loaded: LoadedBatch, features: Frozen) -> Frozen:
@@ -268,9 +272,11 @@ def _facts(tower: ImageTower, chunk: int) -> dict[str, Any]:
     }
 
 
-def training_key(digest: str, seed: int, epoch: int, item: str) -> str:
-    """The record of a training view."""
-    return f"{digest} train {seed} {epoch} {item}"
+def training_key(digest: str, train: TrainConfig, epoch: int, item: str) -> str:
+    """The record of a training view; without augmentation that is the test view's."""
+    if train.augmentation == "none":
+        return evaluation_key(digest)
+    return f"{digest} train {train.views} {train.augmentation} {train.seed} {epoch} {item}"
 
 
 def evaluation_key(digest: str) -> str:

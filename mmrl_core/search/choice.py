@@ -12,6 +12,7 @@ error, gives its posterior mean, so that a lucky trial among mediocre neighbours
 import math
 from collections.abc import Callable
 from statistics import mean, variance
+from typing import Any
 
 import numpy as np
 
@@ -44,7 +45,7 @@ def choose(trials: list[Trial], objective: Objective, published: TrialSettings, 
 def _change(params: TrialSettings, published: TrialSettings) -> tuple[float, ...]:
     """Settings that change the frozen model less are smaller."""
     kept = sum(params.get(key) == value for key, value in published.items())
-    return (*(sign * params.get(key, 0) for key, sign in ORDERS.items()), -kept)
+    return (*(sign * float(params.get(key, 0)) for key, sign in ORDERS.items()), -kept)
 
 
 def smoothed(trials: list[Trial], objective: Objective, space: Space) -> list[float]:
@@ -84,7 +85,7 @@ def _place(params: TrialSettings, space: Space) -> list[float]:
     return [_scaled(params[key], *next(iter(one.items()))) for key, one in space.items()]
 
 
-def _scaled(value: float, kind: str, values: list[int | float]) -> float:
+def _scaled(value: Any, kind: str, values: list[Any]) -> float:
     if kind == "choice":
         ordered = sorted(values)
         return ordered.index(value) / max(1, len(ordered) - 1)

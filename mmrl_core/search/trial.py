@@ -13,8 +13,8 @@ from mmrl_core.files import read_json
 Objective = Literal["log_likelihood", "harmonic_mean"]
 Cost = Literal["trainable_parameters", "step_time"]
 State = Literal["running", "complete", "stopped", "failed", "lost"]  # lost: its process died, again and again
-TrialSettings = dict[str, Annotated[float, Field(allow_inf_nan=False)]]  # by dotted key of `adapter` or `train`
-Distribution = dict[str, list[int | float]]  # `choice`: its values; `uniform` or `loguniform`: the bounds
+TrialSettings = dict[str, Annotated[float, Field(allow_inf_nan=False)] | str]  # by dotted key of `adapter` or `train`
+Distribution = dict[str, list[Any]]  # `choice`: its values; `uniform` or `loguniform`: the bounds
 Space = dict[str, Distribution]  # by dotted key of `adapter` or `train`
 Scores = dict[str, Any]  # of one partition: numbers by name, and `losses`, the training loss of every epoch
 

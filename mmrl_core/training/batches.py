@@ -5,13 +5,15 @@ from functools import partial
 from itertools import islice
 
 import torch
+from PIL.Image import Image
 from torch import Tensor
 
 from mmrl_core.clip.feature_store import FrozenFeatures, LoadedBatch, image_digest, training_key
 from mmrl_core.clip.towers import Frozen
 from mmrl_core.config import TrainConfig
 from mmrl_core.data.parallel import map_in_order
-from mmrl_core.data.sets import ImageSet
+from mmrl_core.data.pixels import Pixels
+from mmrl_core.data.sets import Decoded, ImageSet
 from mmrl_core.data.views import train_view, view_seed
 from mmrl_core.distributed import Workers
 
@@ -53,8 +55,8 @@ class TrainingViews:
         """`step`: each run's indices."""
         keys, rows = [], []
         for indices, own, (data, train) in zip(step, self.digests, self.runs, strict=True):
-            keys += [training_key(own[index], train.seed, epoch, data.items[index]) for index in indices]
-            rows += [(data, train.seed, index) for index in indices]
+            keys += [training_key(own[index], train, epoch, data.items[index]) for index in indices]
+            rows += [(data, train, index) for index in indices]
 
         def views(missing: list[int]) -> Tensor:
             return torch.stack([self._view(epoch, *rows[row]) for row in missing])
@@ -63,8 +65,13 @@ class TrainingViews:
         loaded = self.features.load(keys, views)
         return loaded, labels.view(len(self.runs), -1) if len(self.runs) > 1 else labels
 
-    def _view(self, epoch: int, data: ImageSet, seed: int, index: int) -> Tensor:
-        return train_view(data.images[index], self.backbone.view_settings, seed, epoch, data.items[index])
+    def _view(self, epoch: int, data: ImageSet, train: TrainConfig, index: int) -> Tensor:
+        settings, images = self.backbone.view_settings, data.images
+        if isinstance(images, Decoded) and train.views == "fast" and train.augmentation != "none":
+            image: Image | Pixels = images.pixels(index, settings.size)
+        else:
+            image = images[index]
+        return train_view(image, settings, train.seed, epoch, data.items[index], train.views, train.augmentation)
 
 
 def _digests(data: ImageSet) -> list[str]:

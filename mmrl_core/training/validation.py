@@ -4,7 +4,7 @@ import torch
 import torch.nn.functional as F
 
 from mmrl_core.data.sets import ImageSet
-from mmrl_core.data.views import test_views
+from mmrl_core.data.views import normalised, test_squares
 from mmrl_core.method.model import AdaptedCLIP
 
 MOST = 256  # images whose trunks are kept in memory; of more, as many spread over the set
@@ -20,8 +20,9 @@ class Validation:
     def __init__(self, model: AdaptedCLIP, data: ImageSet):
         n, device = len(data.items), model.backbone.device
         chosen = range(n) if n <= MOST else [index * n // MOST for index in range(MOST)]
-        views = test_views([data.images[index] for index in chosen], model.backbone.view_settings)
-        self.model, self.trunk = model, model.image_tower.trunk(views.to(device))
+        squares = test_squares([data.images[index] for index in chosen], model.backbone.view_settings)
+        views = normalised(squares.to(device), model.backbone.view_settings)
+        self.model, self.trunk = model, model.image_tower.trunk(views)
         self.labels = torch.tensor([data.labels[index] for index in chosen], device=device)
 
     @torch.no_grad()

@@ -80,7 +80,7 @@ def test_a_mistake_in_the_settings_is_one_line_that_names_the_key(path, override
         ("train.lr=fast", "train.lr is 'fast', which cannot be: a number is needed$"),
         ("search.enabled=maybe", "search.enabled is 'maybe', which cannot be: true or false is needed"),
         ("search.trials=0", "search.trials is 0, which cannot be: at least 1 is needed"),
-        ("search.space={adapter.beta: {choice: [a]}}", r"adapter.beta.choice.0 is .a., .* a number is needed"),
+        ("search.space={adapter.beta: {choice: [a]}}", r"adapter.beta: a number is needed, not .a."),
         ("search.space={adapter.beta: {choice: [true]}}", "is true, which cannot be: a number is needed"),
         ("cluster.workers=[1]", r"cluster.workers is \[1\], which cannot be: give a number, or {min: 1, max: 4}"),
         ("tracking.uri=postgresql://me:s3cret@h:99999/db", r"tracking.uri is 'postgresql://\*\*\*@h:99999/db', which"),

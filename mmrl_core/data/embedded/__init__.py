@@ -2,3 +2,5 @@
 
 Each file has open_source and fingerprint for its keys; read digits.py first.
 """
+
+MIRRORED_OTHERWISE = ("digits", "letters", "signboards")  # what keys begin with whose pictures mean others if mirrored

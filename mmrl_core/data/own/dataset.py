@@ -51,7 +51,7 @@ def fingerprint(key: str, spec: OwnSection) -> dict[str, Any]:
     files = sorted({*gathered.files, *filter(None, [_path(spec.classes)])})
     facts = {
         "dataset": key,
-        "spec": spec.model_dump(exclude=None if spec.columns != ColumnsSection() else {"columns"}),
+        "spec": spec.model_dump(exclude={"flips"} if spec.columns != ColumnsSection() else {"columns", "flips"}),
         "files_sha256": hashlib.sha256(json.dumps([_stat(file) for file in files]).encode()).hexdigest(),
         "counts": {"images": len(gathered.records), "classes": len(ordered_labels(gathered)), "files": len(files)},
     }

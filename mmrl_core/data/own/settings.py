@@ -29,6 +29,7 @@ class OwnSection(Section):
     val_share: Fraction = 0.2  # of a class's images, where the data names no split
     test_share: Fraction = 0.3
     split_seed: Seed = 0
+    flips: bool = True  # false: a mirrored image is another thing, as with text, digits, left and right
 
     @field_validator("template")
     @classmethod

@@ -134,11 +134,14 @@ def test_adapters_of_any_depths_that_are_scored_together_get_the_bits_that_each_
 
 
 def test_views_of_another_seed_epoch_item_or_image_have_records_of_their_own():
-    one, other = image_set(2).images
+    (one, other), train = image_set(2).images, TrainConfig()
     keys = [
-        training_key(image_digest(one), 1, 0, "a"), training_key(image_digest(one), 2, 0, "a"),
-        training_key(image_digest(one), 1, 1, "a"), training_key(image_digest(one), 1, 0, "b"),
-        training_key(image_digest(other), 1, 0, "a"),
+        training_key(image_digest(one), train, 0, "a"),
+        training_key(image_digest(one), train.model_copy(update={"seed": 2}), 0, "a"),
+        training_key(image_digest(one), train.model_copy(update={"views": "pillow"}), 0, "a"),
+        training_key(image_digest(one), train.model_copy(update={"augmentation": "crop"}), 0, "a"),
+        training_key(image_digest(one), train, 1, "a"), training_key(image_digest(one), train, 0, "b"),
+        training_key(image_digest(other), train, 0, "a"),
         evaluation_key(image_digest(one)), evaluation_key(image_digest(other)),
     ]  # fmt: skip
     assert len(set(keys)) == len(keys)
