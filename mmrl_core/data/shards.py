@@ -124,6 +124,8 @@ def _write(
         for half, labels in zip(HALVES, (set(base), set(novel)), strict=True):
             members = [index for index in indices if source.items(split)[index].label in labels]
             shards += _write_shards(source, split, half, members, out, tick, problems)
+    if source.known:
+        source.known.flush()
     refuse_all("images cannot be used", problems)
     manifest: Manifest = {
         "dataset": source.key, "templates": source.templates, "class_names": source.class_names,
@@ -188,9 +190,13 @@ def _sample(source: Source, split: str, index: int) -> dict[str, Any] | UserErro
 
 
 def check_image(source: Source, item: Item) -> bytes:
-    """The image's bytes. Raises UserError when they cannot be read or decoded."""
+    """The image's bytes. Raises UserError when they cannot be read or decoded; what was decoded before as it is now is
+    not again."""
+    name = f"{item.path} of {source.key}"
+    if source.known:
+        return source.known.check(item.path, name)
     image = source.read(item)
-    decode(image, f"{item.path} of {source.key}")
+    decode(image, name)
     return image
 
 

@@ -1,0 +1,115 @@
+"""Images are read once: digests come from the store where a file is as it was, and what was decoded is not again.
+
+A file is known by its size, time of change and inode. One that changed in the last seconds before it was read is not
+relied on: it may change once more within the same tick of the clock.
+"""
+
+import hashlib
+import time
+from collections.abc import Iterator, Sequence
+from functools import cache, partial
+from importlib import metadata
+from typing import NamedTuple
+
+from PIL import Image
+
+from mmrl_core import DATA_VERSION
+from mmrl_core.data.foreign import reads_heif
+from mmrl_core.data.images import decode
+from mmrl_core.data.known.files import Content, Reader, State, States
+from mmrl_core.data.known.store import Row, Store
+from mmrl_core.data.parallel import map_in_order
+from mmrl_core.errors import UserError
+
+RACY = 2 * 10**9  # ns: coarser than the times of change of any file system in use
+LOOKED_UP = 1000  # names at a time
+
+
+class Examined(NamedTuple):
+    """The digest of an image's bytes, and what is wrong with it, "" for nothing or where it was not to be decoded."""
+
+    sha256: bytes
+    problem: str
+
+
+class Known:
+    """The images of a reader. Without a store nothing is known, and each is read and decoded whenever it is asked for."""
+
+    def __init__(self, reader: Reader, store: Store | None = None):
+        self.reader, self.store = reader, store
+
+    def examine(self, paths: Sequence[str], states: States, key: str | None = None) -> Iterator[Examined | UserError]:
+        """Each image's digest, in order, or the error that it cannot be read; each decoded where the `key` of its
+        dataset is given. Sorted `paths` are looked up quickly. What was read is kept, also when this ends early."""
+        try:
+            yield from map_in_order(partial(self._examined, key), self._looked_up(paths, states, key))
+        finally:
+            self.flush()
+
+    def _looked_up(
+        self, paths: Sequence[str], states: States, key: str | None
+    ) -> Iterator[tuple[str, Examined | None]]:
+        """Each path, with what is known of it."""
+        wanted = decoder() if key else None
+        for start in range(0, len(paths), LOOKED_UP):
+            part = paths[start : start + LOOKED_UP]
+            rows = self.store.find(self.reader.place, part) if self.store else {}
+            for path, state in zip(part, states.part(start, start + LOOKED_UP), strict=True):
+                row = rows.get(path)
+                known = row and row.state == state and wanted in (None, row.decoder)
+                yield path, Examined(row.sha256, "") if row and known else None
+
+    def _examined(self, key: str | None, work: tuple[str, Examined | None]) -> Examined | UserError:
+        path, known = work
+        if known:
+            return known
+        try:
+            content = self.reader.read(path)
+        except UserError as error:
+            return error
+        problem = _problem(content.image, name_of(path, key)) if key else ""
+        sha256 = hashlib.sha256(content.image).digest()
+        self._keep(path, content, Row(State(0, 0, 0), sha256, decoder() if key and not problem else ""))
+        return Examined(sha256, problem)
+
+    def check(self, path: str, name: str) -> bytes:
+        """An image's bytes, which can be decoded. Raises UserError, with that name, where they cannot."""
+        content = self.reader.read(path)
+        row = self.store.get(self.reader.place, path) if self.store else None
+        if row is None or row.state != content.state or row.decoder != decoder():
+            decode(content.image, name)
+            if self.store:
+                row = Row(State(0, 0, 0), hashlib.sha256(content.image).digest(), decoder())
+                self._keep(path, content, row)
+        return content.image
+
+    def flush(self) -> None:
+        """Keep what was found out so far."""
+        if self.store:
+            self.store.flush()
+
+    def _keep(self, path: str, content: Content, row: Row) -> None:
+        if self.store and content.state and content.state.mtime < time.time_ns() - RACY:
+            self.store.put(self.reader.place, path, row._replace(state=content.state))
+
+
+def name_of(path: str, key: str) -> str:
+    """What messages call an image of a dataset."""
+    return f"{path} of {key}"
+
+
+def decoder() -> str:
+    """What decodes images here: another may find others whole."""
+    heif = f", pillow-heif {_version('pillow-heif')}" if reads_heif() else ""
+    return f"data {DATA_VERSION}, pillow {_version('pillow')}{heif}, at most {Image.MAX_IMAGE_PIXELS} pixels"
+
+
+_version = cache(metadata.version)
+
+
+def _problem(image: bytes, name: str) -> str:
+    try:
+        decode(image, name)
+    except UserError as error:
+        return str(error)
+    return ""
