@@ -205,8 +205,8 @@ def _own_tracking_uri() -> Iterator[None]:
 
 
 def clean() -> int:
-    """Remove frozen features, trials of searches, outputs made ahead and digests of images, which are all made anew; the
-    bytes freed."""
+    """Remove frozen features, digests of images, trials of searches and outputs made ahead, which are all made anew;
+    the bytes freed."""
     folders = (FEATURES, KNOWN, READY, STATE / "searches")
     size = sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
     for folder in folders:

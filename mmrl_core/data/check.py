@@ -105,7 +105,8 @@ def check_own(
     """A row as `check`'s for a dataset of the user's own, every image opened as preparing does; "missing" counts those
     that cannot be used. Besides it has the "class_names", and "notes": what does not keep the dataset from being used.
 
-    `known` is the folder that `open_source` takes: what it tells of images is not found out again. Calls `report(done, total)` after every image.
+    `known` is the folder that `open_source` takes: what it tells of images is not found out again. Calls
+    `report(done, total)` after every image.
     """
     row: dict[str, Any] = {"dataset": key, "found": None, "expected": None, "missing": 0}
     row |= {"class_names": [], "notes": []}

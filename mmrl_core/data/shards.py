@@ -10,10 +10,10 @@ import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import chain, count, groupby
 from pathlib import Path
-from typing import Any, Literal, NotRequired, cast
+from typing import Any, BinaryIO, Literal, NotRequired, cast
 
 from typing_extensions import TypedDict
 
@@ -27,6 +27,7 @@ from mmrl_core.parsing import parse_json
 from mmrl_core.protocols import HALVES, Half, LabelsByHalf
 
 SHARD_ITEMS = 1000
+TAR_END, LARGEST = 2 * tarfile.BLOCKSIZE, 8**11 - 1  # bytes: of zeros at a tar's end; of a member
 MANIFEST = "manifest.json"
 KEYS = ("templates", "class_names", "base", "novel", "counts", "shards")  # of a manifest; all that is read of it
 
@@ -159,24 +160,47 @@ def _write_shards(
     entries: list[ShardEntry] = []
     for number, start in enumerate(range(0, len(indices), SHARD_ITEMS)):
         name, members = f"{split}-{half}-{number:06d}.tar", indices[start : start + SHARD_ITEMS]
-        with tarfile.open(out / name, "x", format=tarfile.USTAR_FORMAT) as tar:
+        with open(out / name, "xb") as tar:
             for sample in map_in_order(partial(_sample, source, split), members):
                 if isinstance(sample, UserError):
                     problems.append(str(sample))
                 else:
                     _add(tar, sample)
                 tick()
+            tar.write(bytes(-(tar.tell() + TAR_END) % tarfile.RECORDSIZE + TAR_END))
         sha256 = sha256_file(out / name)
         entries.append({"file": name, "split": split, "half": half, "count": len(members), "sha256": sha256})
     return entries
 
 
-def _add(tar: tarfile.TarFile, sample: dict[str, Any]) -> None:
+def _add(tar: BinaryIO, sample: dict[str, Any]) -> None:
     """What webdataset.TarWriter writes; nothing in it differs between two runs."""
     for extension in sorted(sample.keys() - {"__key__"}):
-        member = tarfile.TarInfo(f"{sample['__key__']}.{extension}")  # no time, no owner
-        member.mode, member.size = 0o644, len(sample[extension])
-        tar.addfile(member, io.BytesIO(sample[extension]))
+        content = sample[extension]
+        tar.write(_header(f"{sample['__key__']}.{extension}", len(content)))
+        tar.write(content)
+        tar.write(bytes(-len(content) % tarfile.BLOCKSIZE))
+
+
+def _header(name: str, size: int) -> bytes:
+    """A member's header as tarfile makes it, which takes many times as long: no time, no owner."""
+    if size > LARGEST or len(name) > 100:
+        raise UserError(
+            f"{name} of {size} bytes is none that a tar file holds; leave the image out or shorten its name"
+        )
+    header = bytearray(_empty_header())
+    header[: len(name)] = name.encode("ascii")
+    header[124:135] = f"{size:011o}".encode()
+    header[148:156] = b" " * 8
+    header[148:155] = f"{sum(header):06o}\0".encode()
+    return bytes(header)
+
+
+@cache
+def _empty_header() -> bytes:
+    member = tarfile.TarInfo()
+    member.mode = 0o644
+    return member.tobuf(tarfile.USTAR_FORMAT)
 
 
 def _sample(source: Source, split: str, index: int) -> dict[str, Any] | UserError:

@@ -29,8 +29,10 @@ class States:
         self.columns = array("q"), array("q"), array("q")
 
     def add(self, state: State) -> None:
-        for column, value in zip(self.columns, state, strict=True):
-            column.append(value)
+        sizes, times, inodes = self.columns
+        sizes.append(state.size)
+        times.append(state.mtime)
+        inodes.append(state.inode)
 
     def __len__(self) -> int:
         return len(self.columns[0])
@@ -75,7 +77,7 @@ class Files(Reader):
     def read(self, path: str) -> Content:
         """A file's bytes. Raises UserError naming the file when it cannot be read."""
         try:
-            with open(self.root / path, "rb", buffering=0) as file:
+            with open(os.path.join(self.root, path), "rb", buffering=0) as file:
                 before = state_of(os.fstat(file.fileno()))
                 image = file.readall()
                 unchanged = len(image) == before.size and state_of(os.fstat(file.fileno())) == before

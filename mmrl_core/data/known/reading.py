@@ -5,6 +5,7 @@ relied on: it may change once more within the same tick of the clock.
 """
 
 import hashlib
+import threading
 import time
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
@@ -18,11 +19,13 @@ from mmrl_core.data.foreign import reads_heif
 from mmrl_core.data.images import decode
 from mmrl_core.data.known.files import Content, Reader, State, States
 from mmrl_core.data.known.store import Row, Store
-from mmrl_core.data.parallel import map_in_order
+from mmrl_core.data.parallel import CHUNK, map_in_order
 from mmrl_core.errors import UserError
 
 RACY = 2 * 10**9  # ns: coarser than the times of change of any file system in use
-LOOKED_UP = 1000  # names at a time
+LOOKED_UP = 1024  # names at a time
+SMALL = 16_384  # bytes below which an image is small
+_SMALL = threading.Lock()
 
 
 class Examined(NamedTuple):
@@ -32,8 +35,11 @@ class Examined(NamedTuple):
     problem: str
 
 
+Work = tuple[str, Examined | None]  # a path, and what is known of it
+
+
 class Known:
-    """The images of a reader. Without a store nothing is known, and each is read and decoded whenever it is asked for."""
+    """The images of a reader. Without a store nothing is known: each is read and decoded whenever it is asked for."""
 
     def __init__(self, reader: Reader, store: Store | None = None):
         self.reader, self.store = reader, store
@@ -42,34 +48,44 @@ class Known:
         """Each image's digest, in order, or the error that it cannot be read; each decoded where the `key` of its
         dataset is given. Sorted `paths` are looked up quickly. What was read is kept, also when this ends early."""
         try:
-            yield from map_in_order(partial(self._examined, key), self._looked_up(paths, states, key))
+            for part in map_in_order(partial(self._examined, key), self._looked_up(paths, states, key), size=1):
+                yield from part
         finally:
             self.flush()
 
-    def _looked_up(
-        self, paths: Sequence[str], states: States, key: str | None
-    ) -> Iterator[tuple[str, Examined | None]]:
-        """Each path, with what is known of it."""
+    def _looked_up(self, paths: Sequence[str], states: States, key: str | None) -> Iterator[list[Work]]:
+        """A few paths at a time, each with what is known of it."""
         wanted = decoder() if key else None
         for start in range(0, len(paths), LOOKED_UP):
             part = paths[start : start + LOOKED_UP]
             rows = self.store.find(self.reader.place, part) if self.store else {}
-            for path, state in zip(part, states.part(start, start + LOOKED_UP), strict=True):
-                row = rows.get(path)
-                known = row and row.state == state and wanted in (None, row.decoder)
-                yield path, Examined(row.sha256, "") if row and known else None
+            found = [
+                Examined(row.sha256, "") if (row := rows.get(path)) and _is_as(row, state, wanted) else None
+                for path, state in zip(part, states.part(start, start + LOOKED_UP), strict=True)
+            ]
+            work = list(zip(part, found, strict=True))
+            yield from (work[at : at + CHUNK] for at in range(0, len(work), CHUNK))
 
-    def _examined(self, key: str | None, work: tuple[str, Examined | None]) -> Examined | UserError:
-        path, known = work
-        if known:
-            return known
+    def _examined(self, key: str | None, part: list[Work]) -> list[Examined | UserError]:
+        """Small images are decoded by one thread at a time: they take Python's lock so often that several would wait
+        for each other longer than they work."""
+        done = [known or self._read(path, key) for path, known in part]
+        with _SMALL:
+            return [self._decoded(path, one, key) if isinstance(one, Content) else one
+                    for (path, _), one in zip(part, done, strict=True)]  # fmt: skip
+
+    def _read(self, path: str, key: str | None) -> Examined | UserError | Content:
+        """What an image is found to be; the content of one that is to be decoded with other small ones."""
         try:
             content = self.reader.read(path)
         except UserError as error:
             return error
-        problem = _problem(content.image, name_of(path, key)) if key else ""
+        return content if key and len(content.image) < SMALL else self._decoded(path, content, key)
+
+    def _decoded(self, path: str, content: Content, key: str | None) -> Examined:
+        problem = _problem(content.image, f"{path} of {key}") if key else ""
         sha256 = hashlib.sha256(content.image).digest()
-        self._keep(path, content, Row(State(0, 0, 0), sha256, decoder() if key and not problem else ""))
+        self._keep(path, content, sha256, decoder() if key and not problem else "")
         return Examined(sha256, problem)
 
     def check(self, path: str, name: str) -> bytes:
@@ -79,8 +95,7 @@ class Known:
         if row is None or row.state != content.state or row.decoder != decoder():
             decode(content.image, name)
             if self.store:
-                row = Row(State(0, 0, 0), hashlib.sha256(content.image).digest(), decoder())
-                self._keep(path, content, row)
+                self._keep(path, content, hashlib.sha256(content.image).digest(), decoder())
         return content.image
 
     def flush(self) -> None:
@@ -88,14 +103,14 @@ class Known:
         if self.store:
             self.store.flush()
 
-    def _keep(self, path: str, content: Content, row: Row) -> None:
+    def _keep(self, path: str, content: Content, sha256: bytes, by: str) -> None:
         if self.store and content.state and content.state.mtime < time.time_ns() - RACY:
-            self.store.put(self.reader.place, path, row._replace(state=content.state))
+            self.store.put(self.reader.place, path, Row(content.state, sha256, by))
 
 
-def name_of(path: str, key: str) -> str:
-    """What messages call an image of a dataset."""
-    return f"{path} of {key}"
+def _is_as(row: Row, state: State, wanted: str | None) -> bool:
+    """Whether the row is of the file as it is now, and of an image decoded as is wanted."""
+    return row.state == state and wanted in (None, row.decoder)
 
 
 def decoder() -> str:

@@ -53,11 +53,12 @@ class Store:
     def find(self, place: str, names: Sequence[str]) -> dict[str, Row]:
         """The rows of those of the names that are known. Sorted names that lie close together are found in one look."""
         keys = {_key(name): name for name in names}
-        found = self._all(
-            f"SELECT name, {COLUMNS} FROM images WHERE place = ? AND name BETWEEN ? AND ?",
-            (self._place(place), min(keys), max(keys)),
-        )
-        return {keys[row[0]]: Row(State(*row[1:4]), *row[4:]) for row in found if row[0] in keys} if keys else {}
+        query = f"SELECT name, {COLUMNS} FROM images WHERE place = ? AND name BETWEEN ? AND ?"
+        found = self._all(query, (self._place(place), min(keys), max(keys))) if keys else []
+        return {
+            keys[name]: Row(State(size, mtime, inode), sha256, decoder)
+            for name, size, mtime, inode, sha256, decoder in found if name in keys
+        }  # fmt: skip
 
     def get(self, place: str, name: str) -> Row | None:
         """The row of one file."""

@@ -37,7 +37,8 @@ def notes_on_splits(records: list[Record]) -> list[str]:
     named = {record.split for record in records}
     if named == {"train", "val"}:
         return ["there is no test split: the images of val are the test images, and those of val are drawn from train"]
-    folders = {folder for record in records for folder in record.path.split("/")[:-1] if is_split(folder)}
+    above = {record.path.rpartition("/")[0] for record in records}
+    folders = {folder for path in above for folder in path.split("/") if is_split(folder)}
     if named == {None} and len({split_in(folder)[0] for folder in folders}) > 1:
         return [f"paths lie in folders {some(sorted(folders))}, but no split is named: one was drawn"]
     return []
