@@ -110,8 +110,8 @@ def _of_folder(path: Path) -> Collection:
     labels = ordered_labels(gathered)
     label_of = {label: number for number, label in enumerate(labels)}
     of_split: dict[str | None, list[Entry]] = {}
-    for record, file in zip(gathered.records, gathered.files, strict=True):
-        entry = Entry(record.path, label_of[record.label], partial(_given, file), record.path)
+    for record in gathered.records:
+        entry = Entry(record.path, label_of[record.label], partial(_given, path / record.path), record.path)
         of_split.setdefault(record.split, []).append(entry)
     train = of_split.get("train", []) + of_split.get(None, [])
     _check_folder_classes(path, labels, train)

@@ -25,9 +25,8 @@ def is_image_name(path: str) -> bool:
 
 def extension_of(path: str) -> str:
     """The extension of the file's name in lower case, without its dot, as `PurePosixPath.suffix` finds it."""
-    name = path.rstrip("/").rpartition("/")[2]
-    dot = name.rfind(".")
-    return name[dot + 1 :].lower() if 0 < dot < len(name) - 1 else ""
+    stem, _, extension = path.rstrip("/").rpartition(".")
+    return "" if not stem or stem.endswith("/") or "/" in extension else extension.lower()
 
 
 def told_apart(class_names: Sequence[str]) -> list[str]:

@@ -88,10 +88,14 @@ class Known:
         self._keep(path, content, sha256, decoder() if key and not problem else "")
         return Examined(sha256, problem)
 
-    def check(self, path: str, name: str) -> bytes:
-        """An image's bytes, which can be decoded. Raises UserError, with that name, where they cannot."""
+    def recall(self, paths: Sequence[str]) -> dict[str, Row]:
+        """What is known of a few images, for `check`."""
+        return self.store.pick(self.reader.place, paths) if self.store else {}
+
+    def check(self, path: str, name: str, row: Row | None) -> bytes:
+        """An image's bytes, which can be decoded: those of which `row` says so are not decoded again. Raises UserError,
+        with that name, where they cannot."""
         content = self.reader.read(path)
-        row = self.store.get(self.reader.place, path) if self.store else None
         if row is None or row.state != content.state or row.decoder != decoder():
             decode(content.image, name)
             if self.store:

@@ -55,16 +55,13 @@ class Store:
         keys = {_key(name): name for name in names}
         query = f"SELECT name, {COLUMNS} FROM images WHERE place = ? AND name BETWEEN ? AND ?"
         found = self._all(query, (self._place(place), min(keys), max(keys))) if keys else []
-        return {
-            keys[name]: Row(State(size, mtime, inode), sha256, decoder)
-            for name, size, mtime, inode, sha256, decoder in found if name in keys
-        }  # fmt: skip
+        return {keys[name]: _row(*rest) for name, *rest in found if name in keys}
 
-    def get(self, place: str, name: str) -> Row | None:
-        """The row of one file."""
-        query = f"SELECT {COLUMNS} FROM images WHERE place = ? AND name = ?"
-        found = self._all(query, (self._place(place), _key(name)))
-        return Row(State(*found[0][:3]), *found[0][3:]) if found else None
+    def pick(self, place: str, names: Sequence[str]) -> dict[str, Row]:
+        """The same of a few names that may lie anywhere."""
+        keys = {_key(name): name for name in names}
+        query = f"SELECT name, {COLUMNS} FROM images WHERE place = ? AND name IN ({', '.join('?' * len(keys))})"
+        return {keys[name]: _row(*rest) for name, *rest in self._all(query, (self._place(place), *keys))}
 
     def put(self, place: str, name: str, row: Row) -> None:
         """Keep a row; it is committed with the next BATCH of them, or by `flush`."""
@@ -146,6 +143,10 @@ def _insert(database: sqlite3.Connection, rows: list[tuple]) -> None:
     except BaseException:
         database.execute("ROLLBACK")
         raise
+
+
+def _row(size: int, mtime: int, inode: int, sha256: bytes, decoder: str) -> Row:
+    return Row(State(size, mtime, inode), sha256, decoder)
 
 
 def _key(text: str) -> bytes:

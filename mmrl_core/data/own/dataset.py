@@ -89,6 +89,8 @@ def fingerprint(key: str, spec: OwnSection) -> dict[str, Any]:
 def _files(gathered: Gathered, classes: Path | None) -> Iterator[tuple[str, int, int]]:
     """Path, size and time of change of each file, folder by folder."""
     others = sorted({*gathered.files, *filter(None, [classes])})
+    if not others:
+        return _images(gathered)
     rows = heapq.merge(map(_stat, others), _images(gathered), key=lambda row: _part_by_part(row[0]))
     return (row for row, _ in groupby(rows))  # a list of the images may be that of the classes as well
 

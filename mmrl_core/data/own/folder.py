@@ -49,7 +49,7 @@ def _walked(images: Path) -> tuple[list[str], States, list[str]]:
     paths, states, others, problems = list[str](), States(), list[str](), list[str]()
     inside = Inside(images)
     for path, entry in coop.walk(images, is_hidden):
-        is_plain = path.isascii() and entry.is_file(follow_symlinks=False)
+        is_plain = path.isascii() and entry.is_file(follow_symlinks=False)  # below the folder, as no link was followed
         if not is_plain and (problem := inside.problem(path, str(images))):
             problems.append(problem)
         elif is_image(path):

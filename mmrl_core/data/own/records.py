@@ -56,7 +56,9 @@ def is_image(path: str) -> bool:
 
 def is_hidden(path: str) -> bool:
     """Whether a part of the path is a dot file or what an operating system left there."""
-    return path.startswith(".") or "/." in path or not CLUTTER.isdisjoint(path.lower().split("/"))
+    if "/" not in path:
+        return path.startswith(".") or path.lower() in CLUTTER
+    return any(map(is_hidden, path.split("/")))
 
 
 def check_name(path: str, where: str) -> None:
