@@ -9,12 +9,12 @@ from pathlib import Path
 import pytest
 
 from tests.core.data.many import fill
-from tests.support.workspace import BIN, environment, make_workspace
+from tests.support.workspace import environment, make_workspace
 
 pytestmark = [pytest.mark.slow, pytest.mark.endurance]
 
 IMAGES, CLASSES, SHOTS, SEEDS = 100_000, 100, 4, (1, 2, 3)
-PEAK = 220 * 2**20  # bytes; a process that has loaded no image holds about 45 MB
+PEAK = 140 * 2**20  # bytes; half of what a build that kept every path, digest and future held
 # What a process read, in bytes, and the most memory it held: from the kernel, not from what is tested.
 COUNTED = """
 import pathlib, resource, sys
@@ -27,7 +27,7 @@ try:
 finally:
     print("USED", read() - before, resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024, file=sys.stderr)
 """
-OVERHEAD = 24 * 2**20  # bytes read of modules and of what is known
+OVERHEAD = 36 * 2**20  # bytes read of modules and of what is known; all images are more than twice as many
 
 
 @pytest.fixture(scope="module")
@@ -50,7 +50,6 @@ def used(project: Path, *command: str) -> tuple[int, int]:
 
 
 def test_very_many_images_are_read_once_and_memory_is_bounded(project, images):
-    assert BIN.is_dir()
     total = sum(entry.stat().st_size for folder in os.scandir(images) for entry in os.scandir(folder))
     walked, peak = used(project, "fingerprint", "--dataset", "many")
     assert walked < OVERHEAD and peak < PEAK
@@ -58,7 +57,8 @@ def test_very_many_images_are_read_once_and_memory_is_bounded(project, images):
     assert total <= checked < total + OVERHEAD and peak < PEAK
     pooled, peak = used(project, "prepare", "--dataset", "many")
     shards = sum(path.stat().st_size for path in (project / "data/many/pool").glob("*.tar"))
-    assert pooled < 2 * shards + OVERHEAD and peak < PEAK  # the images that it holds, and the shards to hash them
+    # Half of the images, the shards to hash them, and what is known, of which a part is looked up again.
+    assert pooled < total // 2 + shards + 2 * OVERHEAD and peak < PEAK
     for seed in SEEDS:
         read, peak = used(project, "prepare", "--dataset", "many", "--shots", str(SHOTS), "--seed", str(seed))
         assert read < OVERHEAD + total * 4 * SHOTS * CLASSES // IMAGES and peak < PEAK
