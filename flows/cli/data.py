@@ -207,11 +207,12 @@ def _check_own(key: str, own: dict[str, OwnSection], settings: Params | None) ->
 
     # What `mmrl init --images` says of one's own data.
     data, shots = (settings.data, max(settings.shots)) if settings else (DataSection(protocol="few-shot"), 1)
+    known = paths.KNOWN if DEFAULT_PARAMS.exists() else None  # in a project
     with progress(f"check {key}", unit="images") as report:
         if settings and key in settings.targets:
-            row = check_own(key, own, ON_TARGET, None, shots, report)
+            row = check_own(key, own, ON_TARGET, None, shots, report, known=known)
         else:
-            row = check_own(key, own, PROTOCOLS[data.protocol], data.base_classes, shots, report)
+            row = check_own(key, own, PROTOCOLS[data.protocol], data.base_classes, shots, report, known=known)
     backbone = settings.backbone if settings else BackboneSection()
     row["notes"] += cut_notes(row["class_names"], [own[key].template], backbone.name)
     return row

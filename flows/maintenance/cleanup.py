@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from flows.project.outputs import is_held
-from flows.project.paths import FEATURES, READY, STATE
+from flows.project.paths import FEATURES, KNOWN, READY, STATE
 from flows.registry.decisions import EXPERIMENT as DECISIONS
 from flows.settings.params import Params
 from flows.tracking import places
@@ -31,7 +31,16 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
 
 UNITS = {"d": "days", "h": "hours", "m": "minutes"}
-FOLDERS = ("runs/*", "searches/*/*", "features/*", "ready/*/*/*/*", "aside/*", "logs/*", "predictions/*")  # below .mmrl
+FOLDERS = (
+    "runs/*",
+    "searches/*/*",
+    "features/*",
+    "ready/*/*/*/*",
+    "known",
+    "aside/*",
+    "logs/*",
+    "predictions/*",
+)  # below .mmrl
 RAY = "mmrl-ray-*"  # in the temporary folder: left by a killed search whose reaper was killed too
 UNUSED = "Removing "  # before each path in what `dvc gc --dry` prints
 
@@ -196,8 +205,9 @@ def _own_tracking_uri() -> Iterator[None]:
 
 
 def clean() -> int:
-    """Remove frozen features, trials of searches and outputs made ahead, which are all made anew; the bytes freed."""
-    folders = (FEATURES, READY, STATE / "searches")
+    """Remove frozen features, digests of images, trials of searches and outputs made ahead, which are all made anew;
+    the bytes freed."""
+    folders = (FEATURES, KNOWN, READY, STATE / "searches")
     size = sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
     for folder in folders:
         shutil.rmtree(folder, ignore_errors=True)

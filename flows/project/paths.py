@@ -11,6 +11,7 @@ TRAINING = Path("data/training.json")
 STATE = Path(".mmrl")
 FEATURES = STATE / "features"  # of the frozen backbone, kept between runs
 READY = STATE / "ready"  # outputs made ahead of the stage that DVC will run for them
+KNOWN = STATE / "known"  # what was found out of image files: their digests, and that they can be decoded
 PREDICTIONS = STATE / "predictions"  # logged by serving, by replica
 
 

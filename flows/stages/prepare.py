@@ -1,8 +1,10 @@
 """The stages `fingerprint` and `prepare`: a dataset's digest, its pool of test images, its few-shot sets."""
 
+from contextlib import nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from flows.project.paths import KNOWN
 from flows.project.progress import progress
 from flows.settings.params import Params
 from mmrl_core.files import write_json
@@ -48,7 +50,9 @@ def _source(params: Params, dataset: str) -> tuple["Source", int | None]:
     from mmrl_core.data.catalog import open_source
     from mmrl_core.data.lacking import refuse_lacking
 
-    source, is_target = open_source(dataset, params.data.root, params.data.own), dataset in params.targets
+    is_target = dataset in params.targets
+    with progress(f"read {dataset}", unit="images") if dataset in params.data.own else nullcontext() as report:
+        source = open_source(dataset, params.data.root, params.data.own, known=KNOWN, report=report)
     n_base = None if is_target else params.data.base_classes  # a target is not divided
     refuse_lacking(source, n_base, ON_TARGET if is_target else PROTOCOLS[params.data.protocol])
     return source, n_base

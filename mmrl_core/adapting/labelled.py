@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from PIL.Image import Image
 
 from mmrl_core.adapting.images import FORMS, is_one_image, open_image
+from mmrl_core.data.known.files import Reader
 from mmrl_core.data.own import folder
 from mmrl_core.data.own.class_names import ordered_labels, readable_names
 from mmrl_core.data.own.records import Gathered, did_you_mean
@@ -109,8 +110,8 @@ def _of_folder(path: Path) -> Collection:
     labels = ordered_labels(gathered)
     label_of = {label: number for number, label in enumerate(labels)}
     of_split: dict[str | None, list[Entry]] = {}
-    for record, file in zip(gathered.records, gathered.files, strict=True):
-        entry = Entry(record.path, label_of[record.label], partial(_given, file), record.path)
+    for record in gathered.records:
+        entry = Entry(record.path, label_of[record.label], partial(_given, path / record.path), record.path)
         of_split.setdefault(record.split, []).append(entry)
     train = of_split.get("train", []) + of_split.get(None, [])
     _check_folder_classes(path, labels, train)
@@ -235,7 +236,7 @@ def _checked(where: str, names: list[Any], entries: list[Entry], held_out: list[
     for name in names:
         if not isinstance(name, str):
             raise UserError(f"{where}: the class name {name!r} is of type {type(name).__name__}; name classes by text")
-    readable = readable_names(Gathered(where, [], [], lambda record: b""), names, None)
+    readable = readable_names(Gathered(where, [], [], Reader()), names, None)
     return Collection(readable, entries, held_out)
 
 

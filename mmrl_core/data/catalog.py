@@ -2,17 +2,23 @@
 
 import hashlib
 import importlib
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mmrl_core.config import did_you_mean
 from mmrl_core.data.benchmark import aircraft, coop, imagenet
+from mmrl_core.data.known.files import Reader
 from mmrl_core.data.own import dataset as own_data
 from mmrl_core.data.own.settings import OwnSection
 from mmrl_core.data.source import Source
 from mmrl_core.errors import UserError
 from mmrl_core.files import canonical_json
+
+if TYPE_CHECKING:
+    from mmrl_core.data.known.store import Store
 
 # Modules with open_source(key) and fingerprint(key), by the keys that they make.
 EMBEDDED = {
@@ -54,15 +60,39 @@ def canonical_key(key: str, own: Own | None = None) -> str:
     return key
 
 
-def open_source(key: str, root: str | Path, own: Own | None = None) -> Source:
+def open_source(
+    key: str, root: str | Path, own: Own | None = None, *, known: str | Path | None = None,
+    report: Callable[[int, int], None] | None = None,
+) -> Source:  # fmt: skip
     """The dataset of that key below the data root (which the embedded ones do not use), every image known to be there.
+
+    In the folder `known` is kept what was found out of files: of one's own data a digest each. What is there of a file
+    of the same size, time of change and inode is not found out again. Calls `report(done, total)` after every image of
+    one's own data.
 
     Raises UserError on an unknown key, a missing folder, split file or image, and on a split file that is malformed.
     """
     key = canonical_key(key, own)
     if own and key in own:
-        return own_data.open_source(key, own[key])
-    return _embedded(key).open_source(key) if key in EMBEDDED else BENCHMARK[key].open_source(key, root)
+        return own_data.open_source(key, own[key], store_in(known), report)
+    if key in EMBEDDED:
+        return _embedded(key).open_source(key)
+    return with_known(BENCHMARK[key].open_source(key, root), known)
+
+
+def store_in(folder: str | Path | None) -> "Store | None":
+    """What is known of files, in that folder."""
+    from mmrl_core.data.known.store import Store
+
+    return Store(folder) if folder else None
+
+
+def with_known(source: Source, folder: str | Path | None) -> Source:
+    """The source, whose images are not decoded where they were before."""
+    from mmrl_core.data.known.reading import Known
+
+    reader = source.reader
+    return replace(source, known=Known(reader, store_in(folder))) if folder and isinstance(reader, Reader) else source
 
 
 def fingerprint(key: str, root: str | Path, own: Own | None = None) -> dict[str, Any]:

@@ -6,14 +6,13 @@ from pathlib import Path
 from typing import Any
 
 from mmrl_core.data.benchmark import coop
-from mmrl_core.data.catalog import BENCHMARK, EMBEDDED, Own, canonical_key, open_source
+from mmrl_core.data.catalog import BENCHMARK, EMBEDDED, Own, canonical_key, open_source, store_in
 from mmrl_core.data.foreign import foreign_name
 from mmrl_core.data.lacking import lacking
+from mmrl_core.data.own.dataset import open_checked
 from mmrl_core.data.own.records import is_hidden, is_image, some
-from mmrl_core.data.parallel import map_in_order
-from mmrl_core.data.shards import Report, check_image, halves_of
+from mmrl_core.data.shards import Report, halves_of
 from mmrl_core.data.source import Source
-from mmrl_core.data.splits import Item
 from mmrl_core.errors import Several, UserError
 from mmrl_core.protocols import LabelsByHalf, Protocol, labels_of
 
@@ -95,52 +94,35 @@ def holds_own(folder: Path) -> bool:
     """Whether images lie there, of formats that are not read as well, and none of the benchmark datasets."""
     if any((folder / module.needs(key).partition("/")[0]).is_dir() for key, module in BENCHMARK.items()):
         return False
-    paths = (path for path, _ in coop.walk(folder) if not is_hidden(path))
+    paths = (path for path, _ in coop.walk(folder, is_hidden))
     return any(is_image(path) or foreign_name(path) for path in paths)
 
 
 def check_own(
-    key: str, own: Own, protocol: Protocol, n_base: int | None, shots: int, report: Report | None = None
-) -> dict[str, Any]:
+    key: str, own: Own, protocol: Protocol, n_base: int | None, shots: int, report: Report | None = None,
+    *, known: str | Path | None = None,
+) -> dict[str, Any]:  # fmt: skip
     """A row as `check`'s for a dataset of the user's own, every image opened as preparing does; "missing" counts those
     that cannot be used. Besides it has the "class_names", and "notes": what does not keep the dataset from being used.
 
-    Calls `report(done, total)` after every image.
+    `known` is the folder that `open_source` takes: what it tells of images is not found out again. Calls
+    `report(done, total)` after every image.
     """
     row: dict[str, Any] = {"dataset": key, "found": None, "expected": None, "missing": 0}
     row |= {"class_names": [], "notes": []}
     try:
-        source = open_source(key, "", own)
+        source, bad = open_checked(key, own[canonical_key(key, own)], store_in(known), report)
         problems = lacking(source, n_base, protocol)
     except Several as error:
         return {**row, "state": "incomplete", "problems": error.problems}
     except UserError as error:
         return {**row, "state": "incomplete", "problems": [str(error)]}
-    broken = _broken_images(source, report)
+    broken = [bad[item.path] for split in SPLITS for item in source.items(split) if item.path in bad]
     return {
         **row, "found": {split: len(source.items(split)) for split in SPLITS}, "missing": len(broken),
         "state": "incomplete" if broken or problems else "complete", "problems": [*broken, *problems],
         "class_names": source.class_names, "notes": [*source.notes, *_few(source, protocol, n_base, shots)],
     }  # fmt: skip
-
-
-def _broken_images(source: Source, report: Report | None) -> list[str]:
-    """A line for each image that cannot be used."""
-    items = [item for split in SPLITS for item in source.items(split)]
-
-    def problem(item: Item) -> str | None:
-        try:
-            check_image(source, item)
-        except UserError as error:
-            return str(error)
-        return None
-
-    problems = []
-    for number, line in enumerate(map_in_order(problem, items), start=1):
-        problems += [line] if line else []
-        if report:
-            report(number, len(items))
-    return problems
 
 
 def _few(source: Source, protocol: Protocol, n_base: int | None, shots: int) -> Iterator[str]:

@@ -10,15 +10,15 @@ import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import chain, count, groupby
 from pathlib import Path
-from typing import Any, Literal, NotRequired, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NotRequired, cast
 
 from typing_extensions import TypedDict
 
 from mmrl_core.data.images import decode
-from mmrl_core.data.parallel import map_in_order
+from mmrl_core.data.parallel import CHUNK, map_in_order
 from mmrl_core.data.source import Source, told_apart
 from mmrl_core.data.splits import Item, base_novel, sample_few_shot
 from mmrl_core.errors import Damaged, UserError, refuse_all
@@ -26,7 +26,11 @@ from mmrl_core.files import canonical_json, read_json, sha256_file, write_json, 
 from mmrl_core.parsing import parse_json
 from mmrl_core.protocols import HALVES, Half, LabelsByHalf
 
+if TYPE_CHECKING:
+    from mmrl_core.data.known.store import Row
+
 SHARD_ITEMS = 1000
+TAR_END, LARGEST = 2 * tarfile.BLOCKSIZE, 8**11 - 1  # bytes: of zeros at a tar's end; of a member
 MANIFEST = "manifest.json"
 KEYS = ("templates", "class_names", "base", "novel", "counts", "shards")  # of a manifest; all that is read of it
 
@@ -120,10 +124,14 @@ def _write(
     counts = {split: len(indices) for split, indices in chosen.items()}
     tick, problems = _ticker(sum(counts.values()), report), list[str]()
     shards: list[ShardEntry] = []
-    for split, indices in chosen.items():
-        for half, labels in zip(HALVES, (set(base), set(novel)), strict=True):
-            members = [index for index in indices if source.items(split)[index].label in labels]
-            shards += _write_shards(source, split, half, members, out, tick, problems)
+    try:
+        for split, indices in chosen.items():
+            for half, labels in zip(HALVES, (set(base), set(novel)), strict=True):
+                members = [index for index in indices if source.items(split)[index].label in labels]
+                shards += _write_shards(source, split, half, members, out, tick, problems)
+    finally:
+        if source.known:
+            source.known.flush()
     refuse_all("images cannot be used", problems)
     manifest: Manifest = {
         "dataset": source.key, "templates": source.templates, "class_names": source.class_names,
@@ -157,40 +165,74 @@ def _write_shards(
     entries: list[ShardEntry] = []
     for number, start in enumerate(range(0, len(indices), SHARD_ITEMS)):
         name, members = f"{split}-{half}-{number:06d}.tar", indices[start : start + SHARD_ITEMS]
-        with tarfile.open(out / name, "x", format=tarfile.USTAR_FORMAT) as tar:
-            for sample in map_in_order(partial(_sample, source, split), members):
+        with open(out / name, "xb") as tar:
+            parts = (members[at : at + CHUNK] for at in range(0, len(members), CHUNK))
+            for sample in chain.from_iterable(map_in_order(partial(_samples, source, split), parts, size=1)):
                 if isinstance(sample, UserError):
                     problems.append(str(sample))
                 else:
                     _add(tar, sample)
                 tick()
+            tar.write(bytes(-(tar.tell() + TAR_END) % tarfile.RECORDSIZE + TAR_END))
         sha256 = sha256_file(out / name)
         entries.append({"file": name, "split": split, "half": half, "count": len(members), "sha256": sha256})
     return entries
 
 
-def _add(tar: tarfile.TarFile, sample: dict[str, Any]) -> None:
+def _add(tar: BinaryIO, sample: dict[str, Any]) -> None:
     """What webdataset.TarWriter writes; nothing in it differs between two runs."""
     for extension in sorted(sample.keys() - {"__key__"}):
-        member = tarfile.TarInfo(f"{sample['__key__']}.{extension}")  # no time, no owner
-        member.mode, member.size = 0o644, len(sample[extension])
-        tar.addfile(member, io.BytesIO(sample[extension]))
+        content = sample[extension]
+        tar.write(_header(f"{sample['__key__']}.{extension}", len(content)))
+        tar.write(content)
+        tar.write(bytes(-len(content) % tarfile.BLOCKSIZE))
 
 
-def _sample(source: Source, split: str, index: int) -> dict[str, Any] | UserError:
-    item = source.items(split)[index]
+def _header(name: str, size: int) -> bytes:
+    """A member's header as tarfile makes it, which takes many times as long: no time, no owner."""
+    if size > LARGEST or len(name) > 100:
+        raise UserError(
+            f"{name} of {size} bytes is none that a tar file holds; leave the image out or shorten its name"
+        )
+    header = bytearray(_empty_header())
+    header[: len(name)] = name.encode("ascii")
+    header[124:135] = f"{size:011o}".encode()
+    header[148:156] = b" " * 8
+    header[148:155] = f"{sum(header):06o}\0".encode()
+    return bytes(header)
+
+
+@cache
+def _empty_header() -> bytes:
+    member = tarfile.TarInfo()
+    member.mode = 0o644
+    return member.tobuf(tarfile.USTAR_FORMAT)
+
+
+def _samples(source: Source, split: str, indices: Sequence[int]) -> list[dict[str, Any] | UserError]:
+    """A few samples, or what is wrong with each."""
+    items = [source.items(split)[index] for index in indices]
+    rows = source.known.recall([item.path for item in items]) if source.known else {}
+    return [_sample(source, f"{split}-{index:08d}", item, rows) for index, item in zip(indices, items, strict=True)]
+
+
+def _sample(source: Source, key: str, item: Item, rows: Mapping[str, "Row"]) -> dict[str, Any] | UserError:
     try:
-        image = check_image(source, item)  # here, not hours into training
+        image = _whole(source, item, rows.get(item.path))  # here, not hours into training
         extension = source.image_extension(item)
     except UserError as error:
         return error
-    return {"__key__": f"{split}-{index:08d}", extension: image, "json": canonical_json(item._asdict())}
+    return {"__key__": key, extension: image, "json": canonical_json(item._asdict())}
 
 
-def check_image(source: Source, item: Item) -> bytes:
-    """The image's bytes. Raises UserError when they cannot be read or decoded."""
+def _whole(source: Source, item: Item, row: "Row | None") -> bytes:
+    """The image's bytes. Raises UserError when they cannot be read or decoded; what was decoded before as it is now is
+    not again."""
+    name = f"{item.path} of {source.key}"
+    if source.known:
+        return source.known.check(item.path, name, row)
     image = source.read(item)
-    decode(image, f"{item.path} of {source.key}")
+    decode(image, name)
     return image
 
 

@@ -3,11 +3,14 @@
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
 
 from mmrl_core.data.foreign import check_format, is_readable_heif
 from mmrl_core.data.splits import Item
 from mmrl_core.errors import UserError
+
+if TYPE_CHECKING:
+    from mmrl_core.data.known.reading import Known
 
 IMAGE_EXTENSIONS = {
     "apng", "avif", "bmp", "gif", "jfif", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "pnm", "ppm", "tif", "tiff",
@@ -17,7 +20,13 @@ IMAGE_EXTENSIONS = {
 
 def is_image_name(path: str) -> bool:
     """Whether the file extension, in either case, is that of an image that is read."""
-    return PurePosixPath(path).suffix[1:].lower() in IMAGE_EXTENSIONS or is_readable_heif(path)
+    return extension_of(path) in IMAGE_EXTENSIONS or is_readable_heif(path)
+
+
+def extension_of(path: str) -> str:
+    """The extension of the file's name in lower case, without its dot, as `PurePosixPath.suffix` finds it."""
+    stem, _, extension = path.rstrip("/").rpartition(".")
+    return "" if not stem or stem.endswith("/") or "/" in extension else extension.lower()
 
 
 def told_apart(class_names: Sequence[str]) -> list[str]:
@@ -40,6 +49,7 @@ class Source:
     reader: Callable[[Item], bytes]
     base: list[int] | None = None  # labels of the base classes where the dataset names them; None: the first half
     notes: list[str] = field(default_factory=list)  # what the user should know of the data, one line each
+    known: "Known | None" = None  # its files, where some may be known from before to be whole images
 
     def items(self, split: str) -> list[Item]:
         """The items of "train", "val" or "test"."""
@@ -55,4 +65,4 @@ class Source:
         if not is_image_name(item.path):
             known = ", ".join(sorted(IMAGE_EXTENSIONS))
             raise UserError(f"{self.key}: {item.path} is no image file name; use one of the extensions {known}")
-        return PurePosixPath(item.path).suffix[1:].lower()
+        return extension_of(item.path)

@@ -1,10 +1,10 @@
 """FGVC Aircraft as its authors ship it: images named by id, and one list of ids and variants a split."""
 
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mmrl_core.data.benchmark import coop
+from mmrl_core.data.known.files import Files
 from mmrl_core.data.source import Source
 from mmrl_core.data.splits import Item
 from mmrl_core.errors import UserError
@@ -43,7 +43,7 @@ def open_source(key: str, root: str | Path) -> Source:
             f"{folder} names {missing[0]}, which is not in images ({len(missing)} missing in all); complete it"
         )
     lists = splits["train"], splits["val"], splits["test"]
-    return Source(key, [template(key)], _variants(folder), *lists, reader=partial(coop.read_image, folder / "images"))
+    return Source(key, [template(key)], _variants(folder), *lists, reader=Files(folder / "images"))
 
 
 def fingerprint(key: str, root: str | Path) -> dict[str, Any]:

@@ -3,11 +3,12 @@
 import hashlib
 import json
 import os
-from collections.abc import Collection, Iterator
-from functools import partial
+from collections.abc import Callable, Collection, Iterable, Iterator
+from itertools import islice
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
+from mmrl_core.data.known.files import Files
 from mmrl_core.data.source import Source
 from mmrl_core.data.splits import Item
 from mmrl_core.errors import UserError
@@ -15,6 +16,7 @@ from mmrl_core.files import sha256_file
 from mmrl_core.parsing import parse_json
 
 SPLITS = ("train", "val", "test")
+ROWS = 10_000  # of a digest, in memory at once
 
 
 class Layout(NamedTuple):
@@ -80,7 +82,7 @@ def open_source(key: str, root: str | Path) -> Source:
     class_names = class_names_by_label(splits, split_path)
     check_images(images, split_path, splits)
     lists = splits["train"], splits["val"], splits["test"]
-    return Source(key, [template(key)], class_names, *lists, reader=partial(read_image, images))
+    return Source(key, [template(key)], class_names, *lists, reader=Files(images))
 
 
 def read_splits(split_path: Path) -> dict[str, list[Item]]:
@@ -140,27 +142,42 @@ def _check_distinct(name_of: dict[int, str], split_path: Path) -> None:
             raise UserError(f"{split_path}: labels {first} and {label} are both named {name!r}; rename one of them")
 
 
-def walk(folder: Path) -> Iterator[tuple[str, os.DirEntry]]:
-    """Every entry below `folder` that is no directory, with its relative path; links are listed, not followed."""
-    pending = [("", str(folder))]
+def walk(folder: Path, leave_out: Callable[[str], bool] | None = None) -> Iterator[tuple[str, os.DirEntry]]:
+    """Every entry below `folder` that is no directory, by its relative path, which comes with it; links are listed, not
+    followed. Files and folders of a name that is to be left out are."""
+    pending = [_entries("", str(folder), leave_out)]
     while pending:
-        prefix, directory = pending.pop()
-        try:
-            entries = list(os.scandir(directory))
-        except OSError as error:
-            raise UserError(f"cannot list the folder {directory} ({error.strerror}); make it readable") from None
-        for entry in entries:
-            if entry.is_dir(follow_symlinks=False):
-                pending.append((f"{prefix}{entry.name}/", entry.path))
-            else:
-                yield f"{prefix}{entry.name}", entry
+        for path, entry in pending[-1]:
+            if path.endswith("/"):
+                pending.append(_entries(path, entry.path, leave_out))
+                break
+            yield path, entry
+        else:
+            pending.pop()
+
+
+def _entries(above: str, folder: str, leave_out: Callable[[str], bool] | None) -> Iterator[tuple[str, os.DirEntry]]:
+    """What a folder holds; paths of folders end in a slash, so that the walk as a whole comes in the paths' order."""
+    try:
+        with os.scandir(folder) as listing:
+            entries = [entry for entry in listing if not (leave_out and leave_out(entry.name))]
+    except OSError as error:
+        raise UserError(f"cannot list the folder {folder} ({error.strerror}); make it readable") from None
+    ends = ("/" if entry.is_dir(follow_symlinks=False) else "" for entry in entries)
+    return iter(
+        sorted([(f"{above}{entry.name}{end}", entry) for entry, end in zip(entries, ends, strict=True)], key=_path)
+    )
+
+
+def _path(found: tuple[str, os.DirEntry]) -> str:
+    return found[0]
 
 
 def missing_images(images: Path, split_path: Path, splits: dict[str, list[Item]]) -> list[str]:
     """Paths that a split names and that are not below `images`. Raises UserError on a link that leads out of it."""
     present = {relative for relative, entry in walk(images) if entry.is_file(follow_symlinks=False)}
     named = (item.path for items in splits.values() for item in items)
-    unseen = [path for path in named if str(PurePosixPath(path)) not in present]
+    unseen = [path for path in named if path not in present and str(PurePosixPath(path)) not in present]
     return [path for path in unseen if not _is_linked_inside(images, path, split_path)]
 
 
@@ -181,14 +198,6 @@ def _is_linked_inside(images: Path, path: str, split_path: Path) -> bool:
     return True
 
 
-def read_image(images: Path, item: Item) -> bytes:
-    """The image file's bytes. Raises UserError naming the file when it cannot be read."""
-    try:
-        return (images / item.path).read_bytes()
-    except OSError as error:
-        raise UserError(f"cannot read {images / item.path} ({error.strerror}); restore the image") from None
-
-
 def fingerprint(key: str, root: str | Path) -> dict[str, Any]:
     """Hashes that change when the split file or any file below the images folder does (path, size, mtime in ns)."""
     images, split_path = locate(LAYOUTS[key], root)
@@ -199,6 +208,16 @@ def fingerprint(key: str, root: str | Path) -> dict[str, Any]:
 
 def files_digest(folder: Path) -> tuple[str, int]:
     """Hash of one stat walk (path, size, mtime in ns) and the number of files."""
-    stats = ((relative, entry.stat(follow_symlinks=False)) for relative, entry in walk(folder))
-    files = sorted([relative, stat.st_size, stat.st_mtime_ns] for relative, stat in stats)
-    return hashlib.sha256(json.dumps(files).encode()).hexdigest(), len(files)  # ASCII: names may be no UTF-8
+    found = ((path, entry.stat(follow_symlinks=False)) for path, entry in walk(folder))
+    return rows_digest((path, stat.st_size, stat.st_mtime_ns) for path, stat in found)
+
+
+def rows_digest(files: Iterable[tuple[str, int, int]]) -> tuple[str, int]:
+    """Hash of path, size and mtime of files as one JSON list, of which only a part is in memory, and their number."""
+    digest, number, rows = hashlib.sha256(b"["), 0, iter(files)
+    while part := list(islice(rows, ROWS)):
+        text = json.dumps(part)[1:-1]  # ASCII: names may be no UTF-8
+        digest.update(f"{', ' if number else ''}{text}".encode())
+        number += len(part)
+    digest.update(b"]")
+    return digest.hexdigest(), number

@@ -8,11 +8,11 @@ CoOp's list: they share a prompt, and `Backbone.tokenize` lets them.
 
 import os
 from collections import Counter
-from functools import partial
 from pathlib import Path
 from typing import Any
 
 from mmrl_core.data.benchmark import coop
+from mmrl_core.data.known.files import Files
 from mmrl_core.data.source import IMAGE_EXTENSIONS, Source
 from mmrl_core.data.splits import Item
 from mmrl_core.errors import UserError
@@ -53,7 +53,7 @@ def open_source(key: str, root: str | Path) -> Source:
     images, classes = _locate(key, root)
     splits, class_names = _splits(key, images, classes), list(classes.values())
     lists = splits["train"], splits["val"], splits["test"]
-    return Source(key, [template(key)], class_names, *lists, reader=partial(coop.read_image, images))
+    return Source(key, [template(key)], class_names, *lists, reader=Files(images))
 
 
 def fingerprint(key: str, root: str | Path) -> dict[str, Any]:

@@ -1,16 +1,19 @@
 """Datasets of the user's own: an image folder, a table of paths, or WebDataset shards."""
 
 import hashlib
-import json
-from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+import heapq
+from collections import Counter
+from collections.abc import Callable, Iterator
+from itertools import groupby
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
+from mmrl_core.data.benchmark.coop import SPLITS, rows_digest
+from mmrl_core.data.known.files import Files
 from mmrl_core.data.own import folder, listed, tars
 from mmrl_core.data.own.class_names import bare_numbers, base_labels, ordered_labels, readable_names
-from mmrl_core.data.own.findings import Placed, findings, same_images
-from mmrl_core.data.own.records import Gathered, Record
+from mmrl_core.data.own.findings import Placed, findings, repeats, same_images
+from mmrl_core.data.own.records import Gathered
 from mmrl_core.data.own.settings import ColumnsSection, OwnSection
 from mmrl_core.data.own.splits import notes_on_splits, splits_of
 from mmrl_core.data.source import Source
@@ -18,44 +21,93 @@ from mmrl_core.data.splits import Item
 from mmrl_core.errors import UserError, refuse_all
 from mmrl_core.files import canonical_json
 
-READERS = 8  # threads that read and hash images
+if TYPE_CHECKING:
+    from mmrl_core.data.known.reading import Known
+    from mmrl_core.data.known.store import Store
+
+Report = Callable[[int, int], None]
 
 
-def open_source(key: str, spec: OwnSection) -> Source:
-    """The dataset as params.yaml describes it under data.own. Every image is read once, to know equal ones.
+class Opened(NamedTuple):
+    """A dataset, and what is wrong with images of it by their paths, where they were decoded."""
 
-    Items lie by label, then path; labels count the classes in the order of their folders or labels. Raises UserError
-    naming what is missing or wrong.
+    source: Source
+    broken: dict[str, str]
+
+
+def open_source(key: str, spec: OwnSection, store: "Store | None" = None, report: Report | None = None) -> Source:
+    """The dataset as params.yaml describes it under data.own. Every image is read once, to know equal ones; those that
+    the `store` knows as they are now are not read.
+
+    Items lie by label, then path; labels count the classes in the order of their folders or labels. Calls `report(done,
+    total)` after every image. Raises UserError naming what is missing or wrong.
     """
+    return _opened(key, spec, store, report, None).source
+
+
+def open_checked(key: str, spec: OwnSection, store: "Store | None" = None, report: Report | None = None) -> Opened:
+    """The same, every image decoded as it is read."""
+    return _opened(key, spec, store, report, key)
+
+
+def _opened(key: str, spec: OwnSection, store: "Store | None", report: Report | None, decoded: str | None) -> Opened:
+    from mmrl_core.data.known.reading import Known  # which a fingerprint does without
+
     gathered = _gather(spec)
     labels = ordered_labels(gathered)
     names = readable_names(gathered, labels, _path(spec.classes))
     base = base_labels(spec.base_classes, labels, names, f"data.own.{key}.base_classes")
-    items = _items(gathered, labels, names)
-    digests = _digests(gathered)
+    known = Known(gathered.reader, store)
+    digests, broken = _examined(gathered, known, decoded, report)
     splits = splits_of(gathered.where, gathered.records, digests, spec)
-    placed = [Placed(item.path, item.class_name, *pair) for item, *pair in zip(items, splits, digests, strict=True)]
-    refuse_all("classes", [f"{gathered.where}: {problem}" for problem in same_images(placed)])
-
-    def of_split(name: str) -> list[Item]:
-        return sorted((item for item, split in zip(items, splits, strict=True) if split == name), key=_by_label)
-
-    lists = of_split("train"), of_split("val"), of_split("test")
-    notes = [*gathered.notes, *notes_on_splits(gathered.records), *bare_numbers(names), *findings(placed)]
-    return Source(key, [spec.template], names, *lists, reader=gathered.reader, base=base, notes=notes)
+    items = _items(gathered, labels, names)
+    placed = Counter((item.class_name, split) for item, split in zip(items, splits, strict=True))
+    images = zip(items, splits, digests, strict=True)
+    repeated = repeats((Placed(item.path, item.class_name, split, sha) for item, split, sha in images), digests)
+    refuse_all("classes", [f"{gathered.where}: {problem}" for problem in same_images(placed, repeated)])
+    lists = _by_split(items, splits)
+    notes = [*gathered.notes(), *notes_on_splits(gathered.records), *bare_numbers(names), *findings(placed, repeated)]
+    reader = gathered.reader
+    return Opened(
+        Source(key, [spec.template], names, *lists, reader=reader, base=base, notes=notes, known=known), broken
+    )
 
 
 def fingerprint(key: str, spec: OwnSection) -> dict[str, Any]:
     """As catalog.fingerprint: settings, number of images and classes, and path, size and time of every file."""
     gathered = _gather(spec)
-    files = sorted({*gathered.files, *filter(None, [_path(spec.classes)])})
+    files_sha256, files = rows_digest(_files(gathered, _path(spec.classes)))
     facts = {
         "dataset": key,
         "spec": spec.model_dump(exclude={"flips"} if spec.columns != ColumnsSection() else {"columns", "flips"}),
-        "files_sha256": hashlib.sha256(json.dumps([_stat(file) for file in files]).encode()).hexdigest(),
-        "counts": {"images": len(gathered.records), "classes": len(ordered_labels(gathered)), "files": len(files)},
+        "files_sha256": files_sha256,
+        "counts": {"images": len(gathered.records), "classes": len(ordered_labels(gathered)), "files": files},
     }
     return {**facts, "digest": hashlib.sha256(canonical_json(facts)).hexdigest()}
+
+
+def _files(gathered: Gathered, classes: Path | None) -> Iterator[tuple[str, int, int]]:
+    """Path, size and time of change of each file, folder by folder."""
+    others = sorted({*gathered.files, *filter(None, [classes])})
+    if not others:
+        return _images(gathered)
+    rows = heapq.merge(map(_stat, others), _images(gathered), key=lambda row: _part_by_part(row[0]))
+    return (row for row, _ in groupby(rows))  # a list of the images may be that of the classes as well
+
+
+def _images(gathered: Gathered) -> Iterator[tuple[str, int, int]]:
+    if not gathered.files_of_their_own:
+        return
+    assert isinstance(gathered.reader, Files)
+    above, (sizes, times, _) = str(gathered.reader.root / "x")[:-1], gathered.states.columns
+    paths = [record.path for record in gathered.records]
+    for place in sorted(range(len(paths)), key=[_part_by_part(path) for path in paths].__getitem__):
+        yield above + paths[place], sizes[place], times[place]
+
+
+def _part_by_part(path: str) -> str:
+    """What sorts paths as pathlib does: a folder's files before those of a folder whose name begins alike."""
+    return path.replace("/", "\0")
 
 
 def _gather(spec: OwnSection) -> Gathered:
@@ -78,28 +130,38 @@ def _items(gathered: Gathered, labels: list[str], names: list[str]) -> list[Item
     return [Item(record.path, number, names[number]) for record, number in zip(gathered.records, numbers, strict=True)]
 
 
-def _by_label(item: Item) -> tuple[int, str]:
-    return item.label, item.path
+def _by_split(items: list[Item], splits: list[str]) -> tuple[list[Item], list[Item], list[Item]]:
+    """Train, val and test, by label and, as they come, by path."""
+    lists: dict[str, list[Item]] = {name: [] for name in SPLITS}
+    for item, split in zip(items, splits, strict=True):
+        lists[split].append(item)
+    for members in lists.values():
+        members.sort(key=lambda item: item.label)
+    return lists["train"], lists["val"], lists["test"]
 
 
-def _digests(gathered: Gathered) -> list[str]:
-    """The hash of each image's bytes. Raises UserError naming all that cannot be read."""
-    with ThreadPoolExecutor(READERS) as pool:
-        digests = list(pool.map(partial(_digest, gathered), gathered.records))
-    refuse_all("files", [str(digest) for digest in digests if isinstance(digest, UserError)])
-    return [digest for digest in digests if isinstance(digest, str)]
+def _examined(
+    gathered: Gathered, known: "Known", decoded: str | None, report: Report | None
+) -> tuple[list[bytes], dict[str, str]]:
+    """The digest of each image's bytes, and what is wrong with images that are `decoded` by that name of the dataset.
+    Raises UserError naming all that cannot be read."""
+    paths = [record.path for record in gathered.records]
+    digests, broken, unread = list[bytes](), dict[str, str](), list[str]()
+    for number, found in enumerate(known.examine(paths, gathered.states, decoded), start=1):
+        if isinstance(found, UserError):
+            unread.append(str(found))
+        else:
+            digests.append(found.sha256)
+            broken |= {paths[number - 1]: found.problem} if found.problem else {}
+        if report:
+            report(number, len(paths))
+    refuse_all("files", unread)
+    return digests, broken
 
 
-def _digest(gathered: Gathered, record: Record) -> str | UserError:
-    try:
-        return hashlib.sha256(gathered.reader(record)).hexdigest()
-    except UserError as error:
-        return error
-
-
-def _stat(path: Path) -> list[str | int]:
+def _stat(path: Path) -> tuple[str, int, int]:
     try:
         stat = path.stat()
     except OSError as error:
         raise UserError(f"cannot find {path} ({error.strerror}); correct its path or put it there") from None
-    return [str(path), stat.st_size, stat.st_mtime_ns]
+    return str(path), stat.st_size, stat.st_mtime_ns

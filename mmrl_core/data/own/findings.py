@@ -1,7 +1,7 @@
 """What the user should know of their data: classes that are short of images, and images that occur twice."""
 
 from collections import Counter, defaultdict
-from collections.abc import Callable, Hashable, Iterable
+from collections.abc import Callable, Hashable, Iterable, Iterator
 from itertools import combinations
 from typing import NamedTuple
 
@@ -15,20 +15,31 @@ class Placed(NamedTuple):
     path: str
     class_name: str
     split: str
-    sha256: str
+    sha256: bytes
 
 
-def findings(images: list[Placed]) -> list[str]:
-    """One line for each kind of finding: how many, and the first of them."""
-    return [*_short_classes(images), *_repeated(images), *_under_two_classes(images), *_across_splits(images)]
+def repeats(images: Iterator[Placed], digests: list[bytes]) -> list[Placed]:
+    """Those of the images whose digest, given in the same order, is another's as well."""
+    seen, again = set[bytes](), set[bytes]()
+    for digest in digests:
+        (again if digest in seen else seen).add(digest)
+    return [image for image in images if image.sha256 in again] if again else []
 
 
-def same_images(images: list[Placed]) -> list[str]:
+def findings(placed: Counter[tuple[str, str]], repeated: list[Placed]) -> list[str]:
+    """One line for each kind of finding, how many, and the first of them: from the number of images by class and split,
+    and the images that occur more than once."""
+    return [*_short_classes(placed), *_repeated(repeated), *_under_two_classes(repeated), *_across_splits(repeated)]
+
+
+def same_images(placed: Counter[tuple[str, str]], repeated: list[Placed]) -> list[str]:
     """A line for each class that holds the very images of another, which nothing can tell apart."""
+    total, occurring_again = _by_class(placed), Counter(image.class_name for image in repeated)
     held = defaultdict(set)
-    for image in images:
-        held[image.class_name].add(image.sha256)
-    first: dict[frozenset[str], str] = {}
+    for image in repeated:
+        if total[image.class_name] == occurring_again[image.class_name]:
+            held[image.class_name].add(image.sha256)
+    first: dict[frozenset[bytes], str] = {}
     pairs = [(first.setdefault(frozenset(digests), name), name) for name, digests in held.items()]
     return [
         f"classes {one!r} and {other!r} hold the same images; give each its own, or leave one out"
@@ -36,9 +47,15 @@ def same_images(images: list[Placed]) -> list[str]:
     ]  # fmt: skip
 
 
-def _short_classes(images: list[Placed]) -> Iterable[str]:
-    counts = Counter(image.class_name for image in images)
-    filled = Counter((image.class_name, image.split) for image in images)
+def _by_class(placed: Counter[tuple[str, str]]) -> Counter[str]:
+    counts: Counter[str] = Counter()
+    for (name, _), number in placed.items():
+        counts[name] += number
+    return counts
+
+
+def _short_classes(filled: Counter[tuple[str, str]]) -> Iterable[str]:
+    counts = _by_class(filled)
     short = {"a single image": [name for name in counts if counts[name] == 1]}
     for split, what in (("train", "no training image"), ("test", "no test image")):
         short[what] = [name for name in counts if not filled[name, split]]

@@ -1,16 +1,19 @@
 """Images in a folder for each class, with folders for the splits above or below them or not (layout.py)."""
 
+import os
 import re
 from collections import defaultdict
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path, PurePosixPath
 
 from mmrl_core.data.benchmark import coop
 from mmrl_core.data.foreign import left_out
+from mmrl_core.data.known.files import Files, State, States, state_of
 from mmrl_core.data.own.layout import Layout, layout_of
 from mmrl_core.data.own.listed import METADATA
-from mmrl_core.data.own.records import Gathered, Record, check_files, check_name, is_hidden, is_image, is_split, some
-from mmrl_core.errors import UserError
+from mmrl_core.data.own.records import Gathered, Inside, Record, check_name, is_hidden, is_image, is_split, some
+from mmrl_core.errors import UserError, refuse_all
 
 CAMERA = re.compile(r"[1-9]\d\d[A-Z0-9_]{5}")  # as the standard of cameras' folders (DCF) has it: 100APPLE, 101CANON
 PHONE_EDIT, EDITED = re.compile(r"^IMG_E(?=\d)", re.I), re.compile(r"-edited$", re.I)  # of iPhones; of Google Photos
@@ -21,32 +24,59 @@ def gather(images: Path) -> Gathered:
     the folder, on files that are none, and on folders of splits that may be read in more than one way."""
     if not images.is_dir():
         raise UserError(f"the images folder {images} is not there; correct `images` or put it there")
-    paths = sorted(path for path, _ in coop.walk(images) if not is_hidden(path))
-    check_files(images, paths, str(images))
-    image_paths = [path for path in paths if is_image(path)]
-    if paths and not image_paths:
-        raise UserError(f"{images} holds no image that is read: {'; '.join(left_out(paths))}")
+    paths, states, others = _walked(images)
+    if others and not paths:
+        raise UserError(f"{images} holds no image that is read: {'; '.join(left_out(others))}")
+    inside: dict[str, list[str]] = defaultdict(list)  # folder -> the images in it
+    for path in paths:
+        inside[path.rpartition("/")[0]].append(path)
     try:
-        layout = layout_of(str(images), image_paths)
+        layout = layout_of(str(images), inside)
     except UserError:
-        if tables := [path for path in paths if path.split("/")[-1] in METADATA]:
+        if tables := [path for path in others if path.split("/")[-1] in METADATA]:
             raise UserError(f"{images} holds {tables[0]}; say `table: {images}`, not `images`") from None
         raise
-    records = [Record(path, *layout.place(path)) for path in image_paths]
-    _check_classes(images, {record.label for record in records})
-    files = [images / path for path in image_paths]
-    notes = _notes(images, [path for path in paths if not is_image(path)], records, layout)
-    return Gathered(str(images), records, files, partial(coop.read_image, images), notes=notes)
+    places = {folder: layout.place(folder) for folder in inside}
+    _check_classes(images, {label for label, _ in places.values()})
+    records = [Record(path, *places[path.rpartition("/")[0]]) for path in paths]
+    notes = partial(_notes, images, others, inside, layout)
+    return Gathered(str(images), records, [], Files(images), notes=notes, states=states, files_of_their_own=True)
 
 
-def _notes(images: Path, others: list[str], records: list[Record], layout: Layout) -> list[str]:
+def _walked(images: Path) -> tuple[list[str], States, list[str]]:
+    """The paths of the images in order, their states, and other files. Raises UserError naming what is no file below
+    the folder: an entry that is a file as such, and no link, is one."""
+    paths, states, others, problems = list[str](), States(), list[str](), list[str]()
+    inside = Inside(images)
+    for path, entry in coop.walk(images, is_hidden):
+        is_plain = path.isascii() and entry.is_file(follow_symlinks=False)  # below the folder, as no link was followed
+        if not is_plain and (problem := inside.problem(path, str(images))):
+            problems.append(problem)
+        elif is_image(path):
+            paths.append(path)
+            states.add(_state(entry))
+        else:
+            others.append(path)
+    refuse_all("files", problems)
+    return paths, states, others
+
+
+def _state(entry: os.DirEntry) -> State:
+    try:
+        return state_of(entry.stat())
+    except OSError as error:
+        raise UserError(f"cannot find {entry.path} ({error.strerror}); restore it or leave it out") from None
+
+
+def _notes(images: Path, others: list[str], inside: dict[str, list[str]], layout: Layout) -> list[str]:
+    label_of = {folder: layout.place(folder)[0] for folder in inside}
     notes = left_out(others)
-    notes += _notes_on_layout(records, layout)
-    notes += _notes_on_copies([record.path for record in records])
-    empty = _empty_folders(images, records, layout.class_at)
+    notes += _notes_on_layout(list(inside), layout)
+    notes += _notes_on_copies(inside)
+    empty = _empty_folders(images, label_of, layout.class_at)
     notes += [f"{len(empty)} folders without an image were left out: {some(empty)}"] if empty else []
-    labels = {record.label for record in records}
-    nested = sorted(labels - {record.label for record in records if record.path.split("/")[-2] == record.label})
+    own = {label for folder, label in label_of.items() if folder.rpartition("/")[2] == label}
+    nested = sorted(set(label_of.values()) - own)
     return notes + [f"the folder {name} is a class, as no other split is named" for name in filter(is_split, nested)]
 
 
@@ -59,37 +89,45 @@ def _check_classes(images: Path, labels: set[str]) -> None:
         )
 
 
-def _notes_on_copies(paths: list[str]) -> list[str]:
+def _notes_on_copies(inside: dict[str, list[str]]) -> list[str]:
     """A note on images whose names say that they are another of the same folder, edited or in another format."""
-    by_name: dict[str, list[str]] = defaultdict(list)
-    for path in paths:
-        folder, _, name = path.rpartition("/")
-        by_name[f"{folder}/{EDITED.sub('', PHONE_EDIT.sub('IMG_', name.rpartition('.')[0])).lower()}"].append(path)
-    groups = [sorted(group, key=lambda path: (len(path), path)) for group in by_name.values() if len(group) > 1]
+    groups = [group for paths in inside.values() for group in _copies(paths)]
     if not groups:
         return []
-    number, (first, copy, *_) = sum(len(group) - 1 for group in groups), groups[0]
+    number = sum(len(group) - 1 for group in groups)
+    first, copy, *_ = sorted(min(groups), key=lambda path: (len(path), path))
     return [
         f"images that are another edited or in another format, by their names: {number}, the first {copy} of {first}; "
         "leave one of each out, or one may test what the other trained"
     ]
 
 
-def _notes_on_layout(records: list[Record], layout: Layout) -> list[str]:
+def _copies(paths: list[str]) -> Iterator[list[str]]:
+    """Of one folder's images, in order, those that are one another's."""
+    by_name: dict[str, list[str]] = {}
+    for path in paths:
+        name = path.rpartition("/")[2].rpartition(".")[0].lower()
+        if name.startswith("img_e") or name.endswith("-edited"):
+            name = EDITED.sub("", PHONE_EDIT.sub("IMG_", name)).lower()
+        by_name.setdefault(name, []).append(path)
+    return (group for group in by_name.values() if len(group) > 1)
+
+
+def _notes_on_layout(folders: list[str], layout: Layout) -> list[str]:
     """How folders were read, where others might have read them otherwise."""
     splits = [f"{name} is {split}" for name, split in sorted(layout.splits.items()) if not is_split(name)]
     notes = [f"folders of splits: {', '.join(splits)}"] if splits else []
     depth = max(layout.class_at, layout.split_at if layout.splits else 0) + 1
-    below = sorted({"/".join(record.path.split("/")[depth:-1]) for record in records} - {""})
+    below = sorted({"/".join(folder.split("/")[depth:]) for folder in folders} - {""})
     return notes + (
         [f"folders below those of classes make no classes of their own: {some(below)}"] if len(below) > 1 else []
     )
 
 
-def _empty_folders(images: Path, records: list[Record], class_at: int) -> list[str]:
+def _empty_folders(images: Path, label_of: dict[str, str], class_at: int) -> list[str]:
     """Folders down to those of classes that hold no image, but for a class that another split has images of."""
-    holding = {folder for record in records for folder in PurePosixPath(record.path).parents}
-    labels = {record.label for record in records}
+    holding = {above for folder in label_of for above in (PurePosixPath(folder), *PurePosixPath(folder).parents)}
+    labels = set(label_of.values())
     empty = []
     for depth in range(class_at + 1):
         for folder in _folders(images, depth):

@@ -22,19 +22,19 @@ class Layout(NamedTuple):
         """How many folders lie above every image, at least."""
         return max(self.class_at, self.split_at if self.splits else 0) + 1
 
-    def place(self, path: str) -> tuple[str, str | None]:
-        """The label and the split of an image, None where there are no splits."""
-        folders = _above(path)
+    def place(self, folder: str) -> tuple[str, str | None]:
+        """The label and the split of the images in a folder, None where there are no splits."""
+        folders = _parts(folder)
         return folders[self.class_at], self.splits[folders[self.split_at]] if self.splits else None
 
 
-def layout_of(where: str, paths: list[str]) -> Layout:
-    """How the folders above the images are to be read: class folders, with split folders above or below them or not,
-    all of it in folders that hold nothing else or not.
+def layout_of(where: str, paths: Mapping[str, list[str]]) -> Layout:
+    """How the folders above the images are to be read, which are given by the folder that they lie in, "" for the top:
+    class folders, with split folders above or below them or not, all of it in folders that hold nothing else or not.
 
     Raises UserError on images in no class folder, and on folders that may be read in more than one way.
     """
-    images = [_above(path) for path in paths]
+    images = [_parts(folder) for folder in paths]  # one for all images of a folder
     top = _depth_of_wrappers(images)
     layout = _splits_above(where, images, top) or _splits_below(where, images, top) or Layout(top, top, {})
     _check_inside(where, paths, layout)
@@ -42,20 +42,22 @@ def layout_of(where: str, paths: list[str]) -> Layout:
     return layout
 
 
-def _check_inside(where: str, paths: list[str], layout: Layout) -> None:
+def _check_inside(where: str, paths: Mapping[str, list[str]], layout: Layout) -> None:
     """Raises UserError on images in no class folder; in one line where that is all of them, or all of a split."""
-    outside = [path for path in paths if len(_above(path)) < layout.depth]
-    if paths and outside == paths:
+    apart = [folder for folder in paths if len(_parts(folder)) < layout.depth]
+    outside = sorted(path for folder in apart for path in paths[folder])
+    if paths and len(apart) == len(paths):
         raise UserError(
-            f"{where}: none of its {len(paths)} images lies in a class folder, the first {paths[0]}; make a folder for "
-            "each class, or give a table with the columns path and label"
+            f"{where}: none of its {len(outside)} images lies in a class folder, the first {outside[0]}; make a folder "
+            "for each class, or give a table with the columns path and label"
         )
     for name in sorted(layout.splits):
-        of_split = [path for path in paths if _above(path)[layout.split_at : layout.split_at + 1] == (name,)]
-        if layout.split_at == 0 and set(of_split) <= set(outside):
+        of_split = [folder for folder in paths if _parts(folder)[layout.split_at : layout.split_at + 1] == (name,)]
+        if layout.split_at == 0 and set(of_split) <= set(apart):
             others = " and ".join(f"{where}/{other}" for other in sorted(layout.splits) if other != name)
+            number = sum(len(paths[folder]) for folder in of_split)
             raise UserError(
-                f"{where}: the {len(of_split)} images in {name} lie in no class folders, as images without labels do; "
+                f"{where}: the {number} images in {name} lie in no class folders, as images without labels do; "
                 f"give {others} alone, and let `mmrl predict` label {name} afterwards"
             )
     refuse_all(
@@ -64,8 +66,8 @@ def _check_inside(where: str, paths: list[str], layout: Layout) -> None:
     )
 
 
-def _above(path: str) -> Folders:
-    return tuple(path.split("/")[:-1])
+def _parts(folder: str) -> Folders:
+    return tuple(folder.split("/")) if folder else ()
 
 
 def _at(images: Iterable[Folders], depth: int) -> set[str]:

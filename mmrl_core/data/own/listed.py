@@ -3,19 +3,18 @@ metadata.csv or metadata.parquet lies beside the images, or in train, val and te
 
 import os
 from collections.abc import Mapping
-from functools import partial
 from pathlib import Path, PurePosixPath
 from reprlib import repr as short
 from typing import NamedTuple
 
-from mmrl_core.data.benchmark import coop
 from mmrl_core.data.foreign import check_format
+from mmrl_core.data.known.files import Files, State, States, state_of
 from mmrl_core.data.own import label_studio
 from mmrl_core.data.own.records import (
     Gathered,
+    Inside,
     Record,
     as_text,
-    check_file,
     check_name,
     did_you_mean,
     is_image,
@@ -45,6 +44,7 @@ class Entry(NamedTuple):
     path: str
     label: str
     split: str
+    state: State
 
 
 def gather(table: Path, images: Path | None = None, columns: Mapping[str, str] = {}) -> Gathered:
@@ -56,24 +56,29 @@ def gather(table: Path, images: Path | None = None, columns: Mapping[str, str] =
     root, listings = _listings(table, images)
     wanted = Wanted(("path", "label"), ("split", *SPLIT_LIKE, *label_studio.COLUMNS), columns)
     rows = [(listing, row) for listing in listings for row in each_row(listing.table, wanted)]
-    entries, left_out = _entries(root, rows)
+    entries, left_out = _entries(Inside(root), rows)
     _check_once(entries)
     splits, notes = _splits(table, entries)
     notes += [] if any(splits) else _unread_splits([row for _, row in rows])
-    records = [Record(entry.path, entry.label, split) for entry, split in zip(entries, splits, strict=True)]
-    files = [*(listing.table for listing in listings), *(root / record.path for record in records)]
+    pairs = sorted(
+        (Record(entry.path, entry.label, split), entry.state) for entry, split in zip(entries, splits, strict=True)
+    )
+    records, states = [record for record, _ in pairs], States()
+    for _, state in pairs:
+        states.add(state)
+    tables = [listing.table for listing in listings]
     notes += [f"rows without a choice were left out: {len(left_out)}, the first {left_out[0]}"] if left_out else []
-    return Gathered(str(table), sorted(records), files, partial(coop.read_image, root), notes=notes)
+    return Gathered(str(table), records, tables, Files(root), {}, lambda: notes, states, files_of_their_own=True)
 
 
-def _entries(root: Path, rows: list[tuple[Listing, Row]]) -> tuple[list[Entry], list[str]]:
+def _entries(inside: Inside, rows: list[tuple[Listing, Row]]) -> tuple[list[Entry], list[str]]:
     """The images, and the rows that are left out. Raises UserError naming all rows that cannot be used."""
     entries: list[Entry] = []
     left_out: list[str] = []
     problems: list[str] = []
     for listing, row in rows:
         try:
-            entry = _entry(root, listing, row)
+            entry = _entry(inside, listing, row)
         except UserError as error:
             problems.append(str(error))
             continue
@@ -97,6 +102,12 @@ def image_path(root: Path, row: Row, below: str = "", *, absent_ok: bool = False
     Raises UserError on a path that leaves the root, links followed, on one that is no image by its extension, and,
     unless `absent_ok`, on one that is not there.
     """
+    return _image(Inside(root), row, below, absent_ok)[0]
+
+
+def _image(inside: Inside, row: Row, below: str, absent_ok: bool = False) -> tuple[str, os.stat_result | None]:
+    """The path, and what the system says of the file; None where it need not be there and is not."""
+    root = inside.root
     value = _needed(row, "path")
     if "://" in value:
         raise UserError(
@@ -105,12 +116,11 @@ def image_path(root: Path, row: Row, below: str = "", *, absent_ok: bool = False
     path = label_studio.path_below(root / below, _relative(root / below, value), row.where)
     check_name(path, row.where)
     path = with_extension(root, str(PurePosixPath(below, path)))
-    if not absent_ok or os.path.exists(root / path):
-        check_file(root, path, row.where)
+    found = inside.check(path, row.where) if not absent_ok or os.path.exists(root / path) else None
     check_format(path, row.where)
     if not is_image(path):
         raise UserError(f"{row.where}: {path} is no image by its extension; correct the row or leave it out")
-    return path
+    return path, found
 
 
 def with_extension(root: Path, path: str) -> str:
@@ -157,7 +167,7 @@ def _listings(table: Path, images: Path | None) -> tuple[Path, list[Listing]]:
     return table, listings
 
 
-def _entry(root: Path, listing: Listing, row: Row) -> Entry | None:
+def _entry(inside: Inside, listing: Listing, row: Row) -> Entry | None:
     """None where the row is of an annotation without a choice."""
     if label_studio.is_left_out(row.values, as_text(row.values["label"])):
         return None
@@ -165,7 +175,9 @@ def _entry(root: Path, listing: Listing, row: Row) -> Entry | None:
     split = as_text(row.values.get("split")) or ""
     if listing.split and split_named(split or listing.split) != listing.split:
         raise UserError(f"{row.where}: split is {split!r} in the folder {listing.below}; correct the row or move it")
-    return Entry(row.where, image_path(root, row, listing.below), label, split or listing.split or "")
+    path, found = _image(inside, row, listing.below)
+    assert found is not None  # it must be there
+    return Entry(row.where, path, label, split or listing.split or "", state_of(found))
 
 
 def _needed(row: Row, column: str) -> str:

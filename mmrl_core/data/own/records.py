@@ -5,12 +5,13 @@ import re
 import stat
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
 from mmrl_core.config import nearest
+from mmrl_core.data.known.files import Reader, States
 from mmrl_core.data.source import is_image_name
-from mmrl_core.data.splits import Item
 from mmrl_core.errors import UserError, refuse_all
 
 SPLIT_NAMES = {
@@ -32,14 +33,20 @@ class Record(NamedTuple):
 
 @dataclass(frozen=True)
 class Gathered:
-    """All that a place holds. `names` are the readable names by label, where the data themselves carry them."""
+    """All that a place holds, by path. `names` are the readable names by label, where the data themselves carry them.
+
+    `states` are those of the records' files, in their order. One state of the data is told from another by these where
+    the images are `files_of_their_own`, and by the sizes and times of change of `files` besides.
+    """
 
     where: str
     records: list[Record]
-    files: list[Path]  # whose size and time of change tell one state of the data from another
-    reader: Callable[[Record | Item], bytes]
+    files: list[Path]
+    reader: Reader
     names: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
+    notes: Callable[[], list[str]] = list
+    states: States = field(default_factory=States)
+    files_of_their_own: bool = False
 
 
 def is_image(path: str) -> bool:
@@ -49,7 +56,9 @@ def is_image(path: str) -> bool:
 
 def is_hidden(path: str) -> bool:
     """Whether a part of the path is a dot file or what an operating system left there."""
-    return any(part.startswith(".") or part.lower() in CLUTTER for part in path.split("/"))
+    if "/" not in path:
+        return path.startswith(".") or path.lower() in CLUTTER
+    return any(map(is_hidden, path.split("/")))
 
 
 def check_name(path: str, where: str) -> None:
@@ -65,31 +74,44 @@ def check_name(path: str, where: str) -> None:
         raise UserError(f"{where}: the file name {path!r} is not UTF-8; rename the file") from None
 
 
-def check_file(root: Path, path: str, where: str) -> None:
-    """Raises UserError unless `root / path` is a regular file that lies below `root`, links followed."""
-    check_name(path, where)
-    full = root / path
-    try:
-        mode = os.stat(full).st_mode
-    except OSError as error:
-        raise UserError(f"{where}: cannot find {full} ({error.strerror}); restore it or leave it out") from None
-    if not os.path.realpath(full).startswith(os.path.join(os.path.realpath(root), "")):
-        raise UserError(f"{where}: {path} is a link out of {root}; put the file itself there")
-    if not stat.S_ISREG(mode):
-        raise UserError(f"{where}: {path} is no regular file; remove it or put the file itself there")
+class Inside:
+    """The files below a folder, links followed. What its folders are is looked up once."""
+
+    def __init__(self, root: Path):
+        self.root, self._real = root, cache(os.path.realpath)
+
+    def check(self, path: str, where: str) -> os.stat_result:
+        """What the system says of the file at `path` below the root. Raises UserError unless it is a regular one that
+        lies there."""
+        check_name(path, where)
+        full = os.path.join(self.root, path)
+        try:
+            found = os.lstat(full)
+            is_link = stat.S_ISLNK(found.st_mode)
+            found = os.stat(full) if is_link else found
+        except OSError as error:
+            raise UserError(f"{where}: cannot find {full} ({error.strerror}); restore it or leave it out") from None
+        folder, name = os.path.split(full)
+        real = os.path.realpath(full) if is_link else os.path.join(self._real(folder), name)
+        if not real.startswith(os.path.join(self._real(str(self.root)), "")):
+            raise UserError(f"{where}: {path} is a link out of {self.root}; put the file itself there")
+        if not stat.S_ISREG(found.st_mode):
+            raise UserError(f"{where}: {path} is no regular file; remove it or put the file itself there")
+        return found
+
+    def problem(self, path: str, where: str) -> str | None:
+        """What `check` says is wrong."""
+        try:
+            self.check(path, where)
+        except UserError as error:
+            return str(error)
+        return None
 
 
 def check_files(root: Path, paths: Iterable[str], where: str) -> None:
-    """`check_file` of each; the UserError names all that fail."""
-    refuse_all("files", [problem for path in paths if (problem := _file_problem(root, path, where))])
-
-
-def _file_problem(root: Path, path: str, where: str) -> str | None:
-    try:
-        check_file(root, path, where)
-    except UserError as error:
-        return str(error)
-    return None
+    """`Inside.check` of each; the UserError names all that fail."""
+    inside = Inside(root)
+    refuse_all("files", [problem for path in paths if (problem := inside.problem(path, where))])
 
 
 def as_text(value: Any) -> str | None:

@@ -1,37 +1,29 @@
 """Train, val and test of the user's own data. Byte-identical images get the same split when splits are drawn here."""
 
 import hashlib
-from collections import Counter, defaultdict
-from collections.abc import Iterable
-from typing import NamedTuple
+from collections import defaultdict
 
 from mmrl_core.data.own.records import Record, is_split, some, split_in
 from mmrl_core.data.own.settings import OwnSection
 from mmrl_core.errors import UserError
 
-
-class Content(NamedTuple):
-    """An image as its bytes and its label alone: what splits are drawn from, whatever the files are called."""
-
-    label: str
-    sha256: str
+# An image as its label and the digest of its bytes: what splits are drawn from, whatever the files are called.
+Content = tuple[str, bytes]
 
 
-def splits_of(where: str, records: list[Record], digests: list[str], spec: OwnSection) -> list[str]:
+def splits_of(where: str, records: list[Record], digests: list[bytes], spec: OwnSection) -> list[str]:
     """The split of each record: the one it names; drawn by the shares of `spec` where none does; val drawn from train
     where only one other is named, which tests. Raises UserError when train is alone or missing among named splits."""
     named = [record.split for record in records if record.split is not None]
-    contents = [Content(record.label, digest) for record, digest in zip(records, digests, strict=True)]
+    contents = [(record.label, digest) for record, digest in zip(records, digests, strict=True)]
     if not named:
-        drawn = draw(contents, {"test": spec.test_share, "val": spec.val_share}, spec.split_seed)
-        return [drawn[content] for content in contents]
+        return draw(contents, {"test": spec.test_share, "val": spec.val_share}, spec.split_seed)
     _check_named(where, set(named))
     if len(set(named)) == 3:
         return named
-    pairs = list(zip(named, contents, strict=True))
-    training = [content for split, content in pairs if split == "train"]
-    drawn = draw(training, {"val": spec.val_share}, spec.split_seed)
-    return [drawn[content] if split == "train" else "test" for split, content in pairs]
+    training = [content for split, content in zip(named, contents, strict=True) if split == "train"]
+    drawn = iter(draw(training, {"val": spec.val_share}, spec.split_seed))
+    return [next(drawn) if split == "train" else "test" for split in named]
 
 
 def _check_named(where: str, named: set[str]) -> None:
@@ -45,35 +37,35 @@ def notes_on_splits(records: list[Record]) -> list[str]:
     named = {record.split for record in records}
     if named == {"train", "val"}:
         return ["there is no test split: the images of val are the test images, and those of val are drawn from train"]
-    folders = {folder for record in records for folder in record.path.split("/")[:-1] if is_split(folder)}
+    above = {record.path.rpartition("/")[0] for record in records}
+    folders = {folder for path in above for folder in path.split("/") if is_split(folder)}
     if named == {None} and len({split_in(folder)[0] for folder in folders}) > 1:
         return [f"paths lie in folders {some(sorted(folders))}, but no split is named: one was drawn"]
     return []
 
 
-def draw(contents: Iterable[Content], shares: dict[str, float], seed: int) -> dict[Content, str]:
-    """The split of each distinct image: shares of its class for the splits named, the rest "train".
+def draw(contents: list[Content], shares: dict[str, float], seed: int) -> list[str]:
+    """The split of each image, alike for the same ones: shares of its class for the splits named, the rest "train".
 
     A class's draw depends on its own images and the seed alone. Every class keeps one image to train on, and has one
     to test on where it has two. An image under two labels trains both: no score should rest on it.
     """
-    distinct = set(contents)
-    labels_of = Counter(content.sha256 for content in distinct)
-    classes = defaultdict(list)
-    for content in distinct:
-        classes[content.label].append(content)
-    drawn = dict.fromkeys(distinct, "train")
+    classes: dict[str, set[bytes]] = defaultdict(set)
+    for label, sha256 in contents:
+        classes[label].add(sha256)
+    seen, shared = set[bytes](), set[bytes]()
     for members in classes.values():
-        free = [content for content in members if labels_of[content.sha256] == 1]
-        drawn |= _draw_class(free, len(members), shares, seed)
-    return drawn
+        shared |= seen & members
+        seen |= members
+    drawn = {label: _draw_class(members - shared, len(members), shares, seed) for label, members in classes.items()}
+    return [drawn[label].get(sha256, "train") for label, sha256 in contents]
 
 
-def _draw_class(free: list[Content], total: int, shares: dict[str, float], seed: int) -> dict[Content, str]:
-    order = sorted(free, key=lambda content: hashlib.sha256(f"{seed} {content.sha256}".encode()).digest())
+def _draw_class(free: set[bytes], total: int, shares: dict[str, float], seed: int) -> dict[bytes, str]:
+    order = sorted(free, key=lambda sha256: hashlib.sha256(f"{seed} {sha256.hex()}".encode()).digest())
     if len(order) == total:
         order = order[1:]  # no other is sure to train
-    drawn: dict[Content, str] = {}
+    drawn: dict[bytes, str] = {}
     for split, share in shares.items():
         wanted = max(int(share * total + 0.5), split == "test")
         drawn |= dict.fromkeys(order[:wanted], split)

@@ -1,18 +1,21 @@
 """Images in WebDataset tar files, known by tar and offset: the bytes stay on disk, nothing is unpacked or unpickled."""
 
 import glob
+import os
 import re
 import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import reduce
+from io import FileIO
 from itertools import groupby
 from operator import and_
 from pathlib import Path, PurePosixPath
-from typing import Any, NamedTuple
+from typing import Any, BinaryIO, NamedTuple
 
 from mmrl_core.data.benchmark import coop
 from mmrl_core.data.foreign import check_format
+from mmrl_core.data.known.files import Content, Reader, States, state_of
 from mmrl_core.data.own.records import (
     Gathered,
     Record,
@@ -38,17 +41,31 @@ class Place(NamedTuple):
     offset: int
     size: int
 
-    def read(self) -> bytes:
-        """The member's bytes. Raises UserError when the tar file is gone or shorter than it was."""
+    def read(self) -> Content:
+        """The member's bytes, with the state of the tar. Raises UserError when that is gone or shorter than it was."""
         try:
-            with open(self.tar, "rb") as file:
-                file.seek(self.offset)
-                content = file.read(self.size)
+            with open(self.tar, "rb", buffering=0) as file:
+                state = state_of(os.fstat(file.fileno()))
+                return Content(self.read_from(file), state)
         except OSError as error:
             raise UserError(f"cannot read {self.tar} ({error.strerror}); restore it") from None
+
+    def read_from(self, tar: BinaryIO | FileIO) -> bytes:
+        """The member's bytes from the open tar."""
+        content = os.pread(tar.fileno(), self.size, self.offset)
         if len(content) < self.size:
             raise UserError(f"{self.tar} ends too early; {REPLACE}")
         return content
+
+
+class Members(Reader):
+    """Reads images by their places in tars; their paths begin with the tars'."""
+
+    def __init__(self, root: Path, places: dict[str, Place]):
+        self.place, self._places = os.path.realpath(root), places
+
+    def read(self, path: str) -> Content:
+        return self._places[path].read()
 
 
 class Sample(NamedTuple):
@@ -73,8 +90,12 @@ def gather(shards: str) -> Gathered:
     places = {sample.path: sample.image for name in names for sample in samples[name]}
     readable = _names(shards, [sample for name in names for sample in samples[name]])
     files = [root / name for name in names]
+    records.sort()
+    states, state_by_tar = States(), {file: state_of(os.stat(file)) for file in files}
+    for record in records:
+        states.add(state_by_tar[places[record.path].tar])
     notes = [f"{len(others)} files that are no .tar files were left out: {some(others)}"] if others else []
-    return Gathered(shards, sorted(records), files, lambda item: places[item.path].read(), readable, notes)
+    return Gathered(shards, records, files, Members(root, places), readable, lambda: notes, states)
 
 
 def _tar_files(shards: str) -> tuple[Path, list[str], list[str]]:
@@ -138,12 +159,15 @@ def _all_samples(root: Path, names: list[str]) -> dict[str, list[Sample]]:
 
 def _samples(tar: Path, name: str) -> Iterator[Sample]:
     """WebDataset's grouping: members that follow each other and share their name up to the file's first dot."""
-    seen = set()
-    for key, members in groupby(_members(tar), key=lambda member: _key_and_field(member[0])[0]):
-        if key in seen:
-            raise UserError(f"{tar}: the members of sample {key} do not lie together, or it comes twice; correct it")
-        seen.add(key)
-        yield _sample(f"{tar}, sample {key}", name, list(members))
+    seen, places = set(), _members(tar)
+    with open(tar, "rb") as file:
+        for key, members in groupby(places, key=lambda member: _key_and_field(member[0])[0]):
+            if key in seen:
+                raise UserError(
+                    f"{tar}: the members of sample {key} do not lie together, or it comes twice; correct it"
+                )
+            seen.add(key)
+            yield _sample(f"{tar}, sample {key}", name, list(members), file)
 
 
 def _key_and_field(member: str) -> tuple[str, str]:
@@ -152,7 +176,7 @@ def _key_and_field(member: str) -> tuple[str, str]:
     return folder + slash + stem, field.lower()
 
 
-def _sample(where: str, name: str, members: list[tuple[str, Place]]) -> Sample:
+def _sample(where: str, name: str, members: list[tuple[str, Place]], tar: BinaryIO) -> Sample:
     fields = {_key_and_field(member)[1]: place for member, place in members}
     if len(fields) < len(members):
         raise UserError(f"{where} holds one member twice; correct the tar file")
@@ -163,13 +187,13 @@ def _sample(where: str, name: str, members: list[tuple[str, Place]]) -> Sample:
         check_format(member, where)
     if len(images) != 1:
         raise UserError(f"{where} has {len(images)} images, not one; correct the tar file")
-    return Sample(f"{name}/{images[0][0]}", images[0][1], *_label(where, fields))
+    return Sample(f"{name}/{images[0][0]}", images[0][1], *_label(where, fields, tar))
 
 
-def _label(where: str, fields: dict[str, Place]) -> tuple[str, str | None]:
+def _label(where: str, fields: dict[str, Place], tar: BinaryIO) -> tuple[str, str | None]:
     """The label as text, from `cls` or else from `json`, and the class name that `json` holds beside it."""
-    facts = _json(where, fields["json"]) if "json" in fields else {}
-    label = _decoded(where, fields["cls"]).strip() if "cls" in fields else as_text(facts.get("label"))
+    facts = _json(where, fields["json"], tar) if "json" in fields else {}
+    label = _decoded(where, fields["cls"], tar).strip() if "cls" in fields else as_text(facts.get("label"))
     name = as_text(facts.get("class_name"))
     if label:
         return label, name
@@ -178,9 +202,9 @@ def _label(where: str, fields: dict[str, Place]) -> tuple[str, str | None]:
     raise UserError(f"{where} has no cls, and no json with label or class_name; add one of them")
 
 
-def _json(where: str, place: Place) -> dict[str, Any]:
+def _json(where: str, place: Place, tar: BinaryIO) -> dict[str, Any]:
     try:
-        facts = parse_json(_decoded(where, place))
+        facts = parse_json(_decoded(where, place, tar))
     except ValueError as error:
         raise UserError(f"{where}: its json cannot be read ({error}); correct the tar file") from None
     if not isinstance(facts, dict):
@@ -188,9 +212,9 @@ def _json(where: str, place: Place) -> dict[str, Any]:
     return facts
 
 
-def _decoded(where: str, place: Place) -> str:
+def _decoded(where: str, place: Place, tar: BinaryIO) -> str:
     try:
-        return place.read().decode()
+        return place.read_from(tar).decode()
     except UnicodeDecodeError:
         raise UserError(f"{where}: its label is not UTF-8 text; correct the tar file") from None
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mmrl_core.data.own.splits import Content, draw
+from mmrl_core.data.own.splits import draw
 from mmrl_core.errors import UserError
 from tests.core.data.odd_images import png
 from tests.core.data.own.own_data import Folder, counts, noted, where
@@ -135,17 +135,18 @@ def test_identical_images_across_given_splits_are_noted_and_stay(folder):
     assert noted(source, "test that are in val").endswith("1, the first test/cat/other.png and val/cat/000.png")
 
 
-IMAGES = st.lists(st.builds(Content, st.sampled_from("abc"), st.integers(0, 12).map(str)))
+IMAGES = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 12).map(lambda number: bytes([number]))))
 
 
 @given(IMAGES, st.floats(0, 0.5), st.floats(0.01, 0.49), st.integers(0, 5))
 def test_whatever_the_images_none_parts_ways_and_no_class_is_left_without_training(contents, val, test, seed):
-    drawn = draw(contents, {"test": test, "val": val}, seed)
-    assert drawn.keys() == set(contents)
-    assert len({(content.sha256, split) for content, split in drawn.items()}) == len({c.sha256 for c in contents})
-    labels_of = {sha256: {c.label for c in contents if c.sha256 == sha256} for _, sha256 in contents}
-    for label in {content.label for content in contents}:
-        mine = {content.sha256: split for content, split in drawn.items() if content.label == label}
+    splits = draw(contents, {"test": test, "val": val}, seed)
+    drawn = dict(zip(contents, splits, strict=True))
+    assert [drawn[content] for content in contents] == splits
+    assert len({(sha256, split) for (_, sha256), split in drawn.items()}) == len({sha256 for _, sha256 in contents})
+    labels_of = {digest: {label for label, sha256 in contents if sha256 == digest} for _, digest in contents}
+    for label in {label for label, _ in contents}:
+        mine = {sha256: split for (its, sha256), split in drawn.items() if its == label}
         assert "train" in mine.values()
         testable = [sha256 for sha256 in mine if labels_of[sha256] == {label}]
         assert "test" in mine.values() or len(mine) == 1 or not testable
