@@ -21,10 +21,10 @@ from mmrl_core.evaluation.scores import BATCH_SIZE, batched
 from mmrl_core.light.answers import ImageInput, Prediction, open_image, prediction
 from mmrl_core.method.adapter import backbone_of, load_adapter
 from mmrl_core.method.adapter_card import CARD, AdapterCard, read_card
-from mmrl_core.method.folded import FoldedCLIP, ImageFeatures, tower_facts
+from mmrl_core.method.folded import FoldedCLIP, tower_facts
 from mmrl_core.method.heads import columns_of
 from mmrl_core.method.joint_logits import joint_logits
-from mmrl_core.method.model import AdaptedCLIP
+from mmrl_core.method.model import AdaptedCLIP, ImageFeatures
 from mmrl_core.training.process import is_small
 
 __all__ = ["Classes", "ImageInput", "Prediction", "Predictor"]

@@ -27,6 +27,19 @@ class Output(NamedTuple):
     head: Tensor | None = None  # logits of the trained classes by the adapter's head on frozen features (B, C')
 
 
+class ImageFeatures(NamedTuple):
+    """B images, E embedding width; L2-normalised. Of a baseline all three are the same."""
+
+    adapted: Tensor  # f_c (B, E)
+    rep: Tensor  # f_r (B, E)
+    frozen: Tensor | None  # f_c0 (B, E), where a head reads it
+
+    def of(self, rows: list[int]) -> "ImageFeatures":
+        """Those of some of the images."""
+        frozen = None if self.frozen is None else self.frozen[rows]
+        return ImageFeatures(self.adapted[rows], self.rep[rows], frozen)
+
+
 class AdaptedCLIP(nn.Module):
     """Images to features and logits. Frozen parts of both towers are computed once and shared.
 
@@ -97,19 +110,26 @@ class AdaptedCLIP(nn.Module):
     ) -> Output:
         """The same from the image tower's frozen trunk (B, n, D); frozen image features (B, E) are not computed
         where they are given."""
-        adapter, tower = self.adapter, self.image_tower
         w = self.text_features() if text_features is None else text_features
+        return self.score(self.features(trunk, zero_shot_image), w)
+
+    def features(self, trunk: Tensor, zero_shot_image: Tensor | None = None) -> ImageFeatures:
+        """Features of images from their trunk (B, n, D), as `from_trunk`."""
+        adapter, tower = self.adapter, self.image_tower
         if adapter.head is not None and zero_shot_image is None:
             zero_shot_image = tower.zero_shot(trunk)
         if isinstance(adapter, Baseline):
             assert zero_shot_image is not None  # a baseline has a head
-            f_c = f_r = zero_shot_image
-        else:
-            rows, slots = tower.adapted(trunk, adapter.image_tokens(), adapter.config.composition)
-            f_c = F.normalize(tower.proj(rows), dim=-1)
-            f_r = F.normalize(adapter.projection(slots, tower.proj), dim=-1)
+            return ImageFeatures(zero_shot_image, zero_shot_image, zero_shot_image)
+        rows, slots = tower.adapted(trunk, adapter.image_tokens(), adapter.config.composition)
+        f_c = F.normalize(tower.proj(rows), dim=-1)
+        return ImageFeatures(f_c, F.normalize(adapter.projection(slots, tower.proj), dim=-1), zero_shot_image)
+
+    def score(self, features: ImageFeatures, text_features: Tensor) -> Output:
+        """Logits of features among classes (C, E)."""
+        (f_c, f_r, frozen), w, adapter = features, text_features, self.adapter
         by_class, by_rep = LOGIT_SCALE * f_c @ w.mT, LOGIT_SCALE * f_r @ w.mT
-        head = None if adapter.head is None or zero_shot_image is None else adapter.head(zero_shot_image)
+        head = None if adapter.head is None or frozen is None else adapter.head(frozen)
         return Output(by_class, by_rep, adapter.fused(by_class, by_rep), f_c, f_r, w, head)
 
     def zero_shot_logits(self, zero_shot_image: Tensor) -> Tensor:
