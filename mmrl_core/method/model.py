@@ -7,12 +7,19 @@ from torch import Tensor, nn
 
 from mmrl_core.clip.backbone import LOGIT_SCALE, Backbone
 from mmrl_core.clip.precision import DTYPES
-from mmrl_core.clip.text_tower import text_tower
 from mmrl_core.clip.towers import ImageTower
 from mmrl_core.distributed import Workers
 from mmrl_core.method.adapter import Adapter
 from mmrl_core.method.adapter_stack import AdapterStack
 from mmrl_core.method.baseline import Baseline
+
+
+def class_features(backbone: Backbone, adapter: "Adapter | Baseline", class_names: list[str], template: str) -> Tensor:
+    """Adapted class features w (C, E) of an adapter, of a baseline the frozen CLIP's, and nothing else of a model."""
+    tower = backbone.text_tower(class_names, template, adapter.n_insert)
+    if isinstance(adapter, Baseline):
+        return tower.zero_shot()
+    return tower.adapted(adapter.text_tokens(), adapter.config.composition)
 
 
 class Output(NamedTuple):
@@ -46,7 +53,7 @@ class AdaptedCLIP(nn.Module):
     `zero_shot_text` (C, E) holds the frozen CLIP's class features. In another precision than float32 the blocks'
     matrix products run in that type; residual stream, layer norms, features and logits stay in float32. Of several
     `workers` each encodes its share of the classes, and all get the features of all. With `text`, the adapted and the
-    frozen class features (C, E) of another process, no text tower is built.
+    frozen class features (C, E) of another process, no text tower is built; who needs no frozen ones gives none.
     """
 
     adapter: Adapter | AdapterStack | Baseline
@@ -54,7 +61,7 @@ class AdaptedCLIP(nn.Module):
 
     def __init__(
         self, backbone: Backbone, adapter: Adapter | AdapterStack | Baseline, class_names: list[str], template: str,
-        precision: str = "float32", workers: Workers | None = None, text: tuple[Tensor, Tensor] | None = None,
+        precision: str = "float32", workers: Workers | None = None, text: tuple[Tensor, Tensor | None] | None = None,
     ):  # fmt: skip
         super().__init__()
         adapter.check_fits(backbone)
@@ -68,10 +75,13 @@ class AdaptedCLIP(nn.Module):
         n_insert = self.adapter.n_insert
         self.image_tower = ImageTower(self.backbone, n_insert, self.dtype)
         if self._given_text:
-            self.register_buffer("zero_shot_text", self._given_text[1].to(self.backbone.device), persistent=False)
+            frozen = self._given_text[1]
+            self.register_buffer(
+                "zero_shot_text", None if frozen is None else frozen.to(self.backbone.device), persistent=False
+            )
             return
         share = list(self.workers.share(self.class_names))
-        self.text_tower = text_tower(self.backbone, share, self.template, n_insert, self.dtype)
+        self.text_tower = self.backbone.text_tower(share, self.template, n_insert, self.dtype)
         self.register_buffer("zero_shot_text", self._gathered(self.text_tower.zero_shot()), persistent=False)
 
     def _gathered(self, features: Tensor) -> Tensor:
