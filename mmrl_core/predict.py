@@ -61,7 +61,7 @@ class Predictor:
 
     @classmethod
     def load(cls, path: str | Path, *, device: str | torch.device = "cpu") -> "Predictor":
-        """Load a folder with adapter.safetensors, adapter.json and, where it is there, folded.safetensors, all verified.
+        """Load a folder with adapter.safetensors, adapter.json and maybe folded.safetensors, all verified.
 
         Raises Damaged as `load_adapter` and for classes that no prompts can be made of, UserError for a missing file
         and a backbone that is not to be had.

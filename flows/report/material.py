@@ -107,8 +107,8 @@ def _exhibit(keys: list[RunKey], target: str | None) -> Exhibit:
 
 
 def _confusion(answers: pd.DataFrame, labels: list[int]) -> tuple[np.ndarray, np.ndarray]:
-    """Pairs of true and predicted class (n, 2) that any image has, as places in `labels`, in their order, and the images
-    of each (n,): of many classes far fewer than there are pairs."""
+    """Pairs of true and predicted class (n, 2) that any image has, as places in `labels` and in their order, and the
+    images of each (n,): of many classes far fewer than there are pairs."""
     place = pd.Series(range(len(labels)), index=labels)
     pairs = np.stack([place[answers[name]].to_numpy() for name in ("label", "prediction")], axis=1)
     return np.unique(pairs, axis=0, return_counts=True)
