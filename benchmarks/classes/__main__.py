@@ -8,6 +8,8 @@ in a process of its own; the other one in a checkout, in the environment of this
 """
 
 import argparse
+import importlib
+import inspect
 import itertools
 import json
 import logging
@@ -19,6 +21,7 @@ import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -57,57 +60,71 @@ def timed(work: Callable[[], object], repeats: int = 1) -> float:
     return min(times)
 
 
-def measure(count: int, backbone_name: str) -> dict[str, float]:
-    """Seconds by what is done. Runs on any commit that has these modules."""
-    from mmrl_core.clip.backbone import load_backbone
-    from mmrl_core.clip.towers import Frozen
-    from mmrl_core.config import AdapterConfig
-    from mmrl_core.method.adapter import save_adapter
-    from mmrl_core.method.model import AdaptedCLIP
-    from mmrl_core.predict import Predictor
-    from mmrl_core.training.fit import new_adapter, new_optimizer
-    from mmrl_core.training.process import keep_freed_memory
-    from mmrl_core.training.step import TrainingStep
+def found_in(name: str, *modules: str) -> Any:
+    """Something of the package, which older commits have in another module."""
+    for module in modules:
+        try:
+            return getattr(importlib.import_module(f"mmrl_core.{module}"), name)
+        except (ImportError, AttributeError):
+            continue
+    raise ImportError(f"no {name} in {', '.join(modules)}")
 
-    keep_freed_memory()
-    names, backbone = class_names(count), load_backbone(backbone_name, "random:0")
-    adapter = new_adapter(AdapterConfig(method="mmrl", insertion_depth=backbone.depth // 2), backbone, seed=0)
-    models: list[AdaptedCLIP] = []
-    found = {"build": timed(lambda: models.append(AdaptedCLIP(backbone, adapter, names, TEMPLATE)))}
-    found["build again"] = timed(lambda: AdaptedCLIP(backbone, adapter, names, TEMPLATE))
-    model = models[0]
-    step = TrainingStep(model, [new_optimizer(adapter, 1e-4)], "float32")
-    trunk = torch.randn(BATCH, backbone.image_tokens, backbone.image_width)
-    frozen = Frozen(trunk, torch.nn.functional.normalize(torch.randn(BATCH, backbone.embed_dim), dim=-1))
-    found["step"] = timed(lambda: step(frozen, torch.arange(BATCH)), repeats=2 if count <= 5000 else 1)
+
+def measure(count: int, backbone_name: str) -> dict[str, float]:
+    """Seconds by what is done. Runs on older commits as well."""
+    found_in("keep_freed_memory", "training.process", "memory")()
+    names = class_names(count)
+    backbone = found_in("load_backbone", "clip.backbone", "backbone")(backbone_name, "random:0")
+    config = found_in("AdapterConfig", "config")(method="mmrl", insertion_depth=backbone.depth // 2)
+    adapter = found_in("new_adapter", "training.fit", "training")(config, backbone, seed=0)
+    new_model, models = found_in("AdaptedCLIP", "method.model", "model"), []
+    found = {"build": timed(lambda: models.append(new_model(backbone, adapter, names, TEMPLATE)))}
+    found["build again"] = timed(lambda: new_model(backbone, adapter, names, TEMPLATE))
+    found["step"] = timed(lambda: _step(models[0]), repeats=2 if count <= 5000 else 1)
+    predictor_type = found_in("Predictor", "predict")
     with tempfile.TemporaryDirectory() as folder:
         card = {"class_names": names, "template": TEMPLATE}
-        found["save"] = timed(lambda: save_adapter(folder, adapter, backbone, card))
-        found["Predictor.load"] = timed(lambda: Predictor.load(folder))
-        predictor = Predictor.load(folder)
-    found |= _predictions(predictor)
-    found |= _evaluation(model, names)
-    return found
+        save = found_in("save_adapter", "method.adapter", "adapter")
+        found["save"] = timed(lambda: save(Path(folder), adapter, backbone, card))
+        found["Predictor.load"] = timed(lambda: predictor_type.load(folder))
+        predictor = predictor_type.load(folder)
+    return found | _predictions(predictor) | _evaluation(models[0], names)
 
 
-def _predictions(predictor) -> dict[str, float]:
+def _step(model: Any) -> None:
+    """Forward and backward of both towers, from random frozen features."""
+    backbone = model.backbone
+    trunk = torch.randn(BATCH, backbone.image_tokens, backbone.image_width)
+    out = model.from_trunk(trunk)
+    torch.nn.functional.cross_entropy(out.logits_fused, torch.arange(BATCH)).backward()
+    for parameter in model.adapter.parameters():
+        parameter.grad = None
+
+
+@torch.inference_mode()
+def _predictions(predictor: Any) -> dict[str, float]:
     """Answers to images whose features are there: what classes add to the image tower's pass. The five likeliest are
-    what `mmrl predict` prints and the server answers."""
-    features = predictor.model.features(torch.randn(PREDICTED, 3, *[predictor.model.backbone.image_size] * 2))
-    predictor._features = lambda images: features
-    views, classes = [torch.zeros(1)] * PREDICTED, predictor.classes()
+    what `mmrl predict` prints and the server answers; an older commit sorts all."""
+    model, side = predictor.model, predictor.model.backbone.image_size
+    images = torch.randn(PREDICTED, 3, side, side)
+    output = model(images)
+    if hasattr(predictor, "_features"):
+        features = model.features(images)
+        predictor._features = lambda given: features
+    else:
+        model.forward = lambda *given: output
+    views, classes = list(images), predictor.classes()
 
     def sorted_all() -> None:
         for one in predictor.score(views, [classes] * PREDICTED):
             sorted(one.probabilities.items(), key=lambda pair: -pair[1])[:5]
 
-    return {
-        "16 answers, all, sorted": timed(sorted_all, REPEATS),
-        "16 answers, top 5": timed(lambda: predictor.score(views, [classes] * PREDICTED, 5), REPEATS),
-    }
+    has_top = "top_k" in inspect.signature(predictor.score).parameters
+    best = (lambda: predictor.score(views, [classes] * PREDICTED, 5)) if has_top else sorted_all
+    return {"16 answers, all, sorted": timed(sorted_all, REPEATS), "16 answers, top 5": timed(best, REPEATS)}
 
 
-def _evaluation(model, names: list[str]) -> dict[str, float]:
+def _evaluation(model: Any, names: list[str]) -> dict[str, float]:
     """Metrics of images whose features are there."""
     drawn = torch.nn.functional.normalize(torch.randn(TESTED, model.backbone.embed_dim), dim=-1)
     truth, text = torch.arange(TESTED) % len(names), model.text_features().detach()
@@ -117,7 +134,10 @@ def _evaluation(model, names: list[str]) -> dict[str, float]:
         from mmrl_core.evaluation.scores import ADAPTED, Encoded
         from mmrl_core.method.model import ImageFeatures
     except ImportError:
-        from mmrl_core.evaluation.class_metrics import class_metrics
+        try:
+            from mmrl_core.evaluation.class_metrics import class_metrics
+        except ImportError:  # before there were any
+            return {}
 
         def work() -> None:
             for _ in range(2):  # of the adapter and of zero-shot
@@ -161,7 +181,7 @@ def main() -> None:
             then = in_process(source, options)
     print(f"{options.classes} classes, {options.backbone}")
     for name, value in now.items():
-        other = f"{then[name]:12.3f}{then[name] / value:8.1f} x" if then else ""
+        other = f"{then[name]:12.3f}{then[name] / value:8.1f} x" if then and name in then else ""
         print(f"{name:28}{value:12.3f}{other}")
 
 
