@@ -206,7 +206,7 @@ class Backbone(nn.Module):
     ) -> TextTower:
         """As `text_tower`, and the same one for whoever asks for the same: a training, what is fitted after it, its
         folded form and an evaluation of several runs encode the classes once."""
-        written = sum(parameter._version for parameter in self.text.parameters())  # some train a backbone
+        written = sum(one._version for one in self.text.parameters() if not one.is_inference())  # some train a backbone
         key = tuple(class_names), template, n_insert, dtype, runs, self.device, written
         tower = self._texts.get(key)
         if tower is None:
