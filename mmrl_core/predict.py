@@ -12,19 +12,22 @@ import PIL.Image
 import torch
 from torch import Tensor
 
-from mmrl_core.clip.backbone import refuse_one_name
+from mmrl_core.clip.backbone import Backbone, refuse_one_name
 from mmrl_core.data.views import ViewSettings, test_view
 from mmrl_core.errors import Damaged, UserError
 from mmrl_core.evaluation import abstain
-from mmrl_core.evaluation.ranking import Names, by_name, names_of
+from mmrl_core.evaluation.ranking import Names, names_of, ranked
 from mmrl_core.evaluation.scores import BATCH_SIZE, batched
-from mmrl_core.light.answers import ImageInput, Prediction, open_image, prediction
+from mmrl_core.light.answers import ImageInput, Prediction, open_image
 from mmrl_core.method.adapter import backbone_of, load_adapter
-from mmrl_core.method.adapter_card import CARD, AdapterCard, read_card
-from mmrl_core.method.folded import FoldedCLIP, ImageFeatures, tower_facts
+from mmrl_core.method.adapter_card import CARD, FOLDED, AdapterCard, read_card
+from mmrl_core.method.adapter_stack import AdapterStack
+from mmrl_core.method.folded import FoldedCLIP, tower_facts
 from mmrl_core.method.heads import columns_of
 from mmrl_core.method.joint_logits import joint_logits
-from mmrl_core.method.model import AdaptedCLIP
+from mmrl_core.method.model import AdaptedCLIP, ImageFeatures, class_features
+from mmrl_core.method.shapes import folded_shapes
+from mmrl_core.method.tensor_file import read_tensors
 from mmrl_core.training.process import is_small
 
 __all__ = ["Classes", "ImageInput", "Prediction", "Predictor"]
@@ -58,7 +61,7 @@ class Predictor:
 
     @classmethod
     def load(cls, path: str | Path, *, device: str | torch.device = "cpu") -> "Predictor":
-        """Load a folder with adapter.safetensors and adapter.json, both verified.
+        """Load a folder with adapter.safetensors, adapter.json and maybe folded.safetensors, all verified.
 
         Raises Damaged as `load_adapter` and for classes that no prompts can be made of, UserError for a missing file
         and a backbone that is not to be had.
@@ -67,7 +70,8 @@ class Predictor:
         backbone = backbone_of(card, device=device)
         adapter, card = load_adapter(path, backbone)
         try:
-            return cls(AdaptedCLIP(backbone, adapter, card["class_names"], card["template"]), card)
+            text = _folded_text(Path(path), card, backbone)
+            return cls(AdaptedCLIP(backbone, adapter, card["class_names"], card["template"], text=text), card)
         except UserError as error:  # two names that make one prompt
             raise Damaged(f"{Path(path) / CARD}: {error}") from None
 
@@ -102,16 +106,17 @@ class Predictor:
         return [answer for answer in self.stream(images, class_names) if answer]  # None only if asked
 
     def stream(
-        self, images: Iterable[ImageInput], class_names: list[str] | None = None, *, skip_damaged: bool = False
-    ) -> Iterator[Prediction | None]:
+        self, images: Iterable[ImageInput], class_names: list[str] | None = None, *, skip_damaged: bool = False,
+        top_k: int | None = None,
+    ) -> Iterator[Prediction | None]:  # fmt: skip
         """As `predict`, one at a time and in order, of any number of images; only a few are in memory at once.
 
-        With `skip_damaged` an image that cannot be read gives None instead of a UserError.
+        With `skip_damaged` an image that cannot be read gives None instead of a UserError; `top_k` as of `score`.
         """
         classes = self.classes(class_names)
         for views in _view_batches(images, self.model.backbone.view_settings, skip_damaged):
             readable = [view for view in views if view is not None]
-            predictions = iter(self.score(readable, [classes] * len(readable)))
+            predictions = iter(self.score(readable, [classes] * len(readable), top_k))
             yield from (None if view is None else next(predictions) for view in views)
 
     def view(self, image: ImageInput, name: str) -> Tensor:
@@ -140,8 +145,9 @@ class Predictor:
         for own, rows in _rows_by_classes(classes):
             among = self.model.score(features.of(rows), own.text_features)
             probabilities = joint_logits(among, own.columns, self.model.weights).softmax(-1)
-            named = by_name(probabilities, own.distinct, [counts[row] for row in rows])
-            by_row |= zip(rows, map(prediction, named, abstain.confidence(among).tolist()), strict=True)
+            answers = ranked(probabilities, own.distinct, [counts[row] for row in rows])
+            for row, answer, confidence in zip(rows, answers, abstain.confidence(among).tolist(), strict=True):
+                by_row[row] = Prediction(*answer, confidence)
         return [by_row[row] for row in range(len(views))]
 
     def columns(self, class_names: list[str]) -> Tensor:
@@ -159,7 +165,16 @@ class Predictor:
         if class_names == self.class_names:
             return self.model.text_features
         refuse_one_name(class_names)
-        return AdaptedCLIP(self.model.backbone, self._adapter, class_names, self.card["template"]).text_features()
+        assert not isinstance(self._adapter, AdapterStack)  # which predicts nothing
+        return class_features(self.model.backbone, self._adapter, class_names, self.card["template"])
+
+
+def _folded_text(folder: Path, card: AdapterCard, backbone: Backbone) -> tuple[Tensor, None] | None:
+    """The class features that lie beside an adapter, of thousands of classes most of what loading it would take; None
+    without them. Raises Damaged for a file that is not what its card says."""
+    if "folded_sha256" not in card or not (folder / FOLDED).is_file():
+        return None
+    return read_tensors(folder / FOLDED, folded_shapes(card, backbone), card["folded_sha256"])["text_features"], None
 
 
 @torch.inference_mode()

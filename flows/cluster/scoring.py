@@ -1,7 +1,9 @@
-"""Scoring shards: one after another in this process, or one Ray task a shard on a cluster. The figures are the same.
+"""Encoding shards to score them: one after another in this process, or one Ray task a shard on a cluster. The features
+are the same.
 
-Adapter and class features are sent once; shards are read where a node finds them, or travel there. A shard that cannot
-be scored, after retries on other nodes, fails the evaluation.
+Adapter and class features are sent once; shards are read where a node finds them, or travel there. What comes back are
+the images' features, as many numbers however many classes there are. A shard that cannot be scored, after retries on
+other nodes, fails the evaluation.
 """
 
 import functools
@@ -18,7 +20,7 @@ from flows.settings.sections import BackboneSection, ClusterSection
 from mmrl_core.clip.feature_store import FeatureStore
 from mmrl_core.data.shards import Shard, check_shard, examples_of
 from mmrl_core.errors import UserError
-from mmrl_core.evaluation.scores import Columns, Scores, score_each
+from mmrl_core.evaluation.scores import Encoded, encode_each
 from mmrl_core.method.adapter_card import CardOfTensors
 from mmrl_core.method.model import AdaptedCLIP
 
@@ -47,20 +49,18 @@ class ScoringTask(NamedTuple):
     backbone: BackboneSection
     class_names: list[str]
     labels: list[int]
-    trained: Columns
     adapters: list[AdapterToScore]
 
 
 def score_here(
-    models: list[AdaptedCLIP], shards: list[Shard], labels: list[int], trained: Columns, report: ReportImages,
-    store: FeatureStore | None,
-) -> Iterator[list[Scores]]:  # fmt: skip
-    """Every shard's scores in order, each model's; each shard is checked before the first is scored."""
+    models: list[AdaptedCLIP], shards: list[Shard], labels: list[int], report: ReportImages, store: FeatureStore | None
+) -> Iterator[list[Encoded]]:
+    """Every batch of every shard in order, as each model sees it; each shard is checked before the first is read."""
     for shard in shards:
         check_shard(shard)
     done = 0
     for shard in shards:
-        yield score_each(models, examples_of(shard), labels, trained, _after(done, report), store)
+        yield from encode_each(models, examples_of(shard), labels, _after(done, report), store)
         done += shard.count
 
 
@@ -71,7 +71,7 @@ def _after(done: int, report: ReportImages) -> ReportImages:
 
 def score_on_cluster(
     cluster: ClusterSection, task: ScoringTask, shards: list[Shard], report: ReportImages
-) -> list[list[Scores]]:
+) -> list[list[Encoded]]:
     """The same by tasks on `cluster`; raises UserError naming the first shard that failed for good."""
     import ray
 
@@ -94,29 +94,29 @@ def _collected(
     data: str | None,
     most: int,
     report: ReportImages,
-) -> list[list[Scores]]:
-    """Each shard's scores in order; at most `most` Ray tasks are under way at a time."""
+) -> list[list[Encoded]]:
+    """Each shard's batches in order; at most `most` Ray tasks are under way at a time."""
     import ray
 
-    scored: dict[int, list[Scores]] = {}
+    scored: dict[int, list[list[Encoded]]] = {}
     waiting = list(enumerate(shards))[::-1]
-    running: dict[ObjectRef[list[Scores] | None], int] = {}  # to the index of its shard
+    running: dict[ObjectRef[list[list[Encoded]] | None], int] = {}  # to the index of its shard
     while waiting or running:
         while waiting and len(running) < most:
             index, shard = waiting.pop()
             running[score_shard.remote(task, shard, data, None)] = index
         [ready], _ = ray.wait(list(running), num_returns=1)
         index = running.pop(ready)
-        scores = _result(ready, shards[index])
-        if scores is None:  # its node does not find the shard
+        batches = _result(ready, shards[index])
+        if batches is None:  # its node does not find the shard
             running[score_shard.remote(task, shards[index], data, shards[index].path.read_bytes())] = index
             continue
-        scored[index] = scores
+        scored[index] = batches
         report(sum(shards[done].count for done in scored))
-    return [scored[index] for index in range(len(shards))]
+    return [batch for index in range(len(shards)) for batch in scored[index]]
 
 
-def _result(reference: "ObjectRef[list[Scores] | None]", shard: Shard) -> list[Scores] | None:
+def _result(reference: "ObjectRef[list[list[Encoded]] | None]", shard: Shard) -> list[list[Encoded]] | None:
     """What the task of a shard returned. Raises UserError naming the shard when the task failed."""
     import ray
 
@@ -127,12 +127,14 @@ def _result(reference: "ObjectRef[list[Scores] | None]", shard: Shard) -> list[S
         raise UserError(f"the shard {shard.path} could not be scored on the cluster: {reason}") from error
 
 
-def _score_shard(task: ScoringTask, shard: Shard, data: str | None, content: bytes | None) -> list[Scores] | None:
+def _score_shard(
+    task: ScoringTask, shard: Shard, data: str | None, content: bytes | None
+) -> list[list[Encoded]] | None:
     """The Ray task; None where `content` was not given and this node has no such shard."""
     content = content or _content(shard, data)
     if content is None:
         return None
-    return score_each(_models(_ModelsKey(task)), examples_of(shard, content), task.labels, task.trained)
+    return list(encode_each(_models(_ModelsKey(task)), examples_of(shard, content), task.labels))
 
 
 def _content(shard: Shard, data: str | None) -> bytes | None:

@@ -11,7 +11,8 @@ from mmrl_core.errors import Damaged
 from mmrl_core.files import read_json, wrong_entry
 
 METRICS = "metrics.json"
-WITHOUT_PROBE = "without_probe"  # of mmrl_core/evaluation/scores.py, which imports PyTorch
+# Of mmrl_core/evaluation/scores.py, which imports PyTorch.
+ADAPTED, ZERO_SHOT, WITHOUT_PROBE = "adapted", "zero_shot", "without_probe"
 EVALUATE = "mmrl evaluate"
 Share = Annotated[float, Field(ge=0, le=1)]
 

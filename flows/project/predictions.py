@@ -2,53 +2,56 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import numpy as np
 import pyarrow
 import pyarrow.parquet
 
-from flows.project.metrics import WITHOUT_PROBE
+from flows.project.metrics import ADAPTED, WITHOUT_PROBE, ZERO_SHOT
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation.bootstrap import Outcomes
 
 if TYPE_CHECKING:
     from pandas import DataFrame
 
-    from mmrl_core.evaluation.scores import Scores
+    from mmrl_core.evaluation.figures import Figures
 
-TOP_K = 5
 LABELS = ("label", "prediction", "without_probe_prediction", "zero_shot_prediction")
 ANSWERS = pyarrow.schema(
     [("item", pyarrow.string()), ("part", pyarrow.string()), *((name, pyarrow.int64()) for name in LABELS)]
 )
 
 
-def write_predictions(path: Path, scores: dict[str, Scores]) -> None:
+def write_predictions(path: Path, figures: dict[str, Figures]) -> None:
     """Write one row per image and part of the protocol (such as base and novel); labels are the source's own."""
-    rows = [row for part, of_part in scores.items() for row in _rows(part, of_part)]
-    pyarrow.parquet.write_table(pyarrow.Table.from_pylist(rows), path)
+    tables = [_table(part, of_part) for part, of_part in figures.items()]
+    pyarrow.parquet.write_table(pyarrow.concat_tables(tables), path)
 
 
-def _rows(part: str, scores: Scores) -> Iterator[dict[str, Any]]:
-    labels = scores.classes
-    top = scores.adapted.topk(min(TOP_K, len(labels)))
-    zero = scores.zero_shot.max(dim=-1)
-    without = scores.variants.get(WITHOUT_PROBE, scores.adapted).argmax(-1)
-    for i, item in enumerate(scores.items):
-        best = [labels[index] for index in top.indices[i].tolist()]
-        yield {
-            "item": item,
-            "part": part,
-            "label": labels[int(scores.labels[i])],
-            "prediction": best[0],
-            "top_labels": best,
-            "top_probabilities": top.values[i].tolist(),
-            "without_probe_prediction": labels[int(without[i])],
-            "zero_shot_prediction": labels[int(zero.indices[i])],
-            "zero_shot_probability": float(zero.values[i]),
-        }
+def _table(part: str, figures: Figures) -> pyarrow.Table:
+    labels, count = np.array(figures.classes), len(figures.items)
+    ours, zero = figures.answers[ADAPTED], figures.answers[ZERO_SHOT]
+    without = figures.answers.get(WITHOUT_PROBE, ours)
+    return pyarrow.table({
+        "item": pyarrow.array(figures.items, pyarrow.string()),
+        "part": pyarrow.array(np.full(count, part, dtype=object), pyarrow.string()),
+        "label": labels[figures.labels.numpy()],
+        "prediction": labels[ours.top[:, 0].numpy()],
+        "top_labels": _lists(labels[ours.top.numpy()]),
+        "top_probabilities": _lists(ours.top_values.double().numpy()),
+        "without_probe_prediction": labels[without.best.numpy()],
+        "zero_shot_prediction": labels[zero.best.numpy()],
+        "zero_shot_probability": zero.confidence.double().numpy(),
+    })  # fmt: skip
+
+
+def _lists(values: np.ndarray) -> pyarrow.ListArray:
+    """(n, k) -> n lists."""
+    count, size = values.shape
+    offsets = pyarrow.array(np.arange(0, (count + 1) * size, size, dtype=np.int32))
+    return pyarrow.ListArray.from_arrays(offsets, pyarrow.array(values.ravel()))
 
 
 def read_outcomes(path: Path, made_by: str = "mmrl evaluate", prediction: str = "prediction") -> dict[str, Outcomes]:

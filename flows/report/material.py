@@ -101,17 +101,17 @@ def _exhibit(keys: list[RunKey], target: str | None) -> Exhibit:
     return Exhibit(
         f"{head}, {METHOD_TITLES[method]}, {key.shots} shots",
         [names[str(label)] for label in labels], [kinds.get(label, "") for label in labels],
-        _confusion(answers, labels), _gains(answers, names, kinds), won, lost,
+        *_confusion(answers, labels), _gains(answers, names, kinds), won, lost,
         f"{pattern}; images: seed {key.seed}",
     )  # fmt: skip
 
 
-def _confusion(answers: pd.DataFrame, labels: list[int]) -> np.ndarray:
-    """Images by true and predicted label, in the order of `labels`."""
-    place = {label: index for index, label in enumerate(labels)}
-    matrix = np.zeros((len(labels), len(labels)), dtype=int)
-    np.add.at(matrix, (answers["label"].map(place), answers["prediction"].map(place)), 1)
-    return matrix
+def _confusion(answers: pd.DataFrame, labels: list[int]) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs of true and predicted class (n, 2) that any image has, as places in `labels` and in their order, and the
+    images of each (n,): of many classes far fewer than there are pairs."""
+    place = pd.Series(range(len(labels)), index=labels)
+    pairs = np.stack([place[answers[name]].to_numpy() for name in ("label", "prediction")], axis=1)
+    return np.unique(pairs, axis=0, return_counts=True)
 
 
 def _kinds(answers: pd.DataFrame) -> dict[int, str]:

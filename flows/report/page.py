@@ -62,11 +62,24 @@ class Exhibit(NamedTuple):
     name: str
     classes: list[str]
     kinds: list[str]  # of every class: base, novel, or empty
-    matrix: np.ndarray  # images by (true, predicted) class
+    pairs: np.ndarray  # (n, 2) places of the true and the predicted class, of pairs that any image has, in their order
+    counts: np.ndarray  # (n,) images of each pair
     gains: list[ClassGain]
     won: list[tuple[bytes, str]]  # images that the adapter alone got right, with a caption
     lost: list[tuple[bytes, str]]  # and that zero-shot alone did
     files: str
+
+    def named(self, place: int) -> str:
+        """A class's name, with its kind where there are kinds."""
+        kind = self.kinds[place]
+        return f"{self.classes[place]} ({kind})" if kind else self.classes[place]
+
+    @property
+    def matrix(self) -> np.ndarray:
+        """Images by (true, predicted) class; of few classes."""
+        matrix = np.zeros((len(self.classes), len(self.classes)), dtype=int)
+        matrix[self.pairs[:, 0], self.pairs[:, 1]] = self.counts
+        return matrix
 
 
 class Settings(NamedTuple):
@@ -181,11 +194,11 @@ def _exhibit(exhibit: Exhibit) -> str:
 
 
 def _most_confused(exhibit: Exhibit, count: int = 20) -> list[list[str]]:
-    wrong = exhibit.matrix - np.diag(np.diag(exhibit.matrix))
-    order = np.argsort(-wrong, axis=None, kind="stable")[:count]
-    pairs = [(row, column) for row, column in zip(*np.unravel_index(order, wrong.shape), strict=True)]
-    names = [f"{name} ({kind})" if kind else name for name, kind in zip(exhibit.classes, exhibit.kinds, strict=True)]
-    return [[names[row], names[column], str(wrong[row, column])] for row, column in pairs if wrong[row, column]]
+    wrong = exhibit.pairs[:, 0] != exhibit.pairs[:, 1]
+    pairs, counts = exhibit.pairs[wrong], exhibit.counts[wrong]
+    order = np.argsort(-counts, kind="stable")[:count]
+    named = [[exhibit.named(int(place)) for place in pair] for pair in pairs[order]]
+    return [[*names, str(images)] for names, images in zip(named, counts[order], strict=True)]
 
 
 def _grid(heading: str, images: Sequence[tuple[bytes, str]]) -> str:

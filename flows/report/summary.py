@@ -181,8 +181,8 @@ def _plots(summary: dict, material: Material) -> dict[str, str]:
     ]  # fmt: skip
     confused = [
         [exhibit.name, exhibit.classes[actual], exhibit.classes[predicted]]
-        for exhibit in material.exhibits for actual, predicted in product(range(len(exhibit.classes)), repeat=2)
-        for _ in range(int(exhibit.matrix[actual, predicted]))
+        for exhibit in material.exhibits
+        for (actual, predicted), images in zip(exhibit.pairs, exhibit.counts, strict=True) for _ in range(images)
     ]  # fmt: skip
     return {
         "learning_curves.csv": csv_text(["runs", "method", "seed", "epoch", *CURVES], curves),

@@ -1,50 +1,33 @@
 """The stage `evaluate`: metrics.json and predictions.parquet of a run, or of several in one pass over the images."""
 
 import contextlib
-import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
-import torch
-from torch import Tensor
-
-from flows.cluster.scoring import AdapterToScore, ScoringTask, score_here, score_on_cluster
 from flows.project import paths
 from flows.project.paths import RunKey
 from flows.project.predictions import write_predictions
-from flows.project.progress import progress
 from flows.project.resources import backbone_of, open_store
 from flows.settings.params import Params
 from flows.settings.resolve import target_beta
-from flows.settings.sections import BackboneSection, ClusterSection
+from flows.stages.scoring import LoadedRun, Pace, Shared, figures_on
 from mmrl_core.clip.backbone import Backbone
-from mmrl_core.clip.feature_store import FeatureStore
-from mmrl_core.data.shards import Manifest, read_manifest, shards_of
+from mmrl_core.data.shards import read_manifest
 from mmrl_core.errors import UserError
+from mmrl_core.evaluation.answers import calibration_error
 from mmrl_core.evaluation.bootstrap import Outcomes, paired_gains
-from mmrl_core.evaluation.class_metrics import class_metrics
+from mmrl_core.evaluation.figures import Figures
 from mmrl_core.evaluation.gate import is_gate_image
-from mmrl_core.evaluation.scores import (
-    NEITHER,
-    UNCALIBRATED,
-    VARIANTS,
-    WITHOUT_PROBE,
-    Columns,
-    Scores,
-    expected_calibration_error,
-    merged,
-    summary,
-)
+from mmrl_core.evaluation.scores import ADAPTED, NEITHER, UNCALIBRATED, WITHOUT_PROBE, ZERO_SHOT
 from mmrl_core.files import write_json
 from mmrl_core.method.adapter import Adapter, load_adapter
-from mmrl_core.method.adapter_card import AdapterCard, CardOfTensors, read_unverified_card
-from mmrl_core.method.baseline import Baseline
-from mmrl_core.method.heads import columns_of
-from mmrl_core.method.model import AdaptedCLIP
-from mmrl_core.protocols import ALL, PROTOCOLS, Half, Protocol, TestSet, harmonic_mean, labels_of
+from mmrl_core.method.adapter_card import AdapterCard, read_unverified_card
+from mmrl_core.protocols import ALL, PROTOCOLS, Protocol, TestSet, harmonic_mean, labels_of
 
-SCORES = 1e9  # bytes of all runs' scores, which are in memory together
+SCORES = 1e9  # bytes of what all runs keep together until their figures are known
+OF_IMAGE = 2 * 1024 * 4 + 500  # bytes: two features in float32, as wide as they come, and the answers
+OF_CLASS = 2 * 1024 * 4  # adapted and zero-shot
 
 
 class RunToEvaluate(NamedTuple):
@@ -53,28 +36,6 @@ class RunToEvaluate(NamedTuple):
     key: RunKey
     model: Path
     out: Path
-
-
-class LoadedRun(NamedTuple):
-    """A run whose adapter is loaded, with the adapter's card and the prompt template."""
-
-    key: RunKey
-    out: Path
-    adapter: Adapter | Baseline
-    card: AdapterCard
-    template: str
-
-
-class Shared(NamedTuple):
-    """What all runs of one evaluation share: the prepared dataset that they are scored on, and what they run with."""
-
-    backbone: Backbone
-    pool: Path
-    manifest: Manifest
-    trained: tuple[Half, ...]  # halves whose classes were trained on
-    store: FeatureStore | None
-    section: BackboneSection
-    cluster: ClusterSection
 
 
 def evaluate(params: Params, key: RunKey, out: Path, target: str | None = None) -> dict[str, Any]:
@@ -87,8 +48,8 @@ def runs_at_once(key: RunKey, target: str | None = None) -> int:
     """How many runs may be evaluated together on a run's dataset or a target: as many as SCORES has memory for, and
     one in any case."""
     manifest = read_manifest(paths.pool(target or key.dataset))
-    scores = max(1, manifest["counts"]["test"]) * len(manifest["class_names"])
-    return max(1, int(SCORES / (scores * (2 + len(VARIANTS)) * 4)))  # of the adapter and zero-shot too, float32
+    kept = OF_IMAGE * max(1, manifest["counts"]["test"]) + OF_CLASS * len(manifest["class_names"])
+    return max(1, int(SCORES / kept))
 
 
 def evaluate_each(
@@ -100,28 +61,29 @@ def evaluate_each(
     """
     if target is not None and target not in params.targets:
         raise UserError(f"--target {target} is not among the settings' targets {params.targets}; add it there")
-    backbone, start = backbone_of(params.backbone), time.monotonic()
-    metrics = metrics_of_each(backbone, runs, params, target)
-    seconds = (time.monotonic() - start) / len(metrics)
-    return {key: _figures(of_run, seconds) for key, of_run in metrics.items()}
+    pace = Pace()
+    metrics = metrics_of_each(backbone_of(params.backbone), runs, params, target, pace)
+    return {key: _printed(of_run, pace) for key, of_run in metrics.items()}
 
 
 def metrics_of_each(
-    backbone: Backbone, runs: Sequence[RunToEvaluate], params: Params, target: str | None = None
-) -> dict[RunKey, dict[str, Any]]:
+    backbone: Backbone, runs: Sequence[RunToEvaluate], params: Params, target: str | None = None,
+    pace: Pace | None = None,
+) -> dict[RunKey, dict[str, Any]]:  # fmt: skip
     """Score each run's adapter and zero-shot on its own dataset's pool or a target's, write its files, and return what
-    its metrics.json says. A run's files are the same whichever others are evaluated with it.
+    its metrics.json says. A run's files are the same whichever others are evaluated with it. `pace` gets the images
+    and seconds of the passes.
 
     Raises UserError where the first run cannot be evaluated; any other such run is left out.
     """
     protocol = PROTOCOLS[params.data.protocol]
-    shared = _shared(backbone, params, runs[0].key, target)
+    shared = _shared(backbone, params, runs[0].key, target, pace or Pace())
     loaded: list[LoadedRun] = []
     for wanted in runs:
         with contextlib.suppress(UserError) if loaded else contextlib.nullcontext():
             loaded.append(_load(shared, wanted, params, target))
     tests = protocol.tests if target is None else (ALL,)
-    scores = {test.part: _score(shared, loaded, "test", test) for test in tests}
+    scores = {test.part: _tested(shared, loaded, test) for test in tests}
     validation = _validation(shared, loaded, protocol) if target is None else [{} for _ in loaded]
     metrics = {}
     for index, run in enumerate(loaded):
@@ -131,7 +93,7 @@ def metrics_of_each(
 
 
 def _write(
-    shared: Shared, run: LoadedRun, params: Params, target: str | None, scores: dict[str, Scores],
+    shared: Shared, run: LoadedRun, params: Params, target: str | None, scores: dict[str, Figures],
     validation: dict[str, dict[str, float]],
 ) -> dict[str, Any]:  # fmt: skip
     key, without = run.key, _parts_of(scores, WITHOUT_PROBE, NEITHER)
@@ -143,8 +105,8 @@ def _write(
         "beta": run.adapter.config.composition,
         "template": run.template,
         "parts": list(scores),
-        **_calibrated(_parts({part: (one.adapted, one.labels) for part, one in scores.items()}), scores, UNCALIBRATED),
-        "zero_shot": _parts({part: (one.zero_shot, one.labels) for part, one in scores.items()}),
+        **_calibrated(_parts(scores, ADAPTED), scores, UNCALIBRATED),
+        "zero_shot": _parts(scores, ZERO_SHOT),
         **({WITHOUT_PROBE: without} if without else {}),
         "gain": paired_gains([{part: outcomes(one) for part, one in scores.items()}]),
         "validation": validation,
@@ -158,10 +120,10 @@ def _write(
     return metrics
 
 
-def _shared(backbone: Backbone, params: Params, key: RunKey, target: str | None) -> Shared:
+def _shared(backbone: Backbone, params: Params, key: RunKey, target: str | None, pace: Pace) -> Shared:
     pool, store = paths.pool(target or key.dataset), open_store(params, "evaluate")
     trained = PROTOCOLS[params.data.protocol].trains_on if target is None else ()
-    return Shared(backbone, pool, read_manifest(pool), trained, store, params.backbone, params.cluster)
+    return Shared(backbone, pool, read_manifest(pool), trained, store, params.backbone, params.cluster, pace)
 
 
 def _load(shared: Shared, run: RunToEvaluate, params: Params, target: str | None) -> LoadedRun:
@@ -189,112 +151,53 @@ def _check_classes(card: AdapterCard, names: list[str], key: RunKey) -> None:
         )
 
 
-def _score(shared: Shared, runs: list[LoadedRun], split: str, test: TestSet) -> list[Scores]:
-    """Each run's scores on the images of one test set, among its classes.
-
-    On a target the methods' runs have no trained class; a baseline's are those of the same names, as under domain
-    shift.
-    """
-    ours, by_name = labels_of(shared.manifest, shared.trained), [run for run in runs if _knows_names(shared, run)]
-    scores = _score_together(shared, [run for run in runs if run not in by_name], split, test, ours)
-    for run in by_name:
-        scores |= _score_together(shared, [run], split, test, _named(shared.manifest, run.card["class_names"]))
-    return [scores[run.key] for run in runs]
-
-
-def _knows_names(shared: Shared, run: LoadedRun) -> bool:
-    return not shared.trained and isinstance(run.adapter, Baseline)
-
-
-def _named(manifest: Manifest, class_names: list[str]) -> dict[int, int]:
-    """The places of the dataset's labels among these classes, by name."""
-    columns = columns_of(manifest["class_names"], class_names).tolist()
-    return {label: column for label, column in enumerate(columns) if column >= 0}
-
-
-def _score_together(
-    shared: Shared, runs: list[LoadedRun], split: str, test: TestSet, trained: Columns
-) -> dict[RunKey, Scores]:
-    """The same by run, of runs whose classes are the same."""
-    if not runs:
-        return {}
-    manifest, pool = shared.manifest, shared.pool
-    labels = labels_of(manifest, test.classes)
-    names = [manifest["class_names"][label] for label in labels]
-    models = [AdaptedCLIP(shared.backbone, run.adapter, names, run.template) for run in runs]
-    shards = [shard for half in test.images for shard in shards_of(pool, split, half)]
-    n = sum(shard.count for shard in shards)
-    if split == "test" and not n:
-        raise UserError(f"{pool} has no test image of the {test.part} classes; give the dataset's test list some")
-    with progress(f"evaluate {manifest['dataset']} {test.part} {split}", n, unit="images") as bar:
-        if shared.cluster.is_distributed:
-            task = ScoringTask(shared.section, names, labels, trained, list(map(_to_score, runs, models)))
-            parts = score_on_cluster(shared.cluster, task, shards, bar)
-        else:
-            parts = list(score_here(models, shards, labels, trained, bar, shared.store))
-    return {run.key: merged((part[index] for part in parts), labels) for index, run in enumerate(runs)}
-
-
-def _to_score(run: LoadedRun, model: AdaptedCLIP) -> AdapterToScore:
-    with torch.no_grad():
-        text = (model.text_features().cpu(), model.zero_shot_text.cpu())
-    tensors = {name: tensor.cpu() for name, tensor in model.adapter.state_dict().items()}
-    card: CardOfTensors = {
-        "adapter": run.adapter.config.model_dump(),
-        "class_names": run.card["class_names"],
-        "head": run.adapter.head_card,
-        "calibration": run.adapter.calibration,
-    }
-    return AdapterToScore(card, tensors, model.template, text)
+def _tested(shared: Shared, runs: list[LoadedRun], test: TestSet) -> list[Figures]:
+    """Each run's figures on the test images of a part."""
+    return [cast(Figures, one) for one in figures_on(shared, runs, "test", test)]  # there is an image
 
 
 def _validation(shared: Shared, runs: list[LoadedRun], protocol: Protocol) -> list[dict[str, dict[str, float]]]:
     """Each run's figures on the trained classes' validation images, among these classes, without the gate's images."""
     part = protocol.trained_part
-    scores = _score(shared, runs, "val", TestSet(part, protocol.trains_on, protocol.trains_on))
-    kept = [of_run.where(lambda item: not is_gate_image(item)) for of_run in scores]
-    return [{part: summary(of_run.adapted, of_run.labels)} if of_run.items else {} for of_run in kept]
+    test = TestSet(part, protocol.trains_on, protocol.trains_on)
+    figures = figures_on(shared, runs, "val", test, lambda item: not is_gate_image(item))
+    return [{part: one.summary(ADAPTED)} if one else {} for one in figures]
 
 
-def _parts_of(scores: dict[str, Scores], variant: str, before: str) -> dict[str, Any]:
+def _parts_of(scores: dict[str, Figures], variant: str, before: str) -> dict[str, Any]:
     """`_parts` of a variant, and of what it is without its temperatures; nothing where there is none."""
-    if not all(variant in one.variants for one in scores.values()):
+    if not all(variant in one.answers for one in scores.values()):
         return {}
-    parts = _parts({part: (one.variants[variant], one.labels) for part, one in scores.items()})
-    return _calibrated(parts, scores, before)
+    return _calibrated(_parts(scores, variant), scores, before)
 
 
-def _calibrated(parts: dict[str, Any], scores: dict[str, Scores], before: str) -> dict[str, Any]:
+def _calibrated(parts: dict[str, Any], scores: dict[str, Figures], before: str) -> dict[str, Any]:
     """Every part's figures with its calibration error before a temperature was applied, where one was."""
     return parts | {
-        part: {**parts[part], "ece_uncalibrated": expected_calibration_error(one.variants[before], one.labels)}
-        for part, one in scores.items() if before in one.variants
+        part: {**parts[part], "ece_uncalibrated": calibration_error(one.answers[before], one.labels)}
+        for part, one in scores.items() if before in one.answers
     }  # fmt: skip
 
 
-def _parts(parts: dict[str, tuple[Tensor, Tensor]]) -> dict[str, Any]:
+def _parts(scores: dict[str, Figures], kind: str) -> dict[str, Any]:
     """Every part's summary and metrics by class, the number of images, and the harmonic mean where there are base and
-    novel. A part is its probabilities (N, C) and labels (N,)."""
-    summaries = {
-        name: {**summary(probabilities, labels), **class_metrics(probabilities.float().numpy(), labels.numpy())}
-        for name, (probabilities, labels) in parts.items()
-    }
+    novel, of one kind of probabilities."""
+    summaries = {name: {**one.summary(kind), **one.by_class(kind)} for name, one in scores.items()}
     accuracies = {name: part["accuracy"] for name, part in summaries.items()}
     both = {"base", "novel"} <= accuracies.keys()
     mean = {"harmonic_mean": harmonic_mean(accuracies["base"], accuracies["novel"])} if both else {}
     return {**summaries, **mean, "n": sum(part["n"] for part in summaries.values())}
 
 
-def outcomes(scores: Scores) -> Outcomes:
+def outcomes(figures: Figures) -> Outcomes:
     """Whether each image was classified rightly by the adapter, and by zero-shot."""
-    truth = scores.labels
-    right = (probabilities.argmax(-1) == truth for probabilities in (scores.adapted, scores.zero_shot))
-    return Outcomes(scores.items, *(one.numpy() for one in right))
+    right = (figures.answers[kind].best == figures.labels for kind in (ADAPTED, ZERO_SHOT))
+    return Outcomes(figures.items, *(one.numpy() for one in right))
 
 
-def _figures(metrics: dict[str, Any], seconds: float) -> dict[str, Any]:
+def _printed(metrics: dict[str, Any], pace: Pace) -> dict[str, Any]:
     """What the command prints of a run."""
     accuracies = {part: metrics[part]["accuracy"] for part in metrics["parts"]}
     zero_shot = {f"zero_shot_{part}": metrics["zero_shot"][part]["accuracy"] for part in metrics["parts"]}
     mean = {"harmonic_mean": metrics["harmonic_mean"]} if "harmonic_mean" in metrics else {}
-    return {**accuracies, **mean, **zero_shot, "images_per_second": metrics["n"] / seconds}
+    return {**accuracies, **mean, **zero_shot, "images_per_second": pace.images_per_second}

@@ -2,9 +2,9 @@
 
 import hashlib
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Hashable
 from functools import cached_property
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from mmrl_core.clip.families.texts import TextForm, text_form, text_module
 from mmrl_core.clip.openclip import CLIP, ResidualAttentionBlock, open_clip
 from mmrl_core.clip.prompts import cut_note, fill_template, same_prompt
 from mmrl_core.clip.supported import refuse_unsupported
-from mmrl_core.clip.text_tower import text_tower
+from mmrl_core.clip.text_tower import TextTower, text_tower
 from mmrl_core.clip.towers import ImageTower
 from mmrl_core.clip.weights.preprocessing import check_preprocessing
 from mmrl_core.clip.weights.pretrained import TESTED, load_clip
@@ -29,6 +29,7 @@ from mmrl_core.errors import UserError
 __all__ = ["LOGIT_SCALE", "TESTED", "Backbone", "fill_template", "load_backbone", "new_clip", "tokenizer_for"]
 
 Tokenizer = Callable[[list[str]], Tensor]  # n texts -> ids (n, context length)
+KEPT_TEXTS = 2
 OPENAI_MEAN, OPENAI_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 
@@ -51,6 +52,7 @@ class Backbone(nn.Module):
         self.name, self.weights, self.tokenizer = name, weights, tokenizer
         self.weights_file_sha256, self.configuration_sha256 = weights_file_sha256, configuration_sha256
         self._frozen: dict[tuple[str, torch.dtype, torch.device], list[Block]] = {}
+        self._texts: dict[Hashable, TextTower] = {}  # those of KEPT_TEXTS that were asked for last
         self.eval()
 
     @classmethod
@@ -156,6 +158,7 @@ class Backbone(nn.Module):
             for name, parameter in self.clip.named_parameters():
                 parameter.data = torch.from_numpy(arrays[name])
         self._frozen.clear()
+        self._texts = {}
 
     @cached_property
     def weights_sha256(self) -> str:
@@ -198,6 +201,26 @@ class Backbone(nn.Module):
                 self._frozen[key] = [form.freeze(block, dtype) for block in form.blocks]
         return self._frozen[key]
 
+    def text_tower(
+        self, class_names: list[str], template: str, n_insert: int, dtype: torch.dtype = torch.float32, runs: int = 1
+    ) -> TextTower:
+        """As `text_tower`, and the same one for whoever asks for the same: a training, what is fitted after it, its
+        folded form and an evaluation of several runs encode the classes once."""
+        written = sum(one._version for one in self.text.parameters() if not one.is_inference())  # some train a backbone
+        key = tuple(class_names), template, n_insert, dtype, runs, self.device, written
+        tower = self._texts.get(key)
+        if tower is None:
+            with torch.inference_mode(False):  # whoever asks first, as `frozen_blocks`
+                tower = text_tower(self, class_names, template, n_insert, dtype, runs)
+        others = {other: kept for other, kept in self._texts.items() if other != key}
+        self._texts = {**dict(list(others.items())[1 - KEPT_TEXTS :]), key: tower}
+        return tower
+
+    def _apply(self, *args: Any, **kwargs: Any) -> Self:
+        """`.to(device)` and the like: what was computed of the weights is of the old ones."""
+        self._texts = {}
+        return super()._apply(*args, **kwargs)
+
     def embed_images(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """(B, 3, size, size) -> input of the first block (B, n, D), float32; the convolution runs in `dtype`."""
         with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
@@ -210,8 +233,8 @@ class Backbone(nn.Module):
         """
         token_ids = self.tokenizer(fill_template(class_names, template))
         first: dict[bytes, int] = {}
-        for index, row in enumerate(token_ids):
-            other = first.setdefault(row.numpy().tobytes(), index)
+        for index, row in enumerate(token_ids.numpy()):
+            other = first.setdefault(row.tobytes(), index)
             if class_names[other] != class_names[index]:
                 encode, marks = (getattr(self.tokenizer, name, None) for name in ("encode", "marks"))
                 pair = class_names[other], class_names[index]
@@ -233,7 +256,7 @@ class Backbone(nn.Module):
     @torch.no_grad()
     def encode_text(self, class_names: list[str], template: str) -> Tensor:
         """Zero-shot features of the prompts (C, E), L2-normalised."""
-        return text_tower(self, class_names, template, n_insert=1).zero_shot()
+        return self.text_tower(class_names, template, n_insert=1).zero_shot()
 
 
 def measures(backbone: Backbone) -> dict[str, int]:

@@ -34,19 +34,41 @@ CHUNK_SUFFIX_TOKENS = 4096  # of classes that are encoded together; several such
 def text_tower(
     backbone: "Backbone", class_names: list[str], template: str, n_insert: int, dtype: torch.dtype = torch.float32,
     runs: int = 1,
-) -> "SharedPrefix | WholePrompts":  # fmt: skip
+) -> "TextTower":  # fmt: skip
     """The text tower of a backbone for the classes of R runs, as many of each, split below its last `n_insert` layers.
 
     `class_names` are the runs' lists one after another.
     """
-    kind: type[SharedPrefix | WholePrompts] = WholePrompts
-    if backbone.text_form.causal:
-        ids = backbone.tokenize(class_names, template)
-        kind = SharedPrefix if (ids[:, 0] == ids[0, 0]).all() else WholePrompts  # mT5's prompts begin without a mark
-    return kind(backbone, class_names, template, n_insert, dtype, runs=runs)
+    ids = backbone.tokenize(class_names, template)
+    shared = backbone.text_form.causal and (ids[:, 0] == ids[0, 0]).all()  # mT5's prompts begin without a mark
+    kind: type[TextTower] = SharedPrefix if shared else WholePrompts
+    return kind(backbone, class_names, template, n_insert, dtype, runs=runs, token_ids=ids)
 
 
-class WholePrompts(nn.Module):
+class TextTower(nn.Module):
+    """Either kind of text tower."""
+
+    _frozen: Tensor | None = None
+
+    def zero_shot(self) -> Tensor:
+        """The frozen CLIP's class features (R C, E), L2-normalised; computed once."""
+        if self._frozen is None:
+            with torch.inference_mode(False), torch.no_grad():  # whoever asks first: training needs them as well
+                self._frozen = self._zero_shot()
+        return self._frozen
+
+    def _zero_shot(self) -> Tensor:
+        raise NotImplementedError
+
+    def adapted(self, tokens: Tensor, beta: float) -> Tensor:
+        """Class features with tokens (n_insert, K, D) in the upper layers: (C, E), L2-normalised.
+
+        With tokens of R runs (R, n_insert, K, D): (R C, E).
+        """
+        raise NotImplementedError
+
+
+class WholePrompts(TextTower):
     """Of a tower whose prompts share nothing: rows see what follows them, or hide what another prompt shows.
 
     Below the insertion depth every prompt is a constant. `chunk_tokens` rows are encoded together.
@@ -59,13 +81,15 @@ class WholePrompts(nn.Module):
     def __init__(
         self, backbone: "Backbone", class_names: list[str], template: str, n_insert: int,
         dtype: torch.dtype = torch.float32, chunk_tokens: int | None = None, runs: int = 1,
+        token_ids: Tensor | None = None,
     ):  # fmt: skip
         super().__init__()
         blocks, self.form = backbone.frozen_blocks("text", dtype), backbone.text_form
         self.lower, self.upper = blocks[: len(blocks) - n_insert], blocks[len(blocks) - n_insert :]
         self.n_runs, self.chunk_tokens = runs, chunk_tokens or CHUNK_SUFFIX_TOKENS
         with torch.no_grad():
-            self._set_constants(self.form.prompts(backbone.tokenize(class_names, template)))
+            ids = backbone.tokenize(class_names, template) if token_ids is None else token_ids
+            self._set_constants(self.form.prompts(ids))
 
     def _set_constants(self, prompts: Prompts) -> None:
         self.n_classes, self.length = prompts.x.shape[:2]
@@ -89,9 +113,7 @@ class WholePrompts(nn.Module):
         size = -(-self.n_classes // -(-self.n_classes // size))  # nearly equal parts
         return (slice(start, start + size) for start in range(0, self.n_classes, size))
 
-    @torch.no_grad()
-    def zero_shot(self) -> Tensor:
-        """The frozen CLIP's class features (R C, E), L2-normalised."""
+    def _zero_shot(self) -> Tensor:
         parts = []
         for part in self._parts(self.length):
             x, sees = self.trunk[part], _rows(self.sees, part)
@@ -101,10 +123,6 @@ class WholePrompts(nn.Module):
         return torch.cat(parts)
 
     def adapted(self, tokens: Tensor, beta: float) -> Tensor:
-        """Class features with tokens (n_insert, K, D) in the upper layers: (C, E), L2-normalised.
-
-        With tokens of R runs (R, n_insert, K, D): (R C, E).
-        """
         count = self.n_classes // self.n_runs
         layers = [spread(layer, count) for layer in layers_of(tokens, self.upper[0])]
         sees = self._with_tokens(tokens.shape[-2])
@@ -162,7 +180,7 @@ def _rows(sees: Tensor | None, part: slice) -> Tensor | None:
     return sees if sees is None or len(sees) == 1 else sees[part]
 
 
-class SharedPrefix(nn.Module):
+class SharedPrefix(TextTower):
     """Of a causal tower, whose prompts are read at their ends.
 
     BOS, the representation tokens and the words before the first token in which two classes differ are the same for
@@ -177,11 +195,12 @@ class SharedPrefix(nn.Module):
     def __init__(
         self, backbone: "Backbone", class_names: list[str], template: str, n_insert: int,
         dtype: torch.dtype = torch.float32, chunk_tokens: int = CHUNK_SUFFIX_TOKENS, runs: int = 1,
+        token_ids: Tensor | None = None,
     ):  # fmt: skip
         super().__init__()
         blocks, self.form = backbone.frozen_blocks("text", dtype), backbone.text_form
         self.lower, self.upper = blocks[: len(blocks) - n_insert], blocks[len(blocks) - n_insert :]
-        token_ids = backbone.tokenize(class_names, template)
+        token_ids = backbone.tokenize(class_names, template) if token_ids is None else token_ids
         start, lengths = _suffixes(token_ids, self.form.ends(token_ids))
         self.n_runs, chunks = runs, _split(lengths, chunk_tokens, runs)
         self.runs = [chunk.runs for chunk in chunks]  # of every packing
@@ -197,11 +216,11 @@ class SharedPrefix(nn.Module):
             seen.append(keys)
         parts, row = [], 0
         for packing in self.packings:
-            ids, count = token_ids[row : row + len(packing.ends)], len(packing.ends)
-            real = [slice(start, start + length) for length in lengths[row : row + count]]
-            width = start + max(lengths[row : row + count])
-            embedded = self.form.embed(ids[:, :width])
-            x = torch.cat([prompt[rows] for prompt, rows in zip(embedded, real, strict=True)])
+            count = len(packing.ends)
+            own = torch.tensor(lengths[row : row + count], device=token_ids.device)
+            width = int(own.max())
+            embedded = self.form.embed(token_ids[row : row + count, : start + width])[:, start:]
+            x = embedded[torch.arange(width, device=own.device) < own[:, None]]
             for block, keys in zip(self.lower, seen, strict=True):
                 x = self._suffix_layer(block, x, keys, packing)
             parts.append(x)
@@ -209,16 +228,10 @@ class SharedPrefix(nn.Module):
         self.register_buffer("prefix", prefix, persistent=False)
         self.register_buffer("suffix", torch.cat(parts), persistent=False)
 
-    @torch.no_grad()
-    def zero_shot(self) -> Tensor:
-        """The frozen CLIP's class features (R C, E), L2-normalised."""
+    def _zero_shot(self) -> Tensor:
         return self._encode(lambda x, index: x, self.prefix)
 
     def adapted(self, tokens: Tensor, beta: float) -> Tensor:
-        """Class features with tokens (n_insert, K, D) in the upper layers: (C, E), L2-normalised.
-
-        With tokens of R runs (R, n_insert, K, D): (R C, E).
-        """
         layers = tokens.unbind(-3)
         prefix = insert(self.prefix.expand(self.n_runs, -1, -1), layers[0], 1)
         return self._encode(lambda x, index: compose(x, layers[index], beta, 1) if index else x, prefix)

@@ -17,11 +17,10 @@ STATISTICS = 2 * FLOAT  # of a layer norm, a token
 
 
 class Kinds(NamedTuple):
-    """Bytes of a number, and how many times a layer's inner width the activation keeps."""
+    """Bytes of a number."""
 
     product: int = FLOAT  # of matrix products
     attention: int = FLOAT  # of queries, keys and values
-    activation: int = 1  # 2 of QuickGELU in float32, which open_clip computes as x * sigmoid(1.702 x)
 
     @property
     def queries(self) -> int:
@@ -29,16 +28,16 @@ class Kinds(NamedTuple):
         return 3 if self.attention == self.product else 1
 
 
-def kinds(precision: str, device: str, quick_gelu: bool) -> Kinds:
+def kinds(precision: str, device: str) -> Kinds:
     """Of a settled precision (not `auto`) on a `cpu` or `cuda`."""
     product = FLOAT if precision == "float32" else 2
     attention = FLOAT if device == "cpu" else product  # mmrl_core/clip/blocks.py says why
-    return Kinds(product, attention, 2 if quick_gelu and precision == "float32" else 1)
+    return Kinds(product, attention)
 
 
 def finish_bytes(tower: Tower, of: Kinds) -> int:
     """A token that goes on from attention to the end of the layer: attention's output and ln_2's input, the MLP's."""
-    gates = 3 if tower.gated else of.activation
+    gates = 3 if tower.gated else 1
     attended = tower.heads * FLOAT + tower.width * of.attention
     return attended + tower.width * FLOAT + STATISTICS + tower.hidden * gates * of.product
 

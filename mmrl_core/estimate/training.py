@@ -32,7 +32,6 @@ class Case(NamedTuple):
     classes: int
     precision: str = "float32"  # settled: not `auto`
     device: str = "cpu"  # or cuda
-    quick_gelu: bool = False
     suffix: int = SUFFIX
     beginning: int = BEGINNING
 
@@ -43,7 +42,7 @@ class Case(NamedTuple):
 
     @property
     def kinds(self) -> memory.Kinds:
-        return memory.kinds(self.precision, self.device, self.quick_gelu)
+        return memory.kinds(self.precision, self.device)
 
     @property
     def rows(self) -> int:

@@ -1,35 +1,40 @@
-"""Metrics that count classes rather than images, or look beyond the most probable class, by scikit-learn.
+"""Metrics that count classes rather than images, or look beyond the most probable class.
 
 N images, C classes. All are fractions in [0, 1].
 """
 
-import warnings
-
 import numpy as np
+import torch
+from torch import Tensor
 
-TOP = 5
+from mmrl_core.evaluation.answers import TOP, Answers, answers_of
+from mmrl_core.evaluation.one_vs_rest import OneVsRest
 
 
 def class_metrics(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Of (N, C) against (N,): `tested_classes`, those with an image; `macro_f1`, `balanced_accuracy`, and where they
-    are defined `top5_accuracy` and `auroc`, which is one-vs-rest, its mean over the tested classes.
+    """Of (N, C) against (N,): `metrics_by_class`."""
+    scores, truth = torch.from_numpy(probabilities), torch.from_numpy(labels).long()
+    answers = answers_of(scores, truth)
+    pairs = OneVsRest(truth, answers.true)
+    pairs.add(scores)
+    return metrics_by_class(answers, truth, probabilities.shape[1], pairs.mean())
+
+
+def metrics_by_class(answers: Answers, labels: Tensor, classes: int, auroc: float | None) -> dict[str, float]:
+    """`tested_classes`, those with an image; `macro_f1`, `balanced_accuracy`, and where they are defined
+    `top5_accuracy` and `auroc`, which is one-vs-rest, its mean over the tested classes.
 
     Top-5 says nothing of five classes or fewer, and AUROC nothing where all images are of one class: neither is given
-    then.
+    then. F1 is a mean over the classes that have an image or are the answer to one.
     """
-    from sklearn.metrics import balanced_accuracy_score, f1_score, roc_auc_score, top_k_accuracy_score
-
-    answers, tested, classes = probabilities.argmax(1), np.unique(labels), probabilities.shape[1]
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", UserWarning)  # of classes without an image, which have no recall
-        recall = balanced_accuracy_score(labels, answers)
+    images, answered = (torch.bincount(one, minlength=classes).double() for one in (labels, answers.best))
+    right = torch.bincount(labels[answers.best == labels], minlength=classes).double()
+    tested, named = images > 0, images + answered > 0
     metrics = {
-        "tested_classes": len(tested),
-        "macro_f1": float(f1_score(labels, answers, average="macro", zero_division=0)),
-        "balanced_accuracy": float(recall),
+        "tested_classes": int(tested.sum()),
+        "macro_f1": float((2 * right / (images + answered))[named].mean()),
+        "balanced_accuracy": float((right / images)[tested].mean()),
     }
     if classes > TOP:
-        metrics["top5_accuracy"] = float(top_k_accuracy_score(labels, probabilities, k=TOP, labels=np.arange(classes)))
-    if len(tested) > 1:
-        metrics["auroc"] = float(np.mean([roc_auc_score(labels == one, probabilities[:, one]) for one in tested]))
-    return metrics
+        metrics["top5_accuracy"] = float((answers.before < TOP).double().mean())
+    return metrics if auroc is None else metrics | {"auroc": auroc}

@@ -24,21 +24,31 @@ def names_of(class_names: list[str]) -> Names:
     return Names(list(place), torch.tensor([place[name] for name in class_names]) if shared else None)
 
 
-def by_name(probabilities: Tensor, names: Names, counts: Sequence[int | None]) -> list[dict[str, float]]:
+class Ranked(NamedTuple):
+    """Of one image: the most probable name, of equally probable ones the first, its probability, and that of others."""
+
+    label: str
+    probability: float
+    probabilities: dict[str, float]
+
+
+def ranked(probabilities: Tensor, names: Names, counts: Sequence[int | None]) -> list[Ranked]:
     """(B, C) -> of each image so many names, at least one, the most probable first; where its count is None all names
     in the order of the list."""
     if names.places is not None:
         none = probabilities.new_zeros(len(probabilities), len(names.distinct))
         probabilities = none.index_add(1, names.places.to(none.device), probabilities)
     every = probabilities.tolist() if None in counts else []
-    values, places = (part.tolist() for part in largest(probabilities, max(count or 0 for count in counts)))
+    values, places = (part.tolist() for part in largest(probabilities, max(count or 1 for count in counts)))
     return [
-        dict(zip(names.distinct, every[row], strict=True))
-        if count is None
-        else {
-            names.distinct[place]: value for place, value in zip(places[row][:count], values[row][:count], strict=True)
-        }
-        for row, count in enumerate(counts)
+        Ranked(
+            names.distinct[best[0]],
+            of_best[0],
+            dict(zip(names.distinct, every[row], strict=True))
+            if count is None
+            else {names.distinct[place]: value for place, value in zip(best[:count], of_best[:count], strict=True)},
+        )
+        for row, (count, best, of_best) in enumerate(zip(counts, places, values, strict=True))
     ]
 
 

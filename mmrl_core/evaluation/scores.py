@@ -1,13 +1,15 @@
 """Scores of an adapter and of the frozen CLIP on the same images: probabilities, accuracy, calibration.
 
-N images, C classes. Accuracies and probabilities are fractions in [0, 1].
+N images, C classes, E embedding width. Accuracies and probabilities are fractions in [0, 1]. `Scores` hold the
+probabilities, (N, C) of each kind; what an evaluation of many images among many classes needs of them is had from
+their features, a batch at a time (`figures.py`).
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import sha256
 from itertools import islice
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -19,16 +21,17 @@ from mmrl_core.data.images import decode
 from mmrl_core.data.parallel import map_in_order
 from mmrl_core.data.shards import Example
 from mmrl_core.data.views import test_views
+from mmrl_core.evaluation.answers import ECE_BINS, answers_of, calibration_error, summary_of
 from mmrl_core.method.adapter import Adapter
 from mmrl_core.method.adapter_stack import AdapterStack
 from mmrl_core.method.joint_logits import joint_logits
 from mmrl_core.method.logit_weights import PLAIN, logit_weights, without_probe
-from mmrl_core.method.model import AdaptedCLIP, Output
+from mmrl_core.method.model import AdaptedCLIP, ImageFeatures, Output
 
-ECE_BINS = 15
 BATCH_SIZE = 64
 CHUNK = 16  # images that go through the frozen tower together; the last few are filled up to as many
 
+ADAPTED, ZERO_SHOT = "adapted", "zero_shot"
 # What may be left out: the temperatures, the probe (and its temperature), or both.
 UNCALIBRATED, WITHOUT_PROBE, NEITHER = VARIANTS = ("uncalibrated", "without_probe", "neither")
 
@@ -77,23 +80,13 @@ def batched(values: Iterable[T], size: int) -> Iterator[list[T]]:
 
 
 def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = ECE_BINS) -> float:
-    """ECE with equal-width bins of the top probability (Guo et al., 2017): (N, C), (N,) -> fraction."""
-    confidence, prediction = probabilities.max(dim=-1)
-    correct = (prediction == labels).double()
-    index = (confidence * bins).long().clamp(max=bins - 1)
-    gaps = torch.zeros(bins, dtype=torch.double).index_add_(0, index, correct - confidence.double())
-    return float(gaps.abs().sum() / len(labels))
+    """`calibration_error` of (N, C) against (N,)."""
+    return calibration_error(answers_of(probabilities, labels), labels, bins)
 
 
 def summary(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
-    """accuracy, n, calibration error (ece) and mean negative log-likelihood (nll, nats) of (N, C) against (N,)."""
-    true = probabilities[torch.arange(len(labels)), labels].clamp_min(1e-12)
-    return {
-        "accuracy": float((probabilities.argmax(-1) == labels).double().mean()),
-        "n": len(labels),
-        "ece": expected_calibration_error(probabilities, labels),
-        "nll": float(-true.double().log().mean()),
-    }
+    """`summary_of` (N, C) against (N,)."""
+    return summary_of(answers_of(probabilities, labels), labels)
 
 
 def score(
@@ -130,11 +123,46 @@ def score_each(
 
     Images are read, decoded and passed through the frozen tower once. On a CPU the scores are the same bits as alone.
     """
-    places = trained if isinstance(trained, Mapping) else {label: place for place, label in enumerate(trained)}
-    columns = torch.tensor([places.get(label, -1) for label in labels])
-    position = {label: index for index, label in enumerate(labels)}
-    texts = [model.text_features() for model in models]
+    columns, texts = columns_among(labels, trained), [model.text_features() for model in models]
     batches: list[list[Scores]] = [[] for _ in models]  # by model
+    for each in encode_each(models, examples, labels, report, store, digests):
+        for model, text, encoded, scored in zip(models, texts, each, batches, strict=True):
+            found = probabilities_of(model, text, encoded, columns)
+            adapted, zero_shot = found.pop(ADAPTED), found.pop(ZERO_SHOT)
+            scored.append(Scores(encoded.items, encoded.labels, adapted, zero_shot, labels, found))
+    return [merged(scored, labels) for scored in batches]
+
+
+def columns_among(labels: Sequence[int], trained: Columns) -> Tensor:
+    """(C,): the places of classes, by their source labels, among the trained ones; -1 for others."""
+    places = trained if isinstance(trained, Mapping) else {label: place for place, label in enumerate(trained)}
+    return torch.tensor([places.get(label, -1) for label in labels])
+
+
+class Encoded(NamedTuple):
+    """A batch of images as one model sees them, on a CPU; labels index its class names. `features.frozen` is there."""
+
+    items: list[str]
+    labels: Tensor  # (B,)
+    features: ImageFeatures  # (B, E) each
+
+    def where(self, wanted: Callable[[str], bool]) -> "Encoded":
+        """Of the items alone that are wanted."""
+        rows = [row for row, item in enumerate(self.items) if wanted(item)]
+        return Encoded([self.items[row] for row in rows], self.labels[rows], self.features.of(rows))
+
+
+@torch.inference_mode()
+def encode_each(
+    models: Sequence[AdaptedCLIP],
+    examples: Iterable[Example],
+    labels: list[int],
+    report: Callable[[int], None] | None = None,
+    store: FeatureStore | None = None,
+    digests: Mapping[str, str] = {},
+) -> Iterator[list[Encoded]]:
+    """Of every batch of examples what each of several models sees; arguments as of `score`."""
+    position = {label: index for index, label in enumerate(labels)}
     done = 0
     towers = sorted((model.image_tower for model in models), key=lambda tower: tower.first)
     features = FrozenFeatures(towers[0], CHUNK, store)
@@ -146,17 +174,24 @@ def score_each(
     for batch, loaded in map_in_order(load, batched(examples, BATCH_SIZE), size=1):
         frozen = features.frozen(loaded)
         trunks = _trunks(towers, frozen.trunk, features.chunk)
-        items = [example.path for example in batch]
+        items, zero_shot = [example.path for example in batch], frozen.zero_shot.cpu()
         truth = torch.tensor([position[example.label] for example in batch], dtype=torch.long)
-        for model, text, scored in zip(models, texts, batches, strict=True):
-            output = model.from_trunk(trunks[model.image_tower.first], text, frozen.zero_shot)
-            zero_shot = model.zero_shot_logits(frozen.zero_shot).softmax(-1).cpu()
-            adapted, variants = _probabilities(output, columns, model)
-            scored.append(Scores(items, truth, adapted, zero_shot, labels, variants))
+        seen = [model.features(trunks[model.image_tower.first], frozen.zero_shot) for model in models]
+        yield [Encoded(items, truth, ImageFeatures(one.adapted.cpu(), one.rep.cpu(), zero_shot)) for one in seen]
         done += len(batch)
         if report:
             report(done)
-    return [merged(scored, labels) for scored in batches]
+
+
+def probabilities_of(model: AdaptedCLIP, text: Tensor, encoded: Encoded, columns: Tensor) -> dict[str, Tensor]:
+    """(B, C) as they are predicted (ADAPTED), by the frozen CLIP (ZERO_SHOT), and of every variant that there is.
+    `text` are the model's class features; `columns` as `columns_among`."""
+    device, (adapted, rep, frozen) = model.backbone.device, encoded.features
+    assert frozen is not None
+    frozen = frozen.to(device)
+    output = model.score(ImageFeatures(adapted.to(device), rep.to(device), frozen), text)
+    predicted, variants = _probabilities(output, columns, model)
+    return {ADAPTED: predicted, ZERO_SHOT: model.zero_shot_logits(frozen).softmax(-1).cpu(), **variants}
 
 
 def _probabilities(output: Output, columns: Tensor, model: AdaptedCLIP) -> tuple[Tensor, dict[str, Tensor]]:

@@ -34,17 +34,3 @@ def open_image(image: ImageInput, name: str) -> Image:
     if isinstance(image, bytes | bytearray | memoryview):
         return decode(bytes(image), name)
     return to_rgb(image, name)
-
-
-def summed(names: list[str], row: list[float]) -> dict[str, float]:
-    """Every name's probability, from that of each class."""
-    probabilities: dict[str, float] = {}
-    for name, value in zip(names, row, strict=True):
-        probabilities[name] = probabilities.get(name, 0.0) + value
-    return probabilities
-
-
-def prediction(probabilities: dict[str, float], confidence: float) -> Prediction:
-    """Of equally probable names the first is the label."""
-    label = max(probabilities, key=probabilities.__getitem__)
-    return Prediction(label, probabilities[label], probabilities, confidence)

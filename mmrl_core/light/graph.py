@@ -13,7 +13,7 @@ from mmrl_core.light.nodes import END, Nodes
 from mmrl_core.light.tower import Arrays, layers_in, tower_shapes
 from mmrl_core.method.shapes import TowerCard
 
-IMAGES, OUTPUTS = "images", ("adapted", "rep", "frozen")  # the fields of ImageFeatures in method/folded.py
+IMAGES, OUTPUTS = "images", ("adapted", "rep", "frozen")  # the fields of ImageFeatures in method/model.py
 QUICK_GELU = np.array(1.702, np.float32)
 
 

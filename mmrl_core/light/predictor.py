@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -9,7 +10,7 @@ from mmrl_core.clip import LOGIT_SCALE, bundled
 from mmrl_core.data.squares import ViewSettings, test_pixels
 from mmrl_core.errors import UserError
 from mmrl_core.light.activations import softmax
-from mmrl_core.light.answers import ImageInput, Prediction, open_image, prediction, summed
+from mmrl_core.light.answers import ImageInput, Prediction, open_image
 from mmrl_core.light.backbone import read_backbone
 from mmrl_core.light.folded import LightCLIP, read_folded
 from mmrl_core.method.adapter_card import FOLDED, AdapterCard, read_card
@@ -54,11 +55,12 @@ class LightPredictor:
         return None
 
     def stream(
-        self, images: Iterable[ImageInput], class_names: list[str] | None = None, *, skip_damaged: bool = False
-    ) -> Iterator[Prediction | None]:
+        self, images: Iterable[ImageInput], class_names: list[str] | None = None, *, skip_damaged: bool = False,
+        top_k: int | None = None,
+    ) -> Iterator[Prediction | None]:  # fmt: skip
         """As `Predictor.stream`, among trained classes."""
         names = self.class_names if class_names is None else class_names
-        columns = np.array(places(names, self.class_names))
+        columns, named = np.array(places(names, self.class_names)), _Names.of(names)
         for index, image in enumerate(images):
             try:
                 view = test_pixels(open_image(image, f"number {index}"), self.view_settings)
@@ -69,7 +71,29 @@ class LightPredictor:
                 continue
             logits = self.model.logits(view)
             confidence = float(logits.by_class[columns].max()) / LOGIT_SCALE
-            yield prediction(summed(names, softmax(logits.trained[columns]).tolist()), confidence)
+            yield named.prediction(softmax(logits.trained[columns]), confidence, top_k)
+
+
+class _Names(NamedTuple):
+    """The names of C classes, each once, and which class has which."""
+
+    distinct: list[str]
+    places: np.ndarray  # (C,)
+
+    @classmethod
+    def of(cls, names: list[str]) -> "_Names":
+        place = {name: index for index, name in enumerate(dict.fromkeys(names))}
+        return cls(list(place), np.array([place[name] for name in names]))
+
+    def prediction(self, probabilities: np.ndarray, confidence: float, top_k: int | None) -> Prediction:
+        """Of one image's probabilities (C,); of equally probable names the first comes first."""
+        sums = np.bincount(self.places, probabilities)
+        best = int(sums.argmax())
+        if top_k is None:
+            named = dict(zip(self.distinct, sums.tolist(), strict=True))
+        else:
+            named = {self.distinct[place]: float(sums[place]) for place in np.argsort(-sums, kind="stable")[:top_k]}
+        return Prediction(self.distinct[best], float(sums[best]), named, confidence)
 
 
 def _trained(class_names: list[str] | None, card: AdapterCard) -> bool:

@@ -4,7 +4,7 @@ B images, C classes, P patches, K representation tokens, D the image tower's wid
 """
 
 import copy
-from typing import Any, NamedTuple
+from typing import Any
 
 import safetensors.torch
 import torch
@@ -22,7 +22,7 @@ from mmrl_core.method.adapter import Adapter
 from mmrl_core.method.baseline import Baseline
 from mmrl_core.method.heads import Head
 from mmrl_core.method.logit_weights import PLAIN, LogitWeights
-from mmrl_core.method.model import AdaptedCLIP, Output
+from mmrl_core.method.model import AdaptedCLIP, ImageFeatures, Output
 from mmrl_core.method.shapes import TOWER, TowerCard
 
 
@@ -35,19 +35,6 @@ class WholeTower(ImageTower):
         for block in self.blocks[: self.first]:
             x = run(block, x)
         return x
-
-
-class ImageFeatures(NamedTuple):
-    """B images, E embedding width; L2-normalised. Of a baseline all three are the same."""
-
-    adapted: Tensor  # f_c (B, E)
-    rep: Tensor  # f_r (B, E)
-    frozen: Tensor | None  # f_c0 (B, E), where a head reads it
-
-    def of(self, rows: list[int]) -> "ImageFeatures":
-        """Those of some of the images."""
-        frozen = None if self.frozen is None else self.frozen[rows]
-        return ImageFeatures(self.adapted[rows], self.rep[rows], frozen)
 
 
 class FoldedCLIP(nn.Module):

@@ -7,12 +7,19 @@ from torch import Tensor, nn
 
 from mmrl_core.clip.backbone import LOGIT_SCALE, Backbone
 from mmrl_core.clip.precision import DTYPES
-from mmrl_core.clip.text_tower import text_tower
 from mmrl_core.clip.towers import ImageTower
 from mmrl_core.distributed import Workers
 from mmrl_core.method.adapter import Adapter
 from mmrl_core.method.adapter_stack import AdapterStack
 from mmrl_core.method.baseline import Baseline
+
+
+def class_features(backbone: Backbone, adapter: "Adapter | Baseline", class_names: list[str], template: str) -> Tensor:
+    """Adapted class features w (C, E) of an adapter, of a baseline the frozen CLIP's, and nothing else of a model."""
+    tower = backbone.text_tower(class_names, template, adapter.n_insert)
+    if isinstance(adapter, Baseline):
+        return tower.zero_shot()
+    return tower.adapted(adapter.text_tokens(), adapter.config.composition)
 
 
 class Output(NamedTuple):
@@ -27,13 +34,26 @@ class Output(NamedTuple):
     head: Tensor | None = None  # logits of the trained classes by the adapter's head on frozen features (B, C')
 
 
+class ImageFeatures(NamedTuple):
+    """B images, E embedding width; L2-normalised. Of a baseline all three are the same."""
+
+    adapted: Tensor  # f_c (B, E)
+    rep: Tensor  # f_r (B, E)
+    frozen: Tensor | None  # f_c0 (B, E), where a head reads it
+
+    def of(self, rows: list[int]) -> "ImageFeatures":
+        """Those of some of the images."""
+        frozen = None if self.frozen is None else self.frozen[rows]
+        return ImageFeatures(self.adapted[rows], self.rep[rows], frozen)
+
+
 class AdaptedCLIP(nn.Module):
     """Images to features and logits. Frozen parts of both towers are computed once and shared.
 
     `zero_shot_text` (C, E) holds the frozen CLIP's class features. In another precision than float32 the blocks'
     matrix products run in that type; residual stream, layer norms, features and logits stay in float32. Of several
     `workers` each encodes its share of the classes, and all get the features of all. With `text`, the adapted and the
-    frozen class features (C, E) of another process, no text tower is built.
+    frozen class features (C, E) of another process, no text tower is built; who needs no frozen ones gives none.
     """
 
     adapter: Adapter | AdapterStack | Baseline
@@ -41,7 +61,7 @@ class AdaptedCLIP(nn.Module):
 
     def __init__(
         self, backbone: Backbone, adapter: Adapter | AdapterStack | Baseline, class_names: list[str], template: str,
-        precision: str = "float32", workers: Workers | None = None, text: tuple[Tensor, Tensor] | None = None,
+        precision: str = "float32", workers: Workers | None = None, text: tuple[Tensor, Tensor | None] | None = None,
     ):  # fmt: skip
         super().__init__()
         adapter.check_fits(backbone)
@@ -55,10 +75,13 @@ class AdaptedCLIP(nn.Module):
         n_insert = self.adapter.n_insert
         self.image_tower = ImageTower(self.backbone, n_insert, self.dtype)
         if self._given_text:
-            self.register_buffer("zero_shot_text", self._given_text[1].to(self.backbone.device), persistent=False)
+            frozen = self._given_text[1]
+            self.register_buffer(
+                "zero_shot_text", None if frozen is None else frozen.to(self.backbone.device), persistent=False
+            )
             return
         share = list(self.workers.share(self.class_names))
-        self.text_tower = text_tower(self.backbone, share, self.template, n_insert, self.dtype)
+        self.text_tower = self.backbone.text_tower(share, self.template, n_insert, self.dtype)
         self.register_buffer("zero_shot_text", self._gathered(self.text_tower.zero_shot()), persistent=False)
 
     def _gathered(self, features: Tensor) -> Tensor:
@@ -97,19 +120,26 @@ class AdaptedCLIP(nn.Module):
     ) -> Output:
         """The same from the image tower's frozen trunk (B, n, D); frozen image features (B, E) are not computed
         where they are given."""
-        adapter, tower = self.adapter, self.image_tower
         w = self.text_features() if text_features is None else text_features
+        return self.score(self.features(trunk, zero_shot_image), w)
+
+    def features(self, trunk: Tensor, zero_shot_image: Tensor | None = None) -> ImageFeatures:
+        """Features of images from their trunk (B, n, D), as `from_trunk`."""
+        adapter, tower = self.adapter, self.image_tower
         if adapter.head is not None and zero_shot_image is None:
             zero_shot_image = tower.zero_shot(trunk)
         if isinstance(adapter, Baseline):
             assert zero_shot_image is not None  # a baseline has a head
-            f_c = f_r = zero_shot_image
-        else:
-            rows, slots = tower.adapted(trunk, adapter.image_tokens(), adapter.config.composition)
-            f_c = F.normalize(tower.proj(rows), dim=-1)
-            f_r = F.normalize(adapter.projection(slots, tower.proj), dim=-1)
+            return ImageFeatures(zero_shot_image, zero_shot_image, zero_shot_image)
+        rows, slots = tower.adapted(trunk, adapter.image_tokens(), adapter.config.composition)
+        f_c = F.normalize(tower.proj(rows), dim=-1)
+        return ImageFeatures(f_c, F.normalize(adapter.projection(slots, tower.proj), dim=-1), zero_shot_image)
+
+    def score(self, features: ImageFeatures, text_features: Tensor) -> Output:
+        """Logits of features among classes (C, E)."""
+        (f_c, f_r, frozen), w, adapter = features, text_features, self.adapter
         by_class, by_rep = LOGIT_SCALE * f_c @ w.mT, LOGIT_SCALE * f_r @ w.mT
-        head = None if adapter.head is None or zero_shot_image is None else adapter.head(zero_shot_image)
+        head = None if adapter.head is None or frozen is None else adapter.head(frozen)
         return Output(by_class, by_rep, adapter.fused(by_class, by_rep), f_c, f_r, w, head)
 
     def zero_shot_logits(self, zero_shot_image: Tensor) -> Tensor:

@@ -1,10 +1,12 @@
 """open_clip's ResidualAttentionBlock, of either tower, as a `Block`."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.autograd.function import once_differentiable
 
 from mmrl_core.clip.blocks import Block, Linear, Mlp, Norm
 from mmrl_core.clip.openclip import ResidualAttentionBlock
@@ -21,7 +23,8 @@ def freeze(block: nn.Module, dtype: torch.dtype) -> Block:
     """
     assert isinstance(block, ResidualAttentionBlock)
     attn, (fc, activation, proj) = block.attn, block.mlp
-    quick = type(activation).__name__ == "QuickGELU" and dtype != torch.float32
+    of_quick = type(activation).__name__ == "QuickGELU"
+    quick = of_quick and dtype != torch.float32
     scale = QUICK_GELU if quick else 1.0
     return Block(
         heads=attn.num_heads,
@@ -31,10 +34,34 @@ def freeze(block: nn.Module, dtype: torch.dtype) -> Block:
         ln_2=norm(block.ln_2),
         mlp=Mlp(
             fc=linear(fc, dtype)._replace(weight_scale=scale, bias_scale=scale),
-            activation=F.silu if quick else activation,
+            activation=F.silu if quick else quick_gelu if of_quick else activation,
             proj=linear(proj, dtype, _gamma(block.ls_2))._replace(weight_scale=1 / scale),
         ),
     )
+
+
+def quick_gelu(x: torch.Tensor) -> torch.Tensor:
+    """x sigmoid(1.702 x). Where a gradient is wanted x alone is kept for it, as of GELU, not the sigmoid beside it."""
+    if torch.is_grad_enabled() and x.requires_grad:
+        return cast(torch.Tensor, _QuickGelu.apply(x))
+    return x * torch.sigmoid(QUICK_GELU * x)
+
+
+class _QuickGelu(torch.autograd.Function):
+    """The same bits as autograd's, in half of its memory."""
+
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(x)
+        return x * torch.sigmoid(QUICK_GELU * x)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: torch.Tensor) -> torch.Tensor:
+        [x] = ctx.saved_tensors
+        sigmoid = (QUICK_GELU * x).sigmoid_()
+        inner = torch.ops.aten.sigmoid_backward(grad * x, sigmoid).mul_(QUICK_GELU)
+        return (grad * sigmoid).add_(inner)
 
 
 def of_other_kind(blocks: Iterable[nn.Module], tower: str) -> str | None:

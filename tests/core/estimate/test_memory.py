@@ -73,7 +73,7 @@ def test_what_a_step_keeps_is_what_the_formulas_say(shape, precision, method):
     model, n, of = (
         model_of(backbone, config, classes, precision),
         backbone.depth - j + 1,
-        kinds(precision, "cpu", quick),
+        kinds(precision, "cpu"),
     )
     trunk = torch.randn(batch, backbone.image_tokens, image_width).to(model.dtype)
 

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from mmrl_core.evaluation.ranking import by_name, largest, names_of
+from mmrl_core.evaluation.ranking import largest, names_of, ranked
 
 
 @pytest.mark.parametrize("values", [1, 3, 40, 10**6])
@@ -27,7 +27,9 @@ def test_what_is_no_number_stays_to_be_seen():
 
 def test_each_image_gets_as_many_names_as_it_asks_for():
     probabilities = torch.tensor([[0.1, 0.5, 0.1, 0.3]]).expand(4, 4)
-    found = by_name(probabilities, names_of(["a", "b", "c", "d"]), [2, None, 9, 3])
+    answers = ranked(probabilities, names_of(["a", "b", "c", "d"]), [2, None, 9, 3])
+    assert {one[:2] for one in answers} == {("b", 0.5)}
+    found = [one.probabilities for one in answers]
     assert [list(one) for one in found] == [["b", "d"], ["a", "b", "c", "d"], ["b", "d", "a", "c"], ["b", "d", "a"]]
     assert found[0] == pytest.approx({"b": 0.5, "d": 0.3})
 
@@ -37,7 +39,9 @@ def test_the_probabilities_of_a_name_are_added_up_before_the_most_probable_are_c
     names = names_of(["a", "b", "c", "a", "b"])
     assert names.distinct == ["a", "b", "c"]
     for count in (1, 2, 3, None):
-        first, second = by_name(probabilities, names, [count, count])
+        one, other = ranked(probabilities, names, [count, count])
+        assert one[:2] == ("a", 0.375) and other[:2] == ("b", 0.5)  # and so is c: the first is the label
+        first, second = one.probabilities, other.probabilities
         assert list(first.items()) == [("a", 0.375), ("b", 0.3125), ("c", 0.3125)][:count]
         assert list(second.items())[:1] == ([("b", 0.5)] if count else [("a", 0.0)])
 
