@@ -4,8 +4,8 @@ import shutil
 
 from flows.registry import versions
 from mmrl_core.baselines.finish import calibrate
-from mmrl_core.baselines.held import Held
 from mmrl_core.baselines.fit import fit_baseline
+from mmrl_core.baselines.held import Held
 from mmrl_core.baselines.labelled import Labelled
 from mmrl_core.baselines.linear_probe import fit_linear_probe
 from mmrl_core.clip.backbone import Backbone, load_backbone
