@@ -41,7 +41,7 @@ def _add_probe(backbone: Backbone, adapter: Adapter, train: ImageSet, held: Held
                              "images": len(others.labels), "inverse_regularization": strength}  # fmt: skip
 
 
-def calibrate(adapter: Adapter | Baseline, held: Held) -> AbstainCard:
+def calibrate(adapter: Adapter | Baseline, held: Held) -> AbstainCard | None:
     """Give an adapter its temperatures, by what validation images give it; returns the threshold."""
     head = None if adapter.head is None else adapter.head(held.zero_shot)
     output, labels = held.output._replace(head=head), held.labels

@@ -35,8 +35,9 @@ class Held(NamedTuple):
             frozen = features.frozen(loaded)
             output = model.from_trunk(frozen.trunk, text, frozen.zero_shot)
             parts.append((*output[:5], frozen.zero_shot))
-        *columns, zero_shot = (torch.cat(column) for column in zip(*parts, strict=True))
-        return cls(Output(*columns, text), zero_shot, torch.tensor(val.labels, dtype=torch.long))
+        by_class, by_rep, fused, f_c, f_r, zero_shot = (torch.cat(column) for column in zip(*parts, strict=True))
+        output = Output(by_class, by_rep, fused, f_c, f_r, text)
+        return cls(output, zero_shot, torch.tensor(val.labels, dtype=torch.long))
 
     @classmethod
     @torch.inference_mode()
