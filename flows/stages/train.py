@@ -2,8 +2,9 @@
 
 import hashlib
 import shutil
+from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from flows.project import paths
 from flows.project.outputs import locked
@@ -24,6 +25,7 @@ from mmrl_core.search.trial import SearchFile, read_search_file
 if TYPE_CHECKING:
     import torch
 
+    from flows.tracking.run import Tracked
     from mmrl_core.clip.backbone import Backbone
     from mmrl_core.config import Resolved
     from mmrl_core.data.sets import ImageSet
@@ -42,11 +44,38 @@ def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
         from flows.stages.baselines import fit
 
         return fit(params, key, out)
-    from flows.tracking.run import tracked_run
-    from mmrl_core.baselines.finish import finish
+    run, backbone = ready_to_train(params, key), backbone_of(params.backbone)
+    with (
+        tracked(params, run) as record,
+        progress(f"train {key.name}", run.settings.train.epochs, what="epoch") as bar,
+    ):
+
+        def report(epoch: int, metrics: dict[str, float], workers: int = 1) -> None:
+            record.log_metrics(metrics, epoch)
+            beside = f", {workers} workers" if workers > 1 else ""
+            bar(epoch + 1, note=f"loss {metrics['loss']:.3f}{beside}")
+
+        with locked(f"run-{run.identity}", f"another process trains {key.name}"):  # in another worktree of this project
+            fitted = _fit(params, backbone, run, report)
+        return finished(params, run, backbone, fitted, record, out)
+
+
+class ReadyRun(NamedTuple):
+    """A run whose data are read and whose settings are settled. `card` is of its adapter, without what training adds;
+    `identity` names its checkpoints."""
+
+    key: RunKey
+    data: "ImageSet"
+    val: "ImageSet"
+    settings: "Resolved"
+    card: CardContent
+    identity: str
+
+
+def ready_to_train(params: Params, key: RunKey) -> ReadyRun:
+    """Raises UserError where data or search are missing, and where memory surely is too small."""
     from mmrl_core.data.lacking import check_trained
     from mmrl_core.data.sets import read_set
-    from mmrl_core.method.adapter import save_adapter
 
     protocol, manifest = PROTOCOLS[params.data.protocol], read_manifest(key.few_shot)
     check_trained(manifest, protocol.trains_on)
@@ -57,24 +86,29 @@ def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
     backbone = backbone_of(params.backbone)
     settings = _settings(params, key, backbone, choice)
     card = _card(params, key, settings, data, manifest["digest"])
-    with (
-        tracked_run(params, key, "train", card["settings"], {"data.digest": manifest["digest"]}) as run,
-        progress(f"train {key.name}", settings.train.epochs, what="epoch") as bar,
-    ):
+    return ReadyRun(key, data, val, settings, card, _identity(card, backbone))
 
-        def report(epoch: int, metrics: dict[str, float], workers: int = 1) -> None:
-            run.log_metrics(metrics, epoch)
-            beside = f", {workers} workers" if workers > 1 else ""
-            bar(epoch + 1, note=f"loss {metrics['loss']:.3f}{beside}")
 
-        identity = _identity(card, backbone)
-        with locked(f"run-{identity}", f"another process trains {key.name}"):  # in another worktree of this project
-            adapter, history, precision = _fit(params, key, backbone, settings, data, val, identity, report)
-        card["history"], card["settings"]["train.precision"] = history, precision
-        card["abstain"] = finish(backbone, adapter, data, val, open_store(params, "train"))
-        document = save_adapter(out, adapter, backbone, card)
-        run.set_tags({"adapter_sha256": document["sha256"]})
-        run.log_artifacts(out)
+def tracked(params: Params, run: ReadyRun) -> AbstractContextManager["Tracked"]:
+    """The run in the tracking store."""
+    from flows.tracking.run import tracked_run
+
+    return tracked_run(params, run.key, "train", run.card["settings"], {"data.digest": run.card["data"]["digest"]})
+
+
+def finished(
+    params: Params, run: ReadyRun, backbone: "Backbone", fitted: "Fitted", record: "Tracked", out: Path
+) -> dict[str, Any]:
+    """Give the trained adapter what validation has for it and save it to `out`; returns the stage's summary."""
+    from mmrl_core.baselines.finish import finish
+    from mmrl_core.method.adapter import save_adapter
+
+    (adapter, history, precision), card = fitted, run.card
+    card["history"], card["settings"]["train.precision"] = history, precision
+    card["abstain"] = finish(backbone, adapter, run.data, run.val, open_store(params, "train"))
+    document = save_adapter(out, adapter, backbone, card)
+    record.set_tags({"adapter_sha256": document["sha256"]})
+    record.log_artifacts(out)
     return {"adapter_sha256": document["sha256"], "trainable": document["trainable"], **history[-1]}
 
 
@@ -94,18 +128,15 @@ def _refuse_too_large(params: Params, key: RunKey, choice: dict[str, Any], data:
     )
 
 
-def _fit(
-    params: Params, key: RunKey, backbone: "Backbone", settings: "Resolved", data: "ImageSet", val: "ImageSet",
-    identity: str, report: EpochReport,
-) -> "Fitted":  # fmt: skip
+def _fit(params: Params, backbone: "Backbone", run: ReadyRun, report: EpochReport) -> "Fitted":
     """The adapter, the metrics of its epochs and the precision, trained here or on the cluster."""
     from mmrl_core.training.fit import fit
 
     if params.cluster.is_distributed:
-        return _fit_on_cluster(params, key, backbone, settings, data, identity, report)
-    checkpoints, store = paths.STATE / "runs" / identity, open_store(params, "train")
-    fitted = fit(backbone, settings.adapter, settings.train, data, val=val, report=report, checkpoints=checkpoints,
-                 store=store)  # fmt: skip
+        return _fit_on_cluster(params, run.key, backbone, run.settings, run.data, run.identity, report)
+    checkpoints, store, settings = paths.STATE / "runs" / run.identity, open_store(params, "train"), run.settings
+    fitted = fit(backbone, settings.adapter, settings.train, run.data, val=run.val, report=report,
+                 checkpoints=checkpoints, store=store)  # fmt: skip
     shutil.rmtree(checkpoints, ignore_errors=True)
     return fitted
 

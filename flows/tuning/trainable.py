@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable
+from functools import cache
 from pathlib import Path
 from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, TypedDict, cast
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
     from mmrl_core.clip.backbone import Backbone
     from mmrl_core.clip.feature_store import FeatureStore
     from mmrl_core.config import Resolved
+    from mmrl_core.search.pictures import Pictures
 
 AT_ONCE = 4  # settings at most that are proposed before any of them is scored: the first four are drawn at random
 TOLD = 2  # digits of an objective: standard errors of its mean over partitions are of the order of hundredths
@@ -165,7 +167,7 @@ class PartitionScores:
             return resolve(params, self.dataset, self.method, data.seeds[0], backbone.depth, settings)
 
         wanted = [(resolved(settings), self.parts[index]) for settings, index in pieces]
-        for place, scores in partition_scores(backbone, wanted, data, store_of(params)):
+        for place, scores in partition_scores(backbone, wanted, data, store_of(params), pictures()):
             if isinstance(scores, dict) and params.search.second_objective != "step_time":
                 del scores["step_time"]  # no other run would measure the same
             yield place, scores
@@ -193,6 +195,14 @@ def share_weights(backbone: "Backbone", reference: "ObjectRef") -> None:
     arrays = ray.get(reference)
     if arrays is not None and backbone.device.type == "cpu":
         backbone.adopt(arrays)
+
+
+@cache
+def pictures() -> "Pictures":
+    """This process's decoded images: all its trials train on the same ones."""
+    from mmrl_core.search.pictures import Pictures
+
+    return Pictures()
 
 
 _stores: "dict[str, FeatureStore | None]" = {}

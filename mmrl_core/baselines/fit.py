@@ -1,6 +1,7 @@
 """Fit a baseline: from frozen features, in seconds."""
 
 from mmrl_core.baselines.finish import calibrate
+from mmrl_core.baselines.held import Held
 from mmrl_core.baselines.labelled import Labelled
 from mmrl_core.baselines.linear_probe import fit_linear_probe
 from mmrl_core.baselines.tip_adapter import fit_image_cache
@@ -27,7 +28,7 @@ def fit_baseline(
     known, held = (Labelled.of(backbone, data, store) for data in (train, val))
     head, card = _head(backbone, config, known, held, train, seed)
     baseline = Baseline(config, backbone, head, card).to(backbone.device)
-    return baseline, calibrate(backbone, baseline, val)
+    return baseline, calibrate(baseline, Held.of_features(backbone, baseline, held, val)) if val.items else None
 
 
 def _head(

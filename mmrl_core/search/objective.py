@@ -16,7 +16,7 @@ from torch import Tensor
 from mmrl_core.clip.backbone import LOGIT_SCALE, Backbone
 from mmrl_core.clip.feature_store import FeatureStore, evaluation_key
 from mmrl_core.config import Resolved
-from mmrl_core.data.sets import Decoded, ImageSet
+from mmrl_core.data.sets import ImageSet
 from mmrl_core.data.shards import Example
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation.frozen import frozen_features
@@ -25,6 +25,7 @@ from mmrl_core.method.adapter import Adapter
 from mmrl_core.method.model import AdaptedCLIP
 from mmrl_core.protocols import harmonic_mean
 from mmrl_core.search.partitions import Partition, SearchData
+from mmrl_core.search.pictures import Pictures, Shown
 from mmrl_core.search.trial import Scores
 from mmrl_core.training.fit import Training, fit_together, groups
 
@@ -34,17 +35,19 @@ Piece = tuple[Resolved, Partition]
 
 
 def partition_scores(
-    backbone: Backbone, pieces: Sequence[Piece], data: SearchData, store: FeatureStore | None = None
-) -> Iterator[tuple[int, Scores | UserError]]:
+    backbone: Backbone, pieces: Sequence[Piece], data: SearchData, store: FeatureStore | None = None,
+    pictures: Pictures | None = None,
+) -> Iterator[tuple[int, Scores | UserError]]:  # fmt: skip
     """Settings on partitions: train on the seen classes and score both kinds; the place of a piece with its scores.
 
     As many as can be are trained together, and told of when they are done. Of settings that cannot be trained, the
-    error. `store` keeps the frozen features that other trials want too.
+    error. `store` keeps the frozen features that other trials want too, `pictures` the decoded training images.
 
     `log_likelihood` is balanced: the mean of the two kinds' mean log-probabilities of the truth, in nats an image.
     `losses` holds the training loss of every epoch, `step_time` is in seconds, a share of steps taken together.
     """
-    trainings = [_training(settings, data, part) for settings, part in pieces]
+    pictures = pictures or Pictures()
+    trainings = [_training(settings, data, part, pictures) for settings, part in pieces]
     for group in groups(backbone, trainings):
         yield from _group_scores(
             backbone, {index: (trainings[index], pieces[index][1]) for index in group}, data, store
@@ -73,14 +76,14 @@ def _group_scores(
         yield index, {**_both_kinds(summarise, data, part), **cost, "losses": losses}
 
 
-def _training(settings: Resolved, data: SearchData, part: Partition) -> Training:
+def _training(settings: Resolved, data: SearchData, part: Partition, pictures: Pictures) -> Training:
     """Its images are decoded where their features are not kept."""
     place, seen, _ = part
     train = settings.train.model_copy(update={"seed": data.seeds[place]})
     examples = [example for example in data.train[place] if example.label in seen]
     labels, names = [seen.index(example.label) for example in examples], [data.class_names[label] for label in seen]
     keys, digests = [example.key for example in examples], [data.digests[example.path] for example in examples]
-    images = ImageSet(keys, Decoded(examples), labels, names, data.template, digests)
+    images = ImageSet(keys, Shown(pictures, examples, digests), labels, names, data.template, digests)
     return Training(settings.adapter, train, images)
 
 

@@ -101,9 +101,8 @@ def fit(
         raise UserError("there is no training image; prepare at least one shot of one class")
     check_division(workers.size, train.batch_size, len(data.items), len(data.class_names))
     run = _begin(backbone, [Training(config, train, data)], as_checkpoints(checkpoints), store, workers)
-    if val and val.items:
-        run.validation = Validation(run.step.model, val)
-    return run.train(report or (lambda epoch, metrics: None))[0]
+    run.validate([val])
+    return run.train([report or _no_report])[0]
 
 
 def fit_together(
@@ -112,9 +111,31 @@ def fit_together(
     """What `fit` makes of each but for rounding, with the steps of every group taken together. Raises as `fit` does."""
     fitted: dict[int, Fitted] = {}
     for group in groups(backbone, trainings):
-        run = _begin(backbone, [trainings[index] for index in group], NoCheckpoints(), store, Workers())
-        fitted |= zip(group, run.train(lambda epoch, metrics: None), strict=True)
+        fitted |= zip(group, fit_group(backbone, [trainings[index] for index in group], store=store), strict=True)
     return [fitted[index] for index in range(len(trainings))]
+
+
+def fit_group(
+    backbone: Backbone,
+    trainings: Sequence[Training],
+    *,
+    vals: Sequence[ImageSet | None] | None = None,
+    reports: Sequence[EpochCallback] | None = None,
+    checkpoints: str | Path | Checkpoints | None = None,
+    store: FeatureStore | None = None,
+) -> list[Fitted]:
+    """What `fit` makes of each of one group (`groups`) but for rounding, all steps taken together.
+
+    Each has its own `vals` and `reports`; the checkpoints are those of all, and go on for the same trainings in the
+    same order alone. A group of one gives the bits of `fit`. Raises as `fit` does, also where one of them diverges.
+    """
+    run = _begin(backbone, trainings, as_checkpoints(checkpoints), store, Workers())
+    run.validate(vals or [None] * len(trainings))
+    return run.train(reports or [_no_report] * len(trainings))
+
+
+def _no_report(epoch: int, metrics: dict[str, float]) -> None:
+    pass
 
 
 def groups(backbone: Backbone, trainings: Sequence[Training]) -> list[list[int]]:
@@ -195,20 +216,29 @@ class Run:
         self.step, self.views, self.trains, self.workers = step, views, trains, step.workers
         # of the first worker alone: two lists of what is kept might differ
         self.checkpoints = NoCheckpoints() if self.workers.rank else checkpoints
-        self.validation: Validation | None = None  # of a single training
+        self.validations: list[Validation | None] = [None] * len(trains)
         self.histories: list[list[dict[str, float]]] = [[] for _ in trains]  # of whole epochs
         self.rows = torch.empty(0, len(trains), len(TERMS))  # of the present epoch's steps, of all workers together
 
-    def train(self, report: EpochCallback) -> list[Fitted]:
-        """Train from the newest checkpoint to the last epoch; `report` gets the metrics of the first training."""
+    def validate(self, vals: Sequence[ImageSet | None]) -> None:
+        """Classify each training's own images, where it has some, after every epoch."""
+        model = self.step.model
+        for place, (adapter, val) in enumerate(zip(model.adapters, vals, strict=True)):
+            if val and val.items:
+                if len(vals) > 1:  # each epoch it is one pass over few images: the stack is for the steps
+                    own = AdaptedCLIP(model.backbone, adapter, val.class_names, val.template, self.step.precision)
+                self.validations[place] = Validation(own if len(vals) > 1 else model, val)
+
+    def train(self, reports: Sequence[EpochCallback]) -> list[Fitted]:
+        """Train from the newest checkpoint to the last epoch; each training has a report of its metrics."""
         self._restore()
         for parameters in self.step.parameters:
             self.workers.broadcast(parameters)
-        for epoch, metrics in enumerate(self.histories[0]):
-            report(epoch, metrics)
-        for epoch in range(len(self.histories[0]), self.trains[0].epochs):
-            self._epoch(epoch)
-            report(epoch, self.histories[0][-1])
+        for epoch in range(self.trains[0].epochs):
+            if epoch == len(self.histories[0]):  # else it lies behind the checkpoint
+                self._epoch(epoch)
+            for report, history in zip(reports, self.histories, strict=True):
+                report(epoch, history[epoch])
         adapters = self.step.model.adapters
         return [
             Fitted(adapter, history, self.step.precision)
@@ -229,8 +259,9 @@ class Run:
         for history, rows, lr in zip(self.histories, self._add_steps(epoch, terms), rates, strict=True):
             means = {name: sum(row[name] for row in rows) / len(rows) for name in rows[0]}
             history.append({**means, "lr": lr})
-        if self.validation:
-            self.histories[0][-1] |= self.validation()
+        for history, validation in zip(self.histories, self.validations, strict=True):
+            if validation:
+                history[-1] |= validation()
         self.rows = self.rows[:0]
         self._save(epoch + 1)
 
@@ -246,10 +277,12 @@ class Run:
             self.checkpoints.save(pack(self._state()), epoch, len(self.rows))
 
     def _state(self) -> dict[str, Any]:
-        """What a checkpoint holds: of a single training, since those that run together keep none."""
+        """What a checkpoint holds, of each training in their order."""
         step = self.step
-        return {"history": self.histories[0], "rows": self.rows[:, 0], "adapter": step.model.adapter.state_dict(),
-                "optimizer": step.optimizers[0].state_dict(), "scaler": step.scalers[0].state_dict()}  # fmt: skip
+        return {"histories": self.histories, "rows": self.rows,
+                "adapters": [adapter.state_dict() for adapter in step.model.adapters],
+                "optimizers": [optimizer.state_dict() for optimizer in step.optimizers],
+                "scalers": [scaler.state_dict() for scaler in step.scalers]}  # fmt: skip
 
     def _restore(self) -> None:
         device, keys = self.step.model.backbone.device, self._state()
@@ -257,7 +290,11 @@ class Run:
         if not content:
             return
         state = unpack(content, device, keys)
-        self.step.model.adapter.load_state_dict(state["adapter"])
-        self.step.optimizers[0].load_state_dict(state["optimizer"])
-        self.step.scalers[0].load_state_dict(state["scaler"])
-        self.histories, self.rows = [state["history"]], state["rows"].cpu()[:, None]
+        step = self.step
+        for adapter, own in zip(step.model.adapters, state["adapters"], strict=True):
+            adapter.load_state_dict(own)
+        for optimizer, own in zip(step.optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(own)
+        for scaler, own in zip(step.scalers, state["scalers"], strict=True):
+            scaler.load_state_dict(own)
+        self.histories, self.rows = state["histories"], state["rows"].cpu()

@@ -3,6 +3,7 @@ that other items will be asked for."""
 
 import contextlib
 import hashlib
+import shutil
 import sys
 from collections.abc import Iterator
 from itertools import islice, product
@@ -16,6 +17,7 @@ from flows.project.resources import backbone_of
 from flows.settings.params import Params
 from flows.stages.ahead import identity
 from flows.stages.ahead.ready import ReadyOutput
+from flows.stages.together import train_together, trains_together
 from flows.stages.train import train as train_one
 from flows.tracking.redaction import first_line
 from mmrl_core.errors import UserError
@@ -23,7 +25,8 @@ from mmrl_core.protocols import BASELINES
 
 
 def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
-    """`stages.train`; then also of the run's other seeds, where training takes less time than starting a process."""
+    """`stages.train`; also of the run's other seeds: on a GPU together with them, elsewhere after it, where training
+    takes less time than starting a process."""
     if params.cluster.is_distributed or key.method in BASELINES:
         return train_one(params, key, out)
     mine = identity.model(params, key)
@@ -31,6 +34,8 @@ def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
         summary = mine.take(out)
         if summary is not None:
             return summary
+        if trains_together(params):
+            return train_with_others(params, key, out)
         summary = train_one(params, key, out)
     others = [key._replace(seed=seed) for seed in params.seeds if seed != key.seed]
     if others and _is_small(params):
@@ -42,6 +47,38 @@ def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
     return summary
 
 
+def train_with_others(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
+    """Train the run together with its other seeds that are not trained and that no other process trains. Where that
+    fails the run is trained alone, and each of the others by its own item, which says what is wrong with it."""
+    with contextlib.ExitStack() as stack:
+        folder = stack.enter_context(TemporaryDirectory(prefix="ahead-", dir=out.parent))
+        outs, places = {key: out}, {}
+        for other in (key._replace(seed=seed) for seed in params.seeds if seed != key.seed):
+            place = _place_to_fill(params, other)
+            if place and stack.enter_context(claimed(_lock(place))) and not place.is_there:
+                outs[other], places[other] = Path(folder, str(other.seed)), place
+        if not places:
+            return train_one(params, key, out)
+        try:
+            summaries = train_together(params, outs)
+        except UserError as error:
+            print(f"{key.name} is trained by itself: {first_line(error)}", file=sys.stderr)
+            shutil.rmtree(out, ignore_errors=True)
+            return train_one(params, key, out)
+        for other, place in places.items():
+            place.keep(outs[other], summaries[other])
+    return summaries[key]
+
+
+def _place_to_fill(params: Params, key: RunKey) -> ReadyOutput | None:
+    """Where another run's adapter would be kept; None where it is trained, or its data is missing."""
+    try:
+        place = identity.model(params, key)
+        return None if place.is_there or identity.is_trained(params, key) else place
+    except UserError:
+        return None
+
+
 def _is_small(params: Params) -> bool:
     from mmrl_core.training.process import is_small
 
@@ -51,11 +88,8 @@ def _is_small(params: Params) -> bool:
 def _train_ahead(params: Params, key: RunKey, out: Path) -> None:
     """Train another run, unless it is trained or another process trains it. Where its data is missing or the training
     fails nothing is kept: its own item reports that."""
-    try:
-        place = identity.model(params, key)
-        if place.is_there or identity.is_trained(params, key):
-            return
-    except UserError:
+    place = _place_to_fill(params, key)
+    if place is None:
         return
     with claimed(_lock(place)) as is_mine:
         try:

@@ -2,18 +2,22 @@
 
 from collections.abc import Iterable
 
+from flows.project.resources import gpu_facts
 from flows.settings.params import Params
 
+HIDDEN = ("", "-1")  # values of CUDA_VISIBLE_DEVICES under which PyTorch finds no GPU
 BUNDLED = "tiny"  # the one backbone by name that is known to be small before anything is loaded
 
 
 class Turns:
-    """With the bundled backbone, of the trainings that differ in the seed alone, a family, the first makes all: the
-    others wait for it, and their evaluations wait until all are trained, since one process makes them in one pass.
+    """With the bundled backbone or a GPU, of the trainings that differ in the seed alone, a family, the first makes
+    all: the others wait for it, and their evaluations wait until all are trained, since one process makes them in one
+    pass.
     """
 
     def __init__(self, params: Params):
-        self.is_small = params.backbone.name == BUNDLED and not params.cluster.is_distributed
+        makes_all = params.backbone.name == BUNDLED or has_gpu()
+        self.makes_all = makes_all and not params.cluster.is_distributed
         self.training: dict[str, list[str]] = {}  # by family: those that have not ended, the first one ahead
         self.waiting: dict[str, list[str]] = {}  # by family
 
@@ -27,7 +31,7 @@ class Turns:
                 self.waiting[family].append(name)
             else:
                 now.append(name)
-            if stage == "train" and family and self.is_small:
+            if stage == "train" and family and self.makes_all:
                 self.training[family] = [*going, name]
                 self.waiting.setdefault(family, [])
         return now
@@ -42,6 +46,12 @@ class Turns:
         free = trainings or ([] if self.training[family] else self.waiting[family])
         self.waiting[family] = [item for item in self.waiting[family] if item not in free]
         return free
+
+
+def has_gpu() -> bool:
+    """Whether PyTorch is likely to find one, without importing it; a wrong answer costs time alone."""
+    devices, visible = gpu_facts()
+    return any(devices) and visible not in HIDDEN
 
 
 def _family(name: str) -> tuple[str, str]:

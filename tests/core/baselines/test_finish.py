@@ -4,8 +4,10 @@ import pytest
 import torch
 
 from mmrl_core.baselines.finish import finish
+from mmrl_core.baselines.fit import fit_baseline
 from mmrl_core.baselines.labelled import Labelled
 from mmrl_core.baselines.linear_probe import fit_linear_probe
+from mmrl_core.config import BaselineConfig
 from mmrl_core.data.sets import ImageSet
 from mmrl_core.data.views import test_views as views_of
 from mmrl_core.errors import UserError
@@ -62,6 +64,27 @@ def test_a_probe_that_helps_is_fused_by_validation_and_so_are_the_temperatures(m
     right = predicted(adapter).argmax(-1) == torch.tensor(pictures(3, seed=5).labels)
     assert right.float().mean() > 0.9
     assert adapter.n_trainable == small_adapter(backbone, method).n_trainable
+
+
+class Counted(list):
+    """Images that count how often one is asked for."""
+
+    asked = 0
+
+    def __getitem__(self, place):
+        self.asked += 1
+        return super().__getitem__(place)
+
+
+def test_one_pass_over_the_validation_images_gives_probe_temperatures_and_threshold():
+    val = pictures(4, seed=1)
+    counted = Counted(val.images)
+    adapter, abstain = finished("fused", pictures(4), val._replace(images=counted))
+    assert adapter.head is not None and abstain is not None
+    assert counted.asked == len(val.images)
+    counted = Counted(val.images)
+    fit_baseline(small_backbone(), BaselineConfig(method="tip_adapter"), pictures(4), val._replace(images=counted), 1)
+    assert counted.asked == len(val.images)
 
 
 def test_a_probe_that_does_not_help_leaves_files_and_predictions_as_without(tmp_path):

@@ -12,7 +12,7 @@ from mmrl_core.data.sets import ImageSet
 from mmrl_core.errors import UserError
 from mmrl_core.method.model import AdaptedCLIP
 from mmrl_core.training import fit as training
-from mmrl_core.training.fit import Training, fit, fit_together, groups
+from mmrl_core.training.fit import Training, fit, fit_group, fit_together, groups
 from mmrl_core.training.stack import StackedCLIP
 from mmrl_core.training.step import Graphed
 from tests.support.small import random_images, small_adapter, small_backbone
@@ -80,6 +80,37 @@ def test_runs_of_different_kinds_train_in_groups_and_come_back_in_order():
 def test_no_more_train_together_than_fill_the_image_towers_chunk(monkeypatch):
     monkeypatch.setattr(training, "CHUNK_TOKENS", 2 * 4 * (small_backbone().image_tokens + 2))
     assert groups(small_backbone(), trainings("mmrl")) == [[0, 1], [2]]
+
+
+def test_a_group_has_reports_and_validation_figures_as_each_has_alone():
+    backbone, wanted = small_backbone(), trainings("mmrl")
+    vals = [images_of(NAMES[0], shots=2), None, images_of(NAMES[2], shots=1)]
+    told: list[list] = [[], [], []]
+    reports = [lambda epoch, metrics, mine=mine: mine.append((epoch, metrics)) for mine in told]
+    together = fit_group(backbone, wanted, vals=vals, reports=reports)
+    for one, each, val, mine in zip(together, wanted, vals, told, strict=True):
+        alone = fit(backbone, *each, val=val)
+        assert [epoch.keys() for epoch in one.history] == [epoch.keys() for epoch in alone.history]
+        for epoch, expected in zip(one.history, alone.history, strict=True):
+            assert epoch == pytest.approx(expected, rel=1e-4, abs=1e-4)
+        assert mine == list(enumerate(one.history))
+
+
+def test_a_group_that_is_broken_off_goes_on_from_its_checkpoint_to_the_same_bits(tmp_path):
+    backbone, wanted, told = small_backbone(), trainings("mmrlpp"), []
+    whole = fit_group(backbone, wanted)
+
+    def break_off(epoch: int, metrics: dict[str, float]) -> None:
+        if epoch == 1:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit_group(backbone, wanted, reports=[break_off] * 3, checkpoints=tmp_path)
+    reports = [lambda epoch, metrics: told.append(metrics["loss"])] * 3
+    resumed = fit_group(backbone, wanted, reports=reports, checkpoints=tmp_path)
+    assert [furthest(one.adapter, other.adapter) for one, other in zip(resumed, whole, strict=True)] == [0, 0, 0]
+    assert [one.history for one in resumed] == [one.history for one in whole]
+    assert told == [one.history[epoch]["loss"] for epoch in range(3) for one in whole]
 
 
 def test_features_that_are_kept_change_no_bit_of_runs_that_train_together(tmp_path):
@@ -151,7 +182,7 @@ def test_on_a_gpu_the_runs_are_one_graph(precision):
     backbone = small_backbone().to("cuda")
     wanted = [one._replace(train=one.train.model_copy(update={"precision": precision})) for one in trainings("mmrlpp")]
     run = training._begin(backbone, wanted, training.NoCheckpoints(), None, training.Workers())
-    together = run.train(lambda epoch, metrics: None)
+    together = run.train([lambda epoch, metrics: None] * len(wanted))
     assert isinstance(run.step._run, Graphed)
     tolerance = 1e-4 if precision == "float32" else 2e-2
     for one, alone in zip(together, (fit(backbone, *each) for each in wanted), strict=True):

@@ -5,6 +5,7 @@ import shutil
 from flows.registry import versions
 from mmrl_core.baselines.finish import calibrate
 from mmrl_core.baselines.fit import fit_baseline
+from mmrl_core.baselines.held import Held
 from mmrl_core.baselines.labelled import Labelled
 from mmrl_core.baselines.linear_probe import fit_linear_probe
 from mmrl_core.clip.backbone import Backbone, load_backbone
@@ -34,7 +35,7 @@ def save(kind: str) -> dict:
     train, val = (read_set(KEY.few_shot, split, ("base",), TEMPLATE) for split in ("train", "val"))
     if kind == PROBED:
         adapter = with_probe(backbone, train, val)
-        abstain = calibrate(backbone, adapter, val)
+        abstain = calibrate(adapter, Held.of(backbone, adapter, val))
     else:
         adapter, abstain = fit_baseline(backbone, BaselineConfig(method=kind), train, val, seed=1)
     card = {"class_names": train.class_names, "template": TEMPLATE, "settings": {}, "sources": {}, "abstain": abstain,
