@@ -8,15 +8,17 @@ DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float1
 
 
 def settle_precision(precision: str, device: torch.device) -> str:
-    """What `train.precision` means on a device: `auto` is float32 on a CPU, on a GPU bf16 where it has it, else fp16.
+    """What `train.precision` means on a device: `auto` is float32 on a CPU and on Apple's GPUs (mps), where nothing lower
+    was ever tried, on another GPU bf16 where it has it, else fp16.
 
     float32 is the setting of the golden vectors and gives the same adapter on every CPU of a kind; bf16 is faster where
-    the CPU has matrix units for it, and has to be asked for. Raises UserError for fp16 on a CPU.
+    the CPU has matrix units for it, and has to be asked for. Raises UserError for fp16 on either.
     """
-    if precision == "fp16" and device.type == "cpu":
-        raise UserError("train.precision is fp16, which needs a GPU; set bf16, float32 or auto")
+    if precision == "fp16" and device.type in ("cpu", "mps"):
+        needed = "a GPU" if device.type == "cpu" else "CUDA"
+        raise UserError(f"train.precision is fp16, which needs {needed}; set bf16, float32 or auto")
     if precision != "auto":
         return precision
-    if device.type == "cpu":
+    if device.type in ("cpu", "mps"):
         return "float32"
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
