@@ -8,8 +8,8 @@ DTYPES = {"float32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float1
 
 
 def settle_precision(precision: str, device: torch.device) -> str:
-    """What `train.precision` means on a device: `auto` is float32 on a CPU and on Apple's GPUs (mps), where nothing lower
-    was ever tried, on another GPU bf16 where it has it, else fp16.
+    """What `train.precision` means on a device: `auto` is float32 on a CPU and on Apple's GPUs (mps), where nothing
+    lower was ever tried, on another GPU bf16 where it has it, else fp16.
 
     float32 is the setting of the golden vectors and gives the same adapter on every CPU of a kind; bf16 is faster where
     the CPU has matrix units for it, and has to be asked for. Raises UserError for fp16 on either.
