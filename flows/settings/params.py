@@ -38,6 +38,7 @@ class Params(Section):
     seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(distinct)]
     targets: Annotated[list[DatasetName], AfterValidator(distinct)] = []
     preset: Literal["published", "published-per-target"] = "published"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
     data: DataSection = DataSection()
     backbone: BackboneSection = BackboneSection()
     adapter: AdapterSection = AdapterSection()
