@@ -14,7 +14,7 @@ from flows.project import paths
 from flows.project.paths import RunKey
 from flows.project.predictions import write_predictions
 from flows.project.progress import progress
-from flows.project.resources import backbone_of, open_store
+from flows.project.resources import backbone_for, open_store
 from flows.settings.params import Params
 from flows.settings.resolve import target_beta
 from flows.settings.sections import BackboneSection, ClusterSection
@@ -100,7 +100,7 @@ def evaluate_each(
     """
     if target is not None and target not in params.targets:
         raise UserError(f"--target {target} is not among the settings' targets {params.targets}; add it there")
-    backbone, start = backbone_of(params.backbone), time.monotonic()
+    backbone, start = backbone_for(params), time.monotonic()
     metrics = metrics_of_each(backbone, runs, params, target)
     seconds = (time.monotonic() - start) / len(metrics)
     return {key: _figures(of_run, seconds) for key, of_run in metrics.items()}

@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from mmrl_core import DATA_VERSION, METHOD_VERSION
+from mmrl_core.clip.graphs import FrozenPass
 from mmrl_core.clip.towers import Frozen, ImageTower
 from mmrl_core.errors import Damaged, UserError
 from mmrl_core.files import canonical_json, read_json, write_bytes, write_json
@@ -193,6 +194,7 @@ class FrozenFeatures:
             self.base = _shared_tower(tower, store.depth)
             self.shelf = store.shelf(_facts(self.base, self.chunk))
             self.memory, self.name = store.memory, store.shelf(_facts(tower, self.chunk)).folder.name
+        self._compute = FrozenPass(self.base, self.chunk)
 
     def load(self, keys: Sequence[str], views: Callable[[list[int]], Tensor]) -> LoadedBatch:
         """Read a batch; `views` gives those of the positions that the store lacks. May run in any thread."""
@@ -219,7 +221,7 @@ class FrozenFeatures:
     def _computed(self, loaded: LoadedBatch) -> Frozen:
         """The base tower's features of the images that memory lacks: computed where the store has no record."""
         assert loaded.views is not None  # `load` gives views where a record is missing
-        computed = self.base.frozen(loaded.views.to(self.device, non_blocking=True), self.chunk)
+        computed = self._compute(loaded.views.to(self.device, non_blocking=True))
         return self._merge(self.shelf, loaded, computed) if self.shelf else computed
 
     def _remember(self, loaded: LoadedBatch, features: Frozen) -> Frozen:

@@ -1,5 +1,8 @@
 """In which floating-point type the towers' matrix products run; everything around them stays in float32."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 
 from mmrl_core.errors import UserError
@@ -22,3 +25,15 @@ def settle_precision(precision: str, device: torch.device) -> str:
     if device.type in ("cpu", "mps"):
         return "float32"
     return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp16"
+
+
+@contextmanager
+def whole_float32() -> Iterator[None]:
+    """Inside, a GPU convolves float32 as float32: by torch's default cuDNN takes TF32, ten bits of 23, for it, though
+    not for matrix products."""
+    before = torch.backends.cudnn.allow_tf32
+    torch.backends.cudnn.allow_tf32 = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.allow_tf32 = before

@@ -12,7 +12,7 @@ from typing import Any
 
 from flows.project.outputs import claimed, locked
 from flows.project.paths import RunKey
-from flows.project.resources import backbone_of
+from flows.project.resources import backbone_for
 from flows.settings.params import Params
 from flows.stages.ahead import identity
 from flows.stages.ahead.ready import ReadyOutput
@@ -45,7 +45,7 @@ def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
 def _is_small(params: Params) -> bool:
     from mmrl_core.training.process import is_small
 
-    return is_small(backbone_of(params.backbone))
+    return is_small(backbone_for(params))
 
 
 def _train_ahead(params: Params, key: RunKey, out: Path) -> None:
