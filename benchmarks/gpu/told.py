@@ -5,7 +5,7 @@ from typing import Any
 from benchmarks.gpu.run import Found
 
 ASIDE = {
-    "over_plain": "{:.2f} x plain with features", "over_plain_bf16": "{:.2f} x plain under autocast",
+    "over_plain": "{:.2f} x plain, with its features", "over_plain_bf16": "{:.2f} x plain under autocast",
     "over_float32": "{:.2f} x float32", "share": "{:.0%} of the products' rate",
     "launched_ms": "launched one by one {:.2f} ms", "ratio": "{:.2f} x", "each_ms": "{:.2f} ms",
 }  # fmt: skip

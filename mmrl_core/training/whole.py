@@ -1,5 +1,6 @@
 """A step's passes and its update as one CUDA graph."""
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -23,7 +24,8 @@ class WholeStep:
         self.rates = [torch.zeros((), device=inputs[0].device) for _ in optimizers]
         self.set_to: list[float | None] = [None for _ in optimizers]
         self._follow()
-        with untouched(optimizers), reading(self.rates, optimizers):
+        with untouched(optimizers), reading(self.rates, optimizers), warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message="This instance was constructed with capturable")  # of the warm-up
             self.graph: Graphed[Tensor] = Graphed(self._step, inputs)
 
     def __call__(self, *inputs: Tensor) -> Tensor:
