@@ -93,6 +93,11 @@ class Bench:
         count = max(1, min(100, int(self.sizes.seconds / max(one, 1e-6))))
         return min(self._block(work, count) for _ in range(BLOCKS)) if count > 1 else one
 
+    def seconds_once(self, work: Callable[[], object]) -> float:
+        """Of one call after another one: of what takes seconds."""
+        work()
+        return self._block(work, 1)
+
     def _block(self, work: Callable[[], object], count: int) -> float:
         self.wait()
         start = time.perf_counter()

@@ -21,7 +21,7 @@ from mmrl_core.training.step import TrainingStep
 from mmrl_core.training.whole import WholeStep
 
 METHODS = ("mmrl", "mmrlpp")
-SAME = {"float32": 1e-4, "bf16": 2e-2, "fp16": 2e-2}  # relative difference of losses that are the same but for rounding
+SAME = {"float32": 1e-3, "bf16": 2e-2, "fp16": 2e-2}  # relative difference of what is the same but for rounding
 LOW, ALIGNED = 0.05, 0.99  # of a low precision's loss, relative; cosine of its gradient and float32's
 TRAINED_ALIKE = 1e-3
 
@@ -85,10 +85,9 @@ def frozen_row(case: Case, precision: str) -> Row:
     tower = model_of(case, case.adapter(), precision).image_tower
     images, run = case.inputs()[0], FrozenPass(tower, case.batch)
     run(torch.zeros_like(images))  # what is recorded must not stay
-    difference = max(
-        float((a.float() - b.float()).abs().max()) for a, b in zip(run(images), tower.frozen(images), strict=True)
-    )
-    return Row(f"{precision}: frozen features, graph: largest difference", difference, "",
+    pairs = list(zip(run(images), tower.frozen(images), strict=True))
+    difference = max(float((a.float() - b.float()).abs().max() / b.float().abs().max()) for a, b in pairs)
+    return Row(f"{precision}: frozen features, graph: largest relative difference", difference, "",
                difference <= SAME[precision] and isinstance(run._run, Graphed))  # fmt: skip
 
 

@@ -62,8 +62,8 @@ def search(bench: Bench) -> Iterator[Row]:
     """Trainings of a search's partitions one by one, and together in one step."""
     for backbone in dict.fromkeys([bench.tiny, bench.backbone]) if not bench.toy else [bench.tiny]:
         runs = trainings(backbone, bench.sizes.partitions, 4 if bench.toy else 32)
-        together = bench.seconds(lambda backbone=backbone, runs=runs: fit_together(backbone, runs))
-        alone = bench.seconds(lambda backbone=backbone, runs=runs: [fit(backbone, *run) for run in runs])
+        together = bench.seconds_once(lambda backbone=backbone, runs=runs: fit_together(backbone, runs))
+        alone = bench.seconds_once(lambda backbone=backbone, runs=runs: [fit(backbone, *run) for run in runs])
         yield Row(f"{backbone.name}: {len(runs)} partitions one by one", alone, "s")
         yield Row(f"{backbone.name}: the same together", together, "s",
                   more={"ratio": alone / together, "groups": len(groups(backbone, runs))})  # fmt: skip
