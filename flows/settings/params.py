@@ -37,8 +37,8 @@ class Params(Section):
     shots: Annotated[list[Many], Field(min_length=1), AfterValidator(distinct)]
     seeds: Annotated[list[Seed], Field(min_length=1), AfterValidator(distinct)]
     targets: Annotated[list[DatasetName], AfterValidator(distinct)] = []
-    preset: Literal["published", "published-per-target"] = "published"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    preset: Literal["published", "published-per-target"] = "published"
     data: DataSection = DataSection()
     backbone: BackboneSection = BackboneSection()
     adapter: AdapterSection = AdapterSection()
