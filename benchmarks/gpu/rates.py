@@ -79,12 +79,11 @@ def trainings(backbone: Backbone, number: int, images: int) -> list[Training]:
     ]
 
 
-@torch.inference_mode()
 def evaluation(bench: Bench) -> Iterator[Row]:
     """Images a second through an adapted model with its zero-shot scores, in float32 as evaluation has it."""
     case = bench.case("mmrlpp", bench.sizes.cells[0][0], bench.sizes.images)
     images, model = case.inputs()[0], model_of(case, case.adapter(), "float32")
-    text, clip = model.text_features(), bench.backbone.clip
+    text, clip = model.text_features().detach(), bench.backbone.clip
     trained = torch.ones(len(model.class_names), dtype=torch.bool, device=bench.device)
 
     def scored() -> tuple[torch.Tensor, torch.Tensor]:
@@ -98,7 +97,7 @@ def evaluation(bench: Bench) -> Iterator[Row]:
         "open_clip's encode_image": lambda: clip.encode_image(images),
     }
     for what, work in works.items():
-        yield Row(f"{what}, batches of {len(images)}", len(images) / bench.seconds(work), "images/s")
+        yield Row(f"{what}, batches of {len(images)}", len(images) / bench.seconds(torch.inference_mode()(work)), "images/s")
 
 
 def serving(bench: Bench) -> Iterator[Row]:
