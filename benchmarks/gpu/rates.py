@@ -97,7 +97,9 @@ def evaluation(bench: Bench) -> Iterator[Row]:
         "open_clip's encode_image": lambda: clip.encode_image(images),
     }
     for what, work in works.items():
-        yield Row(f"{what}, batches of {len(images)}", len(images) / bench.seconds(torch.inference_mode()(work)), "images/s")
+        yield Row(
+            f"{what}, batches of {len(images)}", len(images) / bench.seconds(torch.inference_mode()(work)), "images/s"
+        )
 
 
 def serving(bench: Bench) -> Iterator[Row]:
