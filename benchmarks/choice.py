@@ -22,7 +22,7 @@ from typing import Any
 from benchmarks.race import BareSearch
 from benchmarks.support.table import Column, Table, notes
 from flows.project import paths
-from flows.project.resources import backbone_of
+from flows.project.resources import backbone_for
 from flows.settings.params import Params, load_params
 from flows.settings.resolve import resolve
 from flows.stages.evaluate import outcomes
@@ -90,7 +90,7 @@ class Study:
             write_json(self.tested_file, self.tested)
 
     def _tested(self, settings: list[TrialSettings], template: str) -> list[dict[str, Any]]:
-        params, backbone = self.params, backbone_of(self.params.backbone)
+        params, backbone = self.params, backbone_for(self.params)
         protocol, seeds, shots = PROTOCOLS[params.data.protocol], params.seeds, max(params.shots)
         sets = {seed: read_set(paths.few_shot(self.dataset, shots, seed), "train", protocol.trains_on, template)
                 for seed in seeds}  # fmt: skip

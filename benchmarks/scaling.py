@@ -2,9 +2,17 @@
 
 Every worker takes B / W images and C / W classes of a ViT-B/16, exchanges class features and sums gradients. The rates
 of GPUs and networks are assumptions, named below the table; docs/scaling.md has the bytes beside counted ones.
+
+    python -m benchmarks.scaling FOUND.json [--link 10,100]
+
+predicts two nodes with a GPU each from what `python -m benchmarks.gpu --out FOUND.json` measured on one.
 """
 
-from typing import NamedTuple
+import argparse
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import torch
 
@@ -27,6 +35,7 @@ SUFFIX, PREFIX = 6, 10  # tokens of a class that differ, and of the shared begin
 CHUNK = 4096 // SUFFIX  # classes beyond which suffixes are computed again in the backward pass
 FLOPS, BANDWIDTH, LATENCY, LAUNCH = 150e12, 12.5e9, 20e-6, 15e-3  # a GPU in bf16, 100 Gbit/s, a hop, a step's launches
 WORKERS = (1, 2, 4, 8, 16, 32, 64, 128, 256)
+LINKS = (10.0, 25.0, 100.0)  # Gbit/s
 COLUMNS = [
     Column("method", "method", "s", 9), Column("batch", "batch", "d", 6), Column("classes", "classes", "d"),
     Column("workers", "workers", "d"), Column("GFLOP each", "gflop", ".0f", 12), Column("MB sent", "mb", ".1f", 10),
@@ -91,3 +100,55 @@ def measure(plan: Plan) -> list[dict]:
         f"and {1e3 * LAUNCH:.0f} ms to launch a step's kernels, below which no share of a batch gets.",
     )
     return table.rows
+
+
+TWO_NODES = [
+    Column("method", "method", "s", 9), Column("precision", "precision", "s", 11), Column("batch", "batch", "d", 6),
+    Column("classes", "classes", "d"), Column("Gbit/s", "link", "g", 8), Column("one, ms", "one_ms", ".2f", 10),
+    Column("work, ms", "work_ms", ".2f", 10), Column("MB sent", "mb", ".2f", 10),
+    Column("wire, ms", "wire_ms", ".2f", 10), Column("two, ms", "ms", ".2f", 10),
+    Column("efficiency", "efficiency", ".0%", 12),
+]  # fmt: skip
+
+
+def two_nodes(found: dict[str, Any], links: Sequence[float] = LINKS) -> Iterator[dict[str, Any]]:
+    """A step on two nodes with a GPU each, by what `benchmarks.gpu` found on one: a row a measured step and link.
+
+    Work: half of the operations at the best rate that a step of that precision reached, but no less than launching the
+    step's kernels takes, which halving does not shorten; several workers replay no graph. The wire is not overlapped
+    with work. Raises ValueError where nothing of steps was found.
+    """
+    rows = [row["more"] for row in found["parts"].get("steps", {}).get("rows", []) if "half_gflop" in row["more"]]
+    if not rows:
+        raise ValueError("no steps were measured; run `python -m benchmarks.gpu steps --out FOUND.json`")
+    best: dict[str, float] = {}  # GFLOP a millisecond
+    for row in rows:
+        best[row["precision"]] = max(best.get(row["precision"], 0), row["whole_gflop"] / (row["ms"] + row["frozen_ms"]))
+    for row in rows:
+        one = row["ms"] + row["frozen_ms"]
+        work = max(row["half_gflop"] / best[row["precision"]], row.get("launched_ms", 0))
+        sent = wire_bytes(2, row["classes"], row["embed"], row["parameters"]).total
+        for link in links:
+            wire = 1e3 * (sent / (link * 1e9 / 8) + 5 * LATENCY)
+            yield {**row, "link": link, "one_ms": one, "work_ms": work, "mb": sent / 1e6, "wire_ms": wire,
+                   "ms": work + wire, "efficiency": one / (2 * (work + wire))}  # fmt: skip
+
+
+def main(words: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description="Two nodes, from one card.")
+    parser.add_argument("found", type=Path, help="what `python -m benchmarks.gpu --out` wrote")
+    parser.add_argument("--link", type=lambda text: [float(part) for part in text.split(",")], default=LINKS,
+                        help="rates of links in Gbit/s, one direction")  # fmt: skip
+    options = parser.parse_args(words)
+    found = json.loads(options.found.read_text())
+    try:
+        rows = list(two_nodes(found, options.link))
+    except ValueError as error:
+        parser.error(str(error))
+    table = Table(f"Two nodes, predicted from one: {found['device']}{', toy sizes' if found['toy'] else ''}", TWO_NODES)
+    table.extend(rows)
+    notes("one: measured. work: of each of the two. Nothing of two nodes was measured; frozen features are computed.")
+
+
+if __name__ == "__main__":
+    main()

@@ -72,14 +72,16 @@ class Case(NamedTuple):
         return new_adapter(self.config, self.backbone, seed=0)
 
     def inputs(self) -> tuple[Tensor, Tensor]:
-        """Drawn images (B, 3, S, S) and labels (B,)."""
-        size = self.backbone.image_size
+        """Drawn images (B, 3, S, S) and labels (B,), on the backbone's device."""
+        size, device = self.backbone.image_size, self.backbone.device
         images = torch.randn(self.batch, 3, size, size, generator=torch.Generator().manual_seed(0))
-        return images, torch.arange(self.batch) % self.classes
+        return images.to(device), (torch.arange(self.batch) % self.classes).to(device)
 
 
 def oracle_of(case: Case, adapter: Adapter) -> Oracle:
-    return Oracle(case.backbone.clip, case.backbone.tokenizer, adapter, class_names(case.classes), TEMPLATE)
+    oracle = Oracle(case.backbone.clip, case.backbone.tokenizer, adapter, class_names(case.classes), TEMPLATE)
+    oracle.token_ids = oracle.token_ids.to(case.backbone.device)
+    return oracle
 
 
 def model_of(case: Case, adapter: Adapter, precision: str) -> AdaptedCLIP:
@@ -90,7 +92,7 @@ def oracle_step(case: Case) -> Step:
     """The published code's step: two whole image passes, 77-token prompts, backward, update."""
     adapter, (images, labels) = case.adapter(), case.inputs()
     oracle, optimizer = oracle_of(case, adapter), primed(adapter)
-    zero_shot_text = F.normalize(torch.randn(case.classes, case.backbone.embed_dim), dim=-1)
+    zero_shot_text = F.normalize(torch.randn(case.classes, case.backbone.embed_dim), dim=-1).to(case.backbone.device)
 
     def step() -> None:
         optimizer.zero_grad()
@@ -111,10 +113,10 @@ def model_step(model: AdaptedCLIP, case: Case, precision: str, cached: bool) -> 
 
 
 def drawn_features(case: Case, dtype: torch.dtype) -> Frozen:
-    """Random frozen features of the case's shapes."""
+    """Random frozen features of the case's shapes, on the backbone's device."""
     backbone = case.backbone
     trunk = torch.randn(case.batch, backbone.image_tokens, backbone.image_width).to(dtype)
-    return Frozen(trunk, F.normalize(torch.randn(case.batch, backbone.embed_dim), dim=-1))
+    return Frozen(trunk, F.normalize(torch.randn(case.batch, backbone.embed_dim), dim=-1)).to(backbone.device)
 
 
 def primed(adapter: Adapter) -> torch.optim.Optimizer:

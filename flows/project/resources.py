@@ -13,9 +13,12 @@ from flows.settings.params import Params
 from flows.settings.resolve import explicit_values
 from flows.settings.sections import BackboneSection
 from mmrl_core.clip.weights.weight_files import folders_digest
+from mmrl_core.errors import UserError
 from mmrl_core.files import sha256_file
 
 if TYPE_CHECKING:
+    import torch
+
     from mmrl_core.clip.backbone import Backbone
     from mmrl_core.clip.feature_store import FeatureStore
 
@@ -23,9 +26,35 @@ GPU_DEVICES = ("/dev/nvidiactl", "/dev/dxg", "/dev/kfd")
 DEPTH = "adapter.insertion_depth"
 
 
-def backbone_of(section: BackboneSection) -> "Backbone":
-    """The section's backbone, on the GPU where there is one. Later calls, as in a reused worker, get the same one."""
-    return _load(section.name, section.weights)
+def backbone_of(section: BackboneSection, device: str = "auto") -> "Backbone":
+    """The section's backbone on a device, by default on the GPU where there is one. Later calls, as in a reused worker,
+    get the same one. Raises UserError for a device that is not there."""
+    return _load(section.name, section.weights, device)
+
+
+def backbone_for(params: Params) -> "Backbone":
+    """The backbone of the settings, on their device."""
+    return backbone_of(params.backbone, device_name(params))
+
+
+def device_name(params: Params) -> str:
+    """What `device_here` takes: on a cluster `auto`, since `cluster.gpus_per_worker` says what its workers have."""
+    return "auto" if params.cluster.is_distributed else params.device
+
+
+def trial_backbone(params: Params) -> "Backbone":
+    """The backbone of the settings in a trial, which sees the GPUs that `cluster.gpus_per_trial` gives it."""
+    return backbone_of(params.backbone, "cpu" if params.device == "cpu" else "auto")
+
+
+def device_here(name: str) -> "torch.device":
+    """The device of `device` in params.yaml. Raises UserError for one that is not there."""
+    from mmrl_core.adapting.devices import device_of
+
+    try:
+        return device_of(name)
+    except UserError:
+        raise UserError(f"device is {name}, and PyTorch finds none here; set device to auto or cpu") from None
 
 
 def open_store(params: Params, stage: str) -> "FeatureStore | None":
@@ -52,20 +81,20 @@ def weights_digest(section: BackboneSection) -> str | None:
     return sha256_file(section.weights) if section.weights and Path(section.weights).is_file() else None
 
 
-def gpu_facts() -> list[Any]:
-    """What decides whether PyTorch finds a GPU, without importing it; comparable on one machine only."""
+def gpu_facts(device: str = "auto") -> list[Any]:
+    """What decides on which device PyTorch computes, without importing it; comparable on one machine only."""
+    if device != "auto":
+        return [device]
     return [[os.path.exists(path) for path in GPU_DEVICES], os.environ.get("CUDA_VISIBLE_DEVICES")]
 
 
 @functools.lru_cache(maxsize=1)
-def _load(name: str, weights: str | None) -> "Backbone":
-    import torch
-
+def _load(name: str, weights: str | None, on: str) -> "Backbone":
     from mmrl_core.clip.backbone import load_backbone
     from mmrl_core.estimate.fits import refuse_heavy
     from mmrl_core.training.process import settle_process
 
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_here(on)
     refuse_heavy(name, device)
     backbone = load_backbone(name, weights, device=device)
     settle_process(backbone)

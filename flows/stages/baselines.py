@@ -9,7 +9,7 @@ from typing import Any
 
 from flows.project.paths import RunKey
 from flows.project.progress import progress
-from flows.project.resources import backbone_of, open_store
+from flows.project.resources import backbone_for, open_store
 from flows.settings.params import Params
 from flows.stages.train import data_card
 from mmrl_core import METHOD_VERSION
@@ -73,7 +73,7 @@ def fit(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
 
     protocol, manifest = PROTOCOLS[params.data.protocol], read_manifest(key.few_shot)
     check_trained(manifest, protocol.trains_on)
-    backbone, store = backbone_of(params.backbone), open_store(params, "train")
+    backbone, store = backbone_for(params), open_store(params, "train")
     template = best_template(measured_templates(params, key.dataset))
     train, val = (read_set(key.few_shot, split, protocol.trains_on, template) for split in ("train", "val"))
     config = parse(BaselineConfig, {"method": key.method}, "baselines")

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, cast
 from flows.project import paths
 from flows.project.paths import RunKey
 from flows.project.predictions import write_predictions
-from flows.project.resources import backbone_of, open_store
+from flows.project.resources import backbone_for, open_store
 from flows.settings.params import Params
 from flows.settings.resolve import target_beta
 from flows.stages.scoring import LoadedRun, Pace, Shared, figures_on
@@ -62,7 +62,7 @@ def evaluate_each(
     if target is not None and target not in params.targets:
         raise UserError(f"--target {target} is not among the settings' targets {params.targets}; add it there")
     pace = Pace()
-    metrics = metrics_of_each(backbone_of(params.backbone), runs, params, target, pace)
+    metrics = metrics_of_each(backbone_for(params), runs, params, target, pace)
     return {key: _printed(of_run, pace) for key, of_run in metrics.items()}
 
 

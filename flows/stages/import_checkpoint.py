@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from flows.project.resources import backbone_of
+from flows.project.resources import backbone_for
 from flows.settings.params import Params
 from mmrl_core import METHOD_VERSION
 from mmrl_core.errors import UserError
@@ -24,7 +24,7 @@ def import_published(
     from mmrl_core.method.published_checkpoints import implied_settings, read_published
 
     refuse_one_name(class_names)
-    published, backbone = read_published(checkpoint), backbone_of(params.backbone)
+    published, backbone = read_published(checkpoint), backbone_for(params)
     if len(class_names) < 2:
         raise UserError(
             f"{class_names[0]!r} is one class, which leaves nothing to choose; name all that were trained on"

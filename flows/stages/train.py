@@ -10,7 +10,7 @@ from flows.project import paths
 from flows.project.outputs import locked
 from flows.project.paths import RunKey
 from flows.project.progress import progress
-from flows.project.resources import backbone_of, open_store
+from flows.project.resources import backbone_for, device_here, open_store
 from flows.settings.params import Params
 from flows.settings.resolve import resolve, settings_by_key
 from mmrl_core import METHOD_VERSION
@@ -83,7 +83,7 @@ def ready_to_train(params: Params, key: RunKey) -> ReadyRun:
     choice = search["choice"] if params.search.enabled else {}
     data, val = (read_set(key.few_shot, split, protocol.trains_on, search["template"]) for split in ("train", "val"))
     _refuse_too_large(params, key, choice, data)
-    backbone = backbone_of(params.backbone)
+    backbone = backbone_for(params)
     settings = _settings(params, key, backbone, choice)
     card = _card(params, key, settings, data, manifest["digest"])
     return ReadyRun(key, data, val, settings, card, _identity(card, backbone))
@@ -114,15 +114,13 @@ def finished(
 
 def _refuse_too_large(params: Params, key: RunKey, choice: dict[str, Any], data: "ImageSet") -> None:
     """UserError where this machine surely has too little memory, before the backbone is loaded."""
-    import torch
-
     from mmrl_core.estimate.fits import refuse_unloaded, shape_of_named
 
     shape = shape_of_named(params.backbone.name)
     if shape is None or params.cluster.is_distributed or not data.items:
         return
     settings = resolve(params, key.dataset, key.method, key.seed, shape.depth, choice)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = device_here(params.device)
     refuse_unloaded(
         params.backbone.name, settings.adapter, settings.train, len(data.items), len(data.class_names), device
     )

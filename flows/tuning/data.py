@@ -56,9 +56,9 @@ def measured_templates(params: Params, dataset: str) -> dict[str, float | None]:
     data, templates = search_data(params, dataset)
     if len(templates) == 1:
         return dict.fromkeys(templates)
-    from flows.project.resources import backbone_of
+    from flows.project.resources import backbone_for
 
-    return template_accuracies(backbone_of(params.backbone), data, templates)
+    return template_accuracies(backbone_for(params), data, templates)
 
 
 def best_template(accuracies: dict[str, float | None]) -> str:

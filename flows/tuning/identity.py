@@ -64,7 +64,8 @@ def facts(params: Params, dataset: str, method: str) -> dict[str, Any]:
         "seeds": params.seeds,
         "search": params.search.model_dump(exclude=FREE),
         "in_order": params.search.concurrent == 1,  # side by side, timing settles which trials there are
-        "on_gpu": params.cluster.gpus_per_trial > 0,  # which settles what train.precision auto means
+        "on_gpu": params.cluster.gpus_per_trial > 0
+        and params.device != "cpu",  # which settles what train.precision auto means
         "adapter": params.adapter.model_dump(exclude={"probe"}),  # fitted once an adapter is trained; trials do without
         "train": params.train.model_dump(),
         "preset": params.preset,

@@ -124,13 +124,13 @@ def settle(
 
     Runs in a process that trials will run in.
     """
-    from flows.project.resources import backbone_of
+    from flows.project.resources import trial_backbone
     from flows.settings.resolve import resolve
     from flows.tuning.data import best_template, template_accuracies
     from mmrl_core.search.objective import hardest_first
     from mmrl_core.training.fit import most_together
 
-    backbone = backbone_of(params.backbone)
+    backbone = trial_backbone(params)
     accuracies = template_accuracies(backbone, data, templates)
     template = best_template(accuracies)
     data = data._replace(template=template)
@@ -154,12 +154,12 @@ class PartitionScores:
         self.data, self.parts, self.weights = data, parts, weights
 
     def __call__(self, pieces: list[Piece]) -> Iterable[tuple[int, Scores | UserError]]:
-        from flows.project.resources import backbone_of
+        from flows.project.resources import trial_backbone
         from flows.settings.resolve import resolve
         from mmrl_core.search.objective import partition_scores
 
         params, data = self.params, self.data
-        backbone = backbone_of(params.backbone)
+        backbone = trial_backbone(params)
         if self.weights is not None:
             share_weights(backbone, self.weights)
 

@@ -9,9 +9,9 @@ from mmrl_core.errors import UserError
 
 
 def device_of(device: str | torch.device | None) -> torch.device:
-    """The device that is named; by default the GPU if there is one, else the CPU. Raises UserError for one that is not
-    there."""
-    if device is None:
+    """The device that is named; by default, and by `auto`, the CUDA GPU if there is one, else the CPU. Raises UserError
+    for one that is not there."""
+    if device is None or device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         torch.empty(0, device=device)

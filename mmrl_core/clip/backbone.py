@@ -16,6 +16,7 @@ from mmrl_core.clip.bundled import new_clip
 from mmrl_core.clip.families.images import ImageForm, image_form
 from mmrl_core.clip.families.texts import TextForm, text_form, text_module
 from mmrl_core.clip.openclip import CLIP, ResidualAttentionBlock, open_clip
+from mmrl_core.clip.precision import whole_float32
 from mmrl_core.clip.prompts import cut_note, fill_template, same_prompt
 from mmrl_core.clip.supported import refuse_unsupported
 from mmrl_core.clip.text_tower import TextTower, text_tower
@@ -223,7 +224,7 @@ class Backbone(nn.Module):
 
     def embed_images(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
         """(B, 3, size, size) -> input of the first block (B, n, D), float32; the convolution runs in `dtype`."""
-        with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+        with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32), whole_float32():
             return self.image_form.embed(images).float()
 
     def tokenize(self, class_names: list[str], template: str) -> Tensor:

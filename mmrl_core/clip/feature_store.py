@@ -22,6 +22,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from mmrl_core import DATA_VERSION, METHOD_VERSION
+from mmrl_core.clip.graphs import FrozenPass
 from mmrl_core.clip.towers import Frozen, ImageTower
 from mmrl_core.config import TrainConfig
 from mmrl_core.data.views import normalised
@@ -195,6 +196,7 @@ class FrozenFeatures:
             self.base = _shared_tower(tower, store.depth)
             self.shelf = store.shelf(_facts(self.base, self.chunk))
             self.memory, self.name = store.memory, store.shelf(_facts(tower, self.chunk)).folder.name
+        self._compute = FrozenPass(self.base, self.chunk)
 
     def load(self, keys: Sequence[str], views: Callable[[list[int]], Tensor]) -> LoadedBatch:
         """Read a batch; `views` gives those of the positions that the store lacks, as bytes or normalised. May run in
@@ -223,7 +225,7 @@ class FrozenFeatures:
         """The base tower's features of the images that memory lacks: computed where the store has no record."""
         assert loaded.views is not None  # `load` gives views where a record is missing
         views = normalised(loaded.views.to(self.device, non_blocking=True), self.tower.backbone.view_settings)
-        computed = self.base.frozen(views, self.chunk)
+        computed = self._compute(views)
         return self._merge(self.shelf, loaded, computed) if self.shelf else computed
 
     def _remember(self, loaded: LoadedBatch, features: Frozen) -> Frozen:

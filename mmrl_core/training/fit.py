@@ -170,7 +170,7 @@ def most_together(backbone: Backbone, config: AdapterConfig, batch: int) -> int:
     its memory.
     """
     tokens = batch * (backbone.image_tokens + config.n_tokens)
-    if backbone.device.type == "cpu":
+    if backbone.device.type != "cuda":
         return max(1, CHUNK_TOKENS // tokens)
     layers = backbone.depth - config.insertion_depth + 1
     memory = torch.cuda.get_device_properties(backbone.device).total_memory

@@ -1,28 +1,25 @@
-"""One training step: loss, gradients, update. On a GPU the passes are captured as a CUDA graph and replayed.
+"""One training step: loss, gradients, update. On a GPU all of it is captured as a CUDA graph and replayed.
 
 Nothing here waits for the device: terms are checked when they are read, after the epoch.
 """
 
-import logging
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
+from mmrl_core.clip.graphs import Graphed, warn
 from mmrl_core.clip.towers import Frozen
 from mmrl_core.distributed import gradients
 from mmrl_core.errors import UserError
 from mmrl_core.method.baseline import Baseline
 from mmrl_core.method.losses import LossTerms, mmrl_loss
 from mmrl_core.method.model import AdaptedCLIP
+from mmrl_core.training.whole import Passes, WholeStep
 
 GRADIENT, ACCURACY = "gradient_norm", "train_accuracy"
 TERMS = (*LossTerms._fields, GRADIENT, ACCURACY)
-WARM_UP = 3  # passes on a side stream before a capture, as PyTorch's CUDA graphs ask for
-log = logging.getLogger(__name__)
-
-Passes = Callable[[Tensor, Tensor, Tensor], Tensor]
 
 
 class TrainingStep:
@@ -51,9 +48,10 @@ class TrainingStep:
             alone = self.workers.size == 1  # gloo cannot be captured
             self._run = self._graph(*frozen, labels) if labels.is_cuda and alone else self._passes
         terms = self._run(*frozen, labels)
-        for scaler, optimizer in zip(self.scalers, self.optimizers, strict=True):
-            scaler.step(optimizer)
-            scaler.update()
+        if not isinstance(self._run, WholeStep):
+            for scaler, optimizer in zip(self.scalers, self.optimizers, strict=True):
+                scaler.step(optimizer)
+                scaler.update()
         return terms
 
     def _passes(self, trunk: Tensor, zero_shot: Tensor, labels: Tensor) -> Tensor:
@@ -88,12 +86,22 @@ class TrainingStep:
         return LossTerms._make([*(term * self.fraction for term in of_images), of_classes / self.workers.size])
 
     def _graph(self, *inputs: Tensor) -> Passes:
-        """The passes as a CUDA graph: a small batch is bound by launching its kernels one by one."""
+        """The step as a CUDA graph: a small batch is bound by launching its kernels one by one. Of fp16 the passes
+        alone, since its scalers decide anew which updates are made."""
+        error: RuntimeError | None = None
+        if not self.scalers[0].is_enabled():
+            try:
+                return WholeStep(self._passes, self.optimizers, inputs)
+            except RuntimeError as failed:  # an update that cannot be captured: the passes may be
+                error = failed
         try:
-            return Graphed(self._passes, inputs)
-        except RuntimeError as error:
-            log.warning("no CUDA graph (%s): every kernel is launched by itself", str(error).splitlines()[0])
+            graph: Graphed[Tensor] = Graphed(self._passes, inputs)
+        except RuntimeError as failed:
+            warn("the step", failed)
             return self._passes
+        if error:
+            warn("the update", error)
+        return graph
 
     def check(self, epoch: int, terms: Tensor, run: int = 0) -> list[dict[str, float]]:
         """The metrics of a run's steps of an epoch from their terms (n, TERMS), `loss` among them.
@@ -113,25 +121,3 @@ class TrainingStep:
         if scaled and scaler.get_scale() < 1:
             raise UserError(f"training diverged at epoch {epoch}: fp16 gradients overflow; set train.precision: bf16")
         return [{"loss": sum(row[name] for name in LossTerms._fields), **row} for row in rows]
-
-
-class Graphed:
-    """A function of tensors on a GPU, captured once and replayed for inputs of the same shapes."""
-
-    def __init__(self, function: Passes, inputs: tuple[Tensor, ...]):
-        self.inputs = [tensor.clone() for tensor in inputs]
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UP):
-                function(*self.inputs)
-        torch.cuda.current_stream().wait_stream(side)
-        self.graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(self.graph):
-            self.output = function(*self.inputs)
-
-    def __call__(self, *inputs: Tensor) -> Tensor:
-        for static, tensor in zip(self.inputs, inputs, strict=True):
-            static.copy_(tensor, non_blocking=True)
-        self.graph.replay()
-        return self.output.clone()

@@ -146,7 +146,10 @@ def _python(words: list[str], whole: bool) -> None:
     _hold(words[0] == "-m", f"python {words[0]}")
     _hold(importlib.util.find_spec(words[1]) is not None, f"there is no module {words[1]}")
     if words[1].split(".")[0] in ("benchmarks", "flows", "mmrl_core"):
-        files = [ROOT.joinpath(*words[1].split(".")).with_suffix(".py"), ROOT / words[1] / "__main__.py"]
+        files = [
+            ROOT.joinpath(*words[1].split(".")).with_suffix(".py"),
+            ROOT.joinpath(*words[1].split("."), "__main__.py"),
+        ]
         text = "".join(file.read_text() for file in files if file.exists())
         for option in [word for word in words[2:] if word.startswith("--")]:
             _hold(f'"{option}"' in text, f"{words[1]} knows no {option}")

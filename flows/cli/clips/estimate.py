@@ -51,7 +51,7 @@ def estimate(
     config = _config(settings)
     resolved = _resolved(settings, config, method or settings.methods[0], batch)
     case, room = _case(settings, config, resolved, classes, device_memory)
-    result = _result(case, room, settings.backbone.name, tflops or (_rate(case) if measure else None))
+    result = _result(case, room, settings.backbone.name, tflops or (_rate(settings, case) if measure else None))
     views = (shots or max(settings.shots)) * classes * resolved.train.epochs
     result["features"] |= {"views": views, "bytes": views * result["features"]["view_bytes"]}
     if json_:
@@ -95,13 +95,14 @@ def _case(
 ) -> "tuple[Case, Room | None]":
     import torch
 
+    from flows.project.resources import device_here
     from mmrl_core.clip.catalogue import has_quick_gelu
     from mmrl_core.clip.precision import settle_precision
     from mmrl_core.clip.shapes import shape_of
     from mmrl_core.estimate.machine import Room, room_on
     from mmrl_core.estimate.training import Case
 
-    kind = "cuda" if device_memory or torch.cuda.is_available() else "cpu"
+    kind = "cuda" if device_memory else device_here(settings.device).type
     device, precision = torch.device(kind), str(resolved.train.precision)
     if device_memory and precision == "auto":
         precision = "bf16"
@@ -112,14 +113,12 @@ def _case(
     return case, Room(device_memory, "that device") if device_memory else room_on(device)
 
 
-def _rate(case: "Case") -> float:
+def _rate(settings: "Params", case: "Case") -> float:
     """TFLOP a second of this machine."""
-    import torch
-
+    from flows.project.resources import device_here
     from mmrl_core.estimate.machine import multiplications
 
-    kind = "cuda" if torch.cuda.is_available() else "cpu"
-    return multiplications(torch.device(kind), case.precision) / 1e12
+    return multiplications(device_here(settings.device), case.precision) / 1e12
 
 
 def _result(case: "Case", room: "Room | None", name: str, tflops: float | None) -> dict[str, Any]:
@@ -178,7 +177,7 @@ def _verdict(memory: dict[str, Any]) -> list[str]:
 
 
 def _device(result: dict[str, Any]) -> str:
-    return {"cuda": "GPU", "cpu": "CPU"}[result["device"]]
+    return "CPU" if result["device"] == "cpu" else "GPU"
 
 
 def _bytes(size: int) -> str:

@@ -33,7 +33,7 @@ def model(params: Params, key: RunKey) -> ReadyOutput:
         "adapter": params.adapter.model_dump(),
         "train": params.train.model_dump(),
         "preset": params.preset,
-        "gpu": gpu_facts(),  # which precision `auto` is depends on it
+        "gpu": gpu_facts(params.device),  # which precision `auto` is depends on it
     }
     return ReadyOutput(key.model, _digest(facts))
 
@@ -51,7 +51,7 @@ def results(params: Params, key: RunKey, target: str | None, adapter: Path) -> R
         "protocol": params.data.protocol,
         "preset": params.preset,
         "beta": target_beta(params, key.method, target) if target else None,
-        "gpu": cluster.gpus_per_worker > 0 if cluster.is_distributed else gpu_facts(),
+        "gpu": cluster.gpus_per_worker > 0 if cluster.is_distributed else gpu_facts(params.device),
     }
     return ReadyOutput(key.results(target), _digest(facts))
 

@@ -13,7 +13,7 @@ from typing import Any
 
 from flows.project.outputs import claimed, locked
 from flows.project.paths import RunKey
-from flows.project.resources import backbone_of
+from flows.project.resources import backbone_for
 from flows.settings.params import Params
 from flows.stages.ahead import identity
 from flows.stages.ahead.ready import ReadyOutput
@@ -82,7 +82,7 @@ def _place_to_fill(params: Params, key: RunKey) -> ReadyOutput | None:
 def _is_small(params: Params) -> bool:
     from mmrl_core.training.process import is_small
 
-    return is_small(backbone_of(params.backbone))
+    return is_small(backbone_for(params))
 
 
 def _train_ahead(params: Params, key: RunKey, out: Path) -> None:

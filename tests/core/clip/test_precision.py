@@ -15,6 +15,7 @@ from mmrl_core.method.model import AdaptedCLIP
 from mmrl_core.training.checkpoints import Folder
 from mmrl_core.training.fit import Run, fit, new_optimizer
 from mmrl_core.training.step import Graphed, TrainingStep
+from mmrl_core.training.whole import WholeStep
 from tests.core.clip.test_feature_store import image_set
 from tests.support.small import CLASSES, random_images, small_adapter, small_backbone
 
@@ -24,6 +25,12 @@ CPU = torch.device("cpu")
 @pytest.mark.parametrize(("asked", "settled"), [("auto", "float32"), ("float32", "float32"), ("bf16", "bf16")])
 def test_a_cpu_trains_in_float32_unless_bf16_is_asked_for(asked, settled):
     assert settle_precision(asked, CPU) == settled
+
+
+def test_on_apples_gpus_auto_is_float32_and_fp16_is_refused():
+    assert settle_precision("auto", torch.device("mps")) == "float32"
+    with pytest.raises(UserError, match=r"fp16, which needs CUDA; set bf16, float32 or auto"):
+        settle_precision("fp16", torch.device("mps"))
 
 
 def test_fp16_on_a_cpu_is_refused_before_training():
@@ -154,6 +161,6 @@ def test_a_replayed_graph_takes_the_steps_that_launched_kernels_take(precision):
             step._run = step._passes
         for _ in range(4):
             step(frozen, labels)
-        assert isinstance(step._run, Graphed) is graphed
+        assert isinstance(step._run, Graphed if precision == "fp16" else WholeStep) is graphed
         ends.append(torch.cat([p.detach().flatten() for p in step.parameters[0]]))
     assert torch.allclose(*ends, rtol=1e-3, atol=1e-4)
