@@ -44,7 +44,7 @@ def train(params: Params, key: RunKey, out: Path) -> dict[str, Any]:
         from flows.stages.baselines import fit
 
         return fit(params, key, out)
-    run, backbone = ready_to_train(params, key), backbone_of(params.backbone)
+    run, backbone = ready_to_train(params, key), backbone_for(params)
     with (
         tracked(params, run) as record,
         progress(f"train {key.name}", run.settings.train.epochs, what="epoch") as bar,
