@@ -14,7 +14,8 @@ from benchmarks.support.cases import class_names, model_of
 from mmrl_core.clip.backbone import Backbone
 from mmrl_core.config import AdapterConfig, TrainConfig
 from mmrl_core.data.parallel import map_in_order
-from mmrl_core.data.views import decode, test_views, train_views
+from mmrl_core.data.pixels import pixels
+from mmrl_core.data.views import decode, test_squares, train_views
 from mmrl_core.method.joint_logits import joint_logits
 from mmrl_core.predict import Predictor
 from mmrl_core.training.fit import Training, fit, fit_together, groups
@@ -30,11 +31,11 @@ def views(bench: Bench) -> Iterator[Row]:
 
     def made(start: int) -> torch.Tensor:
         part, epoch = images[start : start + batch], next(epochs)
-        decoded = [decode(image, "drawn") for image in part]
+        decoded = [pixels(image, "drawn", backbone.image_size) for image in part]
         return train_views(decoded, backbone.view_settings, 1, epoch, [str(place) for place in range(len(part))])
 
     def tested(start: int) -> torch.Tensor:
-        return test_views([decode(image, "drawn") for image in images[start : start + batch]], backbone.view_settings)
+        return test_squares([decode(image, "drawn") for image in images[start : start + batch]], backbone.view_settings)
 
     cores = os.cpu_count() or 1
     for what, view in (("training", made), ("test", tested)):

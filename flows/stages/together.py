@@ -17,7 +17,7 @@ from flows.project import paths
 from flows.project.outputs import locked
 from flows.project.paths import RunKey
 from flows.project.progress import ProgressReport, progress
-from flows.project.resources import backbone_of, open_store
+from flows.project.resources import backbone_for, device_here, open_store
 from flows.settings.params import Params
 from flows.stages.train import ReadyRun, finished, ready_to_train, tracked
 
@@ -28,9 +28,7 @@ if TYPE_CHECKING:
 
 def trains_together(params: Params) -> bool:
     """Whether runs of one setting are to be trained together here; loads no backbone, which may not fit."""
-    import torch
-
-    return not params.cluster.is_distributed and torch.cuda.is_available()
+    return not params.cluster.is_distributed and device_here(params.device).type == "cuda"
 
 
 def train_together(params: Params, outs: Mapping[RunKey, Path]) -> dict[RunKey, dict[str, Any]]:
@@ -44,7 +42,7 @@ def train_together(params: Params, outs: Mapping[RunKey, Path]) -> dict[RunKey, 
     runs = [ready_to_train(params, key) for key in sorted(outs)]  # in one order, whoever asks
     trainings = [Training(run.settings.adapter, run.settings.train, run.data) for run in runs]
     summaries: dict[RunKey, dict[str, Any]] = {}
-    for group in groups(backbone_of(params.backbone), trainings):
+    for group in groups(backbone_for(params), trainings):
         summaries |= _train_group(params, [runs[place] for place in group], outs)
     return summaries
 
@@ -52,7 +50,7 @@ def train_together(params: Params, outs: Mapping[RunKey, Path]) -> dict[RunKey, 
 def _train_group(params: Params, runs: Sequence[ReadyRun], outs: Mapping[RunKey, Path]) -> dict[RunKey, dict[str, Any]]:
     from mmrl_core.training.fit import Training, fit_group
 
-    backbone, name = backbone_of(params.backbone), _name(runs)
+    backbone, name = backbone_for(params), _name(runs)
     checkpoints = paths.STATE / "runs" / _identity(runs)
     with ExitStack() as stack:
         records = [stack.enter_context(tracked(params, run)) for run in runs]

@@ -10,7 +10,7 @@ from torch import Tensor
 from mmrl_core.clip.backbone import Backbone
 from mmrl_core.clip.feature_store import FeatureStore, evaluation_key
 from mmrl_core.data.sets import ImageSet
-from mmrl_core.data.views import test_views
+from mmrl_core.data.views import test_squares
 from mmrl_core.evaluation.frozen import frozen_features
 
 
@@ -35,5 +35,5 @@ def keys_of(data: ImageSet, store: FeatureStore | None) -> list[str]:
 
 
 def views_of(backbone: Backbone, data: ImageSet, places: Sequence[int], rows: Sequence[int]) -> Tensor:
-    """Test views (n, 3, S, S) of the images at those of the places that `rows` names."""
-    return test_views([data.images[places[row]] for row in rows], backbone.view_settings)
+    """Test views as bytes (n, 3, S, S) of the images at those of the places that `rows` names."""
+    return test_squares([data.images[places[row]] for row in rows], backbone.view_settings)

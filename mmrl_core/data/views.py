@@ -4,6 +4,7 @@ B images, S side of the square view in pixels. Views are made as bytes, and beco
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -69,8 +70,15 @@ def normalised(views: Tensor, settings: ViewSettings) -> Tensor:
     """
     if views.dtype != torch.uint8:
         return views
-    mean, std = (torch.tensor(values, device=views.device)[:, None, None] for values in (settings.mean, settings.std))
+    mean, std = _moments(tuple(settings.mean), tuple(settings.std), views.device)
     return views.to(torch.float32, memory_format=torch.contiguous_format).div_(255).sub_(mean).div_(std)
+
+
+@lru_cache(maxsize=8)
+def _moments(mean: tuple[float, ...], std: tuple[float, ...], device: torch.device) -> tuple[Tensor, Tensor]:
+    """On the device once: to copy them there would wait for it at every batch."""
+    with torch.inference_mode(False):
+        return torch.tensor(mean, device=device)[:, None, None], torch.tensor(std, device=device)[:, None, None]
 
 
 def test_square(image: Image, settings: ViewSettings) -> Tensor:

@@ -20,7 +20,7 @@ from mmrl_core.clip.towers import ImageTower
 from mmrl_core.data.images import decode
 from mmrl_core.data.parallel import map_in_order
 from mmrl_core.data.shards import Example
-from mmrl_core.data.views import test_views
+from mmrl_core.data.views import test_squares
 from mmrl_core.evaluation.answers import ECE_BINS, answers_of, calibration_error, summary_of
 from mmrl_core.method.adapter import Adapter
 from mmrl_core.method.adapter_stack import AdapterStack
@@ -223,6 +223,6 @@ def _trunks(towers: Sequence[ImageTower], trunk: Tensor, chunk: int) -> dict[int
 
 
 def test_batch(backbone: Backbone, examples: Iterable[Example]) -> Tensor:
-    """The examples' test views (B, 3, S, S)."""
+    """The examples' test views as bytes (B, 3, S, S), not normalised."""
     images = [decode(example.image, example.path) for example in examples]
-    return test_views(images, backbone.view_settings)
+    return test_squares(images, backbone.view_settings)

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from mmrl_core.clip.backbone import Backbone
 from mmrl_core.data.shards import Example
+from mmrl_core.data.views import normalised
 from mmrl_core.evaluation.scores import BATCH_SIZE, batched, test_batch
 
 
@@ -16,7 +17,9 @@ def template_accuracies(
 
     `class_names` are by source label, as the examples' labels are; needs at least one example.
     """
-    images = torch.cat([backbone.encode_image(test_batch(backbone, part)) for part in batched(examples, BATCH_SIZE)])
+    squares = (test_batch(backbone, part).to(backbone.device) for part in batched(examples, BATCH_SIZE))
+    views = (normalised(part, backbone.view_settings) for part in squares)
+    images = torch.cat([backbone.encode_image(part) for part in views])
     truth = torch.tensor([labels.index(example.label) for example in examples])
     names = [class_names[label] for label in labels]
     return {template: _accuracy(images, backbone.encode_text(names, template), truth) for template in templates}

@@ -2,7 +2,7 @@
 
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from itertools import tee
@@ -20,6 +20,7 @@ from mmrl_core.errors import UserError
 from mmrl_core.files import path_of
 
 if TYPE_CHECKING:
+    from mmrl_core.light.answers import Prediction
     from mmrl_core.light.predictor import LightPredictor
     from mmrl_core.predict import Predictor
 
@@ -62,7 +63,11 @@ def predict(
         progress("predict", total, unit="images") if out or json_ else nullcontext(_no_progress) as bar,
     ):
         found = find_images(images, how)
-        counts = _label(predictor, found, class_names, skip_damaged, threshold, put, bar)
+        stream = partial(
+            predictor.stream, class_names=class_names, skip_damaged=skip_damaged,
+            top_k=None if out or json_ else output.TOP,
+        )  # fmt: skip
+        counts = _label(stream, found, threshold, put, bar)
     _report(counts, out, json_, threshold is not None)
 
 
@@ -113,14 +118,13 @@ def _opened(out: Path | None, json_: bool, abstained: bool, columns: list[str]) 
 
 
 def _label(
-    predictor: "Labeller", images: Iterable[Path], class_names: list[str] | None, skip_damaged: bool,
-    threshold: float | None, put: output.Put, bar: ProgressReport,
+    stream: "Callable[[Iterable[Path]], Iterator[Prediction | None]]", images: Iterable[Path], threshold: float | None,
+    put: output.Put, bar: ProgressReport,
 ) -> Counter[str]:  # fmt: skip
     """Put every image's row; returns how many images there were, were unreadable, and got no label (`abstained`)."""
     paths, ahead = tee(images)
     counts = Counter(images=0, unreadable=0, abstained=0)
-    predictions = predictor.stream(ahead, class_names, skip_damaged=skip_damaged)
-    for path, prediction in zip(paths, predictions, strict=True):
+    for path, prediction in zip(paths, stream(ahead), strict=True):
         row = output.describe(path, prediction, threshold)
         put(row)
         counts.update(images=1, unreadable=prediction is None, abstained=bool(row.get("abstained")))

@@ -16,7 +16,7 @@ class Turns:
     """
 
     def __init__(self, params: Params):
-        makes_all = params.backbone.name == BUNDLED or has_gpu()
+        makes_all = params.backbone.name == BUNDLED or (params.device in ("auto", "cuda") and has_gpu())
         self.makes_all = makes_all and not params.cluster.is_distributed
         self.training: dict[str, list[str]] = {}  # by family: those that have not ended, the first one ahead
         self.waiting: dict[str, list[str]] = {}  # by family
