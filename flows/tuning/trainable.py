@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mmrl_core.clip.backbone import Backbone
     from mmrl_core.clip.feature_store import FeatureStore
     from mmrl_core.config import Resolved
-    from mmrl_core.search.pictures import Pictures
+    from mmrl_core.data.pictures import Pictures
 
 AT_ONCE = 4  # settings at most that are proposed before any of them is scored: the first four are drawn at random
 TOLD = 2  # digits of an objective: standard errors of its mean over partitions are of the order of hundredths
@@ -200,7 +200,7 @@ def share_weights(backbone: "Backbone", reference: "ObjectRef") -> None:
 @cache
 def pictures() -> "Pictures":
     """This process's decoded images: all its trials train on the same ones."""
-    from mmrl_core.search.pictures import Pictures
+    from mmrl_core.data.pictures import Pictures
 
     return Pictures()
 

@@ -16,6 +16,7 @@ from torch import Tensor
 from mmrl_core.clip.backbone import LOGIT_SCALE, Backbone
 from mmrl_core.clip.feature_store import FeatureStore, evaluation_key
 from mmrl_core.config import Resolved
+from mmrl_core.data.pictures import Decoded, Pictures
 from mmrl_core.data.sets import ImageSet
 from mmrl_core.data.shards import Example
 from mmrl_core.errors import UserError
@@ -25,7 +26,6 @@ from mmrl_core.method.adapter import Adapter
 from mmrl_core.method.model import AdaptedCLIP
 from mmrl_core.protocols import harmonic_mean
 from mmrl_core.search.partitions import Partition, SearchData
-from mmrl_core.search.pictures import Pictures, Shown
 from mmrl_core.search.trial import Scores
 from mmrl_core.training.fit import Training, fit_together, groups
 
@@ -83,7 +83,7 @@ def _training(settings: Resolved, data: SearchData, part: Partition, pictures: P
     examples = [example for example in data.train[place] if example.label in seen]
     labels, names = [seen.index(example.label) for example in examples], [data.class_names[label] for label in seen]
     keys, digests = [example.key for example in examples], [data.digests[example.path] for example in examples]
-    images = ImageSet(keys, Shown(pictures, examples, digests), labels, names, data.template, digests)
+    images = ImageSet(keys, Decoded(pictures, examples, digests), labels, names, data.template, digests)
     return Training(settings.adapter, train, images)
 
 

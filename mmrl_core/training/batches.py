@@ -12,8 +12,9 @@ from mmrl_core.clip.feature_store import FrozenFeatures, LoadedBatch, image_dige
 from mmrl_core.clip.towers import Frozen
 from mmrl_core.config import TrainConfig
 from mmrl_core.data.parallel import map_in_order
+from mmrl_core.data.pictures import Decoded
 from mmrl_core.data.pixels import Pixels
-from mmrl_core.data.sets import Decoded, ImageSet
+from mmrl_core.data.sets import ImageSet
 from mmrl_core.data.views import train_view, view_seed
 from mmrl_core.distributed import Workers
 

@@ -11,8 +11,9 @@ from PIL import Image
 
 from mmrl_core.data import views
 from mmrl_core.data.images import decode
+from mmrl_core.data.pictures import Decoded, Pictures
 from mmrl_core.data.pixels import pixels, reduction
-from mmrl_core.data.sets import Decoded, image_set
+from mmrl_core.data.sets import image_set
 from mmrl_core.data.shards import Example
 from mmrl_core.errors import UserError
 from tests.core.data.odd_images import ODD, encoded
@@ -101,24 +102,25 @@ def test_a_bomb_is_refused(monkeypatch):
 def test_what_a_set_keeps_decoded_stays_within_its_bound():
     one = 64 * 48 * 4
     data = image_set(examples(20), [0], ["a"], "a {}.", budget=5 * one)
-    assert isinstance(data.images, Decoded) and data.images.held == 5 * one
+    assert isinstance(data.images, Decoded) and data.images.pictures.held == 5 * one
     for index in range(20):
         assert np.array_equal(data.images[index], decode(data.images.examples[index].image, "a"))
         data.images.pixels(index, 32)
-        assert data.images.held <= 5 * one
-    assert data.images.held > 0
+        assert data.images.pictures.held <= 5 * one
+    assert data.images.pictures.held > 0
 
 
 def test_a_view_is_the_same_whether_its_image_is_kept_or_not():
     of = examples(6, 200, 150)
-    kept, not_kept = Decoded(of), Decoded(of, budget=0)
+    keys = [one.key for one in of]
+    kept, not_kept = (Decoded(Pictures(budget), of, keys) for budget in (10**9, 0))
     for index in (0, 3, 0, 5):
         kept[index]
         one, other = (
             views.train_view(images.pixels(index, 32), SETTINGS, 1, 0, str(index)) for images in (kept, not_kept)
         )
         assert torch.equal(one, other)
-    assert not_kept.held == 0 < kept.held
+    assert not_kept.pictures.held == 0 < kept.pictures.held
 
 
 def test_the_first_image_that_cannot_be_decoded_is_named():

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from mmrl_core.data.shards import Example
+from mmrl_core.data.views import normalised
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation import abstain
 from mmrl_core.evaluation.scores import test_batch as views_of
@@ -35,7 +36,7 @@ def examples(n: int) -> list[Example]:
 
 @torch.inference_mode()
 def confidences(model: AdaptedCLIP, shown: list[Example]) -> list[float]:
-    return abstain.confidence(model(views_of(model.backbone, shown))).tolist()
+    return abstain.confidence(model(normalised(views_of(model.backbone, shown), model.backbone.view_settings))).tolist()
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,13 @@ from PIL import Image
 
 from mmrl_core.config import AdapterConfig, Resolved, TrainConfig
 from mmrl_core.data.images import decode
+from mmrl_core.data.pictures import Decoded, Pictures
 from mmrl_core.data.shards import Example
 from mmrl_core.search.objective import partition_scores
 from mmrl_core.search.partitions import Partition, SearchData
-from mmrl_core.search.pictures import Pictures, Shown
 from tests.support.small import small_backbone
 
-SIZE = 20 * 16 * 3  # bytes of a decoded image
+SIZE = 20 * 16 * 4  # bytes of a decoded image
 
 
 def example(name: str, colour: tuple[int, int, int], label: int = 0) -> Example:
@@ -33,18 +33,18 @@ def test_an_image_is_decoded_once_for_all_that_ask():
     one, same = example("a", (9, 0, 0)), example("b", (9, 0, 0))  # of two seeds
     pictures = Pictures()
     with ThreadPoolExecutor(8) as threads:
-        found = list(threads.map(lambda each: pictures.of(each, digest(each)), [one, same] * 20))
+        found = list(threads.map(lambda each: pictures.image(each, digest(each)), [one, same] * 20))
     assert len({id(image) for image in found}) == 1
     assert found[0].tobytes() == decode(one.image, one.path).tobytes()
-    assert Shown(pictures, [same], [digest(same)])[0] is found[0]
-    assert Shown(pictures, [one, same], [digest(one)] * 2)[0:2] == [found[0]] * 2
+    assert Decoded(pictures, [same], [digest(same)])[0] is found[0]
+    assert Decoded(pictures, [one, same], [digest(one)] * 2)[0:2] == [found[0]] * 2
 
 
 def test_what_is_beyond_the_budget_is_decoded_each_time():
     small, more = example("a", (9, 0, 0)), example("b", (0, 9, 0))
     pictures = Pictures(budget=SIZE + 1)
-    assert pictures.of(small, digest(small)) is pictures.of(small, digest(small))
-    first, second = (pictures.of(more, digest(more)) for _ in range(2))
+    assert pictures.image(small, digest(small)) is pictures.image(small, digest(small))
+    first, second = (pictures.image(more, digest(more)) for _ in range(2))
     assert first is not second and first.tobytes() == second.tobytes()
 
 
