@@ -64,12 +64,6 @@ def config_of(name: str) -> Config | None:
     return open_clip.get_model_config(name) if name in open_clip.list_models() else None
 
 
-def has_quick_gelu(name: str, weights: str | None, config: Config) -> bool:
-    """Whether the activation is QuickGELU, by the architecture or by what open_clip says of the weights' tag."""
-    known = open_clip.get_pretrained_cfg(name, weights) if weights else {}
-    return bool(config.get("quick_gelu") or (known or {}).get("quick_gelu"))
-
-
 def architecture(name: str) -> Architecture:
     """One of `open_clip.list_models()`."""
     config = open_clip.get_model_config(name)

@@ -217,10 +217,10 @@ class SharedPrefix(TextTower):
         parts, row = [], 0
         for packing in self.packings:
             count = len(packing.ends)
-            own = torch.tensor(lengths[row : row + count], device=token_ids.device)
-            width = int(own.max())
-            embedded = self.form.embed(token_ids[row : row + count, : start + width])[:, start:]
-            x = embedded[torch.arange(width, device=own.device) < own[:, None]]
+            own = lengths[row : row + count]
+            embedded = self.form.embed(token_ids[row : row + count, : start + max(own)])[:, start:]
+            at = [place * embedded.shape[1] + token for place, length in enumerate(own) for token in range(length)]
+            x = embedded.flatten(0, 1)[torch.tensor(at, device=token_ids.device)]
             for block, keys in zip(self.lower, seen, strict=True):
                 x = self._suffix_layer(block, x, keys, packing)
             parts.append(x)

@@ -60,7 +60,7 @@ def test_a_document_without_a_key_or_with_an_entry_of_another_type_is_damaged(tm
         ({"keys": ["trials"]}, "has no 'trials'; run `mmrl tune` again"),
         (
             {"shape": SearchDocument},
-            "search.json: choice.train.lr: Input should be a valid number; run `mmrl tune`",
+            "search.json: choice.train.lr.float: Input should be a valid number; run `mmrl tune`",
         ),
     ):
         with pytest.raises(Damaged, match=message):

@@ -96,7 +96,6 @@ def _case(
     import torch
 
     from flows.project.resources import device_here
-    from mmrl_core.clip.catalogue import has_quick_gelu
     from mmrl_core.clip.precision import settle_precision
     from mmrl_core.clip.shapes import shape_of
     from mmrl_core.estimate.machine import Room, room_on
@@ -108,8 +107,7 @@ def _case(
         precision = "bf16"
     elif not device_memory:
         precision = settle_precision(precision, device)
-    quick_gelu = has_quick_gelu(settings.backbone.name, settings.backbone.weights, config)
-    case = Case(shape_of(config), resolved.adapter, resolved.train.batch_size, classes, precision, kind, quick_gelu)
+    case = Case(shape_of(config), resolved.adapter, resolved.train.batch_size, classes, precision, kind)
     return case, Room(device_memory, "that device") if device_memory else room_on(device)
 
 
