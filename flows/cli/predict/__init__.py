@@ -63,10 +63,8 @@ def predict(
         progress("predict", total, unit="images") if out or json_ else nullcontext(_no_progress) as bar,
     ):
         found = find_images(images, how)
-        stream = partial(
-            predictor.stream, class_names=class_names, skip_damaged=skip_damaged,
-            top_k=None if out or json_ else output.TOP,
-        )  # fmt: skip
+        top_k = None if out or json_ else output.TOP
+        stream = partial(predictor.stream, class_names=class_names, skip_damaged=skip_damaged, top_k=top_k)
         counts = _label(stream, found, threshold, put, bar)
     _report(counts, out, json_, threshold is not None)
 
