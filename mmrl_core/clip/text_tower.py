@@ -9,6 +9,7 @@ beyond a chunk are encoded in chunks whose inner values are computed again in th
 grow with them.
 """
 
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
@@ -45,7 +46,7 @@ def text_tower(
     return kind(backbone, class_names, template, n_insert, dtype, runs=runs, token_ids=ids)
 
 
-class TextTower(nn.Module):
+class TextTower(nn.Module, ABC):
     """Either kind of text tower."""
 
     _frozen: Tensor | None = None
@@ -57,15 +58,15 @@ class TextTower(nn.Module):
                 self._frozen = self._zero_shot()
         return self._frozen
 
-    def _zero_shot(self) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def _zero_shot(self) -> Tensor: ...
 
+    @abstractmethod
     def adapted(self, tokens: Tensor, beta: float) -> Tensor:
         """Class features with tokens (n_insert, K, D) in the upper layers: (C, E), L2-normalised.
 
         With tokens of R runs (R, n_insert, K, D): (R C, E).
         """
-        raise NotImplementedError
 
 
 class WholePrompts(TextTower):

@@ -1,6 +1,7 @@
 """Images as files of a folder, with the state that tells one version of a file from another."""
 
 import os
+from abc import ABC, abstractmethod
 from array import array
 from pathlib import Path
 from typing import NamedTuple, Protocol
@@ -55,13 +56,13 @@ class Named(Protocol):
     def path(self) -> str: ...
 
 
-class Reader:
+class Reader(ABC):
     """Reads images by their paths below the folder `place`. Raises UserError where one cannot be read."""
 
     place: str
 
-    def read(self, path: str) -> Content:
-        raise NotImplementedError
+    @abstractmethod
+    def read(self, path: str) -> Content: ...
 
     def __call__(self, item: Named) -> bytes:
         """The image's bytes alone."""
