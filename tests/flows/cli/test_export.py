@@ -7,7 +7,8 @@ import pytest
 
 from mmrl_core import export
 from mmrl_core.data.shards import read_examples
-from mmrl_core.evaluation.scores import test_batch as views_of
+from mmrl_core.data.views import decode
+from mmrl_core.data.views import test_views as views_of
 from mmrl_core.predict import Predictor
 
 MODEL = "models/digits/mmrl-2shot/seed1"
@@ -41,7 +42,7 @@ def test_a_file_of_other_classes_labels_digits_as_predict_does(project, mmrl, tm
 
     predictor, examples = Predictor.load(MODEL), read_examples("data/digits/pool", "val", "base")[:6]
     session = onnxruntime.InferenceSession(out / "model.onnx", providers=["CPUExecutionProvider"])
-    images = views_of(predictor.model.backbone, examples).numpy()
+    images = views_of([decode(one.image, one.path) for one in examples], predictor.model.backbone.view_settings).numpy()
     (probabilities,) = session.run(["probabilities"], {"images": images})
     for row, one in zip(probabilities, predictor.predict([e.image for e in examples], names), strict=True):
         assert row == pytest.approx(list(one.probabilities.values()), rel=1e-3, abs=1e-6)
