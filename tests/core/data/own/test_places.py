@@ -24,7 +24,7 @@ def prepared(out, shards, **settings):
     return write_pool(dataset.open_source("mine", OwnSection(shards=str(shards), **settings)), out)
 
 
-def tested(pool):
+def images_of(pool):
     return [read_examples(pool, "test", half) for half in ("base", "novel")]
 
 
@@ -41,7 +41,7 @@ def test_a_pool_lists_them_and_reads_what_copies_hold(tars, tmp_path):
     prepared(copied, tars, copy_images=True)
     assert {path.suffix for path in listed.iterdir()} == {".jsonl", ".json"}
     assert {path.suffix for path in copied.iterdir()} == {".tar", ".json"}
-    assert tested(listed) == tested(copied) and all(tested(listed))
+    assert images_of(listed) == images_of(copied) and all(images_of(listed))
 
 
 def test_few_shot_sets_are_copies(tars, tmp_path):
@@ -74,10 +74,10 @@ def test_a_tar_that_was_changed_or_is_gone_is_named(tars, tmp_path):
     with pytest.raises(
         UserError, match=r"00\.tar holds another image at byte \d+ than when .*; restore it, or prepare again"
     ):
-        tested(tmp_path / "pool")
+        images_of(tmp_path / "pool")
     shutil.rmtree(tars)
     with pytest.raises(UserError, match=r"cannot read .*\.tar \(No such file or directory\); restore it"):
-        tested(tmp_path / "pool")
+        images_of(tmp_path / "pool")
 
 
 def test_a_line_that_leaves_the_folder_is_refused(tars, tmp_path):
