@@ -1,4 +1,4 @@
-"""What a backbone keeps of the classes that it has encoded: for whoever asks the same again, of the weights as they are."""
+"""What a backbone keeps of classes that it has encoded: for whoever asks the same again, of the weights as they are."""
 
 import pytest
 import torch

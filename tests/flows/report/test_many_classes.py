@@ -38,7 +38,8 @@ def params(folder) -> Params:
     predicted[CLASSES:] = 3
     items = [source.test[at % 20].path for at in range(len(labels))]
     columns = {"item": items, "part": ["all"] * len(labels), "label": labels, "prediction": predicted,
-               "without_probe_prediction": predicted, "zero_shot_prediction": np.where(labels % 2, labels, after)}  # fmt: skip
+               "without_probe_prediction": predicted,
+               "zero_shot_prediction": np.where(labels % 2, labels, after)}  # fmt: skip
     pyarrow.parquet.write_table(pyarrow.table(columns, schema=ANSWERS), RUN[0].results() / "predictions.parquet")
     return Params(**{**MATRIX, "seeds": [1]}, data={"protocol": "few-shot"})
 

@@ -101,6 +101,6 @@ def test_the_pace_counts_every_image_of_a_pass_once_however_many_runs_share_it(p
     assert pace.images_per_second == 0
     metrics = metrics_of_each(backbone, runs, settings, "food101", pace)
     assert pace.images == metrics[KEY]["n"] == len(range(0, 1197, 40)) and len(metrics) == 3
-    assert 0 < pace.seconds and pace.images_per_second == pace.images / pace.seconds
+    assert pace.seconds > 0 and pace.images_per_second == pace.images / pace.seconds
     metrics_of_each(backbone, runs[:1], settings, "food101", pace)
     assert pace.images == 2 * metrics[KEY]["n"]
