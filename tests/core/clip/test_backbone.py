@@ -52,6 +52,10 @@ def test_weights_that_a_training_has_written_or_that_have_moved_are_encoded_anew
     optimizer = torch.optim.SGD([one.requires_grad_() for one in weights], lr=0.1)
     sum((one**2).sum() for one in weights).backward()
     optimizer.step()
+    lower = backbone.frozen_blocks("text", torch.bfloat16)[0].out.weight
+    optimizer.step()
+    whole, copy = (backbone.frozen_blocks("text", dtype)[0].out.weight for dtype in (torch.float32, torch.bfloat16))
+    assert copy.equal(whole.bfloat16()) and not copy.equal(lower)
     written = tower_of(backbone)
     assert written is not before and not torch.allclose(written.zero_shot(), features)
     assert tower_of(backbone) is written
