@@ -15,10 +15,11 @@ from typing import Any, BinaryIO, NamedTuple
 
 from mmrl_core.data.benchmark import coop
 from mmrl_core.data.foreign import check_format
-from mmrl_core.data.known.files import Content, Reader, States, state_of
+from mmrl_core.data.known.files import Content, Reader, State, States, state_of
 from mmrl_core.data.own.records import (
     Gathered,
     Record,
+    Records,
     as_text,
     check_files,
     check_name,
@@ -67,6 +68,9 @@ class Members(Reader):
     def read(self, path: str) -> Content:
         return self._places[path].read()
 
+    def size(self, path: str, state: State) -> int:
+        return self._places[path].size
+
 
 class Sample(NamedTuple):
     """A sample's image, and its label as the tar writes it with the readable name that stands beside it, if one."""
@@ -95,7 +99,7 @@ def gather(shards: str) -> Gathered:
     for record in records:
         states.add(state_by_tar[places[record.path].tar])
     notes = [f"{len(others)} files that are no .tar files were left out: {some(others)}"] if others else []
-    return Gathered(shards, records, files, Members(root, places), readable, lambda: notes, states)
+    return Gathered(shards, Records.of(records), files, Members(root, places), readable, lambda: notes, states)
 
 
 def _tar_files(shards: str) -> tuple[Path, list[str], list[str]]:
