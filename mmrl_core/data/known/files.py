@@ -48,8 +48,9 @@ class States:
     def __len__(self) -> int:
         return len(self.columns[0])
 
-    def part(self, start: int, stop: int) -> list[State]:
-        return list(map(State, *(column[start:stop] for column in self.columns)))
+    def part(self, start: int, stop: int) -> "tuple[array[int], array[int], array[int]]":
+        sizes, times, inodes = self.columns
+        return sizes[start:stop], times[start:stop], inodes[start:stop]
 
 
 class Content(NamedTuple):
@@ -74,9 +75,9 @@ class Reader(ABC):
     @abstractmethod
     def read(self, path: str) -> Content: ...
 
-    def size(self, path: str, state: State) -> int:
-        """The image's bytes, by the state of its file."""
-        return state.size
+    def size(self, path: str, of_file: int) -> int:
+        """The image's number of bytes, by that of its file."""
+        return of_file
 
     def __call__(self, item: Named) -> bytes:
         """The image's bytes alone."""

@@ -16,7 +16,7 @@ from PIL import Image
 from mmrl_core import DATA_VERSION
 from mmrl_core.data.foreign import reads_heif
 from mmrl_core.data.images import check
-from mmrl_core.data.known.files import Content, Reader, State, States
+from mmrl_core.data.known.files import Content, Reader, States
 from mmrl_core.data.known.store import Row, Store
 from mmrl_core.data.parallel import CHUNK, map_in_order
 from mmrl_core.errors import UserError
@@ -57,12 +57,13 @@ class Known:
         wanted = decoder() if key else None
         for start in range(0, len(paths), LOOKED_UP):
             part = paths[start : start + LOOKED_UP]
-            rows = self.store.find(self.reader.place, part) if self.store else {}
-            work = [
-                (path, Examined(row.sha256, ""))
-                if (row := rows.get(path)) and _is_as(row, state, wanted) else (path, self.reader.size(path, state))
-                for path, state in zip(part, states.part(start, start + LOOKED_UP), strict=True)
-            ]  # fmt: skip
+            sizes, times, inodes = states.part(start, start + LOOKED_UP)
+            each = zip(sizes, times, inodes, strict=True)
+            known = self.store.digests(self.reader.place, part, each, wanted) if self.store else [None] * len(part)
+            work: list[Work] = [
+                (path, Examined(sha256, "") if sha256 else self.reader.size(path, size))
+                for path, sha256, size in zip(part, known, sizes, strict=True)
+            ]
             yield from (work[at : at + CHUNK] for at in range(0, len(work), CHUNK))
 
     def _examined(self, key: str | None, part: list[Work]) -> list[Examined | UserError]:
@@ -105,11 +106,6 @@ class Known:
 
 def _is_small(part: list[Work]) -> bool:
     return sum(known for _, known in part if isinstance(known, int)) < SMALL * len(part)
-
-
-def _is_as(row: Row, state: State, wanted: str | None) -> bool:
-    """Whether the row is of the file as it is now, and of an image decoded as is wanted."""
-    return row.state == state and wanted in (None, row.decoder)
 
 
 def decoder() -> str:

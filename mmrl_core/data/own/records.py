@@ -50,7 +50,7 @@ class Records(Sequence[Record]):
 
     @classmethod
     def of(cls, records: Sequence[Record]) -> "Records":
-        return cls(*([one[column] for one in records] for column in range(3)))
+        return cls(*([one.path for one in records], [one.label for one in records], [one.split for one in records]))
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 
 from mmrl_core.data.benchmark import coop
 from mmrl_core.data.foreign import check_format
-from mmrl_core.data.known.files import Content, Reader, State, States, state_of
+from mmrl_core.data.known.files import Content, Reader, States, state_of
 from mmrl_core.data.own.records import (
     Gathered,
     Record,
@@ -68,7 +68,7 @@ class Members(Reader):
     def read(self, path: str) -> Content:
         return self._places[path].read()
 
-    def size(self, path: str, state: State) -> int:
+    def size(self, path: str, of_file: int) -> int:
         return self._places[path].size
 
 
