@@ -11,7 +11,7 @@ from typing import TypeVar
 
 # Items handed to a thread at a time: one by one, small images cost more in handing over than they gain.
 CHUNK = 32
-SURE, WAITING = 8, 4  # chunks; how many times the work's time has to pass
+SURE, WAITING = 8, 8  # chunks; how many times the work's time has to pass
 
 T = TypeVar("T")
 R = TypeVar("R")
