@@ -18,7 +18,7 @@ from pathlib import Path
 
 import yaml
 
-from benchmarks.startup.__main__ import Build, Cost
+from benchmarks.support.processes import Build, Cost
 from benchmarks.support.table import Column, Table
 from tests.core.data.many import fill
 from tests.support.workspace import BIN, ROOT

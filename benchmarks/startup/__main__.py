@@ -7,17 +7,15 @@ imports the backbone's module; with --flow it also adapts a small project once f
 """
 
 import argparse
-import os
 import statistics
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
-from typing import NamedTuple
 
+from benchmarks.support.processes import Build, Cost
 from benchmarks.support.table import Column, Table
-from tests.support.workspace import BIN, QUICK, ROOT, environment, make_workspace
+from tests.support.workspace import BIN, QUICK, ROOT, make_workspace
 
 COLUMNS = [
     Column("process", "process", width=36),
@@ -35,34 +33,6 @@ BACKBONE = "try: import mmrl_core.clip.backbone\nexcept ImportError: import mmrl
 IMPORT = [sys.executable, "-P", "-c", BACKBONE]  # -P: a project has a folder of that name
 ADAPT = [str(BIN / "mmrl"), "flow", "adapt"]
 REPRO = [str(BIN / "dvc"), "repro"]
-
-
-class Cost(NamedTuple):
-    """Seconds that a process took; processor time of it and of the children that it waited for; the largest one's peak
-    in MB."""
-
-    wall: float
-    seconds: float
-    peak: float
-
-
-class Build(NamedTuple):
-    """A checkout, and the folder in which its commands run."""
-
-    source: Path
-    project: Path
-
-    def cost(self, command: list[str]) -> Cost:
-        start = time.monotonic()
-        child = self.start(command)
-        _, status, used = os.wait4(child.pid, 0)
-        child.returncode = os.waitstatus_to_exitcode(status)
-        assert child.returncode == 0, f"{command} in {self.project} ended with {child.returncode}"
-        return Cost(time.monotonic() - start, used.ru_utime + used.ru_stime, used.ru_maxrss / 1024)
-
-    def start(self, command: list[str]) -> subprocess.Popen:
-        path = {"PYTHONPATH": str(self.source), "PYTHONWARNINGS": "ignore"}
-        return subprocess.Popen(command, cwd=self.project, env={**environment(), **path}, stdout=subprocess.DEVNULL)
 
 
 def compare(then: Build, now: Build, command: list[str], repeats: int) -> dict:

@@ -19,6 +19,9 @@ from mmrl_core.errors import UserError
 from mmrl_core.files import path_of
 
 if TYPE_CHECKING:
+    import torch
+
+    from flows.settings.params import Params
     from mmrl_core.adapting.embedding import Encoder, Row
 
 KINDS = (".parquet", ".npz")
@@ -76,34 +79,46 @@ def _check(out: Path, model: str | None, backbone: str | None, weights: str | No
 
 
 def _encoder(model: str | None, backbone: str | None, weights: str | None, params: Path | None) -> "Encoder":
-    """Of an adapter, or of a backbone alone; with a GPU on that."""
-    from mmrl_core.adapting.devices import device_of
+    """Of an adapter, or of a backbone alone; on the settings' device, without settings on a GPU where there is one."""
     from mmrl_core.adapting.embedding import Encoder
     from mmrl_core.clip.backbone import load_backbone
 
     if not model:
         name, weights = (backbone, weights) if backbone else _backbone_of(params)
-        return Encoder(load_backbone(name, weights, device=device_of(None)))
+        return Encoder(load_backbone(name, weights, device=_device(params)))
     if model.startswith("models:"):
         from flows.registry import versions
         from flows.tracking.store import store_uri
 
-        predictor = versions.load(model, store_uri(settings_of(model, params or DEFAULT_PARAMS, [])))
+        store = store_uri(settings_of(model, params or DEFAULT_PARAMS, []))
+        predictor = versions.load(model, store, device=_device(params))
     else:
         from mmrl_core.predict import Predictor
 
-        predictor = Predictor.load(path_of(model), device=device_of(None))
+        predictor = Predictor.load(path_of(model), device=_device(params))
     return Encoder.of(predictor)
 
 
 def _backbone_of(params: Path | None) -> tuple[str, str | None]:
     """Name and weights: of the settings that are named, or that lie here; else the bundled one."""
+    settings = _settings(params)
+    return (settings.backbone.name, settings.backbone.weights) if settings else ("tiny", None)
+
+
+def _device(params: Path | None) -> "torch.device":
+    from flows.project.resources import device_here
+
+    settings = _settings(params)
+    return device_here(settings.device if settings else "auto")
+
+
+def _settings(params: Path | None) -> "Params | None":
+    """Those that are named, or that lie here."""
     if params is None and not DEFAULT_PARAMS.exists():
-        return "tiny", None
+        return None
     from flows.settings.params import load_params
 
-    section = load_params(params or DEFAULT_PARAMS).backbone
-    return section.name, section.weights
+    return load_params(params or DEFAULT_PARAMS)
 
 
 def _embed(

@@ -18,7 +18,7 @@ from flows.cluster.connection import Needs, connected
 from flows.project.resources import backbone_of
 from flows.settings.sections import BackboneSection, ClusterSection
 from mmrl_core.clip.feature_store import FeatureStore
-from mmrl_core.data.shards import Shard, check_shard, examples_of
+from mmrl_core.data.shards import Shard, check_shard, examples_of, packed
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation.scores import Encoded, encode_each
 from mmrl_core.method.adapter_card import CardOfTensors
@@ -104,7 +104,8 @@ def _collected(
     while waiting or running:
         while waiting and len(running) < most:
             index, shard = waiting.pop()
-            running[score_shard.remote(task, shard, data, None)] = index
+            content = packed(shard) if shard.tars else None  # tar files of the user's own are at hand here alone
+            running[score_shard.remote(task, shard, data, content)] = index
         [ready], _ = ray.wait(list(running), num_returns=1)
         index = running.pop(ready)
         batches = _result(ready, shards[index])
@@ -182,8 +183,8 @@ def _models(key: _ModelsKey) -> list[AdaptedCLIP]:
     from mmrl_core.method.adapter import new_adapter
 
     names, backbone, models = key.task.class_names, backbone_of(key.task.backbone), []
-    for packed in key.task.adapters:
-        adapter = new_adapter(packed.card, backbone)
-        adapter.load_state_dict({name: tensor.clone() for name, tensor in packed.tensors.items()})
-        models.append(AdaptedCLIP(backbone, adapter.to(backbone.device), names, packed.template, text=packed.text))
+    for sent in key.task.adapters:
+        adapter = new_adapter(sent.card, backbone)
+        adapter.load_state_dict({name: tensor.clone() for name, tensor in sent.tensors.items()})
+        models.append(AdaptedCLIP(backbone, adapter.to(backbone.device), names, sent.template, text=sent.text))
     return models

@@ -17,6 +17,7 @@ from flows.settings.params import Params
 from mmrl_core.clip.backbone import LOGIT_SCALE
 from mmrl_core.data.shards import Example, Manifest, read_manifest, stream_examples
 from mmrl_core.errors import UserError
+from mmrl_core.evaluation.figures import Figures, figures_of_examples
 from mmrl_core.evaluation.gate import (
     REFUSED,
     Bounds,
@@ -27,7 +28,7 @@ from mmrl_core.evaluation.gate import (
     is_gate_image,
     latency_ratio,
 )
-from mmrl_core.evaluation.scores import Columns, Scores, score
+from mmrl_core.evaluation.scores import ADAPTED, ZERO_SHOT, Columns
 from mmrl_core.method.adapter import backbone_of, load_adapter
 from mmrl_core.method.adapter_card import read_card
 from mmrl_core.method.heads import columns_of
@@ -37,7 +38,7 @@ from mmrl_core.protocols import HALVES, PROTOCOLS, Half, Protocol, labels_of
 
 TIMED_IMAGES, ROUNDS = 8, 5  # of the latency's measurement: in each round both models take every image in turn
 
-Predicted = dict[str, dict[str, Tensor]]  # probabilities (N, C) by part and by who predicts: two, the champion first
+Predicted = dict[str, dict[str, Tensor]]  # classes (N,) by part and by who predicts: two, the champion first
 Answers = Callable[[bytes], object]  # to one encoded image
 
 
@@ -61,8 +62,8 @@ def compare_versions(
     if (refusal := _class_list_change(champion, challenger)) and not new_classes:
         return Comparison(Decision(REFUSED, [refusal], {}), [])
     protocol, used = PROTOCOLS[params.data.protocol], _used_images(dataset)
-    before, after = (_scores_by_part(version, manifest, dataset, protocol, used) for version in (champion, challenger))
-    predicted = {part: {"champion": before[part].adapted, "challenger": after[part].adapted} for part in before}
+    before, after = (_figures_by_part(version, manifest, dataset, protocol, used) for version in (champion, challenger))
+    predicted = {part: {"champion": _said(before[part]), "challenger": _said(after[part])} for part in before}
     ratio = _latency_ratio(dataset, _answers(champion), _answers(challenger))
     return Comparison(decide(_pairs(after, predicted), ratio, _bounds(params)), _rows(after, predicted))
 
@@ -72,10 +73,10 @@ def compare_with_zero_shot(params: Params, dataset: str, first: FetchedVersion) 
     decision on a version that has no champion before it. Raises as `compare_versions`."""
     manifest = _evaluated_on(dataset, first)
     protocol, used = PROTOCOLS[params.data.protocol], _used_images(dataset)
-    scores = _scores_by_part(first, manifest, dataset, protocol, used)
-    predicted = {part: {"zero_shot": one.zero_shot, "challenger": one.adapted} for part, one in scores.items()}
+    figures = _figures_by_part(first, manifest, dataset, protocol, used)
+    predicted = {part: {"zero_shot": _said(one, ZERO_SHOT), "challenger": _said(one)} for part, one in figures.items()}
     ratio = _latency_ratio(dataset, *_zero_shot_and_adapted(first))
-    return Comparison(decide_first(_pairs(scores, predicted), ratio, _bounds(params)), _rows(scores, predicted))
+    return Comparison(decide_first(_pairs(figures, predicted), ratio, _bounds(params)), _rows(figures, predicted))
 
 
 def _evaluated_on(dataset: str, version: FetchedVersion) -> Manifest:
@@ -117,19 +118,24 @@ def _gate_images(dataset: str, halves: tuple[str, ...], used: set[str]) -> Itera
                 yield example
 
 
-def _scores_by_part(
+def _said(figures: Figures, kind: str = ADAPTED) -> Tensor:
+    """The class of every image (N,) by one kind of probabilities."""
+    return figures.answers[kind].best
+
+
+def _figures_by_part(
     version: FetchedVersion, manifest: Manifest, dataset: str, protocol: Protocol, used: set[str]
-) -> dict[str, Scores]:
-    """The version's scores on the gate's images of each test set, by its part (such as base and novel)."""
+) -> dict[str, Figures]:
+    """The version's figures on the gate's images of each test set, by its part (such as base and novel)."""
     backbone = backbone_of(read_card(version.adapter))
     adapter, card = load_adapter(version.adapter, backbone)
-    trained, scores = _trained(manifest, card["class_names"], protocol.trains_on), {}
+    trained, figures = _trained(manifest, card["class_names"], protocol.trains_on), {}
     for test in protocol.tests:
         labels = labels_of(manifest, test.classes)
         names = [manifest["class_names"][label] for label in labels]
         model = AdaptedCLIP(backbone, adapter, names, card["template"])
-        scores[test.part] = score(model, _gate_images(dataset, test.images, used), labels, trained)
-    return scores
+        figures[test.part] = figures_of_examples(model, _gate_images(dataset, test.images, used), labels, trained)
+    return figures
 
 
 def _trained(manifest: Manifest, class_names: list[str], halves: Iterable[Half]) -> Columns:
@@ -142,19 +148,18 @@ def _trained(manifest: Manifest, class_names: list[str], halves: Iterable[Half])
     return {label: column for label, column in enumerate(columns) if column >= 0}
 
 
-def _pairs(scores: dict[str, Scores], predicted: Predicted) -> dict[str, Pair]:
+def _pairs(figures: dict[str, Figures], predicted: Predicted) -> dict[str, Pair]:
     """By part whether each image was classified rightly by the one and by the other."""
-    labels = {part: one.labels for part, one in scores.items()}
     return {
-        part: Pair(*((one.argmax(-1) == labels[part]).numpy() for one in both.values()))
+        part: Pair(*((said == figures[part].labels).numpy() for said in both.values()))
         for part, both in predicted.items()
     }
 
 
-def _rows(scores: dict[str, Scores], predicted: Predicted) -> list[dict[str, Any]]:
+def _rows(figures: dict[str, Figures], predicted: Predicted) -> list[dict[str, Any]]:
     rows = []
-    for part, one in scores.items():
-        says = {who: probabilities.argmax(-1).tolist() for who, probabilities in predicted[part].items()}
+    for part, one in figures.items():
+        says = {who: said.tolist() for who, said in predicted[part].items()}
         for row, (item, label) in enumerate(zip(one.items, one.labels.tolist(), strict=True)):
             classes = {who: one.classes[said[row]] for who, said in says.items()}
             rows.append({"part": part, "item": item, "label": one.classes[label], **classes})

@@ -29,6 +29,7 @@ from mmrl_core.protocols import PROTOCOLS
 from mmrl_core.rounding import at_most, first_of_best
 
 if TYPE_CHECKING:
+    import torch
     from mlflow import MlflowClient
     from mlflow.entities import LoggedModel, Run
 
@@ -296,7 +297,7 @@ def open_adapter(
         return read(fetch(model, store_uri(params), folder).adapter)
 
 
-def load(uri: str, tracking_uri: str | None = None) -> "Predictor":
+def load(uri: str, tracking_uri: str | None = None, device: "str | torch.device" = "cpu") -> "Predictor":
     """The predictor behind `models:/name@alias` or `models:/name/3`, its adapter verified against the registry.
 
     `tracking_uri` is by default MLFLOW_TRACKING_URI, else the database of the working directory. Raises UserError.
@@ -305,7 +306,7 @@ def load(uri: str, tracking_uri: str | None = None) -> "Predictor":
 
     store = absolute(tracking_uri) if tracking_uri else store_uri()
     with TemporaryDirectory() as folder:
-        return Predictor.load(fetch(uri, store, folder).adapter)
+        return Predictor.load(fetch(uri, store, folder).adapter, device=device)
 
 
 def fetch(uri: str, store: str, folder: str | Path) -> FetchedVersion:

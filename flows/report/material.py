@@ -19,12 +19,13 @@ from flows.report.page import Curves, Exhibit, Material, Settings
 from flows.report.searches import Search
 from flows.report.tables import METHOD_TITLES, WITH_PROBE
 from flows.settings.params import Params
-from mmrl_core.data.shards import read_manifest, read_member
+from mmrl_core.data.own.places import listed
+from mmrl_core.data.shards import Shard, read_member, shards_of
 from mmrl_core.data.source import told_apart
 from mmrl_core.errors import Damaged, UserError
 from mmrl_core.method.adapter_card import AdapterCard, read_unverified_card
 from mmrl_core.parsing import parse_json
-from mmrl_core.protocols import BASELINES
+from mmrl_core.protocols import BASELINES, HALVES
 from mmrl_core.search.trial import read_search_file
 
 PREDICTIONS = "predictions.parquet"
@@ -152,22 +153,24 @@ def _images(dataset: str, items: set[str]) -> dict[str, bytes]:
     """The test images of these paths. Raises UserError when a shard cannot be read or one of them is in none."""
     images: dict[str, bytes] = {}
     pool = paths.pool(dataset)
-    for shard in (pool / entry["file"] for entry in read_manifest(pool)["shards"] if entry["split"] == "test"):
+    for shard in (shard for half in HALVES for shard in shards_of(pool, "test", half)):
         try:
             images |= _images_of(shard, items)
         except (OSError, tarfile.TarError, LookupError, TypeError, ValueError) as error:
             raise UserError(
-                f"cannot read the shard {shard} ({error}); run `mmrl prepare --dataset {dataset}` again"
+                f"cannot read the shard {shard.path} ({error}); run `mmrl prepare --dataset {dataset}` again"
             ) from None
     if missing := sorted(items - images.keys()):
         raise UserError(f"{pool} has no image {missing[0]}; run `mmrl evaluate` again")
     return images
 
 
-def _images_of(shard: Path, items: set[str]) -> dict[str, bytes]:
+def _images_of(shard: Shard, items: set[str]) -> dict[str, bytes]:
     """Those of a shard that are among `items`, by path; of the others only the JSON is read."""
+    if shard.tars:
+        return {facts["path"]: image for facts, image in listed(shard.path, shard.tars, items)}
     images = {}
-    with tarfile.open(shard) as tar:
+    with tarfile.open(shard.path) as tar:
         for _, members in groupby(tar, key=lambda member: member.name.partition(".")[0]):
             facts, (image,) = _divided(members)
             path = parse_json(read_member(tar, facts))["path"]

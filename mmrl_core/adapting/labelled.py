@@ -195,7 +195,8 @@ def _of_numbers(where: str, labels: list[Any], names: Sequence[str] | None, imag
         return Collection([], [], [])
     if names is None and labels and all(isinstance(label, str) for label in labels):
         names = sorted(set(labels))
-        numbers = [names.index(label) for label in labels]
+        number_of = {name: number for number, name in enumerate(names)}
+        numbers = [number_of[label] for label in labels]
     elif names is None:
         raise UserError(f"{where} does not name its classes; give class_names, a list with the name of each label")
     else:
@@ -242,10 +243,11 @@ def _checked(where: str, names: list[Any], entries: list[Entry], held_out: list[
 
 def among(collection: Collection, class_names: list[str]) -> list[Entry]:
     """The images of a collection with labels into other class names. Raises UserError for a class that is not there."""
-    unknown = [name for name in collection.class_names if name not in class_names]
+    place_of = {name: place for place, name in reversed([*enumerate(class_names)])}  # of a name twice, the first
+    unknown = [name for name in collection.class_names if name not in place_of]
     if unknown:
         raise UserError(
             f"validation has the class {unknown[0]!r}, which is not trained; {did_you_mean(unknown[0], class_names)}"
         )
-    place = [class_names.index(name) for name in collection.class_names]
+    place = [place_of[name] for name in collection.class_names]
     return [entry._replace(label=place[entry.label]) for entry in [*collection.entries, *collection.held_out]]

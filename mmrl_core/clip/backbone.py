@@ -52,7 +52,7 @@ class Backbone(nn.Module):
         self.clip = clip.requires_grad_(False)
         self.name, self.weights, self.tokenizer = name, weights, tokenizer
         self.weights_file_sha256, self.configuration_sha256 = weights_file_sha256, configuration_sha256
-        self._frozen: dict[tuple[str, torch.dtype, torch.device], list[Block]] = {}
+        self._frozen: dict[tuple[str, torch.dtype, torch.device], tuple[int, list[Block]]] = {}
         self._texts: dict[Hashable, TextTower] = {}  # those of KEPT_TEXTS that were asked for last
         self.eval()
 
@@ -194,21 +194,22 @@ class Backbone(nn.Module):
         return hashlib.sha256(f"{self.weights_sha256} {facts}".encode()).hexdigest()
 
     def frozen_blocks(self, tower: str, dtype: torch.dtype) -> list[Block]:
-        """The blocks of the `image` or `text` tower with matrix products in `dtype`; made once."""
+        """The blocks of the `image` or `text` tower with matrix products in `dtype`; made once, copies in a lower
+        precision anew of weights that were written since."""
         key = (tower, dtype, self.device)
-        if key not in self._frozen:
+        written = 0 if dtype == torch.float32 else _written(self.clip)
+        if key not in self._frozen or self._frozen[key][0] != written:
             form = self.image_form if tower == "image" else self.text_form
             with torch.inference_mode(False):  # whoever asks first: training has to be able to use them too
-                self._frozen[key] = [form.freeze(block, dtype) for block in form.blocks]
-        return self._frozen[key]
+                self._frozen[key] = written, [form.freeze(block, dtype) for block in form.blocks]
+        return self._frozen[key][1]
 
     def text_tower(
         self, class_names: list[str], template: str, n_insert: int, dtype: torch.dtype = torch.float32, runs: int = 1
     ) -> TextTower:
         """As `text_tower`, and the same one for whoever asks for the same: a training, what is fitted after it, its
         folded form and an evaluation of several runs encode the classes once."""
-        written = sum(one._version for one in self.text.parameters() if not one.is_inference())  # some train a backbone
-        key = tuple(class_names), template, n_insert, dtype, runs, self.device, written
+        key = tuple(class_names), template, n_insert, dtype, runs, self.device, _written(self.text)
         tower = self._texts.get(key)
         if tower is None:
             with torch.inference_mode(False):  # whoever asks first, as `frozen_blocks`
@@ -258,6 +259,11 @@ class Backbone(nn.Module):
     def encode_text(self, class_names: list[str], template: str) -> Tensor:
         """Zero-shot features of the prompts (C, E), L2-normalised."""
         return self.text_tower(class_names, template, n_insert=1).zero_shot()
+
+
+def _written(module: nn.Module) -> int:
+    """How often its weights were written in place: some train a backbone."""
+    return sum(one._version for one in module.parameters() if not one.is_inference())
 
 
 def measures(backbone: Backbone) -> dict[str, int]:

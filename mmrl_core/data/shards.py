@@ -1,4 +1,5 @@
-"""Prepared data: WebDataset shards beside a manifest, byte-identical on every run.
+"""Prepared data: WebDataset shards beside a manifest, byte-identical on every run. Images that lie in tar files of the
+user's own stay there: the pool lists them.
 
 Base and novel classes lie in separate shards, so a reader of base classes never opens a novel image.
 """
@@ -9,7 +10,7 @@ import re
 import tarfile
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from itertools import chain, count, groupby
 from pathlib import Path
@@ -18,8 +19,9 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NotRequired, cast
 from typing_extensions import TypedDict
 
 from mmrl_core.data.images import check
+from mmrl_core.data.own.places import line, listed
 from mmrl_core.data.parallel import CHUNK, map_in_order
-from mmrl_core.data.source import Source, told_apart
+from mmrl_core.data.source import Source, extension_of, told_apart
 from mmrl_core.data.splits import Item, base_novel, sample_few_shot
 from mmrl_core.errors import Damaged, UserError, refuse_all
 from mmrl_core.files import canonical_json, read_json, sha256_file, write_json, wrong_entry
@@ -28,6 +30,7 @@ from mmrl_core.protocols import HALVES, Half, LabelsByHalf
 
 if TYPE_CHECKING:
     from mmrl_core.data.known.store import Row
+    from mmrl_core.data.own.tars import Members
 
 SHARD_ITEMS = 1000
 TAR_END, LARGEST = 2 * tarfile.BLOCKSIZE, 8**11 - 1  # bytes: of zeros at a tar's end; of a member
@@ -67,7 +70,8 @@ class Manifest(LabelsByHalf, Selection):
     notes: list[str]  # what the user should know of the data
     counts: dict[str, int]  # number of items by split
     shards: list[ShardEntry]
-    digest: str  # sha256 of all the rest
+    tars: NotRequired[str]  # the folder of the user's own tar files that a pool lists
+    digest: str  # sha256 of all but `tars`: a folder may be moved
 
 
 @dataclass(frozen=True)
@@ -82,7 +86,8 @@ class Example:
 
 
 def write_pool(source: Source, out: Path, report: Report | None = None, *, n_base: int | None = None) -> Manifest:
-    """Write all val and test items into the empty folder `out`; returns the manifest written there.
+    """Write all val and test items into the empty folder `out`; returns the manifest written there. Of a source whose
+    images stay in tar files it is written where each lies.
 
     The first `n_base` classes (by default half of them) are base. Calls `report(done, total)` after every item. Raises
     UserError naming the images that cannot be decoded.
@@ -107,7 +112,7 @@ def write_few_shot(
         "items": {split: [source.items(split)[index].path for index in chosen[split]] for split in chosen},
         "short_classes": _short_classes(source, shots),
     }
-    return _write(source, chosen, selection, Path(out), report, n_base)
+    return _write(replace(source, tars=None), chosen, selection, Path(out), report, n_base)
 
 
 def _short_classes(source: Source, shots: int) -> dict[str, int]:
@@ -139,6 +144,8 @@ def _write(
         "base": base, "novel": novel, "notes": source.notes, **selection, "counts": counts, "shards": shards,
         "digest": "",
     }  # fmt: skip
+    if source.tars:
+        manifest["tars"] = str(source.tars.root)
     manifest["digest"] = _digest(manifest)
     write_json(out / MANIFEST, manifest)
     return manifest
@@ -165,17 +172,21 @@ def _write_shards(
     cannot be used become `problems`."""
     entries: list[ShardEntry] = []
     for number, start in enumerate(range(0, len(indices), SHARD_ITEMS)):
-        name, members = f"{split}-{half}-{number:06d}.tar", indices[start : start + SHARD_ITEMS]
-        with open(out / name, "xb") as tar:
+        members = indices[start : start + SHARD_ITEMS]
+        name = f"{split}-{half}-{number:06d}.{'jsonl' if source.tars else 'tar'}"
+        with open(out / name, "xb") as file:
             parts = _parts(source, split, members)
             made = map_in_order(partial(_samples, source, split), parts, size=1, small=_is_small)
             for sample in chain.from_iterable(made):
                 if isinstance(sample, UserError):
                     problems.append(str(sample))
+                elif source.tars:
+                    file.write(_line(source.tars, sample))
                 else:
-                    _add(tar, sample)
+                    _add(file, sample)
                 tick()
-            tar.write(bytes(-(tar.tell() + TAR_END) % tarfile.RECORDSIZE + TAR_END))
+            if not source.tars:
+                _end(file)
         sha256 = sha256_file(out / name)
         entries.append({"file": name, "split": split, "half": half, "count": len(members), "sha256": sha256})
     return entries
@@ -188,6 +199,17 @@ def _add(tar: BinaryIO, sample: dict[str, Any]) -> None:
         tar.write(_header(f"{sample['__key__']}.{extension}", len(content)))
         tar.write(content)
         tar.write(bytes(-len(content) % tarfile.BLOCKSIZE))
+
+
+def _end(tar: BinaryIO) -> None:
+    tar.write(bytes(-(tar.tell() + TAR_END) % tarfile.RECORDSIZE + TAR_END))
+
+
+def _line(tars: "Members", sample: dict[str, Any]) -> bytes:
+    """A sample that stays in its tar."""
+    (image,) = (content for field, content in sample.items() if field not in ("__key__", "json"))
+    item = parse_json(sample["json"])
+    return line(sample["__key__"], item, tars.place_of(item["path"]), tars.root, image)
 
 
 def _header(name: str, size: int) -> bytes:
@@ -251,7 +273,7 @@ def _whole(source: Source, item: Item, row: "Row | None") -> bytes:
 
 
 def _digest(manifest: Manifest) -> str:
-    identity = {key: value for key, value in manifest.items() if key not in ("schema_version", "digest")}
+    identity = {key: value for key, value in manifest.items() if key not in ("schema_version", "tars", "digest")}
     return hashlib.sha256(canonical_json(identity)).hexdigest()
 
 
@@ -296,11 +318,13 @@ def stream_examples(folder: str | Path, split: str, half: str) -> Iterator[Examp
 
 @dataclass(frozen=True)
 class Shard:
-    """A file of up to SHARD_ITEMS examples, and its digest."""
+    """A file of up to SHARD_ITEMS examples, and its digest. Of images that stay where they are `tars` is the folder of
+    the tar files that it lists (own/places.py)."""
 
     path: Path
     sha256: str
     count: int
+    tars: Path | None = None
 
 
 def shards_of(folder: str | Path, split: str, half: str) -> list[Shard]:
@@ -311,7 +335,8 @@ def shards_of(folder: str | Path, split: str, half: str) -> list[Shard]:
     if split not in manifest["counts"]:
         raise UserError(f"{folder} holds {' and '.join(manifest['counts'])}, not {split}; name another prepared folder")
     entries = [entry for entry in manifest["shards"] if (entry["split"], entry["half"]) == (split, half)]
-    return [Shard(folder / entry["file"], entry["sha256"], entry["count"]) for entry in entries]
+    tars = Path(manifest["tars"]) if "tars" in manifest else None
+    return [Shard(folder / entry["file"], entry["sha256"], entry["count"], tars) for entry in entries]
 
 
 def check_shard(shard: Shard) -> None:
@@ -332,9 +357,22 @@ def examples_of(shard: Shard, content: bytes | None = None) -> Iterator[Example]
     By tarfile: WebDataset's own reader would import torch, which not everybody who reads a shard needs.
     """
     try:
-        yield from _examples(shard.path, None if content is None else io.BytesIO(content))
+        if shard.tars and content is None:
+            yield from (Example(image=image, **facts) for facts, image in listed(shard.path, shard.tars))
+        else:
+            yield from _examples(shard.path, None if content is None else io.BytesIO(content))
     except (tarfile.TarError, LookupError, TypeError, ValueError, OverflowError) as error:  # not as it is written here
         raise Damaged(f"the shard {shard.path} cannot be read ({error}); run `{_made_by(shard.path)}` again") from None
+
+
+def packed(shard: Shard) -> bytes:
+    """The content of a shard for `examples_of` where neither it nor the tar files that it lists are at hand."""
+    tar = io.BytesIO()
+    for one in examples_of(shard):
+        facts = {"path": one.path, "label": one.label, "class_name": one.class_name}
+        _add(tar, {"__key__": one.key, extension_of(one.path): one.image, "json": canonical_json(facts)})
+    _end(tar)
+    return tar.getvalue()
 
 
 def _examples(path: Path, file: io.BytesIO | None) -> Iterator[Example]:

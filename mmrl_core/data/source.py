@@ -11,6 +11,7 @@ from mmrl_core.errors import UserError
 
 if TYPE_CHECKING:
     from mmrl_core.data.known.reading import Known
+    from mmrl_core.data.own.tars import Members
 
 IMAGE_EXTENSIONS = {
     "apng", "avif", "bmp", "gif", "jfif", "jpe", "jpeg", "jpg", "pbm", "pgm", "png", "pnm", "ppm", "tif", "tiff",
@@ -50,6 +51,7 @@ class Source:
     base: list[int] | None = None  # labels of the base classes where the dataset names them; None: the first half
     notes: list[str] = field(default_factory=list)  # what the user should know of the data, one line each
     known: "Known | None" = None  # its files, where some may be known from before to be whole images
+    tars: "Members | None" = None  # where images stay in tar files, which the pool then lists
 
     def items(self, split: str) -> list[Item]:
         """The items of "train", "val" or "test"."""

@@ -20,8 +20,10 @@ from mmrl_core.data.pictures import Decoded, Pictures
 from mmrl_core.data.sets import ImageSet
 from mmrl_core.data.shards import Example
 from mmrl_core.errors import UserError
+from mmrl_core.evaluation.answers import answers_of, joined, summary_of
+from mmrl_core.evaluation.figures import figures_of_examples
 from mmrl_core.evaluation.frozen import frozen_features
-from mmrl_core.evaluation.scores import score, summary, test_batch
+from mmrl_core.evaluation.scores import ADAPTED, BATCH_SIZE, test_batch
 from mmrl_core.method.adapter import Adapter
 from mmrl_core.method.model import AdaptedCLIP
 from mmrl_core.protocols import harmonic_mean
@@ -80,8 +82,9 @@ def _training(settings: Resolved, data: SearchData, part: Partition, pictures: P
     """Its images are decoded where their features are not kept."""
     place, seen, _ = part
     train = settings.train.model_copy(update={"seed": data.seeds[place]})
-    examples = [example for example in data.train[place] if example.label in seen]
-    labels, names = [seen.index(example.label) for example in examples], [data.class_names[label] for label in seen]
+    among = {label: number for number, label in enumerate(seen)}
+    examples = [example for example in data.train[place] if example.label in among]
+    labels, names = [among[example.label] for example in examples], [data.class_names[label] for label in seen]
     keys, digests = [example.key for example in examples], [data.digests[example.path] for example in examples]
     images = ImageSet(keys, Decoded(pictures, examples, digests), labels, names, data.template, digests)
     return Training(settings.adapter, train, images)
@@ -114,12 +117,13 @@ class _Adapted:
     def __call__(self, examples: list[Example], labels: list[int], trained: Sequence[int]) -> dict[str, float]:
         data = self.data
         model = AdaptedCLIP(self.backbone, self.adapter, [data.class_names[label] for label in labels], data.template)
-        scores = score(model, _among(examples, labels), labels, trained, store=self.store, digests=data.digests)
-        return summary(scores.adapted, scores.labels)
+        mine = _among(examples, labels)
+        return figures_of_examples(model, mine, labels, trained, self.store, data.digests).summary(ADAPTED)
 
 
 def _among(examples: list[Example], labels: list[int]) -> list[Example]:
-    mine = [example for example in examples if example.label in labels]
+    wanted = set(labels)
+    mine = [example for example in examples if example.label in wanted]
     if not mine:
         raise UserError(
             "the search has no validation image; prepare data with a val split or set search.enabled: false"
@@ -138,13 +142,16 @@ def hardest_first(
     every = {example.path: example for examples in [*data.train, *data.val] for example in examples}
     features = _zero_shot(backbone, list(every.values()), data.digests, store)
     text = backbone.encode_text([data.class_names[label] for label in data.base], data.template).cpu()
+    place_of = {label: at for at, label in enumerate(data.base)}
 
     def summarise(examples: list[Example], labels: list[int], trained: Sequence[int]) -> dict[str, float]:
         mine = _among(examples, labels)
         images = torch.stack([features[example.path] for example in mine])
-        logits = LOGIT_SCALE * images @ text[[data.base.index(label) for label in labels]].T
-        truth = torch.tensor([labels.index(example.label) for example in mine])
-        return summary(logits.softmax(-1).cpu(), truth)
+        own, number_of = text[[place_of[label] for label in labels]], {label: at for at, label in enumerate(labels)}
+        truth = torch.tensor([number_of[example.label] for example in mine])
+        parts = zip(images.split(BATCH_SIZE), truth.split(BATCH_SIZE), strict=True)
+        answers = joined(answers_of((LOGIT_SCALE * part @ own.T).softmax(-1), true) for part, true in parts)
+        return summary_of(answers, truth)
 
     return sorted(parts, key=lambda part: round(_both_kinds(summarise, data, part)["log_likelihood"], 2))
 

@@ -1,6 +1,7 @@
 """Predictor: what it scores which class by, and that it streams."""
 
 import io
+import shutil
 from concurrent.futures import ThreadPoolExecutor
 from itertools import count, islice
 
@@ -14,12 +15,15 @@ from mmrl_core.data.images import decode
 from mmrl_core.data.views import test_views as views_of
 from mmrl_core.errors import UserError
 from mmrl_core.evaluation import abstain
+from mmrl_core.files import sha256_file
 from mmrl_core.method.adapter import save_adapter
+from mmrl_core.method.adapter_card import FOLDED
 from mmrl_core.method.joint_logits import joint_logits
 from mmrl_core.method.model import AdaptedCLIP
 from mmrl_core.predict import Classes, Prediction, Predictor
 from tests.core.data.odd_images import ODD, on_white
 from tests.core.method.test_folded import operations, shaped_backbone
+from tests.support.alter import alter_card
 from tests.support.small import KINDS, small_adapter, small_backbone, small_kind
 
 TRAINED = ["two", "four", "six"]
@@ -242,3 +246,59 @@ def test_a_prediction_may_hold_the_most_probable_names_alone(predictor):
             ranked = sorted(every.probabilities.items(), key=lambda item: -item[1])[:most]
             assert list(found.probabilities.items()) == (ranked if most else list(every.probabilities.items()))
             assert (found.label, found.probability, found.confidence) == (*ranked[0], every.confidence)
+
+
+def answers_of(folder, names: list[str] | None = None) -> tuple[list[Prediction], Predictor]:
+    """Of a predictor that is loaded anew."""
+    predictor = Predictor.load(folder)
+    return predictor.predict([noise(seed) for seed in range(2)], names), predictor
+
+
+@pytest.mark.parametrize("kind", ["mmrlpp + probe", "linear_probe"])
+def test_a_folder_with_class_features_is_loaded_without_a_text_tower_and_answers_as_without_them(tmp_path, kind):
+    backbone = load_backbone("tiny")
+    save_adapter(tmp_path, small_kind(backbone, kind, 3), backbone, {"class_names": TRAINED, "template": "a {}."})
+    found, predictor = answers_of(tmp_path)
+    assert not predictor.model.backbone._texts
+    other, _ = predictor.predict([noise(0), noise(1)], ["seven", "two"])
+    (tmp_path / FOLDED).unlink()
+    expected, without = answers_of(tmp_path)
+    assert without.model.backbone._texts
+    check_alike(found, expected)
+    check_alike([other], without.predict([noise(0)], ["seven", "two"]))
+
+
+@pytest.fixture(scope="module")
+def others(tmp_path_factory):
+    """A sound adapter, another, and one of fewer classes; each in a folder of its own."""
+    place, backbone = tmp_path_factory.mktemp("others"), load_backbone("tiny")
+    for name, seed, classes in (("sound", 0, TRAINED), ("another", 1, TRAINED), ("fewer", 0, TRAINED[:2])):
+        (place / name).mkdir()
+        save_adapter(place / name, small_adapter(backbone, seed=seed), backbone,
+                     {"class_names": classes, "template": "a {}."})  # fmt: skip
+    return place
+
+
+def damaged(folder) -> None:
+    (folder / FOLDED).write_bytes((folder / FOLDED).read_bytes()[:-4] + b"\0\0\0\0")
+
+
+def of_another_adapter(folder) -> None:
+    shutil.copy(folder.parent / "another" / FOLDED, folder)
+
+
+def of_other_shapes_than_the_card_says_though_it_has_their_digest(folder) -> None:
+    shutil.copy(folder.parent / "fewer" / FOLDED, folder)
+    alter_card(folder, lambda card: card.update(folded_sha256=sha256_file(folder / FOLDED)))
+
+
+@pytest.mark.parametrize(
+    "change", [damaged, of_another_adapter, of_other_shapes_than_the_card_says_though_it_has_their_digest]
+)
+def test_class_features_that_are_not_the_adapters_are_computed_anew(others, change):
+    folder = others / change.__name__
+    shutil.copytree(others / "sound", folder)
+    change(folder)
+    found, predictor = answers_of(folder)
+    assert predictor.model.backbone._texts
+    check_alike(found, answers_of(others / "sound")[0])

@@ -4,7 +4,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
-from functools import partial
+from functools import cache, partial
 from itertools import tee
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -20,6 +20,7 @@ from mmrl_core.errors import UserError
 from mmrl_core.files import path_of
 
 if TYPE_CHECKING:
+    from flows.settings.params import Params
     from mmrl_core.light.answers import Prediction
     from mmrl_core.light.predictor import LightPredictor
     from mmrl_core.predict import Predictor
@@ -54,7 +55,8 @@ def predict(
     total = count_images(images, how)  # what is wrong with a folder or table shows before the model is loaded
     for note in unread_notes(images):
         print(f"mmrl: {note}", file=sys.stderr)
-    predictor = _open(model, dataset, params, set_, partial(_load, class_names, total))
+    settings = cache(partial(settings_of, model, params, set_))
+    predictor = _open(model, dataset, settings, partial(_load, class_names, total, settings))
     threshold = _threshold(predictor, abstain, threshold)
     say_what_surprises(predictor, class_names)
     columns = (class_names or predictor.class_names) if all_ else []
@@ -77,25 +79,27 @@ def _check_table_options(out: Path | None, all_: bool) -> None:
 
 
 def _open(
-    model: str | None, dataset: str | None, params: Path, set_: list[str], load: "Callable[[Path], Labeller]"
+    model: str | None, dataset: str | None, settings: "Callable[[], Params]", load: "Callable[[Path], Labeller]"
 ) -> "Labeller":
     """The adapter of a folder, which needs no settings, or the registry's."""
     if model and not dataset and not model.startswith("models:"):
         return load(path_of(model))
     from flows.registry import versions
 
-    return versions.open_adapter(settings_of(model, params, set_), load, model, dataset)
+    return versions.open_adapter(settings(), load, model, dataset)
 
 
-def _load(class_names: list[str] | None, total: int, folder: Path) -> "Labeller":
-    """The adapter in a folder: in NumPy where the images are few and nothing else needs PyTorch."""
+def _load(class_names: list[str] | None, total: int, settings: "Callable[[], Params]", folder: Path) -> "Labeller":
+    """The adapter in a folder: in NumPy where the images are few and nothing else needs PyTorch, which computes on the
+    settings' device."""
     from mmrl_core.light.predictor import LightPredictor
 
     if light := LightPredictor.load(folder, class_names, images=total):
         return light
+    from flows.project.resources import device_here, device_name
     from mmrl_core.predict import Predictor
 
-    return Predictor.load(folder)
+    return Predictor.load(folder, device=device_here(device_name(settings())))
 
 
 def _no_progress(done: int, total: int | None = None, note: str = "") -> None:

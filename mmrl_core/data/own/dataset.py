@@ -68,8 +68,10 @@ def _opened(key: str, spec: OwnSection, store: "Store | None", report: Report | 
     lists = _by_split(items, splits)
     notes = [*gathered.notes(), *notes_on_splits(gathered.records), *bare_numbers(names), *findings(placed, repeated)]
     reader = gathered.reader
+    stays = reader if isinstance(reader, tars.Members) and not spec.copy_images else None
     return Opened(
-        Source(key, [spec.template], names, *lists, reader=reader, base=base, notes=notes, known=known), broken
+        Source(key, [spec.template], names, *lists, reader=reader, base=base, notes=notes, known=known, tars=stays),
+        broken,
     )
 
 
@@ -79,11 +81,17 @@ def fingerprint(key: str, spec: OwnSection) -> dict[str, Any]:
     files_sha256, files = rows_digest(_files(gathered, _path(spec.classes)))
     facts = {
         "dataset": key,
-        "spec": spec.model_dump(exclude={"flips"} if spec.columns != ColumnsSection() else {"columns", "flips"}),
+        "spec": spec.model_dump(exclude=_of_no_image(spec)),
         "files_sha256": files_sha256,
         "counts": {"images": len(gathered.records), "classes": len(ordered_labels(gathered)), "files": files},
     }
     return {**facts, "digest": hashlib.sha256(canonical_json(facts)).hexdigest()}
+
+
+def _of_no_image(spec: OwnSection) -> set[str]:
+    """Settings that change nothing of what is prepared."""
+    changing = {"columns": spec.columns != ColumnsSection(), "copy_images": spec.copy_images}
+    return {"flips", *(name for name, changes in changing.items() if not changes)}
 
 
 def _files(gathered: Gathered, classes: Path | None) -> Iterator[tuple[str, int, int]]:

@@ -23,6 +23,7 @@ class OwnSection(Section):
     table: LocalPath | None = None  # CSV or Parquet: path, label and, if wanted, split; or a folder with metadata.csv
     columns: ColumnsSection = ColumnsSection()  # what the table calls them
     shards: LocalPath | None = None  # a folder of WebDataset .tar files, or a pattern of such files
+    copy_images: bool = False  # true: the pool holds copies of the shards' images, so that `dvc push` has them all
     classes: LocalPath | None = None  # a CSV with the columns class and name: readable names
     template: str = "a photo of a {}."
     base_classes: list[str] | None = None  # names; the others are novel
@@ -44,6 +45,8 @@ class OwnSection(Section):
             raise ValueError("name images (a folder), table (CSV or Parquet) or shards (tar files)")
         if self.columns != ColumnsSection() and not self.table:
             raise ValueError("columns names those of a table; name the table as well, or leave columns out")
+        if self.copy_images and not self.shards:
+            raise ValueError("copy_images is of shards; images in folders and tables are always copied")
         if not 0 < self.test_share < 1 or self.val_share + self.test_share >= 1:
             raise ValueError("val_share and test_share must leave something to train on, and test_share be above 0")
         return self

@@ -7,7 +7,6 @@ import tarfile
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from functools import reduce
-from io import FileIO
 from itertools import groupby
 from operator import and_
 from pathlib import Path, PurePosixPath
@@ -16,6 +15,7 @@ from typing import Any, BinaryIO, NamedTuple
 from mmrl_core.data.benchmark import coop
 from mmrl_core.data.foreign import check_format
 from mmrl_core.data.known.files import Content, Reader, States, state_of
+from mmrl_core.data.own.places import REPLACE, Place
 from mmrl_core.data.own.records import (
     Gathered,
     Record,
@@ -32,38 +32,16 @@ from mmrl_core.data.own.records import (
 from mmrl_core.errors import UserError, refuse_all
 from mmrl_core.parsing import parse_json
 
-REPLACE = "replace the tar file"
-
-
-class Place(NamedTuple):
-    """Where the bytes of a tar member lie."""
-
-    tar: Path
-    offset: int
-    size: int
-
-    def read(self) -> Content:
-        """The member's bytes, with the state of the tar. Raises UserError when that is gone or shorter than it was."""
-        try:
-            with open(self.tar, "rb", buffering=0) as file:
-                state = state_of(os.fstat(file.fileno()))
-                return Content(self.read_from(file), state)
-        except OSError as error:
-            raise UserError(f"cannot read {self.tar} ({error.strerror}); restore it") from None
-
-    def read_from(self, tar: BinaryIO | FileIO) -> bytes:
-        """The member's bytes from the open tar."""
-        content = os.pread(tar.fileno(), self.size, self.offset)
-        if len(content) < self.size:
-            raise UserError(f"{self.tar} ends too early; {REPLACE}")
-        return content
-
 
 class Members(Reader):
     """Reads images by their places in tars; their paths begin with the tars'."""
 
     def __init__(self, root: Path, places: dict[str, Place]):
-        self.place, self._places = os.path.realpath(root), places
+        self.root, self.place, self._places = root, os.path.realpath(root), places
+
+    def place_of(self, path: str) -> Place:
+        """Where an image lies."""
+        return self._places[path]
 
     def read(self, path: str) -> Content:
         return self._places[path].read()

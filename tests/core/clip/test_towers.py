@@ -9,7 +9,7 @@ from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 from mmrl_core.clip import towers
 from mmrl_core.clip.backbone import Backbone
 from mmrl_core.clip.blocks import run
-from mmrl_core.clip.families.open_clip_blocks import freeze
+from mmrl_core.clip.families.open_clip_blocks import freeze, quick_gelu
 from mmrl_core.clip.text_tower import SharedPrefix, WholePrompts
 from mmrl_core.clip.towers import ImageTower, in_chunks
 from tests.oracle import Oracle
@@ -97,6 +97,33 @@ def test_a_frozen_block_is_open_clips_block_with_its_gradient(activation, layer_
     assert relative(ours, theirs) < TOLERANCE
     gradients = [torch.autograd.grad(y, x, upstream)[0] for y in (ours, theirs)]
     assert relative(*gradients) < TOLERANCE
+
+
+def kept_for(function, x: torch.Tensor) -> int:
+    """Bytes that autograd keeps of one call, those of x among them where it keeps x."""
+    kept: dict[int, int] = {}
+
+    def pack(tensor: torch.Tensor) -> torch.Tensor:
+        kept[tensor.untyped_storage().data_ptr()] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
+        y = function(x)  # which holds what is kept: freed memory would be counted once for two
+    assert y.requires_grad
+    return sum(kept.values())
+
+
+def test_quick_gelu_keeps_one_inner_value_and_has_the_gradient_of_its_formula():
+    x = torch.linspace(-9, 9, 240).reshape(2, 3, 40).requires_grad_()
+    upstream = torch.linspace(-1, 1, 240).reshape(2, 3, 40)
+    formula = QuickGELU()
+    assert kept_for(quick_gelu, x) == x.nbytes < kept_for(formula, x)  # which keeps x and the sigmoid
+    assert torch.equal(quick_gelu(x), formula(x))
+    ours, theirs = (torch.autograd.grad(one(x), x, upstream)[0] for one in (quick_gelu, formula))
+    assert relative(ours, theirs) < 1e-6
+    assert torch.autograd.gradcheck(quick_gelu, x.detach().double().requires_grad_())
+    frozen = freeze(ResidualAttentionBlock(32, 4, act_layer=QuickGELU), torch.float32)
+    assert frozen.mlp.activation is quick_gelu
 
 
 @pytest.mark.parametrize("act", [QuickGELU, torch.nn.GELU])

@@ -9,7 +9,7 @@ from mmrl_core.clip.backbone import load_backbone
 from mmrl_core.data.shards import Example
 from mmrl_core.evaluation.answers import answers_of
 from mmrl_core.evaluation.class_metrics import class_metrics
-from mmrl_core.evaluation.figures import figures_of
+from mmrl_core.evaluation.figures import figures_of, figures_of_examples
 from mmrl_core.evaluation.one_vs_rest import OneVsRest
 from mmrl_core.evaluation.scores import ADAPTED, ZERO_SHOT, Encoded, encode_each, score, summary
 from mmrl_core.method.model import AdaptedCLIP, ImageFeatures
@@ -49,6 +49,9 @@ def test_they_are_those_of_all_probabilities_at_once(backbone):
         assert found.summary(kind) == summary(probabilities, scores.labels)
         assert found.by_class(kind) == class_metrics(probabilities.numpy(), scores.labels.numpy())
         assert found.answers[kind].top.equal(probabilities.topk(5).indices)
+    gate = figures_of_examples(model, examples, labels, labels[:20])
+    assert gate.items == scores.items and gate.answers[ADAPTED].best.equal(scores.adapted.argmax(-1))
+    assert gate.summary(ADAPTED) == summary(scores.adapted, scores.labels) and gate.auroc == {}
     kept = figures_of(model, model.text_features(), [batches[1]], labels, labels[:20], paired=())
     assert kept.summary(ADAPTED) == summary(scores.adapted[64:], scores.labels[64:]) and kept.auroc == {}
 
@@ -89,3 +92,21 @@ def test_nothing_is_as_large_as_images_times_classes(backbone):
     with Largest() as largest:
         figures_of(model, text, batches, list(range(classes)), list(range(classes)))
     assert largest.size <= 8 * 64 * classes < 4 * images * classes / 3
+
+
+def test_a_stream_of_images_is_not_either(backbone):
+    images, classes = 300, 4000
+    text = torch.nn.functional.normalize(torch.randn(classes, backbone.embed_dim), dim=1)
+    names = [f"class {number}" for number in range(classes)]
+    model = AdaptedCLIP(backbone, small_adapter(backbone), names, "a {}.", text=(text, text))
+    examples = (Example(f"k{i}", f"{i}.png", i, "", noise(i)) for i in range(images))
+    with Largest() as largest:
+        found = figures_of_examples(model, examples, list(range(classes)), list(range(classes)))
+    assert len(found.items) == images and largest.size < 4 * images * classes
+
+
+def test_without_an_image_there_are_answers_to_none(backbone):
+    model = AdaptedCLIP(backbone, small_adapter(backbone), ["cat", "dog"], "a {}.")
+    found = figures_of_examples(model, [], [4, 9], [4])
+    assert found.items == [] and found.answers[ADAPTED].best.equal(found.labels)
+    assert found.answers[ZERO_SHOT].best.equal(found.labels)

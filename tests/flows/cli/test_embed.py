@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pyarrow.parquet
 import pytest
+import torch
 
 import mmrl as library
 from mmrl_core.predict import Predictor
@@ -102,6 +103,15 @@ def test_what_cannot_be_is_told_in_one_line_and_writes_nothing(folder, mmrl, arg
     error = mmrl("embed", "images", *arguments, code=2)
     assert line in error and error.count("\n") == 1 and error.startswith("mmrl: ")
     assert not (folder / "x.npz").exists()
+
+
+def test_it_computes_on_the_settings_device_and_says_where_that_is_not_there(folder, mmrl):
+    absent = "mps" if torch.cuda.is_available() else "cuda"
+    write_params(folder, device=absent)
+    for of in ([], ["--model", "adapter"]):
+        mmrl("embed", "images", "--out", "new.npz", *of, code=2)
+        assert mmrl.error == f"mmrl: device is {absent}, and PyTorch finds none here; set device to auto or cpu\n"
+    assert not (folder / "new.npz").exists()
 
 
 def test_a_registered_adapter_is_looked_for_in_the_settings_store(folder, mmrl):

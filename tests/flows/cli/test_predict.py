@@ -10,6 +10,7 @@ import pyarrow
 import pyarrow.csv
 import pyarrow.parquet
 import pytest
+import torch
 
 from flows.cli.predict import output as predict_output
 from flows.cli.predict.images import find_images
@@ -78,6 +79,16 @@ def test_few_images_and_many_are_labelled_alike_with_numpy_and_with_pytorch(fold
         assert one["label"] == other["label"]
         assert one["probabilities"] == pytest.approx(other["probabilities"], abs=1e-5)
         assert one["confidence"] == pytest.approx(other["confidence"], abs=1e-5)
+
+
+def test_pytorch_computes_on_the_settings_device_and_says_where_it_is_not_there(folder, mmrl, monkeypatch):
+    absent = "mps" if torch.cuda.is_available() else "cuda"
+    elsewhere = ["images", "--model", "adapter", "--set", f"device={absent}"]
+    without_torch = mmrl("predict", *elsewhere)
+    monkeypatch.setattr(predictor, "FEW", 2)
+    mmrl("predict", *elsewhere, code=2)
+    assert mmrl.error == f"mmrl: device is {absent}, and PyTorch finds none here; set device to auto or cpu\n"
+    assert mmrl("predict", *elsewhere[:3], "--set", "device=cpu") == without_torch
 
 
 def test_an_older_adapter_folder_is_labelled_by_as_before_and_needs_no_settings(folder, predict):

@@ -1,5 +1,6 @@
 """What a run's evaluation takes from the settings: the protocol, and beta by target."""
 
+import shutil
 from dataclasses import replace
 
 import pyarrow.parquet
@@ -11,6 +12,7 @@ from flows.project import paths
 from flows.project.paths import RunKey
 from flows.settings.params import Params
 from flows.stages.evaluate import RunToEvaluate, metrics_of_each
+from flows.stages.scoring import Pace
 from mmrl_core.clip.backbone import load_backbone
 from mmrl_core.config import AdapterConfig
 from mmrl_core.data.catalog import open_source
@@ -85,3 +87,20 @@ def test_metrics_by_class_are_those_of_the_predictions(project, backbone):
 def test_an_adapter_trained_for_another_protocol_is_refused(project, backbone):
     with pytest.raises(UserError, match="trained for another protocol than few-shot; run `dvc repro`"):
         evaluated(backbone, project, "one", data={"protocol": "few-shot"}, targets=[])
+
+
+def test_the_pace_counts_every_image_of_a_pass_once_however_many_runs_share_it(project, backbone):
+    runs = []
+    for seed in (1, 2, 3):
+        key = KEY._replace(seed=seed)
+        if seed > 1:
+            shutil.copytree(KEY.model, key.model)
+        (project / f"seed{seed}").mkdir()
+        runs.append(RunToEvaluate(key, key.model, project / f"seed{seed}"))
+    settings, pace = Params(**MATRIX | {"seeds": [1, 2, 3]}, **TRANSFER), Pace()
+    assert pace.images_per_second == 0
+    metrics = metrics_of_each(backbone, runs, settings, "food101", pace)
+    assert pace.images == metrics[KEY]["n"] == len(range(0, 1197, 40)) and len(metrics) == 3
+    assert pace.seconds > 0 and pace.images_per_second == pace.images / pace.seconds
+    metrics_of_each(backbone, runs[:1], settings, "food101", pace)
+    assert pace.images == 2 * metrics[KEY]["n"]
