@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from flows.project.extras import require
+from flows.project.paths import KNOWN, STATE
 from flows.project.progress import progress
 from flows.project.versions import VERSIONS, document
 from flows.settings import own_data
@@ -109,16 +110,28 @@ def _own(images: Path, key: str, spec: OwnSection) -> Found:
     from mmrl_core.data.check import check_own
 
     protocol, shots = "few-shot", max(checked(template("params.yaml").decode(), DEFAULT_PARAMS).shots)
-    with progress(f"check {key}", unit="images") as report:
-        row = check_own(key, {key: spec}, PROTOCOLS[protocol], None, shots, report)
-    if problems := row["problems"]:
-        more = f"; {len(problems) - 1} more are listed by `mmrl check {images}`" if len(problems) > 1 else ""
-        raise UserError(f"{problems[0]}{more}")
+    with _kept_unless_refused(), progress(f"check {key}", unit="images") as report:
+        row = check_own(key, {key: spec}, PROTOCOLS[protocol], None, shots, report, known=KNOWN)
+        if problems := row["problems"]:
+            more = f"; {len(problems) - 1} more are listed by `mmrl check {images}`" if len(problems) > 1 else ""
+            raise UserError(f"{problems[0]}{more}")
     where = [
         f"data.own.{key}.{name}={json.dumps(value, ensure_ascii=False)}" for name, value in own_data.said(spec).items()
     ]
     overrides = [f"datasets={json.dumps([key])}", f"data.protocol={protocol}", *where]
     return Found([key], protocol, sum(row["found"].values()), row["class_names"], row["notes"], overrides)
+
+
+@contextlib.contextmanager
+def _kept_unless_refused() -> Iterator[None]:
+    """What is found out of the images is there for the project's commands; it goes where no project is made."""
+    made = not STATE.exists()
+    try:
+        yield
+    except BaseException:
+        if made:
+            shutil.rmtree(STATE, ignore_errors=True)
+        raise
 
 
 def _benchmarks(root: Path) -> Found:

@@ -15,7 +15,7 @@ from mmrl_core.adapting.images import FORMS, is_one_image, open_image
 from mmrl_core.data.known.files import Files
 from mmrl_core.data.own import folder
 from mmrl_core.data.own.class_names import ordered_labels, readable_names
-from mmrl_core.data.own.records import Gathered, did_you_mean
+from mmrl_core.data.own.records import Gathered, Records, did_you_mean
 from mmrl_core.errors import UserError
 
 KINDS = (
@@ -237,7 +237,7 @@ def _checked(where: str, names: list[Any], entries: list[Entry], held_out: list[
     for name in names:
         if not isinstance(name, str):
             raise UserError(f"{where}: the class name {name!r} is of type {type(name).__name__}; name classes by text")
-    readable = readable_names(Gathered(where, [], [], Files(Path())), names, None)
+    readable = readable_names(Gathered(where, Records.of([]), [], Files(Path())), names, None)
     return Collection(readable, entries, held_out)
 
 

@@ -6,7 +6,6 @@ HEIC, what iPhones write, is read where the package pillow-heif is installed (th
 from collections.abc import Sequence
 from functools import cache
 from importlib.util import find_spec
-from pathlib import PurePosixPath
 
 from mmrl_core.errors import UserError
 
@@ -63,7 +62,8 @@ def foreign_name(path: str) -> str | None:
 
 
 def _extension(path: str) -> str:
-    return PurePosixPath(path).suffix[1:].lower()
+    stem, _, extension = path.rpartition(".")
+    return "" if not stem or stem.endswith("/") or "/" in extension else extension.lower()
 
 
 def _unless_read(kind: str | None) -> str | None:

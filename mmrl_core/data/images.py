@@ -1,6 +1,8 @@
 """Encoded image bytes to pixels, and nothing else: no torch here, so that preparing data stays light."""
 
+import contextlib
 import io
+from collections.abc import Iterator
 from importlib import import_module
 from typing import Any
 
@@ -11,6 +13,7 @@ from mmrl_core.data.quiet import reading
 from mmrl_core.errors import UserError
 
 _FORMATS = ("AVIF", "BMP", "GIF", "JPEG", "PNG", "PPM", "TIFF", "WEBP")  # none that starts a program, as EPS does
+JPEG = b"\xff\xd8\xff"  # how one begins
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
     5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
@@ -23,7 +26,10 @@ SAVE = "save it with 8 or 16 bits"
 
 
 def formats(image: bytes) -> tuple[str, ...]:
-    """What Pillow may take a file for; HEIF where it begins like one and pillow-heif is installed."""
+    """What Pillow may take a file for; HEIF where it begins like one and pillow-heif is installed. It asks each format
+    in turn, and of one that begins as a JPEG no other would say yes."""
+    if image.startswith(JPEG):
+        return ("JPEG",)
     if not holds_readable_heif(image):
         return _FORMATS
     import_module("pillow_heif").register_heif_opener()  # a few assignments; it turns an image upright and says so
@@ -44,14 +50,29 @@ def decode(image: bytes, name: str, reduction: int = 1) -> Image.Image:
     read (`_check_pixels`), or hold more pixels than Pillow's `Image.MAX_IMAGE_PIXELS` (a decompression bomb; Pillow
     itself only warns up to twice that limit).
     """
+    with _opened(image, name) as opened:
+        if reduction > 1:  # any other format has nothing to do with it
+            opened.draft(opened.mode, (max(1, opened.width // reduction), max(1, opened.height // reduction)))
+        return _upright(opened)
+
+
+def check(image: bytes, name: str) -> None:
+    """Raises UserError where `decode` does, sooner, as no picture is made of the pixels."""
+    with _opened(image, name) as opened:
+        if opened.format == "JPEG" and opened.mode in ("RGB", "L"):  # once decoded it can be used
+            opened.load()
+        else:
+            _upright(opened)
+
+
+@contextlib.contextmanager
+def _opened(image: bytes, name: str) -> Iterator[Image.Image]:
     if foreign_name(name) == RAW:  # most are built as a TIFF, in which Pillow would find a thumbnail
         raise UserError(refusal(name, RAW))
     try:
         with reading(), Image.open(io.BytesIO(image), formats=formats(image)) as opened:
             _check_pixel_count(opened)
-            if reduction > 1:  # any other format has nothing to do with it
-                opened.draft(opened.mode, (max(1, opened.width // reduction), max(1, opened.height // reduction)))
-            return _upright(opened)
+            yield opened
     except Exception as error:  # Pillow's decoders raise anything from OSError to struct.error on damaged bytes
         raise UserError(_problem(image, name, error)) from error
 

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Literal, NotRequired, cast
 
 from typing_extensions import TypedDict
 
-from mmrl_core.data.images import decode
+from mmrl_core.data.images import check
 from mmrl_core.data.own.places import line, listed
 from mmrl_core.data.parallel import CHUNK, map_in_order
 from mmrl_core.data.source import Source, extension_of, told_apart
@@ -38,6 +38,7 @@ MANIFEST = "manifest.json"
 KEYS = ("templates", "class_names", "base", "novel", "counts", "shards")  # of a manifest; all that is read of it
 
 Report = Callable[[int, int], None]
+Part = list[tuple[int, Item, "Row | None"]]  # the numbers of items, the items, and what is known of each
 
 
 class ShardEntry(TypedDict):
@@ -174,8 +175,9 @@ def _write_shards(
         members = indices[start : start + SHARD_ITEMS]
         name = f"{split}-{half}-{number:06d}.{'jsonl' if source.tars else 'tar'}"
         with open(out / name, "xb") as file:
-            parts = (members[at : at + CHUNK] for at in range(0, len(members), CHUNK))
-            for sample in chain.from_iterable(map_in_order(partial(_samples, source, split), parts, size=1)):
+            parts = _parts(source, split, members)
+            made = map_in_order(partial(_samples, source, split), parts, size=1, small=_is_small)
+            for sample in chain.from_iterable(made):
                 if isinstance(sample, UserError):
                     problems.append(str(sample))
                 elif source.tars:
@@ -231,16 +233,28 @@ def _empty_header() -> bytes:
     return member.tobuf(tarfile.USTAR_FORMAT)
 
 
-def _samples(source: Source, split: str, indices: Sequence[int]) -> list[dict[str, Any] | UserError]:
+def _parts(source: Source, split: str, indices: Sequence[int]) -> Iterator[Part]:
+    """A few items at a time, each with what is known of it."""
+    items, known = source.items(split), source.known
+    for at in range(0, len(indices), CHUNK):
+        part = indices[at : at + CHUNK]
+        rows = known.recall([items[index].path for index in part]) if known else {}
+        yield [(index, items[index], rows.get(items[index].path)) for index in part]
+
+
+def _is_small(part: Part) -> bool:
+    """Whether reading the images is little work: none is to be decoded."""
+    return all(row and row.decoder for _, _, row in part)
+
+
+def _samples(source: Source, split: str, part: Part) -> list[dict[str, Any] | UserError]:
     """A few samples, or what is wrong with each."""
-    items = [source.items(split)[index] for index in indices]
-    rows = source.known.recall([item.path for item in items]) if source.known else {}
-    return [_sample(source, f"{split}-{index:08d}", item, rows) for index, item in zip(indices, items, strict=True)]
+    return [_sample(source, f"{split}-{index:08d}", item, row) for index, item, row in part]
 
 
-def _sample(source: Source, key: str, item: Item, rows: Mapping[str, "Row"]) -> dict[str, Any] | UserError:
+def _sample(source: Source, key: str, item: Item, row: "Row | None") -> dict[str, Any] | UserError:
     try:
-        image = _whole(source, item, rows.get(item.path))  # here, not hours into training
+        image = _whole(source, item, row)  # here, not hours into training
         extension = source.image_extension(item)
     except UserError as error:
         return error
@@ -254,7 +268,7 @@ def _whole(source: Source, item: Item, row: "Row | None") -> bytes:
     if source.known:
         return source.known.check(item.path, name, row)
     image = source.read(item)
-    decode(image, name)
+    check(image, name)
     return image
 
 

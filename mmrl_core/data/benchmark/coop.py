@@ -1,10 +1,10 @@
 """The CoOp benchmark's folders as people have them: images beside a split_zhou_<Dataset>.json (method.md)."""
 
 import hashlib
-import json
 import os
 from collections.abc import Callable, Collection, Iterable, Iterator
 from itertools import islice
+from json.encoder import encode_basestring_ascii as _quoted  # ASCII: names may be no UTF-8
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
 
@@ -145,32 +145,36 @@ def _check_distinct(name_of: dict[int, str], split_path: Path) -> None:
 def walk(folder: Path, leave_out: Callable[[str], bool] | None = None) -> Iterator[tuple[str, os.DirEntry]]:
     """Every entry below `folder` that is no directory, by its relative path, which comes with it; links are listed, not
     followed. Files and folders of a name that is to be left out are."""
-    pending = [_entries("", str(folder), leave_out)]
+    return ((above + entry.name, entry) for above, entries in runs(folder, leave_out) for entry in entries)
+
+
+def runs(folder: Path, leave_out: Callable[[str], bool] | None = None) -> Iterator[tuple[str, list[os.DirEntry]]]:
+    """The same entries, those that follow each other in one folder at once, with what their paths have before their
+    names."""
+    pending = [("", _entries(str(folder), leave_out))]
     while pending:
-        for path, entry in pending[-1]:
-            if path.endswith("/"):
-                pending.append(_entries(path, entry.path, leave_out))
+        above, (names, entries) = pending[-1]
+        run, below = list[os.DirEntry](), None
+        for name in names:
+            if name.endswith("/"):
+                below = above + name, _entries(entries[name].path, leave_out)
                 break
-            yield path, entry
-        else:
-            pending.pop()
+            run.append(entries[name])
+        if run:
+            yield above, run
+        pending.append(below) if below else pending.pop()
 
 
-def _entries(above: str, folder: str, leave_out: Callable[[str], bool] | None) -> Iterator[tuple[str, os.DirEntry]]:
-    """What a folder holds; paths of folders end in a slash, so that the walk as a whole comes in the paths' order."""
+def _entries(folder: str, leave_out: Callable[[str], bool] | None) -> tuple[Iterator[str], dict[str, os.DirEntry]]:
+    """The names of what a folder holds, in order, and what has them; those of folders end in a slash, so that the walk
+    as a whole comes in the paths' order."""
     try:
         with os.scandir(folder) as listing:
             entries = [entry for entry in listing if not (leave_out and leave_out(entry.name))]
     except OSError as error:
         raise UserError(f"cannot list the folder {folder} ({error.strerror}); make it readable") from None
-    ends = ("/" if entry.is_dir(follow_symlinks=False) else "" for entry in entries)
-    return iter(
-        sorted([(f"{above}{entry.name}{end}", entry) for entry, end in zip(entries, ends, strict=True)], key=_path)
-    )
-
-
-def _path(found: tuple[str, os.DirEntry]) -> str:
-    return found[0]
+    by_name = {entry.name + "/" if entry.is_dir(follow_symlinks=False) else entry.name: entry for entry in entries}
+    return iter(sorted(by_name)), by_name
 
 
 def missing_images(images: Path, split_path: Path, splits: dict[str, list[Item]]) -> list[str]:
@@ -215,9 +219,8 @@ def files_digest(folder: Path) -> tuple[str, int]:
 def rows_digest(files: Iterable[tuple[str, int, int]]) -> tuple[str, int]:
     """Hash of path, size and mtime of files as one JSON list, of which only a part is in memory, and their number."""
     digest, number, rows = hashlib.sha256(b"["), 0, iter(files)
-    while part := list(islice(rows, ROWS)):
-        text = json.dumps(part)[1:-1]  # ASCII: names may be no UTF-8
-        digest.update(f"{', ' if number else ''}{text}".encode())
+    while part := [f"[{_quoted(path)}, {size}, {time}]" for path, size, time in islice(rows, ROWS)]:
+        digest.update(f"{', ' if number else ''}{', '.join(part)}".encode())
         number += len(part)
     digest.update(b"]")
     return digest.hexdigest(), number

@@ -3,11 +3,13 @@
 import os
 from abc import ABC, abstractmethod
 from array import array
+from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
 from mmrl_core.errors import UserError
 
+PART = 2**20  # bytes read at a time of a file that changes, or that is too large for one read
 LARGEST = 2**63 - 1  # of a database's integers
 
 
@@ -35,11 +37,20 @@ class States:
         times.append(state.mtime)
         inodes.append(state.inode)
 
+    def extend(self, stats: Iterable[os.stat_result]) -> None:
+        """Add those that the system tells."""
+        sizes, times, inodes = self.columns
+        for stat in stats:
+            sizes.append(stat.st_size)
+            times.append(stat.st_mtime_ns)
+            inodes.append(stat.st_ino & LARGEST)
+
     def __len__(self) -> int:
         return len(self.columns[0])
 
-    def part(self, start: int, stop: int) -> list[State]:
-        return list(map(State, *(column[start:stop] for column in self.columns)))
+    def part(self, start: int, stop: int) -> "tuple[array[int], array[int], array[int]]":
+        sizes, times, inodes = self.columns
+        return sizes[start:stop], times[start:stop], inodes[start:stop]
 
 
 class Content(NamedTuple):
@@ -64,6 +75,10 @@ class Reader(ABC):
     @abstractmethod
     def read(self, path: str) -> Content: ...
 
+    def size(self, path: str, of_file: int) -> int:
+        """The image's number of bytes, by that of its file."""
+        return of_file
+
     def __call__(self, item: Named) -> bytes:
         """The image's bytes alone."""
         return self.read(item.path).image
@@ -74,14 +89,29 @@ class Files(Reader):
 
     def __init__(self, root: Path):
         self.root, self.place = root, os.path.realpath(root)
+        self._root = str(root)
 
     def read(self, path: str) -> Content:
         """A file's bytes. Raises UserError naming the file when it cannot be read."""
         try:
-            with open(os.path.join(self.root, path), "rb", buffering=0) as file:
-                before = state_of(os.fstat(file.fileno()))
-                image = file.readall()
-                unchanged = len(image) == before.size and state_of(os.fstat(file.fileno())) == before
+            file = os.open(os.path.join(self._root, path), os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                before = state_of(os.fstat(file))
+                image = _all_of(file, before.size)
+                unchanged = len(image) == before.size and state_of(os.fstat(file)) == before
+            finally:
+                os.close(file)
         except OSError as error:
             raise UserError(f"cannot read {self.root / path} ({error.strerror}); restore the image") from None
         return Content(image, before if unchanged else None)
+
+
+def _all_of(file: int, size: int) -> bytes:
+    """What an open file holds, which was of that size a moment ago."""
+    image = os.read(file, size + 1)
+    if len(image) == size:
+        return image
+    parts = [image]
+    while part := os.read(file, PART):
+        parts.append(part)
+    return b"".join(parts)

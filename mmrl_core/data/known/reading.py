@@ -5,7 +5,6 @@ relied on: it may change once more within the same tick of the clock.
 """
 
 import hashlib
-import threading
 import time
 from collections.abc import Iterator, Sequence
 from functools import cache, partial
@@ -16,8 +15,8 @@ from PIL import Image
 
 from mmrl_core import DATA_VERSION
 from mmrl_core.data.foreign import reads_heif
-from mmrl_core.data.images import decode
-from mmrl_core.data.known.files import Content, Reader, State, States
+from mmrl_core.data.images import check
+from mmrl_core.data.known.files import Content, Reader, States
 from mmrl_core.data.known.store import Row, Store
 from mmrl_core.data.parallel import CHUNK, map_in_order
 from mmrl_core.errors import UserError
@@ -25,7 +24,6 @@ from mmrl_core.errors import UserError
 RACY = 2 * 10**9  # ns: coarser than the times of change of any file system in use
 LOOKED_UP = 1024  # names at a time
 SMALL = 16_384  # bytes below which an image is small
-_SMALL = threading.Lock()
 
 
 class Examined(NamedTuple):
@@ -35,7 +33,7 @@ class Examined(NamedTuple):
     problem: str
 
 
-Work = tuple[str, Examined | None]  # a path, and what is known of it
+Work = tuple[str, Examined | int]  # a path, and what is known of it, or the bytes that are to be read
 
 
 class Known:
@@ -48,7 +46,8 @@ class Known:
         """Each image's digest, in order, or the error that it cannot be read; each decoded where the `key` of its
         dataset is given. Sorted `paths` are looked up quickly. What was read is kept, also when this ends early."""
         try:
-            for part in map_in_order(partial(self._examined, key), self._looked_up(paths, states, key), size=1):
+            parts = self._looked_up(paths, states, key)
+            for part in map_in_order(partial(self._examined, key), parts, size=1, small=_is_small):
                 yield from part
         finally:
             self.flush()
@@ -58,31 +57,24 @@ class Known:
         wanted = decoder() if key else None
         for start in range(0, len(paths), LOOKED_UP):
             part = paths[start : start + LOOKED_UP]
-            rows = self.store.find(self.reader.place, part) if self.store else {}
-            found = [
-                Examined(row.sha256, "") if (row := rows.get(path)) and _is_as(row, state, wanted) else None
-                for path, state in zip(part, states.part(start, start + LOOKED_UP), strict=True)
+            sizes, times, inodes = states.part(start, start + LOOKED_UP)
+            each = zip(sizes, times, inodes, strict=True)
+            known = self.store.digests(self.reader.place, part, each, wanted) if self.store else [None] * len(part)
+            work: list[Work] = [
+                (path, Examined(sha256, "") if sha256 else self.reader.size(path, size))
+                for path, sha256, size in zip(part, known, sizes, strict=True)
             ]
-            work = list(zip(part, found, strict=True))
             yield from (work[at : at + CHUNK] for at in range(0, len(work), CHUNK))
 
     def _examined(self, key: str | None, part: list[Work]) -> list[Examined | UserError]:
-        """Small images are decoded by one thread at a time: they take Python's lock so often that several would wait
-        for each other longer than they work."""
-        done = [known or self._read(path, key) for path, known in part]
-        with _SMALL:
-            return [self._decoded(path, one, key) if isinstance(one, Content) else one
-                    for (path, _), one in zip(part, done, strict=True)]  # fmt: skip
+        return [self._read(path, key) if isinstance(known, int) else known for path, known in part]
 
-    def _read(self, path: str, key: str | None) -> Examined | UserError | Content:
-        """What an image is found to be; the content of one that is to be decoded with other small ones."""
+    def _read(self, path: str, key: str | None) -> Examined | UserError:
+        """What an image is found to be."""
         try:
             content = self.reader.read(path)
         except UserError as error:
             return error
-        return content if key and len(content.image) < SMALL else self._decoded(path, content, key)
-
-    def _decoded(self, path: str, content: Content, key: str | None) -> Examined:
         problem = _problem(content.image, f"{path} of {key}") if key else ""
         sha256 = hashlib.sha256(content.image).digest()
         self._keep(path, content, sha256, decoder() if key and not problem else "")
@@ -97,7 +89,7 @@ class Known:
         with that name, where they cannot."""
         content = self.reader.read(path)
         if row is None or row.state != content.state or row.decoder != decoder():
-            decode(content.image, name)
+            check(content.image, name)
             if self.store:
                 self._keep(path, content, hashlib.sha256(content.image).digest(), decoder())
         return content.image
@@ -112,9 +104,8 @@ class Known:
             self.store.put(self.reader.place, path, Row(content.state, sha256, by))
 
 
-def _is_as(row: Row, state: State, wanted: str | None) -> bool:
-    """Whether the row is of the file as it is now, and of an image decoded as is wanted."""
-    return row.state == state and wanted in (None, row.decoder)
+def _is_small(part: list[Work]) -> bool:
+    return sum(known for _, known in part if isinstance(known, int)) < SMALL * len(part)
 
 
 def decoder() -> str:
@@ -128,7 +119,7 @@ _version = cache(metadata.version)
 
 def _problem(image: bytes, name: str) -> str:
     try:
-        decode(image, name)
+        check(image, name)
     except UserError as error:
         return str(error)
     return ""

@@ -50,15 +50,22 @@ class Store:
         except (OSError, sqlite3.Error) as error:
             self._give_up(error)
 
-    def find(self, place: str, names: Sequence[str]) -> dict[str, Row]:
-        """The rows of those of the names that are known. Sorted names that lie close together are found in one look."""
-        keys = {_key(name): name for name in names}
+    def digests(
+        self, place: str, names: Sequence[str], states: Iterable[tuple[int, ...]], decoder: str | None
+    ) -> list[bytes | None]:
+        """The digest of each file that is known in the state that it has (size, time of change, inode) and, where one
+        is given, by that decoder. Sorted names that lie close together are found in one look."""
+        keys = list(map(_key, names))
         query = f"SELECT name, {COLUMNS} FROM images WHERE place = ? AND name BETWEEN ? AND ?"
-        found = self._all(query, (self._place(place), min(keys), max(keys))) if keys else []
-        return {keys[name]: _row(*rest) for name, *rest in found if name in keys}
+        rows = self._all(query, (self._place(place), min(keys), max(keys))) if keys else []
+        found = {row[0]: row for row in rows}
+        return [
+            row[4] if (row := found.get(key)) and row[1:4] == state and decoder in (None, row[5]) else None
+            for key, state in zip(keys, states, strict=True)
+        ]
 
     def pick(self, place: str, names: Sequence[str]) -> dict[str, Row]:
-        """The same of a few names that may lie anywhere."""
+        """The rows of those of a few names that are known."""
         keys = {_key(name): name for name in names}
         query = f"SELECT name, {COLUMNS} FROM images WHERE place = ? AND name IN ({', '.join('?' * len(keys))})"
         return {keys[name]: _row(*rest) for name, *rest in self._all(query, (self._place(place), *keys))}

@@ -36,7 +36,7 @@ def section_of(folder: Path) -> OwnSection:
 
 def _has_classes(folder: Path) -> bool:
     try:
-        return len({record.label for record in class_folders.gather(folder).records}) > 1
+        return len(set(class_folders.gather(folder).records.labels)) > 1
     except UserError:
         return False
 

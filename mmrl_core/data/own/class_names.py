@@ -16,7 +16,7 @@ WORD = re.compile(r"'(?:s|t|re|ve|m|ll|d)|[^\W\d_]+|\d|(?:[^\s\w]|_)+")  # what 
 def ordered_labels(gathered: Gathered) -> list[str]:
     """The labels as the data write them, whole numbers of up to DIGITS digits by value and text by its letters. Raises
     UserError when there are fewer than two."""
-    labels = {record.label for record in gathered.records}
+    labels = set(gathered.records.labels)
     if len(labels) < 2:
         raise UserError(f"{gathered.where} holds {len(labels)} classes ({some(labels)}); at least 2 are needed")
     numbers = all(label.isdecimal() and len(label) <= DIGITS for label in labels)

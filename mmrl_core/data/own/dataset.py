@@ -108,7 +108,7 @@ def _images(gathered: Gathered) -> Iterator[tuple[str, int, int]]:
         return
     assert isinstance(gathered.reader, Files)
     above, (sizes, times, _) = str(gathered.reader.root / "x")[:-1], gathered.states.columns
-    paths = [record.path for record in gathered.records]
+    paths = gathered.records.paths
     for place in sorted(range(len(paths)), key=[_part_by_part(path) for path in paths].__getitem__):
         yield above + paths[place], sizes[place], times[place]
 
@@ -134,8 +134,8 @@ def _path(name: str | None) -> Path | None:
 
 def _items(gathered: Gathered, labels: list[str], names: list[str]) -> list[Item]:
     number_of = {label: number for number, label in enumerate(labels)}
-    numbers = [number_of[record.label] for record in gathered.records]
-    return [Item(record.path, number, names[number]) for record, number in zip(gathered.records, numbers, strict=True)]
+    numbers = [number_of[label] for label in gathered.records.labels]
+    return [Item(path, number, names[number]) for path, number in zip(gathered.records.paths, numbers, strict=True)]
 
 
 def _by_split(items: list[Item], splits: list[str]) -> tuple[list[Item], list[Item], list[Item]]:
@@ -153,7 +153,7 @@ def _examined(
 ) -> tuple[list[bytes], dict[str, str]]:
     """The digest of each image's bytes, and what is wrong with images that are `decoded` by that name of the dataset.
     Raises UserError naming all that cannot be read."""
-    paths = [record.path for record in gathered.records]
+    paths = gathered.records.paths
     digests, broken, unread = list[bytes](), dict[str, str](), list[str]()
     for number, found in enumerate(known.examine(paths, gathered.states, decoded), start=1):
         if isinstance(found, UserError):

@@ -3,17 +3,19 @@
 import os
 import re
 from collections import defaultdict
-from collections.abc import Iterator
-from functools import partial
+from collections.abc import Iterator, Mapping
+from functools import cache, partial
 from pathlib import Path, PurePosixPath
 
 from mmrl_core.data.benchmark import coop
 from mmrl_core.data.foreign import left_out
-from mmrl_core.data.known.files import Files, State, States, state_of
+from mmrl_core.data.known.files import Files, States
 from mmrl_core.data.own.layout import Layout, layout_of
 from mmrl_core.data.own.listed import METADATA
-from mmrl_core.data.own.records import Gathered, Inside, Record, check_name, is_hidden, is_image, is_split, some
+from mmrl_core.data.own.records import Gathered, Inside, Records, check_name, is_hidden, is_image, is_split, some
 from mmrl_core.errors import UserError, refuse_all
+
+Run = tuple[str, list[str]]  # a folder, and the paths of images in it that follow each other in the order of all
 
 CAMERA = re.compile(r"[1-9]\d\d[A-Z0-9_]{5}")  # as the standard of cameras' folders (DCF) has it: 100APPLE, 101CANON
 PHONE_EDIT, EDITED = re.compile(r"^IMG_E(?=\d)", re.I), re.compile(r"-edited$", re.I)  # of iPhones; of Google Photos
@@ -24,12 +26,12 @@ def gather(images: Path) -> Gathered:
     the folder, on files that are none, and on folders of splits that may be read in more than one way."""
     if not images.is_dir():
         raise UserError(f"the images folder {images} is not there; correct `images` or put it there")
-    paths, states, others = _walked(images)
-    if others and not paths:
+    found, states, others = _walked(images)
+    if others and not found:
         raise UserError(f"{images} holds no image that is read: {'; '.join(left_out(others))}")
     inside: dict[str, list[str]] = defaultdict(list)  # folder -> the images in it
-    for path in paths:
-        inside[path.rpartition("/")[0]].append(path)
+    for folder, paths in found:
+        inside[folder] += paths
     try:
         layout = layout_of(str(images), inside)
     except UserError:
@@ -38,34 +40,55 @@ def gather(images: Path) -> Gathered:
         raise
     places = {folder: layout.place(folder) for folder in inside}
     _check_classes(images, {label for label, _ in places.values()})
-    records = [Record(path, *places[path.rpartition("/")[0]]) for path in paths]
-    notes = partial(_notes, images, others, inside, layout)
+    records, notes = _placed(found, places), partial(_notes, images, others, inside, layout)
     return Gathered(str(images), records, [], Files(images), notes=notes, states=states, files_of_their_own=True)
 
 
-def _walked(images: Path) -> tuple[list[str], States, list[str]]:
-    """The paths of the images in order, their states, and other files. Raises UserError naming what is no file below
-    the folder: an entry that is a file as such, and no link, is one."""
-    paths, states, others, problems = list[str](), States(), list[str](), list[str]()
-    inside = Inside(images)
-    for path, entry in coop.walk(images, is_hidden):
-        is_plain = path.isascii() and entry.is_file(follow_symlinks=False)  # below the folder, as no link was followed
-        if not is_plain and (problem := inside.problem(path, str(images))):
-            problems.append(problem)
-        elif is_image(path):
-            paths.append(path)
-            states.add(_state(entry))
-        else:
-            others.append(path)
+def _placed(found: list[Run], places: Mapping[str, tuple[str, str | None]]) -> Records:
+    records = Records([], [], [])
+    for folder, paths in found:
+        label, split = places[folder]
+        records.paths.extend(paths)
+        records.labels.extend([label] * len(paths))
+        records.splits.extend([split] * len(paths))
+    return records
+
+
+def _walked(images: Path) -> tuple[list[Run], States, list[str]]:
+    """The images in order of their paths, their states, and the paths of other files. Raises UserError naming what is
+    no file below the folder: an entry that is a file as such, and no link, is one."""
+    found, states, others, problems = list[Run](), States(), list[str](), list[str]()
+    inside, is_read = Inside(images), cache(_is_read)
+    for above, entries in coop.runs(images, is_hidden):
+        read, ascii_above = list[os.DirEntry](), above.isascii()
+        for entry in entries:
+            name = entry.name
+            # A plain file lies below the folder, as no link was followed.
+            is_plain = ascii_above and name.isascii() and entry.is_file(follow_symlinks=False)
+            if not is_plain and (problem := inside.problem(above + name, str(images))):
+                problems.append(problem)
+            elif is_read(name[name.rfind(".") :]):
+                read.append(entry)
+            else:
+                others.append(above + name)
+        if read:
+            found.append((above[:-1], [above + entry.name for entry in read]))
+            states.extend(_stats(read))
     refuse_all("files", problems)
-    return paths, states, others
+    return found, states, others
 
 
-def _state(entry: os.DirEntry) -> State:
-    try:
-        return state_of(entry.stat())
-    except OSError as error:
-        raise UserError(f"cannot find {entry.path} ({error.strerror}); restore it or leave it out") from None
+def _is_read(end: str) -> bool:
+    """Whether a file is an image by what its name has from its last dot on."""
+    return is_image(f"name{end}")
+
+
+def _stats(entries: list[os.DirEntry]) -> Iterator[os.stat_result]:
+    for entry in entries:
+        try:
+            yield entry.stat()
+        except OSError as error:
+            raise UserError(f"cannot find {entry.path} ({error.strerror}); restore it or leave it out") from None
 
 
 def _notes(images: Path, others: list[str], inside: dict[str, list[str]], layout: Layout) -> list[str]:

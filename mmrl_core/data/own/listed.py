@@ -14,6 +14,7 @@ from mmrl_core.data.own.records import (
     Gathered,
     Inside,
     Record,
+    Records,
     as_text,
     check_name,
     did_you_mean,
@@ -68,7 +69,9 @@ def gather(table: Path, images: Path | None = None, columns: Mapping[str, str] =
         states.add(state)
     tables = [listing.table for listing in listings]
     notes += [f"rows without a choice were left out: {len(left_out)}, the first {left_out[0]}"] if left_out else []
-    return Gathered(str(table), records, tables, Files(root), {}, lambda: notes, states, files_of_their_own=True)
+    return Gathered(
+        str(table), Records.of(records), tables, Files(root), {}, lambda: notes, states, files_of_their_own=True
+    )
 
 
 def _entries(inside: Inside, rows: list[tuple[Listing, Row]]) -> tuple[list[Entry], list[str]]:

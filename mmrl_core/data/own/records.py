@@ -3,7 +3,7 @@
 import os
 import re
 import stat
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path, PurePosixPath
@@ -31,6 +31,28 @@ class Record(NamedTuple):
     split: str | None
 
 
+class Records(Sequence[Record]):
+    """Very many records, which as objects of their own would take longer to make and to hold than to find."""
+
+    def __init__(self, paths: list[str], labels: list[str], splits: list[str | None]):
+        self.paths, self.labels, self.splits = paths, labels, splits
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __iter__(self) -> Iterator[Record]:
+        return map(Record, self.paths, self.labels, self.splits)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return Records(self.paths[index], self.labels[index], self.splits[index])
+        return Record(self.paths[index], self.labels[index], self.splits[index])
+
+    @classmethod
+    def of(cls, records: Sequence[Record]) -> "Records":
+        return cls(*([one.path for one in records], [one.label for one in records], [one.split for one in records]))
+
+
 @dataclass(frozen=True)
 class Gathered:
     """All that a place holds, by path. `names` are the readable names by label, where the data themselves carry them.
@@ -40,7 +62,7 @@ class Gathered:
     """
 
     where: str
-    records: list[Record]
+    records: Records
     files: list[Path]
     reader: Reader
     names: dict[str, str] = field(default_factory=dict)

@@ -2,6 +2,7 @@
 
 import hashlib
 from collections import defaultdict
+from collections.abc import Sequence
 
 from mmrl_core.data.own.records import Record, is_split, some, split_in
 from mmrl_core.data.own.settings import OwnSection
@@ -11,7 +12,7 @@ from mmrl_core.errors import UserError
 Content = tuple[str, bytes]
 
 
-def splits_of(where: str, records: list[Record], digests: list[bytes], spec: OwnSection) -> list[str]:
+def splits_of(where: str, records: Sequence[Record], digests: list[bytes], spec: OwnSection) -> list[str]:
     """The split of each record: the one it names; drawn by the shares of `spec` where none does; val drawn from train
     where only one other is named, which tests. Raises UserError when train is alone or missing among named splits."""
     named = [record.split for record in records if record.split is not None]
@@ -32,7 +33,7 @@ def _check_named(where: str, named: set[str]) -> None:
         raise UserError(f"{where} names splits but no {lacking} split; add one, or name no splits at all")
 
 
-def notes_on_splits(records: list[Record]) -> list[str]:
+def notes_on_splits(records: Sequence[Record]) -> list[str]:
     """What should be known where the data name train and val alone, or no split though their folders are called so."""
     named = {record.split for record in records}
     if named == {"train", "val"}:

@@ -19,6 +19,7 @@ from mmrl_core.data.own.places import REPLACE, Place
 from mmrl_core.data.own.records import (
     Gathered,
     Record,
+    Records,
     as_text,
     check_files,
     check_name,
@@ -44,6 +45,9 @@ class Members(Reader):
 
     def read(self, path: str) -> Content:
         return self._places[path].read()
+
+    def size(self, path: str, of_file: int) -> int:
+        return self._places[path].size
 
 
 class Sample(NamedTuple):
@@ -73,7 +77,7 @@ def gather(shards: str) -> Gathered:
     for record in records:
         states.add(state_by_tar[places[record.path].tar])
     notes = [f"{len(others)} files that are no .tar files were left out: {some(others)}"] if others else []
-    return Gathered(shards, records, files, Members(root, places), readable, lambda: notes, states)
+    return Gathered(shards, Records.of(records), files, Members(root, places), readable, lambda: notes, states)
 
 
 def _tar_files(shards: str) -> tuple[Path, list[str], list[str]]:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import ExifTags, Image, ImageOps
 
-from mmrl_core.data.images import decode
+from mmrl_core.data.images import check, decode
 from mmrl_core.errors import UserError
 from tests.core.data.odd_images import encoded, halves, oriented, png, two_frames
 
@@ -38,8 +38,9 @@ def test_an_ordinary_photograph_keeps_the_pixels_that_pillow_decodes(options):
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "GIF", "TIFF", "WEBP", "BMP", "PPM"])
 def test_a_file_cut_short_is_named(file_format):
     image = encoded(Image.fromarray(noise(64, 64, 3)), file_format)
-    with pytest.raises(UserError, match="cat/a.img"):
-        decode(image[: len(image) // 2], "cat/a.img")
+    for read in (decode, check):
+        with pytest.raises(UserError, match="cat/a.img"):
+            read(image[: len(image) // 2], "cat/a.img")
 
 
 def test_a_png_with_a_flipped_byte_is_named():

@@ -1,3 +1,4 @@
+import hashlib
 import threading
 
 import pytest
@@ -44,3 +45,28 @@ def test_no_thread_is_left_when_the_reader_stops_early():
     next(results)
     results.close()
     assert threading.active_count() == before
+
+
+def test_small_work_is_done_by_the_calling_thread_and_comes_in_order_with_the_rest():
+    def work(item):
+        return item, threading.current_thread() is threading.main_thread()
+
+    parts = [range(at, at + CHUNK) for at in range(0, 20 * CHUNK, CHUNK)]
+    done = list(map_in_order(lambda part: [work(item) for item in part], parts, 1, lambda part: part[0] < 9 * CHUNK))
+    assert [item for part in done for item, _ in part] == list(range(20 * CHUNK))
+    assert [here for part in done for _, here in part] == [True] * 9 * CHUNK + [False] * 11 * CHUNK
+
+
+def test_work_that_mostly_waits_goes_to_threads_though_it_is_small():
+    here = []
+
+    def work(item):
+        if threading.current_thread() is threading.main_thread():
+            here.append(item)
+            other = threading.Thread(target=hashlib.sha256, args=[bytes(2**22)])  # as slow as a disk
+            other.start()
+            other.join()
+        return item
+
+    assert list(map_in_order(work, range(40), 1, lambda _: True)) == list(range(40))
+    assert here == list(range(len(here))) and parallel.SURE <= len(here) < 20

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from mmrl_core.data.images import decode, to_rgb
+from mmrl_core.data.images import check, decode, to_rgb
 from mmrl_core.errors import UserError
 from tests.core.data.odd_images import ODD, encoded, on_white, raw_png, tiff
 
@@ -147,6 +147,9 @@ def test_what_has_no_agreed_range_or_is_misread_is_refused_by_name(image, proble
     with pytest.raises(UserError, match=f"^.*cat/a.tif .*{problem}") as raised:
         decode(image, "cat/a.tif")
     assert "\n" not in str(raised.value)
+    with pytest.raises(UserError) as checked:
+        check(image, "cat/a.tif")
+    assert str(checked.value) == str(raised.value)
 
 
 def test_channels_of_eight_bits_that_lie_apart_are_put_together():

@@ -1,6 +1,7 @@
 """`mmrl init`: a folder in which the pipeline's commands work, made for the images that lie somewhere."""
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from PIL import Image
 
 from flows.settings.params import load_params
 from flows.settings.template import template
+from tests.core.data.many import SETTLED
 from tests.support.workspace import BIN, environment, run
 
 MMRL = str(BIN / "mmrl")
@@ -23,6 +25,13 @@ def photographs(folder: Path, classes=("oak", "elm"), each: int = 6) -> Path:
         for index in range(each):
             Image.new("RGB", (24, 24), (40 * number, 9 * index, 90)).save(folder / name / f"{index}.png")
     return folder
+
+
+def blank(path: Path) -> None:
+    """No image any more, but as it was for all that the file system tells."""
+    with open(path, "r+b") as file:
+        file.write(bytes(path.stat().st_size))
+    os.utime(path, ns=(SETTLED, SETTLED))
 
 
 def refused(folder: Path, *arguments: str) -> str:
@@ -46,7 +55,8 @@ def test_an_empty_folder_becomes_the_demo(tmp_path):
 
 
 def test_images_are_found_and_written_into_settings_that_keep_their_comments(tmp_path):
-    photographs(tmp_path / "My Trees (2026)")
+    for path in photographs(tmp_path / "My Trees (2026)").rglob("*.png"):
+        os.utime(path, ns=(SETTLED, SETTLED))
     done = run(tmp_path, MMRL, "init", "project", "--images", "My Trees (2026)")
     assert "found My-Trees-2026: 12 images of 2 classes (elm, oak); protocol few-shot" in done.stdout
     assert done.stdout.endswith("next: cd project && mmrl flow adapt\n")
@@ -55,6 +65,7 @@ def test_images_are_found_and_written_into_settings_that_keep_their_comments(tmp
     assert params.data.own["My-Trees-2026"].images == str(tmp_path / "My Trees (2026)")
     text = (tmp_path / "project/params.yaml").read_text()
     assert comments(text) == comments(template("params.yaml").decode())
+    blank(tmp_path / "My Trees (2026)/oak/0.png")  # which a project that knows the images does not read again
     assert run(tmp_path / "project", MMRL, "check", "--dataset", "My-Trees-2026").returncode == 0
 
 
