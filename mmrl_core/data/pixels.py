@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image
 
 from mmrl_core.data.augmentation import shortest_side
-from mmrl_core.data.images import decode, formats, is_plain, upright_size
+from mmrl_core.data.images import JPEG, decode, formats, is_plain, upright_size
 from mmrl_core.data.quiet import reading
 from mmrl_core.deferred import import_deferring
 
@@ -19,7 +19,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 REDUCTIONS = (8, 4, 2)  # what libjpeg has fast routines for
-JPEG = b"\xff\xd8\xff"
 
 
 class Pixels(NamedTuple):
