@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pytest
+import torch
 
 from flows.project import paths
 from flows.settings.params import Params, load_params
@@ -13,7 +14,7 @@ from flows.settings.sections import ClusterSection, SearchSection
 from flows.tuning import identity
 from flows.tuning.data import best_template, search_data
 from flows.tuning.ledger import Ledger, trial_key
-from flows.tuning.search import trial_needs
+from flows.tuning.search import run_search, trial_needs
 from flows.tuning.searchers import searcher
 from flows.tuning.space import first_points, within
 from flows.tuning.trainable import _report
@@ -151,6 +152,14 @@ def test_a_search_that_cannot_be_is_refused_before_anything_starts(project, sear
 def test_an_address_that_is_none_is_refused(address):
     with pytest.raises(ValueError, match="address"):
         Params(datasets=["digits"], methods=["mmrl"], shots=[1], seeds=[1], cluster={"address": address})
+
+
+def test_a_device_that_is_not_there_is_told_before_the_search_not_by_the_training_after_it(project):
+    write_params(project, **{**QUICK, "shots": [2], "search": {"enabled": True}})
+    absent = "mps" if torch.cuda.is_available() else "cuda"
+    with pytest.raises(UserError, match=f"^device is {absent}, and PyTorch finds none here"):
+        run_search(load_params("params.yaml", [f"device={absent}"]), "digits", "mmrl")
+    assert not [*paths.searches("digits", "mmrl").rglob("trials/*")]
 
 
 def facts(project, **search):
