@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
@@ -176,6 +177,16 @@ def test_more_trials_are_the_same_search_and_another_space_is_a_new_one_that_say
     assert identity.open_folder(facts(project)) == first  # back to the first one: nothing to be said
     assert identity.earlier(facts(project)) == [folder]
     assert identity.open_folder(facts(project, concurrent=None))[1] == ["in_order"]
+
+
+def test_a_search_on_images_that_must_not_be_mirrored_is_not_the_one_that_mirrored_them(project):
+    shutil.copytree("data/digits", "data/mine")
+    found = []
+    for flips in (True, False):
+        own = {"mine": {"images": "images", "flips": flips}}
+        write_params(project, **{**QUICK, "datasets": ["mine"], "shots": [2], "data": {"own": own}})
+        found.append(identity.facts(load_params("params.yaml"), "mine", "mmrl"))
+    assert found[0] != found[1]
 
 
 def test_a_probe_which_is_fitted_after_the_search_makes_no_new_search(project):
