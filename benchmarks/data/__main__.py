@@ -3,10 +3,10 @@
 Drawn JPEGs of three sizes, and Caltech101 where MMRL_TEST_DATA names a folder that holds it. Best of three rounds.
 """
 
+import argparse
 import io
 import json
 import os
-import sys
 import tempfile
 import tracemalloc
 from collections.abc import Callable
@@ -132,6 +132,9 @@ def measure(folder: Path) -> dict:
 
 
 def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("out", nargs="?", type=Path, metavar="OUT.json", help="also write the figures there")
+    out: Path | None = parser.parse_args().out
     with tempfile.TemporaryDirectory() as folder:
         found = measure(Path(folder))
     print(f"Images a second on {found['machine']['cores']} cores, load {found['machine']['load']:.1f};"
@@ -147,8 +150,8 @@ def main() -> None:
     print(f"streaming {many['shards_mb'] / few['shards_mb']:.0f} times the images takes"
           f" {many['peak_mb'] / few['peak_mb']:.2f} times the memory ({many['peak_mb']:.1f} MB)")  # fmt: skip
     print(json.dumps(found))
-    if len(sys.argv) > 1:
-        Path(sys.argv[1]).write_text(json.dumps(found, indent=2))
+    if out:
+        out.write_text(json.dumps(found, indent=2))
 
 
 if __name__ == "__main__":

@@ -42,6 +42,13 @@ def device_name(params: Params) -> str:
     return "auto" if params.cluster.is_distributed else params.device
 
 
+def refuse_absent(params: Params) -> None:
+    """UserError where the settings' device is not there, before work that they are to go on with. PyTorch is loaded
+    only to look for a GPU that they name."""
+    if (name := device_name(params)) not in ("auto", "cpu"):
+        device_here(name)
+
+
 def trial_backbone(params: Params) -> "Backbone":
     """The backbone of the settings in a trial, which sees the GPUs that `cluster.gpus_per_trial` gives it."""
     return backbone_of(params.backbone, "cpu" if params.device == "cpu" else "auto")

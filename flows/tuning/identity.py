@@ -11,6 +11,7 @@ from typing_extensions import TypedDict
 from flows.project import paths
 from flows.settings.dotted import flatten
 from flows.settings.params import Params
+from flows.settings.resolve import unflipped
 from flows.settings.sections import BackboneSection
 from mmrl_core import EVALUATION_VERSION, METHOD_VERSION
 from mmrl_core.clip.weights.weight_files import folders_digest
@@ -68,6 +69,7 @@ def facts(params: Params, dataset: str, method: str) -> dict[str, Any]:
         and params.device != "cpu",  # which settles what train.precision auto means
         "adapter": params.adapter.model_dump(exclude={"probe"}),  # fitted once an adapter is trained; trials do without
         "train": params.train.model_dump(),
+        "unflipped": unflipped(params, dataset),
         "preset": params.preset,
         "training": PROTOCOLS[params.data.protocol].training,
         "backbone": params.backbone.model_dump(),

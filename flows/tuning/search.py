@@ -9,6 +9,7 @@ from typing_extensions import TypedDict
 
 from flows.cluster.connection import Needs, connected, room
 from flows.project.outputs import locked
+from flows.project.resources import refuse_absent
 from flows.settings.params import Params
 from flows.settings.sections import ClusterSection, SearchSection
 from flows.tuning.data import best_template, measured_templates, search_data
@@ -105,8 +106,11 @@ def _template_alone(params: Params, dataset: str) -> SearchDocument:
 
 
 def _run(search: Search) -> SearchDocument:
-    """While a worker loads the backbone, what needs none is done here: this process never imports PyTorch."""
+    """While a worker loads the backbone, what needs none is done here: this process imports no PyTorch, but to look for
+    a GPU that the settings name. Raises UserError where that is not there: the training would be refused after hours.
+    """
     params, dataset, method = search.params, search.dataset, search.method
+    refuse_absent(params)
     section, cluster = params.search, params.cluster
     data, templates = search_data(params, dataset)
     parts = partitions(data, section.partitions, section.seed)

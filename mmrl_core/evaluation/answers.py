@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from mmrl_core.evaluation.ranking import largest
+
 ECE_BINS = 15
 TOP = 5
 
@@ -22,7 +24,7 @@ class Answers(NamedTuple):
     confidence: Tensor  # (N,) its probability
     true: Tensor  # (N,) the probability of the image's class
     before: Tensor  # (N,) how many classes come before the image's, of equal ones those that the list has later
-    top: Tensor  # (N, TOP or C) the most probable classes
+    top: Tensor  # (N, TOP or C) the most probable classes, of equal ones the first
     top_values: Tensor  # (N, TOP or C)
 
     def at(self, rows: Tensor) -> "Answers":
@@ -36,8 +38,8 @@ def answers_of(probabilities: Tensor, labels: Tensor) -> Answers:
     true = probabilities.gather(1, labels[:, None])
     place = torch.arange(probabilities.shape[1])
     before = (probabilities > true) | ((probabilities == true) & (place > labels[:, None]))
-    top = probabilities.topk(min(TOP, probabilities.shape[1]))
-    return Answers(best, confidence, true[:, 0], before.sum(dim=1), top.indices, top.values)
+    top_values, top = largest(probabilities, TOP)  # the first of them is the best one, whatever is equal
+    return Answers(best, confidence, true[:, 0], before.sum(dim=1), top, top_values)
 
 
 def joined(parts: Iterable[Answers]) -> Answers:

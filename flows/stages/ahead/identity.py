@@ -10,7 +10,7 @@ from flows.project.metrics import read_metrics
 from flows.project.paths import RunKey
 from flows.project.resources import gpu_facts, weights_digest
 from flows.settings.params import Params
-from flows.settings.resolve import resolve, settings_by_key, target_beta
+from flows.settings.resolve import resolve, settings_by_key, target_beta, unflipped
 from flows.stages.ahead.ready import ReadyOutput
 from flows.stages.train import read_search
 from mmrl_core import DATA_VERSION, EVALUATION_VERSION, METHOD_VERSION
@@ -32,6 +32,7 @@ def model(params: Params, key: RunKey) -> ReadyOutput:
         **_material(params, key),
         "adapter": params.adapter.model_dump(),
         "train": params.train.model_dump(),
+        "unflipped": unflipped(params, key.dataset),
         "preset": params.preset,
         "gpu": gpu_facts(params.device),  # which precision `auto` is depends on it
     }

@@ -81,6 +81,13 @@ def test_the_best_five_are_scikit_learns_equal_ones_among_them(levels):
     assert float((found.before < 5).double().mean()) == expected
 
 
+def test_the_first_of_the_best_five_is_the_answer_also_among_equal_ones():
+    probabilities = torch.from_numpy(np.random.default_rng(0).integers(0, 4, (200, 40))).float().softmax(-1)
+    found = answers_of(probabilities, torch.zeros(200, dtype=torch.long))
+    assert found.top[:, 0].equal(found.best) and found.top_values[:, 0].equal(found.confidence)
+    assert found.top.equal(probabilities.argsort(dim=1, descending=True, stable=True)[:, :5])
+
+
 def test_nothing_is_as_large_as_images_times_classes(backbone):
     images, classes, width = 1000, 2000, backbone.embed_dim
     names = [f"{first}{second} {third}" for first in "abcdefghij" for second in "aeiou" for third in range(40)]

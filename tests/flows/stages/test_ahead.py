@@ -22,6 +22,7 @@ from flows.stages.ahead import identity, items
 from flows.stages.ahead.ready import ReadyOutput
 from flows.stages.ahead.turns import Turns
 from mmrl_core.data.catalog import open_source
+from mmrl_core.data.own.settings import OwnSection
 from mmrl_core.data.shards import write_few_shot, write_pool
 from mmrl_core.errors import UserError
 from mmrl_core.files import read_json, write_json
@@ -201,6 +202,12 @@ def identities(*overrides: str) -> tuple[str, str]:
 def test_a_setting_changes_the_identity_of_what_depends_on_it_and_of_nothing_else(made, setting, model, results):
     before, after = identities(), identities(setting)
     assert (before[0] != after[0], before[1] != after[1]) == (model, results)
+
+
+def test_an_adapter_of_mirrored_images_is_not_taken_where_they_must_not_be(made):
+    params, own = load_params(), {"digits": OwnSection(images="images", flips=False)}
+    unmirrored = params.model_copy(update={"data": params.data.model_copy(update={"own": own})})
+    assert identity.model(params, FIRST).identity != identity.model(unmirrored, FIRST).identity
 
 
 def test_other_data_another_search_and_another_adapter_change_the_identity(made):

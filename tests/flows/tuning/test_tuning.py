@@ -2,9 +2,11 @@
 
 import json
 import os
+import shutil
 
 import numpy as np
 import pytest
+import torch
 
 from flows.project import paths
 from flows.settings.params import Params, load_params
@@ -13,7 +15,7 @@ from flows.settings.sections import ClusterSection, SearchSection
 from flows.tuning import identity
 from flows.tuning.data import best_template, search_data
 from flows.tuning.ledger import Ledger, trial_key
-from flows.tuning.search import trial_needs
+from flows.tuning.search import run_search, trial_needs
 from flows.tuning.searchers import searcher
 from flows.tuning.space import first_points, within
 from flows.tuning.trainable import _report
@@ -153,6 +155,14 @@ def test_an_address_that_is_none_is_refused(address):
         Params(datasets=["digits"], methods=["mmrl"], shots=[1], seeds=[1], cluster={"address": address})
 
 
+def test_a_device_that_is_not_there_is_told_before_the_search_not_by_the_training_after_it(project):
+    write_params(project, **{**QUICK, "shots": [2], "search": {"enabled": True}})
+    absent = "mps" if torch.cuda.is_available() else "cuda"
+    with pytest.raises(UserError, match=f"^device is {absent}, and PyTorch finds none here"):
+        run_search(load_params("params.yaml", [f"device={absent}"]), "digits", "mmrl")
+    assert not [*paths.searches("digits", "mmrl").rglob("trials/*")]
+
+
 def facts(project, **search):
     write_params(project, **{**QUICK, "shots": [2], "search": {"enabled": True, **search}})
     return identity.facts(load_params("params.yaml"), "digits", "mmrl")
@@ -167,6 +177,16 @@ def test_more_trials_are_the_same_search_and_another_space_is_a_new_one_that_say
     assert identity.open_folder(facts(project)) == first  # back to the first one: nothing to be said
     assert identity.earlier(facts(project)) == [folder]
     assert identity.open_folder(facts(project, concurrent=None))[1] == ["in_order"]
+
+
+def test_a_search_on_images_that_must_not_be_mirrored_is_not_the_one_that_mirrored_them(project):
+    shutil.copytree("data/digits", "data/mine")
+    found = []
+    for flips in (True, False):
+        own = {"mine": {"images": "images", "flips": flips}}
+        write_params(project, **{**QUICK, "datasets": ["mine"], "shots": [2], "data": {"own": own}})
+        found.append(identity.facts(load_params("params.yaml"), "mine", "mmrl"))
+    assert found[0] != found[1]
 
 
 def test_a_probe_which_is_fitted_after_the_search_makes_no_new_search(project):
