@@ -50,13 +50,6 @@ class Scores:
     classes: list[int]  # the source label of each of the C classes
     variants: dict[str, Tensor] = field(default_factory=dict)  # probabilities (N, C) by what is left out, see VARIANTS
 
-    def where(self, wanted: Callable[[str], bool]) -> "Scores":
-        """Of the items alone that are wanted."""
-        rows = [row for row, item in enumerate(self.items) if wanted(item)]
-        items = [self.items[row] for row in rows]
-        variants = {name: one[rows] for name, one in self.variants.items()}
-        return Scores(items, self.labels[rows], self.adapted[rows], self.zero_shot[rows], self.classes, variants)
-
 
 def merged(parts: Iterable[Scores], classes: list[int]) -> Scores:
     """The images of all parts, one part after another; without a part, scores of no image."""

@@ -56,9 +56,3 @@ def test_scores_merged_of_nothing_have_no_image_and_a_column_a_class():
     empty = merged([], [4, 7, 9])
     assert (empty.items, empty.classes, empty.labels.dtype) == ([], [4, 7, 9], torch.long)
     assert empty.labels.shape == (0,) and empty.adapted.shape == empty.zero_shot.shape == (0, 3)
-
-
-def test_scores_of_the_wanted_images_keep_their_rows_together():
-    part = scores_of("a", "b", "c").where(lambda item: item != "b")
-    assert (part.items, part.labels.tolist(), part.classes) == (["a", "c"], [0, 2], [4, 7])
-    assert part.adapted.tolist() == [[0, 1], [2, -1]] and part.zero_shot.tolist() == [[0, 0], [-2, 2]]
