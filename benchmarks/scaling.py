@@ -134,16 +134,19 @@ def two_nodes(found: dict[str, Any], links: Sequence[float] = LINKS) -> Iterator
                    "ms": work + wire, "efficiency": one / (2 * (work + wire))}  # fmt: skip
 
 
+def rates(text: str) -> list[float]:
+    return [float(part) for part in text.split(",")]
+
+
 def main(words: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.scaling", description="Two nodes, from one card.")
     parser.add_argument("found", type=Path, help="what `python -m benchmarks.gpu --out` wrote")
-    parser.add_argument("--link", type=lambda text: [float(part) for part in text.split(",")], default=LINKS,
-                        help="rates of links in Gbit/s, one direction")  # fmt: skip
+    parser.add_argument("--link", type=rates, default=LINKS, help="rates of links in Gbit/s, one direction: 10,100")
     options = parser.parse_args(words)
-    found = json.loads(options.found.read_text())
     try:
+        found = json.loads(options.found.read_text())
         rows = list(two_nodes(found, options.link))
-    except ValueError as error:
+    except (OSError, ValueError) as error:
         parser.error(str(error))
     table = Table(f"Two nodes, predicted from one: {found['device']}{', toy sizes' if found['toy'] else ''}", TWO_NODES)
     table.extend(rows)

@@ -70,7 +70,8 @@ def clean(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="With --older-than: list it and remove nothing.")] = False,
     params: ParamsFile = DEFAULT_PARAMS, set_: Overrides = [], json_: AsJson = False,
 ) -> None:  # fmt: skip
-    """Remove what only saves time: frozen features, trials of searches, outputs made ahead. No result depends on it.
+    """Remove what only saves time: frozen features, digests of images, trials of searches, outputs made ahead. No
+    result depends on it.
 
     With --older-than: run folders, DVC's cache, Ray's folders and MLflow runs that no registered version stands on.
     """

@@ -208,7 +208,11 @@ def clean() -> int:
     """Remove frozen features, digests of images, trials of searches and outputs made ahead, which are all made anew;
     the bytes freed."""
     folders = (FEATURES, KNOWN, READY, STATE / "searches")
-    size = sum(path.stat().st_size for folder in folders for path in folder.rglob("*") if path.is_file())
+    inside = (path for folder in folders for path in (folder, *folder.rglob("*")))
+    size = sum(path.stat().st_size for path in inside if path.is_file())
     for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
+        if folder.is_dir():
+            shutil.rmtree(folder, ignore_errors=True)
+        else:  # a file in its place keeps what saves time from being used
+            folder.unlink(missing_ok=True)
     return size

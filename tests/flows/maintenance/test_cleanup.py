@@ -45,6 +45,14 @@ def test_a_duration_that_is_none_is_the_users_error(folder, mmrl, text):
     assert "is no duration" in mmrl("clean", f"--older-than={text}", code=2)
 
 
+def test_what_lies_in_the_place_of_a_folder_goes_too(folder, mmrl):
+    known = write(Path(".mmrl/known"), 0)
+    digests = write(Path(".mmrl/features/aaa/bb/c.safetensors"), 0)
+    freed = known.stat().st_size + digests.stat().st_size
+    assert mmrl("clean") == f".mmrl: freed_bytes {freed}\n"
+    assert not known.exists() and not digests.exists()
+
+
 def test_old_run_folders_and_what_a_killed_ray_left_go_and_a_dry_run_only_lists_them(folder, mmrl):
     old, ray = write(Path(".mmrl/runs/aaa/checkpoint.pt"), 40), write(folder.parent / "mmrl-ray-x/session/log", 40)
     for path in (ray.parent, ray.parent.parent):
