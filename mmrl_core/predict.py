@@ -1,5 +1,6 @@
 """Classify images with a trained adapter."""
 
+import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -69,8 +70,8 @@ class Predictor:
         card = read_card(path)
         backbone = backbone_of(card, device=device)
         adapter, card = load_adapter(path, backbone)
-        text = _folded_text(Path(path), card, backbone)
         try:
+            text = _folded_text(Path(path), card, backbone)
             return cls(AdaptedCLIP(backbone, adapter, card["class_names"], card["template"], text=text), card)
         except UserError as error:  # two names that make one prompt
             raise Damaged(f"{Path(path) / CARD}: {error}") from None
@@ -171,11 +172,13 @@ class Predictor:
 
 def _folded_text(folder: Path, card: AdapterCard, backbone: Backbone) -> tuple[Tensor, None] | None:
     """The class features that lie beside an adapter, of thousands of classes most of what loading it would take; None
-    without them. Raises Damaged where they are not what the card says."""
+    without them, and where they are not what the card says: the adapter's own files do not depend on them."""
     if "folded_sha256" not in card or not (folder / FOLDED).is_file():
         return None
-    tensors = read_tensors(folder / FOLDED, folded_shapes(card, backbone), card["folded_sha256"])
-    return tensors["text_features"], None
+    with contextlib.suppress(UserError):
+        tensors = read_tensors(folder / FOLDED, folded_shapes(card, backbone), card["folded_sha256"])
+        return tensors["text_features"], None
+    return None
 
 
 @torch.inference_mode()
