@@ -11,7 +11,7 @@ from tests.support.workspace import environment
 
 class Cost(NamedTuple):
     """Seconds that a process took; processor time of it and of the children that it waited for; the largest one's peak
-    in MB."""
+    in MB, which Linux lets begin with what the process held that started it."""
 
     wall: float
     seconds: float
