@@ -62,8 +62,8 @@ class Predictor:
 
     @classmethod
     def load(cls, path: str | Path, *, device: str | torch.device = "cpu") -> "Predictor":
-        """Load a folder with adapter.safetensors and adapter.json, verified, and maybe folded.safetensors, which is left
-        aside where it is not what the card says.
+        """Load a folder with adapter.safetensors and adapter.json, verified, and maybe folded.safetensors, which is
+        left aside where it is not what the card says.
 
         Raises Damaged as `load_adapter` and for classes that no prompts can be made of, UserError for a missing file
         and a backbone that is not to be had.
