@@ -3,21 +3,10 @@
 N images, C classes. All are fractions in [0, 1].
 """
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from mmrl_core.evaluation.answers import TOP, Answers, answers_of
-from mmrl_core.evaluation.one_vs_rest import OneVsRest
-
-
-def class_metrics(probabilities: np.ndarray, labels: np.ndarray) -> dict[str, float]:
-    """Of (N, C) against (N,): `metrics_by_class`."""
-    scores, truth = torch.from_numpy(probabilities), torch.from_numpy(labels).long()
-    answers = answers_of(scores, truth)
-    pairs = OneVsRest(truth, answers.true)
-    pairs.add(scores)
-    return metrics_by_class(answers, truth, probabilities.shape[1], pairs.mean())
+from mmrl_core.evaluation.answers import TOP, Answers
 
 
 def metrics_by_class(answers: Answers, labels: Tensor, classes: int, auroc: float | None) -> dict[str, float]:

@@ -21,7 +21,6 @@ from mmrl_core.data.images import decode
 from mmrl_core.data.parallel import map_in_order
 from mmrl_core.data.shards import Example
 from mmrl_core.data.views import test_squares
-from mmrl_core.evaluation.answers import ECE_BINS, answers_of, calibration_error, summary_of
 from mmrl_core.method.adapter import Adapter
 from mmrl_core.method.adapter_stack import AdapterStack
 from mmrl_core.method.joint_logits import joint_logits
@@ -70,16 +69,6 @@ def batched(values: Iterable[T], size: int) -> Iterator[list[T]]:
     values = iter(values)
     while batch := list(islice(values, size)):
         yield batch
-
-
-def expected_calibration_error(probabilities: Tensor, labels: Tensor, bins: int = ECE_BINS) -> float:
-    """`calibration_error` of (N, C) against (N,)."""
-    return calibration_error(answers_of(probabilities, labels), labels, bins)
-
-
-def summary(probabilities: Tensor, labels: Tensor) -> dict[str, float]:
-    """`summary_of` (N, C) against (N,)."""
-    return summary_of(answers_of(probabilities, labels), labels)
 
 
 def score(

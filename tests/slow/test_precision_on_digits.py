@@ -11,9 +11,10 @@ from mmrl_core.config import AdapterConfig, TrainConfig
 from mmrl_core.data.catalog import open_source
 from mmrl_core.data.sets import read_set
 from mmrl_core.data.shards import read_manifest, stream_examples, write_few_shot, write_pool
-from mmrl_core.evaluation.scores import score, summary
+from mmrl_core.evaluation.scores import score
 from mmrl_core.method.model import AdaptedCLIP
 from mmrl_core.training.fit import fit
+from tests.core.evaluation.of_probabilities import summary
 
 pytestmark = pytest.mark.slow
 SEEDS = (1, 2, 3)

@@ -16,8 +16,8 @@ from mmrl_core.evaluation.calibration import (
     loss,
     temperature,
 )
-from mmrl_core.evaluation.scores import expected_calibration_error
 from mmrl_core.rounding import SCORE
+from tests.core.evaluation.of_probabilities import expected_calibration_error
 
 
 def drawn(n: int, sharpness: float, seed: int = 0, n_classes: int = 4) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from mmrl_core.evaluation.class_metrics import class_metrics
+from tests.core.evaluation.of_probabilities import class_metrics
 
 FOUR = np.array([[0.7, 0.2, 0.1], [0.3, 0.6, 0.1], [0.5, 0.3, 0.2], [0.1, 0.2, 0.7]])  # answers 0, 1, 0, 2
 

@@ -8,11 +8,11 @@ from sklearn.metrics import roc_auc_score, top_k_accuracy_score
 from mmrl_core.clip.backbone import load_backbone
 from mmrl_core.data.shards import Example
 from mmrl_core.evaluation.answers import answers_of
-from mmrl_core.evaluation.class_metrics import class_metrics
 from mmrl_core.evaluation.figures import figures_of, figures_of_examples
 from mmrl_core.evaluation.one_vs_rest import OneVsRest
-from mmrl_core.evaluation.scores import ADAPTED, ZERO_SHOT, Encoded, encode_each, score, summary
+from mmrl_core.evaluation.scores import ADAPTED, ZERO_SHOT, Encoded, encode_each, score
 from mmrl_core.method.model import AdaptedCLIP, ImageFeatures
+from tests.core.evaluation.of_probabilities import class_metrics, summary
 from tests.core.test_predict import noise
 from tests.support.small import small_adapter
 

@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from mmrl_core.evaluation.scores import Scores, batched, expected_calibration_error, merged, summary
+from mmrl_core.evaluation.scores import Scores, batched, merged
 from mmrl_core.protocols import harmonic_mean
+from tests.core.evaluation.of_probabilities import expected_calibration_error, summary
 
 
 def test_the_harmonic_mean_is_zero_when_one_side_is():

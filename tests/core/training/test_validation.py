@@ -7,10 +7,10 @@ from PIL import Image
 from mmrl_core.config import AdapterConfig, TrainConfig
 from mmrl_core.data.sets import ImageSet
 from mmrl_core.data.views import test_views as views_of
-from mmrl_core.evaluation.scores import summary
 from mmrl_core.method.model import AdaptedCLIP
 from mmrl_core.training import validation
 from mmrl_core.training.fit import fit
+from tests.core.evaluation.of_probabilities import summary
 from tests.support.small import small_backbone
 
 COLOURS = ["red", "green", "blue"]
